@@ -1,0 +1,47 @@
+# `make demo` and `make test` need only Python 3.11 (or newer) and git; they make .venv themselves, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+DOCS ?=
+Q ?=
+MODEL ?= pocket
+RERANKER ?= pocket
+
+.PHONY: setup demo test lint format bench docs
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+# torch comes first and by its exact pin: any other request may bring gigabytes of CUDA libraries.
+$(READY): pyproject.toml constraints.txt
+	@echo "==> setting up $(VENV) (once; a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar on "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python -m bge_integrations.demo --model '$(MODEL)' --reranker '$(RERANKER)' \
+		$(if $(DOCS),--docs '$(DOCS)') $(if $(Q),--question '$(Q)')
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/side_by_side.py
+
+docs: $(READY)
+	@echo "The documentation is the Markdown in docs/:"
+	@ls docs/*.md

@@ -1,0 +1,46 @@
+"""BGE models for LangChain and LlamaIndex on one shared inference core.
+
+Importing this package loads neither torch nor a framework: the names below are imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Embedder, load_embedder
+    from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
+    from bge_integrations.core.reranker import Reranker, load_reranker
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Embedder": "bge_integrations.core.embedder",
+    "load_embedder": "bge_integrations.core.embedder",
+    "Reranker": "bge_integrations.core.reranker",
+    "load_reranker": "bge_integrations.core.reranker",
+    "Embeddings": "bge_integrations.core.outputs",
+    "MultiVectors": "bge_integrations.core.outputs",
+    "SparseVector": "bge_integrations.core.outputs",
+    "SparseVectors": "bge_integrations.core.outputs",
+}
+
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "MultiVectors",
+    "Reranker",
+    "SparseVector",
+    "SparseVectors",
+    "load_embedder",
+    "load_reranker",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,181 @@
+"""The BGE family: one typed row per published checkpoint.
+
+Instructions, pooling and lengths are FlagEmbedding's own (its `model_mapping` and model cards). `max_length` is the
+longest input the checkpoint was published for; callers may ask for less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Family = Literal[
+    "encoder",  # BERT or XLM-R trunk, one dense vector
+    "m3",  # XLM-R trunk with bge-m3's sparse and multi-vector heads
+    "decoder",  # Gemma2, Mistral or Qwen2 trunk, last-token vector
+    "icl",  # a decoder that takes in-context examples
+    "visualized",  # an encoder with an image tower
+    "cross_encoder",  # BERT or XLM-R trunk, one logit per pair
+    "llm_reranker",  # the logit of "Yes" after a prompt
+    "layerwise_reranker",  # a score after any of the upper layers
+    "lightweight_reranker",  # layerwise, with compressed passages
+]
+Kind = Literal["embedder", "reranker"]
+Pooling = Literal["cls", "mean", "last_token"]
+
+SUPPORTED_FAMILIES: frozenset[Family] = frozenset({"encoder", "m3", "cross_encoder"})
+RERANKER_FAMILIES: frozenset[Family] = frozenset(
+    {"cross_encoder", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
+)
+
+ENGLISH = "Represent this sentence for searching relevant passages: "
+CHINESE = "为这个句子生成表示以用于检索相关文章："
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What is put in front of a query and of a passage; "" is nothing."""
+
+    query: str = ""
+    passage: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published checkpoint.
+
+    Attributes:
+        name: The hub id, `owner/name`.
+        family: Which code runs it.
+        max_length: Longest input in tokens, special tokens included.
+        dimension: Width of the dense vector; None for rerankers.
+        pooling: How token states become the dense vector; None for rerankers.
+        instructions: Put before queries and passages by default.
+        tasks: For checkpoints with one pair of instructions per task, these by task name.
+        instruction_format: For instruct decoders, how a task's instruction and a query are joined.
+        languages: "en", "zh" or "multilingual".
+    """
+
+    name: str
+    family: Family
+    max_length: int
+    languages: Literal["en", "zh", "multilingual"]
+    dimension: int | None = None
+    pooling: Pooling | None = None
+    instructions: Instructions = Instructions()
+    tasks: Mapping[str, Instructions] = field(default_factory=lambda: MappingProxyType({}))
+    instruction_format: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return "reranker" if self.family in RERANKER_FAMILIES else "embedder"
+
+    @property
+    def short_name(self) -> str:
+        """The part after the owner, lower case: what a folder of this checkpoint is usually called."""
+        return self.name.rsplit("/", 1)[-1].lower()
+
+
+def _encoder(
+    name: str, dimension: int, languages: Literal["en", "zh", "multilingual"], query: str, max_length: int = 512
+) -> Checkpoint:
+    return Checkpoint(f"BAAI/{name}", "encoder", max_length, languages, dimension, "cls", Instructions(query=query))
+
+
+def _decoder(name: str, dimension: int, max_length: int, family: Family, instruction_format: str) -> Checkpoint:
+    return Checkpoint(
+        name, family, max_length, "multilingual", dimension, "last_token", instruction_format=instruction_format
+    )
+
+
+_BGE_FORMAT = "<instruct>{}\n<query>{}"
+_INSTRUCT_FORMAT = "Instruct: {}\nQuery: {}"
+
+_LLM_EMBEDDER_TASKS: Mapping[str, Instructions] = MappingProxyType(
+    {
+        "qa": Instructions(
+            "Represent this query for retrieving relevant documents: ", "Represent this document for retrieval: "
+        ),
+        "icl": Instructions(
+            "Convert this example into vector to look for useful examples: ",
+            "Convert this example into vector for retrieval: ",
+        ),
+        "chat": Instructions(
+            "Embed this dialogue to find useful historical dialogues: ",
+            "Embed this historical dialogue for retrieval: ",
+        ),
+        "lrlm": Instructions(
+            "Embed this text chunk for finding useful historical chunks: ",
+            "Embed this historical text chunk for retrieval: ",
+        ),
+        "tool": Instructions(
+            "Transform this user request for fetching helpful tool descriptions: ",
+            "Transform this tool description for retrieval: ",
+        ),
+        "convsearch": Instructions(
+            "Encode this query and context for searching relevant passages: ", "Encode this passage for retrieval: "
+        ),
+    }
+)
+
+CHECKPOINTS: tuple[Checkpoint, ...] = (
+    _encoder("bge-small-en", 384, "en", ENGLISH),
+    _encoder("bge-base-en", 768, "en", ENGLISH),
+    _encoder("bge-large-en", 1024, "en", ENGLISH),
+    _encoder("bge-small-en-v1.5", 384, "en", ENGLISH),
+    _encoder("bge-base-en-v1.5", 768, "en", ENGLISH),
+    _encoder("bge-large-en-v1.5", 1024, "en", ENGLISH),
+    _encoder("bge-small-zh", 512, "zh", CHINESE),
+    _encoder("bge-base-zh", 768, "zh", CHINESE),
+    _encoder("bge-large-zh", 1024, "zh", CHINESE),
+    _encoder("bge-large-zh-noinstruct", 1024, "zh", ""),
+    _encoder("bge-small-zh-v1.5", 512, "zh", CHINESE),
+    _encoder("bge-base-zh-v1.5", 768, "zh", CHINESE),
+    _encoder("bge-large-zh-v1.5", 1024, "zh", CHINESE),
+    _encoder("baai-general-embedding-large-en-instruction", 1024, "en", ENGLISH),
+    _encoder("baai-general-embedding-large-zh-instruction", 1024, "zh", CHINESE),
+    _encoder("baai-general-embedding-large-zh", 1024, "zh", ""),
+    Checkpoint("BAAI/bge-m3", "m3", 8192, "multilingual", 1024, "cls"),
+    _encoder("bge-m3-unsupervised", 1024, "multilingual", "", max_length=8192),
+    _encoder("bge-m3-retromae", 1024, "multilingual", "", max_length=8192),
+    Checkpoint("BAAI/llm-embedder", "encoder", 512, "en", 768, "cls", tasks=_LLM_EMBEDDER_TASKS),
+    _decoder("BAAI/bge-multilingual-gemma2", 3584, 8192, "decoder", _BGE_FORMAT),
+    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", _BGE_FORMAT),
+    _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT),
+    _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
+    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "decoder", _INSTRUCT_FORMAT),
+    Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
+    Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
+    Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),
+    Checkpoint("BAAI/bge-reranker-large", "cross_encoder", 512, "multilingual"),
+    Checkpoint("BAAI/bge-reranker-v2-m3", "cross_encoder", 8192, "multilingual"),
+    Checkpoint("BAAI/bge-reranker-v2-gemma", "llm_reranker", 8192, "multilingual"),
+    Checkpoint("BAAI/bge-reranker-v2-minicpm-layerwise", "layerwise_reranker", 2048, "multilingual"),
+    Checkpoint("BAAI/bge-reranker-v2.5-gemma2-lightweight", "lightweight_reranker", 8192, "multilingual"),
+)
+
+_BY_SHORT_NAME = {row.short_name: row for row in CHECKPOINTS}
+
+
+def find(name_or_path: str) -> Checkpoint | None:
+    """The row of a hub id, or of a folder that carries a known name.
+
+    A folder counts as a published checkpoint when its last part is the name (`/models/bge-m3`), with the owner joined
+    to it (`BAAI_bge-m3`), or when it lies in the hub's cache (`models--BAAI--bge-m3/snapshots/…`).
+    """
+    parts = [part.lower() for part in Path(name_or_path).parts]
+    if "snapshots" in parts:
+        parts = parts[: parts.index("snapshots")]
+    if not parts:
+        return None
+    last = parts[-1]
+    for separator in ("--", "_"):
+        owner, found, short = last.rpartition(separator)
+        if found and (row := _BY_SHORT_NAME.get(short)) and owner.endswith(row.name.split("/")[0].lower()):
+            return row
+    return _BY_SHORT_NAME.get(last)

@@ -1,0 +1,1 @@
+"""Text in, arrays out: the shared inference core. It knows no framework."""

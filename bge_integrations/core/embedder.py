@@ -1,0 +1,271 @@
+"""The embedder: texts in, dense, sparse and multi-vectors out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
+from bge_integrations.core.prompts import tokenize_texts
+from bge_integrations.core.session import OnTruncate, Session, check_max_length, check_on_truncate, check_texts
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.models.checkpoint import locate
+from bge_integrations.models.model import Wanted
+from bge_integrations.models.profile import embedder_profile
+
+if TYPE_CHECKING:
+    import torch
+
+    from bge_integrations.catalog import Family, Pooling
+    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.model import TextOutput
+
+Kind = Literal["query", "passage"]
+#: An async call of more texts than this gathers its results off the event loop.
+_INLINE_TEXTS = 256
+
+
+def load_embedder(
+    model: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    max_length: int | None = None,
+    query_instruction: str | None = None,
+    passage_instruction: str | None = None,
+    family: Family | None = None,
+    pooling: Pooling | None = None,
+    task: str | None = None,
+    truncate_dim: int | None = None,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+) -> Embedder:
+    """Load a BGE embedding model, or share the copy that this process already holds.
+
+    Args:
+        model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
+        device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
+        dtype: "float32", "bfloat16" or (CUDA only) "float16"; None takes bfloat16 on CUDA and float32 on CPU.
+        max_length: Longest text in tokens, specials included; None takes what the model was made for.
+        query_instruction: Put before each query; None takes the catalogue's, "" none.
+        passage_instruction: Likewise before each passage.
+        family: For a checkpoint that neither the catalogue nor its own files describe: "encoder" or "m3".
+        pooling: "cls", "mean" or "last_token"; None takes the catalogue's or the checkpoint's own.
+        task: llm-embedder only: "qa", "icl", "chat", "lrlm", "tool" or "convsearch".
+        truncate_dim: Keep so many columns of dense and multi-vectors, before they are normalised.
+        revision: Branch, tag or commit on the hub.
+        cache_folder: The hub's cache; None takes the usual one.
+        local_files_only: Never touch the network.
+
+    Raises:
+        CheckpointNotFoundError: Neither a folder nor in the cache, and it could not be downloaded.
+        CheckpointError: A file is missing, damaged or does not fit.
+        UnknownModelError: Nothing says which family, pooling or instruction this checkpoint has.
+        NotSupportedError: Its family comes with a later release.
+        InvalidInputError: An argument can't be used.
+    """
+    name, folder = locate(
+        model, "embedder", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
+    )
+    profile = embedder_profile(
+        name,
+        folder,
+        family=family,
+        pooling=pooling,
+        query_instruction=query_instruction,
+        passage_instruction=passage_instruction,
+        task=task,
+    )
+    session = Session(folder, profile.family, device, dtype)
+    try:
+        return Embedder(session, profile, max_length, truncate_dim)
+    except BaseException:
+        session.close()
+        raise
+
+
+class Embedder:
+    """A loaded embedding model. Made by `load_embedder`; safe to use from any number of threads and tasks.
+
+    Attributes:
+        name: The published checkpoint's name, or the folder.
+        dimension: Width of the dense vectors.
+        max_length: Longest text in tokens, unless a call asks for less.
+        query_instruction, passage_instruction: What is put before queries and passages.
+        has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
+    """
+
+    def __init__(self, session: Session, profile: Any, max_length: int | None, truncate_dim: int | None) -> None:
+        self._session = session
+        model = session.model
+        self.name: str = profile.name
+        self.device = str(model.device)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.pooling: Pooling = profile.pooling
+        self.query_instruction: str = profile.instructions.query
+        self.passage_instruction: str = profile.instructions.passage
+        self.has_sparse = self.has_multi_vector = model.m3 is not None
+        self._vocabulary_size = model.config.vocabulary_size
+        self._longest = model.config.max_length
+        limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
+        self.max_length = min(limits) if max_length is None else max_length
+        check_max_length(self.max_length, self._longest)
+        if truncate_dim is not None and not 1 <= truncate_dim <= model.config.hidden_size:
+            raise InvalidInputError(f"truncate_dim={truncate_dim} must be from 1 to {model.config.hidden_size}")
+        self._dim = truncate_dim
+        self.dimension = truncate_dim or model.config.hidden_size
+        multi_vector_size = model.m3.multi_vector_size if model.m3 else 0
+        self._multi_vector_dimension = min(multi_vector_size, truncate_dim or multi_vector_size)
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        kind: Kind | None = None,
+        dense: bool = True,
+        sparse: bool = False,
+        multi_vector: bool = False,
+        max_length: int | None = None,
+        normalize: bool = True,
+        on_truncate: OnTruncate = "warn",
+        show_progress: bool = False,
+    ) -> Embeddings:
+        """Embed texts; all representations asked for come from one pass.
+
+        Args:
+            texts: The texts, n of them; none gives arrays of length 0. An empty text is embedded as such.
+            kind: "query" or "passage" puts that instruction in front; None puts none.
+            dense: Ask for `.dense`, float32 (n, dimension).
+            sparse: Ask for `.sparse`, lexical weights per token id.
+            multi_vector: Ask for `.multi_vector`, float32 (tokens, width) per text.
+            max_length: Shorter or longer than the embedder's own, for this call.
+            normalize: Make dense and multi-vectors unit vectors.
+            on_truncate: "warn" once with the number of texts cut, "error" to refuse before computing, or "ignore".
+            show_progress: Show a bar.
+
+        Raises:
+            InvalidInputError: Not a list of str, lone surrogates, or a representation the model does not have.
+            TextTooLongError: With `on_truncate="error"`.
+            OutOfMemoryError: A single text does not fit in memory.
+            NonFiniteError: The model gave NaN or infinity.
+            ComputationError: The model failed otherwise.
+            ClosedError: After `close()`.
+        """
+        request = _Request(self, texts, kind, dense, sparse, multi_vector, max_length, normalize, on_truncate)
+        outputs = self._session.run(
+            request.unique, request.tokenize, request.wanted, on_truncate, show_progress=show_progress
+        )
+        return request.gather(outputs)
+
+    async def aencode(
+        self,
+        texts: Iterable[str],
+        *,
+        kind: Kind | None = None,
+        dense: bool = True,
+        sparse: bool = False,
+        multi_vector: bool = False,
+        max_length: int | None = None,
+        normalize: bool = True,
+        on_truncate: OnTruncate = "warn",
+        show_progress: bool = False,
+    ) -> Embeddings:
+        """As `encode`, without blocking the event loop; cancelling it drops the work that has not begun."""
+        request = _Request(self, texts, kind, dense, sparse, multi_vector, max_length, normalize, on_truncate)
+        outputs = await self._session.arun(
+            request.unique,
+            sum(map(len, request.unique)),
+            request.tokenize,
+            request.wanted,
+            on_truncate,
+            show_progress=show_progress,
+        )
+        if len(request.places) > _INLINE_TEXTS:
+            return await asyncio.to_thread(request.gather, outputs)
+        return request.gather(outputs)
+
+    def close(self) -> None:
+        """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
+        self._session.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Embedder({self.name!r}, device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length})"
+
+
+class _Request:
+    """The checked arguments of one call: what to tokenise and compute, and how to lay out the answer.
+
+    Attributes:
+        unique: The different texts.
+        places: For each text of the call, its place among these.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        texts: Iterable[str],
+        kind: Kind | None,
+        dense: bool,
+        sparse: bool,
+        multi_vector: bool,
+        max_length: int | None,
+        normalize: bool,
+        on_truncate: OnTruncate,
+    ) -> None:
+        checked = check_texts(texts, "texts")
+        if kind not in ("query", "passage", None):
+            raise InvalidInputError(f"kind={kind!r} is none of 'query', 'passage', None")
+        if not (dense or sparse or multi_vector):
+            raise InvalidInputError("nothing is asked for; set dense, sparse or multi_vector to True")
+        if (sparse or multi_vector) and not embedder.has_sparse:
+            raise InvalidInputError(
+                f"{embedder.name} has no sparse and multi-vector heads; load bge-m3 (or 'pocket') for these"
+            )
+        check_on_truncate(on_truncate)
+        if max_length is not None:
+            check_max_length(max_length, embedder._longest)
+        numbers: dict[str, int] = {}
+        self.places = [numbers.setdefault(text, len(numbers)) for text in checked]
+        self.unique: Sequence[str] = list(numbers)
+        self.wanted = Wanted(
+            pooling=embedder.pooling if dense else None,
+            sparse=sparse,
+            multi_vector=multi_vector,
+            dim=embedder._dim,
+            normalize=normalize,
+        )
+        self._embedder = embedder
+        self._max_length = max_length or embedder.max_length
+        instructions = {"query": embedder.query_instruction, "passage": embedder.passage_instruction}
+        self._instruction = instructions[kind] if kind else ""
+        self._tokenizer = embedder._session.model.tokenizer
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[TokenSequence], int]:
+        return tokenize_texts(self._tokenizer, texts, self._instruction, self._max_length)
+
+    def gather(self, outputs: list[TextOutput]) -> Embeddings:
+        """Lay the outputs of the unique texts out in the order of the call."""
+        chosen = [outputs[place] for place in self.places]
+        e, wanted = self._embedder, self.wanted
+        dense = sparse = vectors = None
+        if wanted.pooling is not None:
+            dense = np.empty((len(chosen), e.dimension), np.float32)
+            for row, output in zip(dense, chosen, strict=True):
+                row[:] = output.dense
+        if wanted.sparse:
+            sparse = SparseVectors.from_rows([o.sparse for o in chosen if o.sparse], e._vocabulary_size)
+        if wanted.multi_vector:
+            found = [o.multi_vector for o in chosen if o.multi_vector is not None]
+            vectors = MultiVectors.from_rows(found, e._multi_vector_dimension)
+        return Embeddings(dense, sparse, vectors)

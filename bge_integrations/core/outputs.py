@@ -1,0 +1,126 @@
+"""What the core returns: dense rows, sparse rows and multi-vectors, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class SparseVector(NamedTuple):
+    """Lexical weights of one text.
+
+    Attributes:
+        indices: int32 (n,), token ids, ascending.
+        values: float32 (n,), weights > 0.
+    """
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseVectors:
+    """Lexical weights of several texts, as rows of a compressed sparse matrix.
+
+    Attributes:
+        indices: int32 (nonzeros,), token ids, ascending in each row.
+        values: float32 (nonzeros,), weights > 0.
+        offsets: int64 (n + 1,), row i is `indices[offsets[i]:offsets[i + 1]]`.
+        size: Number of columns: the tokenizer's vocabulary.
+    """
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    size: int
+
+    @classmethod
+    def from_rows(cls, rows: list[SparseVector], size: int) -> SparseVectors:
+        return cls(
+            indices=np.concatenate([r.indices for r in rows]) if rows else np.empty(0, np.int32),
+            values=np.concatenate([r.values for r in rows]) if rows else np.empty(0, np.float32),
+            offsets=_offsets([len(r.indices) for r in rows]),
+            size=size,
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> SparseVector:
+        span = _span(self.offsets, i)
+        return SparseVector(self.indices[span], self.values[span])
+
+    def __iter__(self) -> Iterator[SparseVector]:
+        return (self[i] for i in range(len(self)))
+
+    def to_scipy(self) -> Any:
+        """A `scipy.sparse.csr_array` of shape (n, size), float32."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.values, self.indices, self.offsets), shape=(len(self), self.size))
+
+    def to_dicts(self) -> list[dict[int, float]]:
+        """One {token id: weight} per text."""
+        return [dict(zip(row.indices.tolist(), row.values.tolist(), strict=True)) for row in self]
+
+
+@dataclass(frozen=True, eq=False)
+class MultiVectors:
+    """One unit vector per token (the first, CLS, left out) for several texts, laid end to end.
+
+    Attributes:
+        vectors: float32 (tokens of all texts, dim).
+        offsets: int64 (n + 1,), text i is `vectors[offsets[i]:offsets[i + 1]]`.
+    """
+
+    vectors: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_rows(cls, rows: list[NDArray[np.float32]], dim: int) -> MultiVectors:
+        vectors = np.concatenate(rows) if rows else np.empty((0, dim), np.float32)
+        return cls(vectors, _offsets([len(r) for r in rows]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> NDArray[np.float32]:
+        return self.vectors[_span(self.offsets, i)]
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What `Embedder.encode` returns; representations that were not asked for are None.
+
+    Attributes:
+        dense: float32 (n, dim), unit rows.
+        sparse: Lexical weights.
+        multi_vector: One unit vector per token.
+    """
+
+    dense: NDArray[np.float32] | None = None
+    sparse: SparseVectors | None = None
+    multi_vector: MultiVectors | None = None
+
+
+def _offsets(lengths: list[int]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _span(offsets: NDArray[np.int64], i: int) -> slice:
+    n = len(offsets) - 1
+    if not -n <= i < n:
+        raise IndexError(f"text {i} of {n}")
+    i %= n
+    return slice(int(offsets[i]), int(offsets[i + 1]))

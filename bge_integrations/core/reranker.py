@@ -1,0 +1,197 @@
+"""The reranker: query and passage pairs in, relevance scores out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bge_integrations.core.prompts import tokenize_pairs
+from bge_integrations.core.session import OnTruncate, Session, check_max_length, check_on_truncate, check_text
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.models.checkpoint import locate
+from bge_integrations.models.model import Wanted
+from bge_integrations.models.profile import reranker_profile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.model import TextOutput
+
+_DEFAULT_MAX_LENGTH = 512
+
+
+def load_reranker(
+    model: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    max_length: int | None = None,
+    query_max_length: int | None = None,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+) -> Reranker:
+    """Load a BGE reranker, or share the copy that this process already holds.
+
+    Args:
+        model: A hub id ("BAAI/bge-reranker-v2-m3"), a folder of a one-logit sequence classifier, or "pocket".
+        device, dtype, revision, cache_folder, local_files_only: As for `load_embedder`.
+        max_length: Longest pair in tokens, specials included; None takes 512, or less where the model holds less.
+        query_max_length: Longest query in tokens; None takes three quarters of max_length.
+
+    Raises:
+        As `load_embedder`.
+    """
+    name, folder = locate(
+        model, "reranker", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
+    )
+    profile = reranker_profile(name, folder)
+    session = Session(folder, profile.family, device, dtype)
+    try:
+        return Reranker(session, profile, max_length, query_max_length)
+    except BaseException:
+        session.close()
+        raise
+
+
+class Reranker:
+    """A loaded reranker. Made by `load_reranker`; safe to use from any number of threads and tasks.
+
+    Attributes:
+        name: The published checkpoint's name, or the folder.
+        max_length, query_max_length: Longest pair and longest query in tokens, unless a call asks for less.
+    """
+
+    def __init__(self, session: Session, profile: Any, max_length: int | None, query_max_length: int | None) -> None:
+        self._session = session
+        model = session.model
+        self.name: str = profile.name
+        self.device = str(model.device)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self._longest = model.config.max_length
+        self.max_length = min(_DEFAULT_MAX_LENGTH, self._longest) if max_length is None else max_length
+        check_max_length(self.max_length, self._longest)
+        self.query_max_length = query_max_length
+        if query_max_length is not None:
+            check_max_length(query_max_length, self.max_length, "query_max_length")
+
+    def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        normalize: bool = False,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        on_truncate: OnTruncate = "warn",
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """How relevant each passage is to its query.
+
+        Args:
+            pairs: (query, passage) pairs, n of them.
+            normalize: Return the logits' sigmoid, in (0, 1), instead of the logits.
+            max_length, query_max_length: Other than the reranker's own, for this call.
+            on_truncate: "warn" once with the number of pairs cut, "error" to refuse before computing, or "ignore".
+            show_progress: Show a bar.
+
+        Returns:
+            float32 (n,), in the order of the pairs; higher is more relevant.
+
+        Raises:
+            InvalidInputError: Not a list of pairs of str.
+            Others as `Embedder.encode`.
+        """
+        request = _Request(self, pairs, max_length, query_max_length, on_truncate)
+        outputs = self._session.run(request.unique, request.tokenize, _LOGIT, on_truncate, show_progress=show_progress)
+        return request.gather(outputs, normalize)
+
+    async def ascore(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        normalize: bool = False,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        on_truncate: OnTruncate = "warn",
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """As `score`, without blocking the event loop; cancelling it drops the work that has not begun."""
+        request = _Request(self, pairs, max_length, query_max_length, on_truncate)
+        outputs = await self._session.arun(
+            request.unique,
+            sum(len(query) + len(passage) for query, passage in request.unique),
+            request.tokenize,
+            _LOGIT,
+            on_truncate,
+            show_progress=show_progress,
+        )
+        return request.gather(outputs, normalize)
+
+    def close(self) -> None:
+        """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
+        self._session.close()
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Reranker({self.name!r}, device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length})"
+
+
+_LOGIT = Wanted(logit=True)
+
+
+class _Request:
+    """The checked arguments of one call, as in `embedder.py`."""
+
+    def __init__(
+        self,
+        reranker: Reranker,
+        pairs: Iterable[tuple[str, str]],
+        max_length: int | None,
+        query_max_length: int | None,
+        on_truncate: OnTruncate,
+    ) -> None:
+        checked = _check_pairs(pairs)
+        check_on_truncate(on_truncate)
+        self._max_length = reranker.max_length if max_length is None else max_length
+        check_max_length(self._max_length, reranker._longest)
+        own = reranker.query_max_length if max_length is None else None
+        chosen = query_max_length or own or self._max_length * 3 // 4
+        check_max_length(chosen, self._max_length, "query_max_length")
+        self._query_max_length = chosen
+        self._tokenizer = reranker._session.model.tokenizer
+        numbers: dict[tuple[str, str], int] = {}
+        self._places = [numbers.setdefault(pair, len(numbers)) for pair in checked]
+        self.unique: Sequence[tuple[str, str]] = list(numbers)
+
+    def tokenize(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[TokenSequence], int]:
+        return tokenize_pairs(self._tokenizer, pairs, self._max_length, self._query_max_length)
+
+    def gather(self, outputs: list[TextOutput], normalize: bool) -> NDArray[np.float32]:
+        logits = np.array([outputs[place].logit for place in self._places], dtype=np.float32)
+        return torch.sigmoid(torch.from_numpy(logits)).numpy() if normalize else logits
+
+
+def _check_pairs(pairs: object) -> list[tuple[str, str]]:
+    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+        raise InvalidInputError(f"pairs must be a list of (query, passage), got {type(pairs).__name__}")
+    found = []
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidInputError(
+                f"pairs[{i}] must be a (query, passage) pair, got {type(pair).__name__}"
+                + ("; wrap a single pair: [(query, passage)]" if isinstance(pair, str) else "")
+            )
+        check_text(pair[0], f"pairs[{i}][0]")
+        check_text(pair[1], f"pairs[{i}][1]")
+        found.append((pair[0], pair[1]))
+    return found

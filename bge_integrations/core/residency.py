@@ -1,0 +1,160 @@
+"""One resident copy of the weights per (checkpoint, device, dtype) and process, whoever asks for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from bge_integrations.core.batch import PackedBatch
+from bge_integrations.errors import ClosedError, NonFiniteError
+from bge_integrations.models.checkpoint import fingerprint
+from bge_integrations.models.model import EncoderModel, TextOutput, Wanted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bge_integrations.catalog import Family
+    from bge_integrations.core.batch import TokenSequence
+
+_CPU_TOKEN_BUDGET = 2048
+_CUDA_TOKEN_BUDGET = 65536
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """Which copy: a checkpoint folder (and its state on disk: see `fingerprint`), and how it is held."""
+
+    folder: Path
+    state: tuple[str, int, int]
+    family: Family
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> ModelKey:
+        return cls(folder.resolve(), fingerprint(folder), family, device, dtype)
+
+
+class Resident:
+    """A model in memory, and how many hold it. Made by `lease` only."""
+
+    def __init__(self, key: ModelKey) -> None:
+        self.key = key
+        self.holders = 0
+        self._model: EncoderModel | None = None
+        self._loading = threading.Lock()
+        self._process = os.getpid()
+
+    @property
+    def model(self) -> EncoderModel:
+        if self.key.device.type == "cuda" and self._process != os.getpid():
+            raise ClosedError("CUDA can't be used in a forked process; start it with the 'spawn' method, or load there")
+        if self._model is None:
+            raise ClosedError("the model was closed")
+        return self._model
+
+    def load(self) -> None:
+        """Read the weights unless that is done; who comes meanwhile waits."""
+        with self._loading:
+            if self._model is None:
+                self._model = EncoderModel(self.key.folder, self.key.family, self.key.device, self.key.dtype)
+
+    def hold(self) -> None:
+        """One more holder, of a resident that has one."""
+        with _lock:
+            if self.holders == 0:
+                raise ClosedError("the model was closed")
+            self.holders += 1
+
+    def release(self) -> None:
+        """One holder less; the weights go with the last."""
+        with _lock:
+            self.holders -= 1
+            if self.holders == 0:
+                _residents.pop(self.key, None)
+                self._model = None
+
+
+_residents: dict[ModelKey, Resident] = {}
+#: Reentrant, because a garbage collection inside it can release another resident.
+_lock = threading.RLock()
+
+
+def lease(key: ModelKey) -> Resident:
+    """The resident model of that key, loaded if need be, with one holder more; the holder calls `release`."""
+    with _lock:
+        resident = _residents.setdefault(key, Resident(key))
+        resident.holders += 1
+    try:
+        resident.load()
+    except BaseException:
+        resident.release()
+        raise
+    return resident
+
+
+def resident_models() -> list[ModelKey]:
+    """The models now in memory."""
+    with _lock:
+        return list(_residents)
+
+
+@dataclass(frozen=True)
+class ModelLane:
+    """Computes one kind of output with one resident model: what the scheduler runs."""
+
+    resident: Resident
+    wanted: Wanted
+
+    @property
+    def token_budget(self) -> int:
+        return _CPU_TOKEN_BUDGET if self.resident.key.device.type == "cpu" else _CUDA_TOKEN_BUDGET
+
+    def run(self, sequences: list[TokenSequence]) -> list[TextOutput | NonFiniteError]:
+        """One output per sequence. What is not finite is computed again in float32, then an error."""
+        outputs = self._outputs(self.resident.model, sequences)
+        bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
+        if bad and self.resident.key.dtype != torch.float32:
+            with _in_float32(self.resident) as exact:
+                for i, output in zip(bad, self._outputs(exact, [sequences[i] for i in bad]), strict=True):
+                    outputs[i] = output
+            bad = [i for i in bad if not outputs[i].is_finite()]
+        results: list[TextOutput | NonFiniteError] = list(outputs)
+        for i in bad:
+            results[i] = NonFiniteError(
+                f"the model gave NaN or infinity for a text of {len(sequences[i])} tokens, in float32 too; "
+                "its weights are probably damaged"
+            )
+        return results
+
+    def _outputs(self, model: EncoderModel, sequences: list[TokenSequence]) -> list[TextOutput]:
+        batch = PackedBatch.pack(sequences, model.device)
+        outputs: list[TextOutput] = [TextOutput()] * len(sequences)
+        for place, output in zip(batch.order, model(batch, self.wanted), strict=True):
+            outputs[place] = output
+        return outputs
+
+
+@contextmanager
+def _in_float32(resident: Resident) -> Iterator[EncoderModel]:
+    exact = lease(replace(resident.key, dtype=torch.float32))
+    try:
+        yield exact.model
+    finally:
+        exact.release()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+    for resident in _residents.values():
+        resident._loading = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,165 @@
+"""Merges the texts of all callers into batches: one queue and one worker thread per device.
+
+There is no wait timer. While the device computes one batch, whatever arrives forms the next; a lone caller waits for
+nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.core.call import Call
+
+#: After so many batches of urgent texts in a row, waiting bulk texts get one.
+_URGENT_IN_A_ROW = 4
+
+
+class Lane(Protocol):
+    """A way to compute; texts in the same lane may share a batch. Compared and hashed."""
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens per batch."""
+
+    def run(self, sequences: list[TokenSequence]) -> list[Any]:
+        """One result per sequence, an exception in the place of those that failed alone."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Item:
+    """One tokenised text, and where its result belongs."""
+
+    sequence: TokenSequence
+    call: Call
+    index: int
+
+
+class Scheduler:
+    """The queue and the worker of one device."""
+
+    def __init__(self) -> None:
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget everything, as a forked child must: its parent's worker does not exist in it."""
+        self._changed = threading.Condition()
+        self._urgent: dict[Lane, deque[Item]] = {}
+        self._bulk: dict[Lane, deque[Item]] = {}
+        self._urgent_in_a_row = 0
+        self._worker: threading.Thread | None = None
+        self._stopped = False
+
+    def submit(self, lane: Lane, items: list[Item], urgent: bool) -> None:
+        """Queue `items`; their calls hear of each result. Urgent items pass ahead of the others."""
+        with self._changed:
+            if self._stopped:
+                raise ClosedError("the interpreter is shutting down; no more texts are taken")
+            queue = self._urgent if urgent else self._bulk
+            queue.setdefault(lane, deque()).extend(items)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="bge-scheduler", daemon=True)
+                self._worker.start()
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Finish the batch at hand, fail what still waits, and end the worker."""
+        with self._changed:
+            self._stopped = True
+            waiting = [item for queue in (self._urgent, self._bulk) for items in queue.values() for item in items]
+            self._urgent.clear()
+            self._bulk.clear()
+            self._changed.notify()
+        for item in waiting:
+            item.call.fail(ClosedError("the interpreter shut down before this text was computed"))
+        if self._worker is not None:
+            self._worker.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._urgent or self._bulk or self._stopped)
+                if self._stopped:
+                    return
+                lane, items = self._next_batch()
+            _compute(lane, items)
+            del lane, items  # an idle worker must not keep weights or results alive
+
+    def _next_batch(self) -> tuple[Lane, list[Item]]:
+        take_urgent = bool(self._urgent) and not (self._bulk and self._urgent_in_a_row >= _URGENT_IN_A_ROW)
+        self._urgent_in_a_row = self._urgent_in_a_row + 1 if take_urgent else 0
+        queue = self._urgent if take_urgent else self._bulk
+        lane = next(iter(queue))
+        waiting = queue.pop(lane)
+        items = [waiting.popleft()]
+        tokens = len(items[0].sequence)
+        while waiting and tokens + len(waiting[0].sequence) <= lane.token_budget:
+            items.append(waiting.popleft())
+            tokens += len(items[-1].sequence)
+        if waiting:
+            queue[lane] = waiting  # behind the other lanes, so that models take turns
+        return lane, items
+
+
+def _compute(lane: Lane, items: list[Item]) -> None:
+    """Run a batch and tell its calls. Out of memory: both halves on their own; any other failure: to all in it."""
+    items = [item for item in items if not item.call.is_over]
+    if not items:
+        return
+    try:
+        results = lane.run([item.sequence for item in items])
+    except OutOfMemoryError as error:
+        if len(items) > 1:
+            half = len(items) // 2
+            _compute(lane, items[:half])
+            _compute(lane, items[half:])
+            return
+        length = len(items[0].sequence)
+        alone = OutOfMemoryError(f"one text of {length} tokens does not fit in memory alone; use a smaller max_length")
+        alone.__cause__ = error
+        items[0].call.fail(alone)
+    except BaseException as error:
+        for call in {id(item.call): item.call for item in items}.values():
+            failure = ComputationError(f"computing a batch failed ({type(error).__name__}: {error})")
+            failure.__cause__ = error
+            call.fail(failure)
+    else:
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Exception):
+                item.call.fail(result)
+            else:
+                item.call.deliver(item.index, result)
+
+
+_schedulers: dict[str, Scheduler] = {}
+_lock = threading.Lock()
+
+
+def scheduler_of(device: str) -> Scheduler:
+    """The scheduler that all models on `device` share."""
+    with _lock:
+        return _schedulers.setdefault(device, Scheduler())
+
+
+@atexit.register
+def _stop_all() -> None:
+    for scheduler in list(_schedulers.values()):
+        scheduler.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for scheduler in _schedulers.values():
+        scheduler.start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,214 @@
+"""A caller's hold on a resident model: feeds texts to the scheduler and waits for the results."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+
+from bge_integrations.core.call import Call
+from bge_integrations.core.residency import ModelKey, ModelLane, lease
+from bge_integrations.core.scheduler import Item, scheduler_of
+from bge_integrations.errors import ClosedError, InvalidInputError, TextTooLongError, TruncationWarning
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bge_integrations.catalog import Family
+    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.model import EncoderModel, TextOutput, Wanted
+
+T = TypeVar("T")
+OnTruncate = Literal["warn", "error", "ignore"]
+DType = Literal["float32", "bfloat16", "float16"]
+
+#: Texts tokenised at a time; the next lot is tokenised while the device works on this one.
+_CHUNK = 2048
+#: A call of no more tokens than this passes ahead of longer ones.
+_URGENT_TOKENS = 8192
+#: An async call of no more characters than this is tokenised on the event loop (about a millisecond).
+_INLINE_CHARACTERS = 4096
+
+
+class Session:
+    """Starts calls on a model until closed. Calls under way when it is closed still finish.
+
+    Args:
+        folder, family: The checkpoint and how to run it.
+        device: "cpu", "cuda", "cuda:1", …; None takes CUDA where there is one.
+        dtype: None takes bfloat16 on CUDA and float32 on CPU.
+    """
+
+    def __init__(self, folder: Path, family: Family, device: str | None, dtype: str | torch.dtype | None) -> None:
+        chosen_device = _device(device)
+        self._resident = lease(ModelKey.of(folder, family, chosen_device, _dtype(dtype, chosen_device)))
+        self._finalizer = weakref.finalize(self, self._resident.release)
+
+    @property
+    def model(self) -> EncoderModel:
+        if not self._finalizer.alive:
+            raise ClosedError("used after close(); load the model again")
+        return self._resident.model
+
+    def close(self) -> None:
+        """Give up the hold on the weights; a second call does nothing."""
+        self._finalizer()
+
+    def run(self, inputs: Sequence[T], *args: Any, **options: Any) -> list[TextOutput]:
+        """One output per input. The other arguments are those of `_feed`."""
+        call = self._begin(len(inputs), options.pop("show_progress"))
+        try:
+            self._feed(call, inputs, *args, **options)
+            return call.future.result()
+        except BaseException:
+            call.cancel()
+            raise
+
+    async def arun(self, inputs: Sequence[T], characters: int, *args: Any, **options: Any) -> list[TextOutput]:
+        """As `run`, without blocking the event loop. Cancelling it drops the work that has not begun."""
+        call = self._begin(len(inputs), options.pop("show_progress"))
+        try:
+            if characters <= _INLINE_CHARACTERS:
+                self._feed(call, inputs, *args, **options)
+            else:
+                await asyncio.to_thread(self._feed, call, inputs, *args, **options)
+            return await asyncio.wrap_future(call.future)
+        except BaseException:
+            call.cancel()
+            raise
+
+    def _begin(self, size: int, show_progress: bool) -> Call:
+        """A call that holds the model until it is over."""
+        if not self._finalizer.alive:
+            raise ClosedError("used after close(); load the model again")
+        self._resident.hold()
+        progress = None
+        if show_progress:
+            from tqdm.auto import tqdm
+
+            progress = tqdm(total=size, unit="text", desc="bge")
+        call = Call(size, progress)
+        call.future.add_done_callback(lambda _: self._resident.release())
+        return call
+
+    def _feed(
+        self,
+        call: Call,
+        inputs: Sequence[T],
+        tokenize: Callable[[Sequence[T]], tuple[list[TokenSequence], int]],
+        wanted: Wanted,
+        on_truncate: OnTruncate,
+    ) -> None:
+        """Tokenise and queue all inputs, a chunk ahead of the device.
+
+        Args:
+            call: Gets the results.
+            inputs: Texts or pairs.
+            tokenize: Makes sequences of some inputs, and says how many were cut.
+            wanted: What to compute.
+            on_truncate: Warn about inputs that were cut, refuse the call (before anything is computed), or neither.
+        """
+        lane = ModelLane(self._resident, wanted)
+        scheduler = scheduler_of(str(self._resident.key.device))
+        chunks: Iterable[tuple[list[TokenSequence], int]] = (
+            tokenize(inputs[begin : begin + _CHUNK]) for begin in range(0, len(inputs), _CHUNK)
+        )
+        if on_truncate == "error":
+            chunks = list(chunks)
+            if truncated := sum(cut for _, cut in chunks):
+                raise TextTooLongError(
+                    f"{truncated} of {len(inputs)} inputs are longer than max_length; split them, raise max_length, or "
+                    "allow the cut with on_truncate='warn'"
+                )
+        queued, truncated = 0, 0
+        for sequences, cut in chunks:
+            truncated += cut
+            call.wait_for_room(_CHUNK)
+            if call.is_over:
+                break
+            items = [Item(sequence, call, queued + i) for i, sequence in enumerate(sequences)]
+            items.sort(key=lambda item: -len(item.sequence))
+            urgent = len(sequences) == len(inputs) and sum(map(len, sequences)) <= _URGENT_TOKENS
+            call.expect(len(items))
+            scheduler.submit(lane, items, urgent)
+            queued += len(items)
+        if truncated and on_truncate == "warn":
+            warnings.warn(
+                f"{truncated} of {len(inputs)} inputs were longer than max_length and were cut; split them or raise "
+                "max_length (on_truncate='ignore' silences this, 'error' refuses them)",
+                TruncationWarning,
+                stacklevel=4,
+            )
+
+
+def check_texts(texts: object, argument: str) -> list[str]:
+    """`texts` as a list of str that the tokenizer can read.
+
+    Raises:
+        InvalidInputError: Not a list, or an element is no str or holds lone surrogates; the message has its place.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise InvalidInputError(f"{argument} must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
+    if not isinstance(texts, Iterable):
+        raise InvalidInputError(f"{argument} must be a list of texts, got {type(texts).__name__}")
+    found = list(texts)
+    for i, text in enumerate(found):
+        check_text(text, f"{argument}[{i}]")
+    return found
+
+
+def check_text(text: object, argument: str) -> None:
+    """Raise InvalidInputError unless `text` is a str without lone surrogates."""
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{argument} must be a str, got {type(text).__name__}; leave it out or convert it")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(
+                f"{argument} holds a lone surrogate at character {error.start}, which is no valid text; clean it with "
+                "text.encode('utf-8', 'replace').decode()"
+            ) from error
+
+
+def check_max_length(max_length: object, longest: int, argument: str = "max_length") -> None:
+    """Raise InvalidInputError unless `max_length` is a positive int that the position embeddings hold."""
+    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= longest:
+        raise InvalidInputError(f"{argument}={max_length!r} must be a whole number from 1 to {longest} for this model")
+
+
+def check_on_truncate(on_truncate: object) -> None:
+    if on_truncate not in ("warn", "error", "ignore"):
+        raise InvalidInputError(f"on_truncate={on_truncate!r} is none of 'warn', 'error', 'ignore'")
+
+
+def _device(device: str | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInputError(f"device={device!r} is no device; use 'cpu', 'cuda' or 'cuda:0'") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
+        chosen = torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    chosen = by_name.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in by_name.values() or (chosen == torch.float16 and device.type == "cpu"):
+        choices = "'float32' or 'bfloat16'" + (" or 'float16'" if device.type == "cuda" else "")
+        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.type}; use {choices}")
+    assert chosen is not None
+    return chosen

@@ -1,0 +1,49 @@
+"""The exceptions and warnings users of this package can catch."""
+
+
+class BGEError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidInputError(BGEError, ValueError):
+    """A text, a list or an argument cannot be used; nothing was computed."""
+
+
+class UnknownModelError(BGEError, ValueError):
+    """Neither the catalogue nor the checkpoint's own files say how to run this model."""
+
+
+class NotSupportedError(BGEError, NotImplementedError):
+    """The model is known, but this release cannot run its family yet."""
+
+
+class CheckpointNotFoundError(BGEError, OSError):
+    """The checkpoint is neither a folder, nor in the hub's cache, nor could it be downloaded."""
+
+
+class CheckpointError(BGEError, ValueError):
+    """A file of the checkpoint is missing, cut short, or does not fit the model."""
+
+
+class TextTooLongError(InvalidInputError):
+    """`on_truncate="error"` was asked for and at least one text is longer than max_length."""
+
+
+class OutOfMemoryError(BGEError, MemoryError):
+    """One text alone does not fit in the device's memory."""
+
+
+class NonFiniteError(BGEError, ArithmeticError):
+    """The model produced NaN or infinity for a text, in float32 too."""
+
+
+class ComputationError(BGEError, RuntimeError):
+    """The model failed on the batch that held this call's texts; the cause is chained."""
+
+
+class ClosedError(BGEError, RuntimeError):
+    """The embedder or reranker was used after close()."""
+
+
+class TruncationWarning(UserWarning):
+    """Some texts of a call were longer than max_length and were cut."""

@@ -1,0 +1,98 @@
+"""BGE dense embeddings as LangChain's `Embeddings`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+
+from bge_integrations.core.embedder import Embedder, load_embedder
+from bge_integrations.core.handle import Handle
+from bge_integrations.errors import InvalidInputError
+
+
+class BGEEmbeddings(BaseModel, Embeddings):
+    """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
+
+    Queries and documents are embedded as the model was trained: `embed_query` puts the query instruction in front.
+    All instances of one model share its weights, and concurrent calls are merged into batches.
+
+    Example:
+        >>> from bge_integrations.langchain import BGEEmbeddings
+        >>> embeddings = BGEEmbeddings(model="BAAI/bge-small-en-v1.5")
+        >>> vector = embeddings.embed_query("What is a dense retriever?")
+
+    The model is loaded when the object is made, so that a wrong name fails there. Pickling, copying and `model_dump`
+    carry the settings, never the weights.
+    """
+
+    model: str = Field(
+        default="BAAI/bge-base-en-v1.5", validation_alias=AliasChoices("model", "model_name"), min_length=1
+    )
+    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
+    device: str | None = None
+    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    dtype: str | None = None
+    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    query_instruction: str | None = None
+    """Put before each query; None takes the catalogue's for this model, "" none."""
+    pooling: str | None = None
+    """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; else None."""
+    task: str | None = None
+    """llm-embedder only: which of its tasks."""
+    max_length: int | None = None
+    """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
+    truncate_dim: int | None = None
+    """Keep so many dimensions; None keeps all."""
+    cache_folder: str | None = None
+    """The hub's cache; None takes the usual one."""
+    local_files_only: bool = False
+    """Never touch the network."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    show_progress: bool = False
+    """Show a bar while documents are embedded."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+
+    _handle: Handle[Embedder] = PrivateAttr(default_factory=lambda: Handle(load_embedder))
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One unit vector per text; no instruction but what the model has for passages."""
+        found = self._handle.get(self._settings()).encode(texts, kind="passage", show_progress=self.show_progress)
+        return _lists(found.dense)
+
+    def embed_query(self, text: str) -> list[float]:
+        """The unit vector of a query, its instruction in front."""
+        return _lists(self._handle.get(self._settings()).encode(_one(text), kind="query").dense)[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """As `embed_documents`, without blocking the event loop."""
+        embedder = await self._handle.aget(self._settings())
+        found = await embedder.aencode(texts, kind="passage", show_progress=self.show_progress)
+        return await asyncio.to_thread(_lists, found.dense)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """As `embed_query`, without blocking the event loop."""
+        embedder = await self._handle.aget(self._settings())
+        return _lists((await embedder.aencode(_one(text), kind="query")).dense)[0]
+
+    def _settings(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"show_progress"})
+
+
+def _one(text: object) -> list[str]:
+    if not isinstance(text, str):
+        raise InvalidInputError(f"embed_query takes one str, got {type(text).__name__}")
+    return [text]
+
+
+def _lists(rows: Any) -> list[list[float]]:
+    lists: list[list[float]] = rows.tolist()
+    return lists

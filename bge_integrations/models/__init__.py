@@ -1,0 +1,1 @@
+"""A checkpoint folder becomes a module that maps packed token ids to arrays."""

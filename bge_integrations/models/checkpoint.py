@@ -1,0 +1,257 @@
+"""Find a checkpoint, and read its files safely."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bge_integrations import catalog
+from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+POCKET = "pocket"
+_HUB_TIMEOUT = 20.0  # seconds
+_POCKET_FOLDER = Path(__file__).parent.parent / "pocket"
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+
+
+def locate(
+    model: str | os.PathLike[str],
+    kind: catalog.Kind,
+    *,
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[str, Path]:
+    """The full name and the folder of a checkpoint.
+
+    `model` is a folder, "pocket", a hub id, or a catalogued name without its owner. What lies complete in the hub's
+    cache is used without any network call; otherwise it is downloaded.
+
+    Raises:
+        CheckpointNotFoundError: No such folder, or not in the cache and not to be had from the hub.
+        UnknownModelError: The name is no path, no hub id and not in the catalogue.
+    """
+    name = os.fspath(model)
+    folder = Path(name).expanduser()
+    if name == POCKET:
+        return name, _POCKET_FOLDER / kind
+    if folder.is_dir():
+        return name, folder
+    if folder.exists():
+        raise CheckpointNotFoundError(f"{name} is a file; pass the folder that holds config.json and the weights")
+    if name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1:
+        raise CheckpointNotFoundError(f"there is no folder {name}; pass a checkpoint folder or a hub id owner/name")
+    if "/" not in name:
+        row = catalog.find(name)
+        if row is None:
+            raise UnknownModelError(_unknown(name))
+        name = row.name
+    return name, _from_hub(name, revision, cache_folder, local_files_only)
+
+
+def _unknown(name: str) -> str:
+    known = [row.short_name for row in catalog.CHECKPOINTS]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown model {name!r}.{hint} Pass a folder, a hub id owner/name, or one of: {', '.join(known)}"
+
+
+def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_files_only: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    where: dict[str, Any] = {"repo_id": name, "revision": revision, "cache_dir": cache_folder}
+    try:
+        folder = Path(snapshot_download(**where, local_files_only=True))
+        if is_complete(folder):
+            return folder
+        cached = f"only a part of it is in the cache ({folder})"
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        cached = "it is not in the cache"
+    advice = (
+        f"On a machine with network run `hf download {name}` and copy the folder here, then pass its path; "
+        "to try this package without any download, pass model='pocket'."
+    )
+    if local_files_only:
+        raise CheckpointNotFoundError(f"{name}: {cached}, and local_files_only=True forbids the download. {advice}")
+    try:
+        # model_info is asked once, where listing the files would be retried for 20 seconds without network
+        siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
+        files = _wanted(sibling.rfilename for sibling in siblings)
+        return Path(snapshot_download(**where, allow_patterns=files))
+    except GatedRepoError as error:
+        raise CheckpointNotFoundError(
+            f"{name} is gated: accept its terms on its hub page and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        known = [row.name for row in catalog.CHECKPOINTS]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else " Check the spelling, or log in if it is private."
+        raise CheckpointNotFoundError(f"the hub has no model {name}.{hint}") from error
+    except Exception as error:  # the hub library lets many kinds of network errors through
+        raise CheckpointNotFoundError(
+            f"{name}: {cached}, and downloading it failed ({type(error).__name__}: {error}). {advice}"
+        ) from error
+
+
+def _wanted(files: Iterable[str]) -> list[str]:
+    """Of a repository's files, those we read: configs, tokenizer, heads, and one kind of weights."""
+    files = [f for f in files if not f.startswith(("onnx/", "openvino/", "."))]
+    kept = [f for f in files if f.endswith(".json") and not f.endswith(".index.json")]
+    kept += [f for f in files if f in _TOKENIZER_FILES or f.endswith("_linear.pt")]
+    safe = [f for f in files if "/" not in f and f.endswith((".safetensors", ".safetensors.index.json"))]
+    binary = [f for f in files if f.startswith("pytorch_model") and f.endswith((".bin", ".bin.index.json"))]
+    return kept + (safe or binary)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder has a config, a tokenizer and all shards of its weights."""
+    if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in _TOKENIZER_FILES):
+        return False
+    try:
+        shards = set(_tensor_files(folder).values())
+    except CheckpointError:
+        return False
+    if (folder / "sparse_linear.pt").is_file() != (folder / "colbert_linear.pt").is_file():
+        return False
+    return all(shard.is_file() for shard in shards)
+
+
+def fingerprint(folder: Path) -> tuple[str, int, int]:
+    """Changes when the folder's weights are written anew: its real path, and their newest time and total size."""
+    files = [f.stat() for f in folder.iterdir() if f.suffix in {".safetensors", ".bin", ".pt"}]
+    newest = max((f.st_mtime_ns for f in files), default=0)
+    return str(folder.resolve()), newest, sum(f.st_size for f in files)
+
+
+def read_json(folder: Path, file: str) -> dict[str, Any] | None:
+    """The object in a JSON file of the checkpoint; None where there is no such file."""
+    path = folder / file
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} should hold a JSON object")
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder, "config.json")
+    if config is None:
+        raise CheckpointError(f"{folder} has no config.json; is it a checkpoint folder?")
+    return config
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """{tensor name: file}; the name "*" stands for a single file whose names are read from itself."""
+    for name in _WEIGHT_FILES:
+        if not (folder / name).is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return {"*": folder / name}
+        index = (read_json(folder, name) or {}).get("weight_map")
+        if not isinstance(index, dict):
+            raise CheckpointError(f"{folder / name} has no weight_map; download it again")
+        return {tensor: folder / file for tensor, file in index.items()}
+    raise CheckpointError(f"{folder} has no weights; one of these is needed: {', '.join(_WEIGHT_FILES)}")
+
+
+def read_state(file: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a `.pt` or `.bin` file, read with `weights_only=True`: no code in it can run."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; this checkpoint can't be used without it")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than tensors or is damaged, and is refused ({str(error).splitlines()[0]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file} should hold a dict of tensors")
+    return state
+
+
+class Weights:
+    """The tensors of a checkpoint folder by name, read when taken.
+
+    Raises:
+        CheckpointError: No weights, a shard is missing, or a file is cut short; the message names the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = _tensor_files(folder)
+        self._files: dict[str, Path] = {}
+        self._open: dict[Path, Any] = {}
+        for file in dict.fromkeys(files.values()):
+            self._open[file] = self._read(file)
+            for name in self._open[file].keys():  # noqa: SIM118 - a safetensors file has keys() but is not iterable
+                self._files[name] = file
+        for name, file in files.items():
+            if name != "*" and self._files.get(name) != file:
+                raise CheckpointError(f"{file} lacks the tensor {name} that the index says it holds")
+
+    @staticmethod
+    def _read(file: Path) -> Any:
+        if file.suffix != ".safetensors":
+            return read_state(file)
+        from safetensors import SafetensorError, safe_open
+
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; the weights are incomplete, download it again")
+        try:
+            return safe_open(file, framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def prefix_of(self, name: str) -> str:
+        """What stands before `name` in this checkpoint: "bert.", "roberta." or ""."""
+        for stored in self._files:
+            if stored == name or stored.endswith("." + name):
+                return stored.removesuffix(name)
+        raise CheckpointError(
+            f"{self.folder}: no tensor {name} in the weights (found {', '.join(list(self._files)[:5])} …)"
+        )
+
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """The tensor `name`, as stored, after a check of its shape (-1 matches any size)."""
+        file = self._files.get(name)
+        if file is None:
+            raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
+        source = self._open[file]
+        return fitting(file, name, source[name] if isinstance(source, dict) else source.get_tensor(name), shape)
+
+
+def fitting(file: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """`tensor` if it is floating point and of that shape (-1 matches any size), else an error that names it."""
+    fits = tensor.dim() == len(shape) and all(
+        want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise CheckpointError(f"{file}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{file}: tensor {name} is {tensor.dtype}; only floating-point weights can be read")
+    return tensor

@@ -1,0 +1,217 @@
+"""How a checkpoint is to be run: said by the caller, by the catalogue, or by its sentence-transformers files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+from bge_integrations import catalog
+from bge_integrations.catalog import Family, Instructions, Pooling
+from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
+from bge_integrations.models.checkpoint import POCKET, read_config, read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENCODER_TYPES = ("bert", "xlm-roberta", "roberta")
+_M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
+#: Old sentence-transformers layouts have one flag per pooling, new ones a name.
+_POOLING_FLAGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+_POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
+
+
+@dataclass(frozen=True)
+class EmbedderProfile:
+    """What an embedder needs to know beyond weights.
+
+    Attributes:
+        name: The published checkpoint's name, or the folder as given.
+        family: Which code runs it.
+        pooling: How token states become the dense vector.
+        instructions: Put before queries and passages.
+        max_length: Longest input in tokens, or None where only the positions limit it.
+    """
+
+    name: str
+    family: Family
+    pooling: Pooling
+    instructions: Instructions
+    max_length: int | None
+
+
+@dataclass(frozen=True)
+class RerankerProfile:
+    """What a reranker needs to know beyond weights."""
+
+    name: str
+    family: Family
+
+
+def embedder_profile(
+    name: str,
+    folder: Path,
+    *,
+    family: Family | None = None,
+    pooling: Pooling | None = None,
+    query_instruction: str | None = None,
+    passage_instruction: str | None = None,
+    task: str | None = None,
+) -> EmbedderProfile:
+    """Arguments win over the catalogue, the catalogue over the checkpoint's own files.
+
+    Raises:
+        UnknownModelError: None of them says which family or pooling, or the catalogue and the files contradict.
+        NotSupportedError: The family comes with a later release.
+        InvalidInputError: An argument is none of its choices, or the model is a reranker.
+    """
+    _check_choice("family", family, get_args(Family))
+    _check_choice("pooling", pooling, get_args(Pooling))
+    row = catalog.find(name)
+    config = read_config(folder)
+    if row is None and family is None and _is_classifier(config):
+        raise InvalidInputError(f"{name} is a reranker; load it with load_reranker({name!r})")
+    files = _SentenceTransformersFiles(folder)
+    is_m3 = all((folder / head).is_file() for head in _M3_HEADS)
+    if row is not None and pooling is None and files.pooling not in (None, row.pooling):
+        raise UnknownModelError(
+            f"{name} carries the name of {row.name} (pooling {row.pooling}), but its 1_Pooling/config.json says "
+            f"{files.pooling}; say which is right: pooling={row.pooling!r} or pooling={files.pooling!r}"
+        )
+    if family is None:
+        family = row.family if row else "m3" if is_m3 or name == POCKET else None
+    if family is None and config.get("model_type") in ENCODER_TYPES and (pooling or files.pooling):
+        family = "encoder"
+    if family is None:
+        raise UnknownModelError(_choices(name, config))
+    check_supported(name, family, "embedder")
+    pooling = pooling or (row.pooling if row else files.pooling) or ("cls" if family == "m3" else None)
+    if pooling is None:
+        raise UnknownModelError(_choices(name, config))
+    instructions = _task_instructions(row, task, query_instruction) if row else files.instructions
+    if task is not None and (row is None or not row.tasks):
+        raise InvalidInputError(f"{name} has no tasks; leave task= out and use query_instruction= if need be")
+    return EmbedderProfile(
+        name=row.name if row else name,
+        family=family,
+        pooling=pooling,
+        instructions=Instructions(
+            instructions.query if query_instruction is None else query_instruction,
+            instructions.passage if passage_instruction is None else passage_instruction,
+        ),
+        max_length=row.max_length if row else files.max_length,
+    )
+
+
+def reranker_profile(name: str, folder: Path) -> RerankerProfile:
+    """The profile of a reranker checkpoint; errors as in `embedder_profile`."""
+    row = catalog.find(name)
+    config = read_config(folder)
+    if row is not None:
+        check_supported(name, row.family, "reranker")
+        return RerankerProfile(row.name, row.family)
+    if not _is_classifier(config):
+        raise InvalidInputError(
+            f"{name} is no reranker: its config.json says {config.get('architectures')}, not "
+            "…ForSequenceClassification; load an embedder with load_embedder"
+        )
+    return RerankerProfile(name, "cross_encoder")
+
+
+def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
+    """Refuse what this release can't run, and rerankers where embedders are meant."""
+    kind: catalog.Kind = "reranker" if family in catalog.RERANKER_FAMILIES else "embedder"
+    if kind != wanted:
+        raise InvalidInputError(f"{name} is a {kind}; load it with load_{kind}({name!r})")
+    if family not in catalog.SUPPORTED_FAMILIES:
+        supported = ", ".join(
+            row.short_name
+            for row in catalog.CHECKPOINTS
+            if row.kind == wanted and row.family in catalog.SUPPORTED_FAMILIES
+        )
+        raise NotSupportedError(
+            f"{name} is of the {family} family, which is not supported yet; supported {wanted}s: {supported}"
+        )
+
+
+def _check_choice(argument: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise InvalidInputError(f"{argument}={value!r} is none of {', '.join(choices)}")
+
+
+def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
+    if not row.tasks:
+        return row.instructions
+    if task is None and query_instruction is not None:
+        return row.instructions
+    if task is None or task not in row.tasks:
+        raise InvalidInputError(
+            f"{row.name} has one pair of instructions per task: pass task= one of {', '.join(row.tasks)}, or your own "
+            "query_instruction= and passage_instruction="
+        )
+    return row.tasks[task]
+
+
+def _is_classifier(config: dict[str, Any]) -> bool:
+    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+
+
+def _choices(name: str, config: dict[str, Any]) -> str:
+    return (
+        f"{name} (model_type {config.get('model_type')!r}) is not in the catalogue and has no sentence-transformers "
+        "files that say how to run it. Say it by argument: family='encoder' with "
+        f"pooling= one of {', '.join(get_args(Pooling))}, or family='m3' (needs {' and '.join(_M3_HEADS)}); and "
+        "query_instruction= if its queries take one. Published checkpoints are recognised by the folder's name: "
+        + ", ".join(row.short_name for row in catalog.CHECKPOINTS if row.kind == "embedder")
+    )
+
+
+class _SentenceTransformersFiles:
+    """What modules.json, the pooling config and the prompts of a saved SentenceTransformer say, in either layout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pooling: Pooling | None = None
+        self._folder = folder
+        for module in self._modules():
+            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+            if kind == "Pooling":
+                self.pooling = self._read_pooling(str(module.get("path", "1_Pooling")))
+            elif kind not in ("Transformer", "Normalize"):
+                raise NotSupportedError(f"{folder}/modules.json names a {kind} layer, which is not supported")
+        prompts = (read_json(folder, "config_sentence_transformers.json") or {}).get("prompts") or {}
+        self.instructions = Instructions(
+            prompts.get("query") or "", prompts.get("document") or prompts.get("passage") or ""
+        )
+        length = (read_json(folder, "sentence_bert_config.json") or {}).get("max_seq_length")
+        self.max_length = length if isinstance(length, int) else None
+
+    def _modules(self) -> list[dict[str, Any]]:
+        path = self._folder / "modules.json"
+        if not path.is_file():
+            return []
+        import json
+
+        try:
+            return list(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
+
+    def _read_pooling(self, path: str) -> Pooling:
+        config = read_json(self._folder, f"{path}/config.json")
+        if config is None:
+            raise CheckpointError(f"{self._folder}/{path}/config.json is missing, though modules.json names it")
+        mode = config.get("pooling_mode")
+        if mode is not None:
+            found = [_POOLING_NAMES.get(str(mode), str(mode))]
+        else:
+            on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+            found = [_POOLING_FLAGS.get(key, key) for key in on]
+        if len(found) != 1 or found[0] not in get_args(Pooling):
+            raise NotSupportedError(
+                f"{self._folder}/{path} asks for pooling {' and '.join(found) or 'none'}; supported: "
+                f"{', '.join(get_args(Pooling))}"
+            )
+        return found[0]  # type: ignore[return-value]

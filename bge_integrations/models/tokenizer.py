@@ -1,0 +1,111 @@
+"""A checkpoint's tokenizer, used so that many threads can share it: it is never reconfigured after loading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bge_integrations.errors import CheckpointError
+from bge_integrations.models.checkpoint import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_SPECIAL = ("cls_token", "sep_token", "bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens around a text or a pair: `parts[0] text parts[1]`, or `parts[0] a parts[1] b parts[2]`.
+
+    Attributes:
+        parts: Token ids before, between and after.
+        part_types: Token type ids of these.
+        text_types: Token type id of each text.
+    """
+
+    parts: tuple[np.ndarray, ...]
+    part_types: tuple[np.ndarray, ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many special tokens it adds."""
+        return sum(map(len, self.parts))
+
+
+class TextTokenizer:
+    """Turns texts into token ids without special tokens; the templates say which of these go around them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = _load(folder)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        config = read_json(folder, "tokenizer_config.json") or {}
+        config = (read_json(folder, "special_tokens_map.json") or {}) | config
+        #: Longest input that the tokenizer's own config names; None where it names none.
+        self.max_length: int | None = _plausible(config.get("model_max_length"))
+        #: Ids of the special tokens, which carry no lexical weight.
+        self.special_ids = np.array(sorted(self._special_ids(config)), dtype=np.int32)
+        self.text = self._template(1)
+        self.pair = self._template(2)
+
+    def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32, without special tokens and however long."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def _special_ids(self, config: dict[str, Any]) -> set[int]:
+        tokens = [config.get(key) for key in _SPECIAL]
+        names = [token["content"] if isinstance(token, dict) else token for token in tokens]
+        ids = (self._tokenizer.token_to_id(name) for name in names if isinstance(name, str))
+        return {i for i in ids if i is not None}
+
+    def _template(self, texts: int) -> Template:
+        """Read the template off the encoding of one-letter texts."""
+        encoding = self._tokenizer.encode("a", "a" if texts == 2 else None)
+        parts: list[list[int]] = [[]]
+        types: list[list[int]] = [[]]
+        text_types: list[int] = []
+        for token, kind, sequence in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+            if sequence is None:
+                parts[-1].append(token)
+                types[-1].append(kind)
+            elif sequence == len(text_types):
+                text_types.append(kind)
+                parts.append([])
+                types.append([])
+        if len(text_types) != texts:
+            raise CheckpointError("the tokenizer's template does not keep the letter 'a'; tokenizer.json is damaged")
+        return Template(
+            tuple(np.array(p, dtype=np.int32) for p in parts),
+            tuple(np.array(t, dtype=np.int32) for t in types),
+            tuple(text_types),
+        )
+
+
+def _plausible(length: object) -> int | None:
+    """transformers writes 10**30 where it knows no length."""
+    return length if isinstance(length, int) and 0 < length < 10**9 else None
+
+
+def _load(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
+    from transformers import AutoTokenizer
+
+    try:
+        slow: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: Tokenizer = slow.backend_tokenizer
+        return tokenizer
+    except Exception as error:
+        raise CheckpointError(f"{folder} has no tokenizer.json, and none could be made ({error})") from error
