@@ -1,0 +1,93 @@
+"""The catalogue knows the family by name, by folder and by cache path, and refuses what can't run yet."""
+
+import pytest
+from conftest import CHECKPOINTS
+
+from bge_integrations import catalog, load_embedder, load_reranker
+from bge_integrations.errors import InvalidInputError, NotSupportedError
+
+ENGLISH = "Represent this sentence for searching relevant passages: "
+CHINESE = "为这个句子生成表示以用于检索相关文章："
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction", "dimension"),
+    [
+        *[(f"BAAI/bge-small-en{v}", ENGLISH, 384) for v in ("", "-v1.5")],
+        *[(f"BAAI/bge-base-en{v}", ENGLISH, 768) for v in ("", "-v1.5")],
+        *[(f"BAAI/bge-large-en{v}", ENGLISH, 1024) for v in ("", "-v1.5")],
+        *[(f"BAAI/bge-small-zh{v}", CHINESE, 512) for v in ("", "-v1.5")],
+        *[(f"BAAI/bge-base-zh{v}", CHINESE, 768) for v in ("", "-v1.5")],
+        *[(f"BAAI/bge-large-zh{v}", CHINESE, 1024) for v in ("", "-v1.5", "-noinstruct")][:2],
+        ("BAAI/bge-large-zh-noinstruct", "", 1024),
+        ("BAAI/baai-general-embedding-large-en-instruction", ENGLISH, 1024),
+        ("BAAI/baai-general-embedding-large-zh-instruction", CHINESE, 1024),
+        ("BAAI/baai-general-embedding-large-zh", "", 1024),
+        ("BAAI/bge-m3", "", 1024),
+        ("BAAI/bge-m3-unsupervised", "", 1024),
+        ("BAAI/bge-m3-retromae", "", 1024),
+    ],
+)
+def test_dense_rows(name, instruction, dimension):
+    row = catalog.find(name)
+    assert row is not None
+    assert row.name == name
+    assert row.instructions.query == instruction
+    assert row.instructions.passage == ""
+    assert row.dimension == dimension
+    assert row.pooling == "cls"
+    assert row.max_length == (8192 if "m3" in name else 512)
+
+
+def test_names_are_unique():
+    names = [row.name for row in catalog.CHECKPOINTS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/models/bge-m3",
+        "models/BGE-M3/",
+        "/models/BAAI_bge-m3",
+        "/x/models--BAAI--bge-m3",
+        "/cache/models--BAAI--bge-m3/snapshots/5617a9f61b028005a4858fdac845db406aefb181",
+    ],
+)
+def test_a_folder_with_a_known_name_is_that_model(path):
+    row = catalog.find(path)
+    assert row is not None
+    assert row.name == "BAAI/bge-m3"
+
+
+@pytest.mark.parametrize("path", ["/models/my-bge-m3", "/models/bge-m3-c16", "/models/other_bge-m3", "x/y", ""])
+def test_other_folders_are_not(path):
+    assert catalog.find(path) is None
+
+
+def test_llm_embedder_has_six_tasks_ending_alike():
+    row = catalog.find("BAAI/llm-embedder")
+    assert row is not None
+    assert sorted(row.tasks) == ["chat", "convsearch", "icl", "lrlm", "qa", "tool"]
+    assert all(text.endswith(": ") for task in row.tasks.values() for text in (task.query, task.passage))
+
+
+@pytest.mark.parametrize("row", [r for r in catalog.CHECKPOINTS if r.family not in catalog.SUPPORTED_FAMILIES])
+def test_later_families_say_not_supported_yet(row, tmp_path):
+    folder = tmp_path / row.short_name
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    load = load_reranker if row.kind == "reranker" else load_embedder
+    with pytest.raises(NotSupportedError, match="not supported yet"):
+        load(folder)
+
+
+def test_rerankers_and_embedders_are_not_mistaken_for_each_other():
+    with pytest.raises(InvalidInputError, match="load_reranker"):
+        load_embedder(CHECKPOINTS / "bge-reranker-v2-m3")
+    with pytest.raises(InvalidInputError, match="load_reranker"):
+        load_embedder(CHECKPOINTS / "bert-reranker")
+    with pytest.raises(InvalidInputError, match="load_embedder"):
+        load_reranker(CHECKPOINTS / "bge-m3")
+    with pytest.raises(InvalidInputError, match="load_embedder"):
+        load_reranker(CHECKPOINTS / "bge-m3-c16")

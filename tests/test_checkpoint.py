@@ -1,0 +1,204 @@
+"""Reading checkpoints: every layout, and every damage names its file."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CHECKPOINTS, M3, RERANKER, assert_close
+from safetensors.torch import load_file, save_file
+
+from bge_integrations import load_embedder, load_reranker
+from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
+from bge_integrations.models.checkpoint import is_complete
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A writable copy of the tiny bge-m3."""
+    return shutil.copytree(M3, tmp_path / "bge-m3")
+
+
+def tensors(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def vector(folder):
+    with load_embedder(folder) as embedder:
+        return embedder.encode(["what is a panda?"]).dense
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return vector(M3)
+
+
+def test_a_bin_file_is_read(folder, reference):
+    torch.save(tensors(folder), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert_close(vector(folder), reference)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards_are_read(folder, reference, kind):
+    state = tensors(folder)
+    (folder / "model.safetensors").unlink()
+    names = sorted(state)
+    weight_map = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        stem = "model" if kind == "safetensors" else "pytorch_model"
+        file = f"{stem}-0000{number}-of-00002.{kind}"
+        shard = {name: state[name] for name in part}
+        save_file(shard, folder / file) if kind == "safetensors" else torch.save(shard, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / f"{stem}.{kind}.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert is_complete(folder)
+    assert_close(vector(folder), reference)
+    (folder / file).unlink()
+    assert not is_complete(folder)
+    with pytest.raises(CheckpointError, match=file):
+        load_embedder(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_are_computed_in_float32(folder, reference, dtype):
+    save_file({name: tensor.to(dtype) for name, tensor in tensors(folder).items()}, folder / "model.safetensors")
+    assert_close(vector(folder), reference, tolerance=0.1)
+
+
+def test_weights_with_a_prefix_are_read(folder, reference):
+    prefixed = {f"roberta.{name}": tensor for name, tensor in tensors(folder).items()}
+    save_file(prefixed, folder / "model.safetensors")
+    assert_close(vector(folder), reference)
+
+
+def test_a_missing_tensor_is_named(folder):
+    state = tensors(folder)
+    del state["encoder.layer.1.attention.self.key.weight"]
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.1\.attention\.self\.key\.weight"):
+        load_embedder(folder)
+
+
+def test_a_mismatching_tensor_is_named_with_both_shapes(folder):
+    state = tensors(folder)
+    state["encoder.layer.0.output.dense.bias"] = torch.zeros(7)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*output\.dense\.bias.*\(7,\).*\(64,\)"):
+        load_embedder(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "sparse_linear.pt", "colbert_linear.pt", "tokenizer.json"])
+def test_a_file_cut_short_is_named(folder, file):
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=file):
+        load_embedder(folder)
+
+
+@pytest.mark.parametrize("file", ["sparse_linear.pt", "colbert_linear.pt", "config.json"])
+def test_a_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError, match=file):
+        load_embedder(folder)
+
+
+def test_missing_weights_list_what_is_needed(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*pytorch_model\.bin"):
+        load_embedder(folder)
+
+
+def test_a_head_of_another_width_is_refused(folder):
+    torch.save({"weight": torch.zeros(1, 32), "bias": torch.zeros(1)}, folder / "sparse_linear.pt")
+    with pytest.raises(CheckpointError, match=r"sparse_linear\.pt.*weight.*\(1, 32\)"):
+        load_embedder(folder)
+
+
+class Exploit:
+    def __reduce__(self):
+        return (print, ("this must never run",))
+
+
+@pytest.mark.parametrize("file", ["sparse_linear.pt", "pytorch_model.bin"])
+def test_code_in_a_pickle_is_refused(folder, file, capsys):
+    if file == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(pickle.dumps(Exploit(), protocol=2))
+    with pytest.raises(CheckpointError, match=file):
+        load_embedder(folder)
+    assert "must never run" not in capsys.readouterr().out
+
+
+def test_a_reranker_with_several_logits_is_refused(tmp_path):
+    folder = shutil.copytree(RERANKER, tmp_path / "bge-reranker-v2-m3")
+    state = tensors(folder)
+    state["classifier.out_proj.weight"] = torch.zeros(3, 64)
+    state["classifier.out_proj.bias"] = torch.zeros(3)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"out_proj\.weight.*\(3, 64\).*\(1, 64\)"):
+        load_reranker(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    shutil.copy(CHECKPOINTS / "bge-base-en-v1.5" / "tokenizer.json", folder)
+    with pytest.raises(CheckpointError, match="not of the same model"):
+        load_embedder(folder)
+
+
+def test_nothing_is_left_resident_after_a_failed_load(folder):
+    from bge_integrations.core.residency import resident_models
+
+    before = resident_models()
+    (folder / "colbert_linear.pt").unlink()
+    with pytest.raises(CheckpointError):
+        load_embedder(folder)
+    assert resident_models() == before
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nowhere-at-all"])
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+        load_embedder(name)
+
+
+def test_an_unknown_name_gets_suggestions():
+    with pytest.raises(UnknownModelError, match=r"Did you mean.*bge-base-en-v1\.5"):
+        load_embedder("bge-base-env1.5")
+
+
+def offline(code, tmp_path, **environment):
+    """Run code in a process whose hub is a closed port and whose cache is empty."""
+    variables = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": "", **environment}
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+
+
+def test_without_network_the_error_says_what_to_do(tmp_path):
+    code = "from bge_integrations import load_embedder; load_embedder('BAAI/bge-m3')"
+    done = offline(code, tmp_path)
+    assert done.returncode != 0
+    assert "CheckpointNotFoundError" in done.stderr
+    assert "hf download BAAI/bge-m3" in done.stderr
+    assert "model='pocket'" in done.stderr
+
+
+def test_local_files_only_never_asks_the_hub(tmp_path):
+    code = "from bge_integrations import load_embedder; load_embedder('bge-m3', local_files_only=True)"
+    done = offline(code, tmp_path)
+    assert "local_files_only=True forbids the download" in done.stderr
+
+
+def test_a_cached_checkpoint_needs_no_network(tmp_path):
+    cached = tmp_path / "hub" / "models--BAAI--bge-base-en-v1.5"
+    shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    code = "from bge_integrations import load_embedder; print(load_embedder('BAAI/bge-base-en-v1.5').query_instruction)"
+    done = offline(code, tmp_path)
+    assert "Represent this sentence" in done.stdout, done.stderr
+    (cached / "snapshots" / "abc" / "model.safetensors").unlink()
+    assert "only a part of it is in the cache" in offline(code, tmp_path).stderr

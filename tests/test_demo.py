@@ -1,0 +1,85 @@
+"""`make demo`, as a user runs it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bge_integrations.demo import main, read_folder
+
+
+def run_demo(folder, *arguments):
+    environment = {**os.environ, "COLUMNS": "120", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    return subprocess.run(
+        [sys.executable, "-m", "bge_integrations.demo", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_bundled_documents(tmp_path):
+    done = run_demo(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Embedding model pocket" in done.stdout
+    assert "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3" in done.stdout
+    assert done.stdout.count("Retrieved: best 3") >= 6
+    assert done.stdout.count("Reranked: best 3 of 20") == done.stdout.count("Retrieved: best 3")
+    assert (tmp_path / ".bge-demo" / "chroma.sqlite3").is_file()
+    assert done.stderr == ""
+
+
+def test_the_users_documents_and_a_second_run(tmp_path):
+    docs = tmp_path / "docs"
+    (docs / "sub").mkdir(parents=True)
+    (docs / "pandas.md").write_text("# Pandas\n\nThe giant panda eats bamboo in the mountains of China.\n" * 3)
+    (docs / "sub" / "rome.txt").write_text("Rome was founded, legend says, by Romulus in 753 BC.")
+    (docs / "ignored.csv").write_text("a,b")
+    (docs / "empty.txt").write_text("")
+    for question, source in (("What does the giant panda eat?", "pandas.md"), ("Who founded Rome?", "sub/rome.txt")):
+        done = run_demo(tmp_path, "--docs", str(docs), "--question", question)
+        assert done.returncode == 0, done.stderr
+        assert question in done.stdout
+        assert done.stdout.index(source) > done.stdout.index("Retrieved")
+        assert "ignored.csv" not in done.stdout
+
+
+def test_long_files_are_cut_into_chunks_that_know_their_source(tmp_path):
+    (tmp_path / "long.txt").write_text("A sentence of some words. " * 400)
+    chunks = read_folder(tmp_path)
+    assert len(chunks) > 5
+    assert all(len(chunk.page_content) <= 1000 and chunk.metadata["source"] == "long.txt" for chunk in chunks)
+    assert len({chunk.id for chunk in chunks}) == len(chunks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--docs", "nowhere", "--question", "q"], "nowhere is no folder"),
+        (["--docs", "."], 'Q="your question"'),
+        (["--docs", ".", "--question", "q"], "has no .txt or .md files"),
+        (["--question", "  "], "the question is empty"),
+        (["--model", "bge-nonsense"], "unknown model 'bge-nonsense'"),
+        (["--model", "./nowhere"], "there is no folder ./nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_without_traceback(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("demo: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_files_that_are_not_utf_8_or_all_empty_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.md").write_text("  \n")
+    assert main(["--docs", ".", "--question", "q"]) == 1
+    assert "are empty" in capsys.readouterr().err
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    assert main(["--docs", ".", "--question", "q"]) == 1
+    assert "latin.txt is not UTF-8" in capsys.readouterr().err

@@ -1,0 +1,419 @@
+"""What encode promises: bad input, truncation, duplicates, shapes, options."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import BASE, CHECKPOINTS, M3, MODEL_FILES, TESTS, assert_close
+
+from bge_integrations import load_embedder
+from bge_integrations.errors import (
+    ClosedError,
+    InvalidInputError,
+    NotSupportedError,
+    TextTooLongError,
+    TruncationWarning,
+    UnknownModelError,
+)
+
+LONG = "long " * 2000
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one text", r"wrap it: \[text\]"),
+        (b"bytes", "list of texts, got one bytes"),
+        (None, "list of texts, got NoneType"),
+        (7, "list of texts, got int"),
+        (["fine", None], r"texts\[1\] must be a str, got NoneType"),
+        ([1.5], r"texts\[0\] must be a str, got float"),
+        ([b"bytes"], r"texts\[0\] must be a str, got bytes"),
+        ([["nested"]], r"texts\[0\] must be a str, got list"),
+        (["fine", "fine", "lone \ud800 surrogate"], r"texts\[2\] holds a lone surrogate at character 5.*replace"),
+    ],
+)
+def test_bad_texts_are_named(base, texts, message):
+    with pytest.raises(InvalidInputError, match=message):
+        base.encode(texts)
+
+
+async def test_bad_texts_are_named_by_the_async_twin_too(base):
+    with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
+        await base.aencode(["fine", None])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "document"}, "kind='document'"),
+        ({"max_length": 0}, "from 1 to 512"),
+        ({"max_length": 513}, "from 1 to 512"),
+        ({"max_length": 2}, "leaves no room"),
+        ({"max_length": 8.0}, "whole number"),
+        ({"max_length": True}, "whole number"),
+        ({"on_truncate": "maybe"}, "on_truncate='maybe'"),
+        ({"dense": False}, "nothing is asked for"),
+        ({"sparse": True}, "no sparse and multi-vector heads"),
+        ({"multi_vector": True}, "no sparse and multi-vector heads"),
+    ],
+)
+def test_bad_options(base, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        base.encode(["text"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu9"}, "no device"),
+        ({"device": "meta"}, "not supported"),
+        ({"dtype": "int3"}, "dtype='int3'"),
+        ({"dtype": "float16", "device": "cpu"}, "not supported on cpu"),
+        ({"max_length": 4096}, "from 1 to 512"),
+        ({"truncate_dim": 65}, "from 1 to 64"),
+        ({"truncate_dim": 0}, "from 1 to 64"),
+        ({"pooling": "max"}, "none of cls, mean, last_token"),
+        ({"family": "bert"}, "family='bert'"),
+        ({"task": "qa"}, "has no tasks"),
+    ],
+)
+def test_bad_arguments_of_load(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load_embedder(BASE, **options)
+
+
+def test_nul_empty_and_blank_texts_are_embedded_as_the_tokenizer_reads_them(base, m3):
+    found = base.encode(["", " \t\n", "a\0b", "ab"]).dense
+    assert np.isfinite(found).all()
+    assert_close(found[0], found[1])
+    out = m3.encode([""], sparse=True, multi_vector=True)
+    assert len(out.sparse[0].indices) == 0
+    assert out.multi_vector[0].shape == (1, 64)  # the end token is kept
+
+
+def test_no_texts_give_shaped_empties(m3):
+    out = m3.encode([], sparse=True, multi_vector=True)
+    assert out.dense.shape == (0, 64)
+    assert out.dense.dtype == np.float32
+    assert len(out.sparse) == 0
+    assert out.sparse.to_scipy().shape == (0, out.sparse.size)
+    assert out.sparse.to_dicts() == []
+    assert len(out.multi_vector) == 0
+    assert out.multi_vector.vectors.shape == (0, 64)
+    with load_embedder(M3, truncate_dim=8) as narrow:
+        out = narrow.encode([], multi_vector=True)
+        assert out.dense.shape == (0, 8)
+        assert out.multi_vector.vectors.shape == (0, 8)
+
+
+def test_a_text_of_a_megabyte_is_cut_with_a_warning(base):
+    with pytest.warns(TruncationWarning, match="1 of 3 inputs"):
+        found = base.encode(["short", "x y " * 262_144, "also short"]).dense
+    assert found.shape == (3, 64)
+    assert np.isfinite(found).all()
+
+
+def test_truncation_is_counted_once_per_call(base):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        base.encode([LONG, LONG + "x", "short", LONG])
+    assert [str(w.message)[:33] for w in caught] == ["2 of 3 inputs were longer than ma"]
+
+
+def test_the_truncation_warning_points_at_the_caller(base):
+    with pytest.warns(TruncationWarning) as caught:
+        base.encode([LONG])
+    assert caught[0].filename == __file__
+
+
+def test_truncation_can_be_refused_or_ignored(base):
+    with pytest.raises(TextTooLongError, match="1 of 2 inputs"):
+        base.encode([LONG, "short"], on_truncate="error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        base.encode([LONG], on_truncate="ignore")
+        base.encode(["short"], on_truncate="error")
+
+
+def test_a_cut_text_is_its_beginning(base):
+    whole = base.encode(["a b c d e f g h"], max_length=6, on_truncate="ignore").dense
+    assert_close(whole, base.encode(["a b c d e f g h i j"], max_length=6, on_truncate="ignore").dense)
+    with pytest.warns(TruncationWarning):
+        base.encode(["a b c d e f g h"], max_length=6)
+
+
+def test_duplicates_are_computed_once(base, monkeypatch):
+    from bge_integrations.core.residency import ModelLane
+
+    sizes = []
+    run = ModelLane.run
+    monkeypatch.setattr(ModelLane, "run", lambda lane, sequences: sizes.append(len(sequences)) or run(lane, sequences))
+    found = base.encode(["a", "b", "a", "a", "b"]).dense
+    assert sum(sizes) == 2
+    assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[1], found[4])
+
+
+def test_any_iterable_of_texts_will_do(base):
+    expected = base.encode(["a", "b"]).dense
+    assert np.array_equal(base.encode(text for text in ("a", "b")).dense, expected)
+    assert np.array_equal(base.encode(np.array(["a", "b"])).dense, expected)
+    assert np.array_equal(base.encode({"a": 1, "b": 2}).dense, expected)
+
+
+def test_dense_rows_are_unit_vectors_unless_asked_otherwise(base):
+    assert_close(np.linalg.norm(base.encode(["a", "b c"]).dense, axis=1), [1, 1])
+    raw = base.encode(["a"], normalize=False).dense
+    assert abs(np.linalg.norm(raw) - 1) > 0.1
+    assert_close(raw / np.linalg.norm(raw), base.encode(["a"]).dense)
+
+
+def test_truncate_dim_cuts_before_normalising(base):
+    with load_embedder(BASE, truncate_dim=16) as narrow:
+        assert narrow.dimension == 16
+        raw = base.encode(["text"], normalize=False).dense[:, :16]
+        assert_close(narrow.encode(["text"]).dense, raw / np.linalg.norm(raw))
+
+
+def test_instructions_automatic_off_and_replaced(base):
+    instruction = "Represent this sentence for searching relevant passages: "
+    assert base.query_instruction == instruction
+    expected = base.encode([instruction + "text"]).dense
+    assert_close(base.encode(["text"], kind="query").dense, expected)
+    plain = base.encode(["text"]).dense
+    assert_close(base.encode(["text"], kind="passage").dense, plain)
+    with load_embedder(BASE, query_instruction="") as off, load_embedder(BASE, query_instruction="find: ") as own:
+        assert_close(off.encode(["text"], kind="query").dense, plain)
+        assert_close(own.encode(["text"], kind="query").dense, base.encode(["find: text"]).dense)
+
+
+def test_bfloat16_on_the_cpu_is_close(base):
+    with load_embedder(BASE, dtype="bfloat16") as half:
+        assert half.dtype == "bfloat16"
+        found = half.encode(["what is a panda?", "hi"]).dense
+    assert found.dtype == np.float32
+    assert_close(found, base.encode(["what is a panda?", "hi"]).dense, tolerance=0.05)
+
+
+def test_representations_not_asked_for_are_none(m3):
+    out = m3.encode(["a"], dense=False, sparse=True)
+    assert out.dense is None
+    assert out.multi_vector is None
+    assert out.sparse is not None
+
+
+def test_sparse_vectors_are_sorted_positive_and_consistent(m3, texts):
+    sparse = m3.encode(texts, sparse=True, on_truncate="ignore").sparse
+    matrix = sparse.to_scipy()
+    assert matrix.shape == (len(texts), 161)
+    for i, row in enumerate(sparse):
+        assert row.indices.dtype == np.int32
+        assert row.values.dtype == np.float32
+        assert (np.diff(row.indices) > 0).all()
+        assert (row.values > 0).all()
+        assert np.array_equal(matrix[[i]].toarray()[0, row.indices], row.values)
+    assert sparse[-1].indices.tolist() == sparse[len(texts) - 1].indices.tolist()
+    with pytest.raises(IndexError):
+        sparse[len(texts)]
+
+
+def test_progress_bar_only_on_request(base, capfd):
+    base.encode(["a"])
+    assert capfd.readouterr().err == ""
+    base.encode(["a", "b"], show_progress=True)
+    assert "2/2" in capfd.readouterr().err
+
+
+def test_closed_embedders_say_so_and_closing_twice_is_fine():
+    embedder = load_embedder(BASE)
+    embedder.close()
+    embedder.close()
+    with pytest.raises(ClosedError, match="load the model again"):
+        embedder.encode(["a"])
+
+
+def test_an_unknown_checkpoint_needs_arguments(tmp_path):
+    folder = tmp_path / "my-finetune"
+    folder.symlink_to(CHECKPOINTS / "bge-base-en-v1.5")
+    with pytest.raises(UnknownModelError, match=r"family='encoder'.*cls, mean, last_token.*bge-m3"):
+        load_embedder(folder)
+    with load_embedder(folder, pooling="mean") as embedder:
+        assert embedder.query_instruction == ""
+    with load_embedder(folder, family="encoder", pooling="cls", query_instruction="q: ") as embedder:
+        assert embedder.query_instruction == "q: "
+
+
+def finetune(tmp_path, files):
+    """The tiny base model under its own name, with sentence-transformers files beside it."""
+    import json
+    import shutil
+
+    folder = shutil.copytree(BASE, tmp_path / "my-finetune")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"word_embedding_dimension": 64, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
+        {"embedding_dimension": 64, "pooling_mode": "mean", "include_prompt": True},
+    ],
+)
+def test_sentence_transformers_files_are_followed(tmp_path, base, pooling):
+    folder = finetune(
+        tmp_path,
+        {
+            "modules.json": MODULES,
+            "1_Pooling/config.json": pooling,
+            "sentence_bert_config.json": {"max_seq_length": 128, "do_lower_case": False},
+            "config_sentence_transformers.json": {"prompts": {"query": "ask: ", "document": "doc: "}},
+        },
+    )
+    with load_embedder(folder) as embedder, load_embedder(BASE, pooling="mean") as mean:
+        assert embedder.max_length == 128
+        assert_close(embedder.encode(["x"], kind="query").dense, mean.encode(["ask: x"]).dense)
+        assert_close(embedder.encode(["x"], kind="passage").dense, mean.encode(["doc: x"]).dense)
+
+
+def test_a_saved_sentence_transformer_gives_its_own_vectors(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    modules = [Transformer(BASE), Pooling(64, pooling_mode="mean"), Normalize()]
+    saved = SentenceTransformer(modules=modules, device="cpu")
+    saved.save(str(tmp_path / "finetune"))
+    texts = ["what is a panda?", "hi", "BM25 is a bag-of-words retrieval function"]
+    with load_embedder(tmp_path / "finetune") as embedder:
+        assert embedder.pooling == "mean"
+        assert_close(embedder.encode(texts).dense, saved.encode(texts))
+
+
+def test_layers_that_would_be_ignored_are_refused(tmp_path):
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    pooling = {"pooling_mode_mean_tokens": True}
+    folder = finetune(tmp_path, {"modules.json": [*MODULES, dense], "1_Pooling/config.json": pooling})
+    with pytest.raises(NotSupportedError, match="Dense layer"):
+        load_embedder(folder)
+
+
+def test_several_poolings_at_once_are_refused(tmp_path):
+    pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
+    folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": pooling})
+    with pytest.raises(NotSupportedError, match="pooling_mode_max_tokens"):
+        load_embedder(folder)
+
+
+def test_a_known_name_with_another_pooling_in_its_files_must_be_settled(tmp_path):
+    folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean"}})
+    renamed = folder.rename(tmp_path / "bge-base-en-v1.5")
+    with pytest.raises(UnknownModelError, match="pooling='cls' or pooling='mean'"):
+        load_embedder(renamed)
+    with load_embedder(renamed, pooling="mean") as embedder:
+        assert embedder.pooling == "mean"
+
+
+@pytest.mark.parametrize("name", ["bge-small-en-v1.5-tokenizer", "bge-small-zh-v1.5-tokenizer"])
+def test_real_tokenizers_give_what_transformers_gives(name, texts):
+    from transformers import AutoTokenizer
+
+    from bge_integrations.core.prompts import tokenize_pairs, tokenize_texts
+    from bge_integrations.models.tokenizer import TextTokenizer
+
+    ours, theirs = TextTokenizer(MODEL_FILES / name), AutoTokenizer.from_pretrained(MODEL_FILES / name)
+    samples = [
+        *texts,
+        "ÀÉÎ ﬁ ½ 🤗 \u200b\u0301x",
+        "a\0b\r\n\tc",
+        "[CLS] [SEP] [MASK] [UNK]",
+        "한국어 और हिन्दी",
+        "x" * 300,
+    ]
+    expected = [theirs(text, truncation=True, max_length=512)["input_ids"] for text in samples]
+    assert [sequence.ids.tolist() for sequence in tokenize_texts(ours, samples, "", 512)[0]] == expected
+    pairs = list(zip(samples, reversed(samples), strict=True))
+    for (query, passage), found in zip(pairs, tokenize_pairs(ours, pairs, 512, 384)[0], strict=True):
+        if len(query) < 400:
+            pair = theirs([query], [passage], truncation="only_second", max_length=512)
+            assert found.ids.tolist() == pair["input_ids"][0]
+            types = np.zeros(len(found.ids)) if found.types is None else found.types
+            assert types.tolist() == pair["token_type_ids"][0]
+
+
+def test_published_token_ids():
+    import json
+
+    from bge_integrations.models.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer(MODEL_FILES / "bge-small-en-v1.5-tokenizer")
+    entries = json.loads((TESTS / "published_values.json").read_text("utf-8"))["entries"]
+    checked = 0
+    for entry in entries:
+        if entry["kind"] == "token_ids" and entry["model"] == "BAAI/bge-small-en-v1.5":
+            assert not entry["add_special_tokens"]
+            assert tokenizer.ids([entry["text"]])[0].tolist() == entry["expected"]
+            checked += 1
+    assert checked == 7
+
+
+def test_a_tokenizer_without_tokenizer_json_is_made_from_its_vocabulary(tmp_path):
+    import shutil
+
+    from bge_integrations.models.tokenizer import TextTokenizer
+
+    folder = tmp_path / "tokenizer"
+    source = MODEL_FILES / "bge-small-en-v1.5-tokenizer"
+    shutil.copytree(source, folder, ignore=lambda _, names: [n for n in names if n == "tokenizer.json"])
+    text = ["What is a DENSE retriever? naïve"]
+    assert TextTokenizer(folder).ids(text)[0].tolist() == TextTokenizer(source).ids(text)[0].tolist()
+
+
+def test_real_configs_are_read():
+    import json
+
+    from bge_integrations.models.encoder import EncoderConfig
+    from bge_integrations.models.profile import embedder_profile
+
+    folder = MODEL_FILES / "bge-m3-config"
+    config = EncoderConfig.read(json.loads((folder / "config.json").read_text()))
+    assert (config.max_length, config.layers, config.hidden_size) == (8192, 24, 1024)
+    assert embedder_profile("BAAI/bge-m3", folder).family == "m3"
+    for name in ("bge-small-en-v1.5", "bge-small-zh-v1.5"):
+        profile = embedder_profile(name, MODEL_FILES / f"{name}-tokenizer")
+        assert (profile.pooling, profile.max_length) == ("cls", 512)
+
+
+def test_real_m3_heads_are_read():
+    import torch
+
+    from bge_integrations.models.heads import M3Heads
+
+    heads = M3Heads(MODEL_FILES / "bge-m3-heads", 1024, torch.device("cpu"), torch.float32)
+    assert heads.multi_vector_size == 1024
+
+
+def test_a_real_small_size_model_agrees_with_transformers(tmp_path, texts):
+    """The published config and tokenizer with random weights, 12 layers deep."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    folder = shutil.copytree(MODEL_FILES / "bge-small-en-v1.5-tokenizer", tmp_path / "bge-small-en-v1.5")
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.from_pretrained(folder)).eval()
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with load_embedder(folder) as embedder, torch.inference_mode():
+        inputs = tokenizer(texts[:-1], return_tensors="pt", padding=True)
+        reference = torch.nn.functional.normalize(model(**inputs).last_hidden_state[:, 0], dim=-1)
+        assert np.abs(embedder.encode(texts[:-1]).dense - reference.numpy()).max() < 1e-5

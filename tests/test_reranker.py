@@ -1,0 +1,100 @@
+"""What score promises: bad input, truncation, shapes."""
+
+import numpy as np
+import pytest
+from conftest import RERANKER, assert_close
+
+from bge_integrations import load_reranker
+from bge_integrations.errors import ClosedError, InvalidInputError, TextTooLongError, TruncationWarning
+
+LONG = "long " * 2000
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("query passage", "list of"),
+        (None, "list of"),
+        (["query", "passage"], r"pairs\[0\].*wrap a single pair"),
+        ([("query",)], r"pairs\[0\]"),
+        ([("q", "p"), ("q", "p", "x")], r"pairs\[1\]"),
+        ([("q", None)], r"pairs\[0\]\[1\] must be a str, got NoneType"),
+        ([(3, "p")], r"pairs\[0\]\[0\] must be a str, got int"),
+        ([("q", "\udfff")], r"pairs\[0\]\[1\] holds a lone surrogate"),
+        ([{"q": "p", "r": "s"}], r"pairs\[0\]"),
+    ],
+)
+def test_bad_pairs_are_named(reranker, pairs, message):
+    with pytest.raises(InvalidInputError, match=message):
+        reranker.score(pairs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 0}, "from 1 to"),
+        ({"max_length": 10**6}, "from 1 to"),
+        ({"max_length": 8}, "leaves no room for a passage"),
+        ({"max_length": 32, "query_max_length": 31}, "leaves no room for a passage"),
+        ({"query_max_length": 513}, "query_max_length=513"),
+        ({"query_max_length": 0}, "query_max_length=0"),
+        ({"on_truncate": None}, "on_truncate"),
+    ],
+)
+def test_bad_options(reranker, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        reranker.score([("q", "p")], **options)
+
+
+def test_shapes_order_and_duplicates(reranker):
+    assert reranker.score([]).shape == (0,)
+    scores = reranker.score([("q", "a"), ("q", "b b b"), ["q", "a"]])
+    assert scores.dtype == np.float32
+    assert scores[0] == scores[2] != scores[1]
+    assert_close(reranker.score([("q", "b b b"), ("q", "a")]), scores[[1, 0]])
+
+
+def test_normalised_scores_are_the_sigmoid(reranker):
+    pairs = [("q", "a"), ("q", "b b b")]
+    assert_close(reranker.score(pairs, normalize=True), 1 / (1 + np.exp(-reranker.score(pairs).astype(float))))
+
+
+def test_empty_texts_are_scored(reranker):
+    assert np.isfinite(reranker.score([("", ""), ("q", ""), ("", "p")])).all()
+
+
+def test_truncation_is_counted_warned_about_or_refused(reranker):
+    with pytest.warns(TruncationWarning, match="2 of 3 inputs"):
+        reranker.score([("q", LONG), (LONG, "p"), ("q", "p")])
+    with pytest.raises(TextTooLongError, match="1 of 1"):
+        reranker.score([("q", LONG)], on_truncate="error")
+
+
+def test_only_the_passage_gives_way_to_the_query(reranker):
+    """Two passages alike up to the cut score alike; queries alike up to query_max_length too."""
+    short = {"max_length": 24, "query_max_length": 10, "on_truncate": "ignore"}
+    assert_close(reranker.score([("q", LONG)], **short), reranker.score([("q", LONG + "tail")], **short))
+    assert_close(reranker.score([(LONG, "p")], **short), reranker.score([(LONG + "tail", "p")], **short))
+
+
+def test_lengths_given_at_load_hold_for_calls():
+    with load_reranker(RERANKER, max_length=24, query_max_length=10) as short, load_reranker(RERANKER) as plain:
+        options = {"max_length": 24, "query_max_length": 10, "on_truncate": "ignore"}
+        pair = [(LONG, LONG)]
+        assert_close(short.score(pair, on_truncate="ignore"), plain.score(pair, **options))
+    with pytest.raises(InvalidInputError, match="query_max_length"):
+        load_reranker(RERANKER, max_length=24, query_max_length=30)
+
+
+async def test_async_twin(reranker):
+    pairs = [("q", "a"), ("q", "b b b")]
+    assert_close(await reranker.ascore(pairs), reranker.score(pairs))
+    assert_close(await reranker.ascore(pairs * 500, normalize=True), reranker.score(pairs * 500, normalize=True))
+
+
+def test_closed_rerankers_say_so():
+    loaded = load_reranker(RERANKER)
+    with loaded:
+        pass
+    with pytest.raises(ClosedError):
+        loaded.score([("q", "p")])
