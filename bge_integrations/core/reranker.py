@@ -165,7 +165,7 @@ class _Request:
         self._max_length = reranker.max_length if max_length is None else max_length
         check_max_length(self._max_length, reranker._longest)
         own = reranker.query_max_length if max_length is None else None
-        chosen = query_max_length or own or self._max_length * 3 // 4
+        chosen = query_max_length if query_max_length is not None else own or self._max_length * 3 // 4
         check_max_length(chosen, self._max_length, "query_max_length")
         self._query_max_length = chosen
         self._tokenizer = reranker._session.model.tokenizer
