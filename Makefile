@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --progress-bar on --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(READY)
@@ -43,5 +43,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/side_by_side.py
 
 docs: $(READY)
-	@echo "The documentation is the Markdown in docs/:"
-	@ls docs/*.md
+	$(BIN)/mkdocs build --strict

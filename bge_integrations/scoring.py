@@ -99,7 +99,8 @@ def hybrid_scores(
     """All of bge-m3's scores between each query and each passage.
 
     Args:
-        queries, passages: Encoded with dense, sparse and multi_vector.
+        queries: Encoded with dense, sparse and multi_vector.
+        passages: Likewise, by the same model.
         weights: Of dense, sparse and multi-vector scores; none negative. With w0 = w1 = 0 `sparse_dense` is 0.
 
     Raises:

@@ -40,12 +40,19 @@ def load_reranker(
 
     Args:
         model: A hub id ("BAAI/bge-reranker-v2-m3"), a folder of a one-logit sequence classifier, or "pocket".
-        device, dtype, revision, cache_folder, local_files_only: As for `load_embedder`.
+        device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
+        dtype: "float32", "bfloat16" or (CUDA only) "float16"; None takes bfloat16 on CUDA and float32 on CPU.
         max_length: Longest pair in tokens, specials included; None takes 512, or less where the model holds less.
         query_max_length: Longest query in tokens; None takes three quarters of max_length.
+        revision: Branch, tag or commit on the hub.
+        cache_folder: The hub's cache; None takes the usual one.
+        local_files_only: Never touch the network.
 
     Raises:
-        As `load_embedder`.
+        CheckpointNotFoundError: Neither a folder nor in the cache, and it could not be downloaded.
+        CheckpointError: A file is missing, damaged or does not fit.
+        NotSupportedError: Its family comes with a later release.
+        InvalidInputError: An argument can't be used, or the model is no reranker.
     """
     name, folder = locate(
         model, "reranker", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
@@ -95,7 +102,8 @@ class Reranker:
         Args:
             pairs: (query, passage) pairs, n of them.
             normalize: Return the logits' sigmoid, in (0, 1), instead of the logits.
-            max_length, query_max_length: Other than the reranker's own, for this call.
+            max_length: Other than the reranker's own, for this call.
+            query_max_length: Likewise; three quarters of max_length if only that is given.
             on_truncate: "warn" once with the number of pairs cut, "error" to refuse before computing, or "ignore".
             show_progress: Show a bar.
 
@@ -103,8 +111,12 @@ class Reranker:
             float32 (n,), in the order of the pairs; higher is more relevant.
 
         Raises:
-            InvalidInputError: Not a list of pairs of str.
-            Others as `Embedder.encode`.
+            InvalidInputError: Not a list of pairs of str, or lengths that leave no room for a passage.
+            TextTooLongError: With `on_truncate="error"`.
+            OutOfMemoryError: A single pair does not fit in memory.
+            NonFiniteError: The model gave NaN or infinity.
+            ComputationError: The model failed otherwise.
+            ClosedError: After `close()`.
         """
         request = _Request(self, pairs, max_length, query_max_length, on_truncate)
         outputs = self._session.run(request.unique, request.tokenize, _LOGIT, on_truncate, show_progress=show_progress)
