@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.core.prompts import tokenize_texts
-from bge_integrations.core.session import OnTruncate, Session, check_max_length, check_on_truncate, check_texts
+from bge_integrations.core.session import OnTruncate, Session, Work, check_max_length, check_on_truncate, check_texts
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from bge_integrations.catalog import Family, Pooling
     from bge_integrations.core.batch import TokenSequence
     from bge_integrations.models.model import TextOutput
+    from bge_integrations.models.profile import EmbedderProfile
 
-Kind = Literal["query", "passage"]
+TextKind = Literal["query", "passage"]
 #: An async call of more texts than this gathers its results off the event loop.
 _INLINE_TEXTS = 256
 
@@ -100,7 +101,9 @@ class Embedder:
         has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
     """
 
-    def __init__(self, session: Session, profile: Any, max_length: int | None, truncate_dim: int | None) -> None:
+    def __init__(
+        self, session: Session, profile: EmbedderProfile, max_length: int | None, truncate_dim: int | None
+    ) -> None:
         self._session = session
         model = session.model
         self.name: str = profile.name
@@ -126,7 +129,7 @@ class Embedder:
         self,
         texts: Iterable[str],
         *,
-        kind: Kind | None = None,
+        kind: TextKind | None = None,
         dense: bool = True,
         sparse: bool = False,
         multi_vector: bool = False,
@@ -157,16 +160,14 @@ class Embedder:
             ClosedError: After `close()`.
         """
         request = _Request(self, texts, kind, dense, sparse, multi_vector, max_length, normalize, on_truncate)
-        outputs = self._session.run(
-            request.unique, request.tokenize, request.wanted, on_truncate, show_progress=show_progress
-        )
+        outputs = self._session.run(request.work(on_truncate, show_progress))
         return request.gather(outputs)
 
     async def aencode(
         self,
         texts: Iterable[str],
         *,
-        kind: Kind | None = None,
+        kind: TextKind | None = None,
         dense: bool = True,
         sparse: bool = False,
         multi_vector: bool = False,
@@ -177,14 +178,8 @@ class Embedder:
     ) -> Embeddings:
         """As `encode`, without blocking the event loop; cancelling it drops the work that has not begun."""
         request = _Request(self, texts, kind, dense, sparse, multi_vector, max_length, normalize, on_truncate)
-        outputs = await self._session.arun(
-            request.unique,
-            sum(map(len, request.unique)),
-            request.tokenize,
-            request.wanted,
-            on_truncate,
-            show_progress=show_progress,
-        )
+        characters = sum(map(len, request.unique))
+        outputs = await self._session.arun(request.work(on_truncate, show_progress), characters)
         if len(request.places) > _INLINE_TEXTS:
             return await asyncio.to_thread(request.gather, outputs)
         return request.gather(outputs)
@@ -215,7 +210,7 @@ class _Request:
         self,
         embedder: Embedder,
         texts: Iterable[str],
-        kind: Kind | None,
+        kind: TextKind | None,
         dense: bool,
         sparse: bool,
         multi_vector: bool,
@@ -251,7 +246,10 @@ class _Request:
         self._instruction = instructions[kind] if kind else ""
         self._tokenizer = embedder._session.model.tokenizer
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[list[TokenSequence], int]:
+    def work(self, on_truncate: OnTruncate, show_progress: bool) -> Work[str]:
+        return Work(self.unique, self._tokenize, self.wanted, on_truncate, show_progress)
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[list[TokenSequence], int]:
         return tokenize_texts(self._tokenizer, texts, self._instruction, self._max_length)
 
     def gather(self, outputs: list[TextOutput]) -> Embeddings:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from bge_integrations.core.prompts import tokenize_pairs
-from bge_integrations.core.session import OnTruncate, Session, check_max_length, check_on_truncate, check_text
+from bge_integrations.core.session import OnTruncate, Session, Work, check_max_length, check_on_truncate, check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.batch import TokenSequence
     from bge_integrations.models.model import TextOutput
+    from bge_integrations.models.profile import RerankerProfile
 
 _DEFAULT_MAX_LENGTH = 512
 
@@ -74,7 +75,9 @@ class Reranker:
         max_length, query_max_length: Longest pair and longest query in tokens, unless a call asks for less.
     """
 
-    def __init__(self, session: Session, profile: Any, max_length: int | None, query_max_length: int | None) -> None:
+    def __init__(
+        self, session: Session, profile: RerankerProfile, max_length: int | None, query_max_length: int | None
+    ) -> None:
         self._session = session
         model = session.model
         self.name: str = profile.name
@@ -119,7 +122,7 @@ class Reranker:
             ClosedError: After `close()`.
         """
         request = _Request(self, pairs, max_length, query_max_length, on_truncate)
-        outputs = self._session.run(request.unique, request.tokenize, _LOGIT, on_truncate, show_progress=show_progress)
+        outputs = self._session.run(request.work(on_truncate, show_progress))
         return request.gather(outputs, normalize)
 
     async def ascore(
@@ -134,14 +137,8 @@ class Reranker:
     ) -> NDArray[np.float32]:
         """As `score`, without blocking the event loop; cancelling it drops the work that has not begun."""
         request = _Request(self, pairs, max_length, query_max_length, on_truncate)
-        outputs = await self._session.arun(
-            request.unique,
-            sum(len(query) + len(passage) for query, passage in request.unique),
-            request.tokenize,
-            _LOGIT,
-            on_truncate,
-            show_progress=show_progress,
-        )
+        characters = sum(len(query) + len(passage) for query, passage in request.unique)
+        outputs = await self._session.arun(request.work(on_truncate, show_progress), characters)
         return request.gather(outputs, normalize)
 
     def close(self) -> None:
@@ -156,9 +153,6 @@ class Reranker:
 
     def __repr__(self) -> str:
         return f"Reranker({self.name!r}, device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length})"
-
-
-_LOGIT = Wanted(logit=True)
 
 
 class _Request:
@@ -185,7 +179,10 @@ class _Request:
         self._places = [numbers.setdefault(pair, len(numbers)) for pair in checked]
         self.unique: Sequence[tuple[str, str]] = list(numbers)
 
-    def tokenize(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[TokenSequence], int]:
+    def work(self, on_truncate: OnTruncate, show_progress: bool) -> Work[tuple[str, str]]:
+        return Work(self.unique, self._tokenize, Wanted(logit=True), on_truncate, show_progress)
+
+    def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[TokenSequence], int]:
         return tokenize_pairs(self._tokenizer, pairs, self._max_length, self._query_max_length)
 
     def gather(self, outputs: list[TextOutput], normalize: bool) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ import asyncio
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
 
@@ -34,6 +35,25 @@ _URGENT_TOKENS = 8192
 _INLINE_CHARACTERS = 4096
 
 
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """What one call asks for.
+
+    Attributes:
+        inputs: Texts or pairs.
+        tokenize: Makes sequences of some inputs, and says how many were cut.
+        wanted: What to compute.
+        on_truncate: Warn about inputs that were cut, refuse the call (before anything is computed), or neither.
+        show_progress: Show a bar.
+    """
+
+    inputs: Sequence[T]
+    tokenize: Callable[[Sequence[T]], tuple[list[TokenSequence], int]]
+    wanted: Wanted
+    on_truncate: OnTruncate
+    show_progress: bool
+
+
 class Session:
     """Starts calls on a model until closed. Calls under way when it is closed still finish.
 
@@ -58,66 +78,55 @@ class Session:
         """Give up the hold on the weights; a second call does nothing."""
         self._finalizer()
 
-    def run(self, inputs: Sequence[T], *args: Any, **options: Any) -> list[TextOutput]:
-        """One output per input. The other arguments are those of `_feed`."""
-        call = self._begin(len(inputs), options.pop("show_progress"))
+    def run(self, work: Work[T]) -> list[TextOutput]:
+        """One output per input."""
+        call = self._begin(work)
         try:
-            self._feed(call, inputs, *args, **options)
+            self._feed(call, work)
             return call.future.result()
         except BaseException:
             call.cancel()
             raise
 
-    async def arun(self, inputs: Sequence[T], characters: int, *args: Any, **options: Any) -> list[TextOutput]:
-        """As `run`, without blocking the event loop. Cancelling it drops the work that has not begun."""
-        call = self._begin(len(inputs), options.pop("show_progress"))
+    async def arun(self, work: Work[T], characters: int) -> list[TextOutput]:
+        """As `run`, without blocking the event loop; the inputs hold that many characters.
+
+        Cancelling it drops the work that has not begun.
+        """
+        call = self._begin(work)
         try:
             if characters <= _INLINE_CHARACTERS:
-                self._feed(call, inputs, *args, **options)
+                self._feed(call, work)
             else:
-                await asyncio.to_thread(self._feed, call, inputs, *args, **options)
+                await asyncio.to_thread(self._feed, call, work)
             return await asyncio.wrap_future(call.future)
         except BaseException:
             call.cancel()
             raise
 
-    def _begin(self, size: int, show_progress: bool) -> Call:
+    def _begin(self, work: Work[T]) -> Call:
         """A call that holds the model until it is over."""
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
         self._resident.hold()
         progress = None
-        if show_progress:
+        if work.show_progress and work.inputs:
             from tqdm.auto import tqdm
 
-            progress = tqdm(total=size, unit="text", desc="bge")
-        call = Call(size, progress)
+            progress = tqdm(total=len(work.inputs), unit="text", desc="bge")
+        call = Call(len(work.inputs), progress)
         call.future.add_done_callback(lambda _: self._resident.release())
         return call
 
-    def _feed(
-        self,
-        call: Call,
-        inputs: Sequence[T],
-        tokenize: Callable[[Sequence[T]], tuple[list[TokenSequence], int]],
-        wanted: Wanted,
-        on_truncate: OnTruncate,
-    ) -> None:
-        """Tokenise and queue all inputs, a chunk ahead of the device.
-
-        Args:
-            call: Gets the results.
-            inputs: Texts or pairs.
-            tokenize: Makes sequences of some inputs, and says how many were cut.
-            wanted: What to compute.
-            on_truncate: Warn about inputs that were cut, refuse the call (before anything is computed), or neither.
-        """
-        lane = ModelLane(self._resident, wanted)
+    def _feed(self, call: Call, work: Work[T]) -> None:
+        """Tokenise and queue all inputs, a chunk ahead of the device; the results go to `call`."""
+        inputs = work.inputs
+        lane = ModelLane(self._resident, work.wanted)
         scheduler = scheduler_of(str(self._resident.key.device))
         chunks: Iterable[tuple[list[TokenSequence], int]] = (
-            tokenize(inputs[begin : begin + _CHUNK]) for begin in range(0, len(inputs), _CHUNK)
+            work.tokenize(inputs[begin : begin + _CHUNK]) for begin in range(0, len(inputs), _CHUNK)
         )
-        if on_truncate == "error":
+        if work.on_truncate == "error":
             chunks = list(chunks)
             if truncated := sum(cut for _, cut in chunks):
                 raise TextTooLongError(
@@ -136,7 +145,7 @@ class Session:
             call.expect(len(items))
             scheduler.submit(lane, items, urgent)
             queued += len(items)
-        if truncated and on_truncate == "warn":
+        if truncated and work.on_truncate == "warn":
             warnings.warn(
                 f"{truncated} of {len(inputs)} inputs were longer than max_length and were cut; split them or raise "
                 "max_length (on_truncate='ignore' silences this, 'error' refuses them)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class EncoderModel:
     def __init__(
         self,
         folder: Path,
-        family: Literal["encoder", "m3", "cross_encoder"] | Family,
+        family: Family,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:

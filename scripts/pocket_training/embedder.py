@@ -1,0 +1,252 @@
+"""The pocket embedder: a two-layer XLM-RoBERTa encoder with BGE-M3's three representations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from torch import Tensor, nn
+from transformers import XLMRobertaConfig, XLMRobertaModel
+
+from pocket_training.bag import HIDDEN, Bag, contrast, with_specials
+from pocket_training.checkpoints import load_state, save_state
+from pocket_training.data import BOS, EOS, MAX_LENGTH, PAD, SPECIAL_TOKENS, VOCABULARY_SIZE, Corpus, Tokens
+
+LAYERS = 2
+HEADS = 6
+MULTI_VECTOR = 128
+BATCH = 128
+LENGTH = 80
+CHUNKS = 4
+TEMPERATURES = {"dense": 0.05, "sparse": 0.05, "multi_vector": 0.03, "sum": 0.02}
+SPARSE_SCALE = 0.2
+RATE = 6e-4
+
+
+@dataclass
+class Encoded:
+    """dense (n, hidden) and multi_vector (n, length, d) in unit rows, weights (n, length) of the tokens in ids."""
+
+    dense: Tensor
+    weights: Tensor
+    multi_vector: Tensor
+    ids: Tensor
+
+
+def encoder_config(layers: int, **more: Any) -> XLMRobertaConfig:
+    """The configuration both pocket models share."""
+    return XLMRobertaConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=HIDDEN,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * HIDDEN,
+        hidden_act="gelu",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=MAX_LENGTH + 2,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        bos_token_id=BOS,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        **more,
+    )
+
+
+class PocketM3(nn.Module):
+    """Trunk and heads as `BAAI/bge-m3` stores them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = XLMRobertaModel(encoder_config(LAYERS), add_pooling_layer=True)
+        self.colbert_linear = nn.Linear(HIDDEN, MULTI_VECTOR)
+        self.sparse_linear = nn.Linear(HIDDEN, 1)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Last hidden states (n, length, hidden) of padded ids (n, length)."""
+        hidden: Tensor = self.trunk(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
+        return hidden
+
+    def forward(self, ids: Tensor) -> Encoded:
+        hidden = self.hidden(ids)
+        dense = F.normalize(hidden[:, 0], dim=-1)
+        weights = torch.relu(self.sparse_linear(hidden)).squeeze(-1) * (ids >= len(SPECIAL_TOKENS))
+        vectors = F.normalize(self.colbert_linear(hidden[:, 1:]), dim=-1) * (ids[:, 1:] != PAD).unsqueeze(-1)
+        return Encoded(dense, weights, vectors, ids)
+
+
+def pad(rows: list[np.ndarray]) -> Tensor:
+    """ids (n, longest), padded on the right."""
+    out = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
+    for i, ids in enumerate(rows):
+        out[i, : len(ids)] = ids
+    return torch.from_numpy(out)
+
+
+@torch.no_grad()
+def start_from_bag(model: PocketM3, bag: Bag) -> None:
+    """Set the weights so that the untrained CLS vector already is the bag's.
+
+    All layers but the last begin near the identity. In the last one, queries are a constant, keys read the bag's
+    weight of a token, values and output are the identity, and the output bias takes the <s> vector itself away.
+    """
+    x = bag.token_vectors()
+    trunk: Any = model.trunk
+    for parameter in trunk.parameters():
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.05)
+    embeddings = trunk.embeddings
+    embeddings.word_embeddings.weight.copy_(x)
+    nn.init.normal_(embeddings.position_embeddings.weight, std=0.002)
+    nn.init.zeros_(embeddings.token_type_embeddings.weight)
+    for layer in trunk.encoder.layer:
+        layer.attention.output.dense.weight.mul_(0.1)
+        layer.output.dense.weight.mul_(0.1)
+    attention = trunk.encoder.layer[-1].attention
+    attention.self.query.weight.mul_(0.1)
+    attention.self.value.weight.zero_()
+    constant = 4.0
+    for head in range(HEADS):
+        row = head * (HIDDEN // HEADS)
+        attention.self.query.weight[row].zero_()
+        attention.self.query.bias[row] = constant
+        attention.self.key.weight[row].copy_(bag.weight * math.sqrt(HIDDEN // HEADS) / constant)
+    attention.self.value.weight.add_(torch.eye(HIDDEN))
+    attention.output.dense.weight.add_(torch.eye(HIDDEN))
+    attention.output.dense.bias.copy_(-x[BOS])
+    trunk.pooler.dense.weight.copy_(torch.eye(HIDDEN))
+
+
+@torch.no_grad()
+def start_heads(model: PocketM3, tokens: Tokens, idf: np.ndarray, seed: int) -> None:
+    """Fit the sparse head to c·sqrt(idf) by least squares, and the multi-vector head to the main directions."""
+    sample = np.random.default_rng([seed, 3]).choice(len(tokens.texts), 400, replace=False)
+    ids = pad([with_specials(tokens.texts[i][:LENGTH]) for i in sample])
+    hidden = model.hidden(ids)[ids >= len(SPECIAL_TOKENS)]
+    weights = SPARSE_SCALE * torch.from_numpy(np.sqrt(idf))[ids[ids >= len(SPECIAL_TOKENS)]]
+    inputs = torch.cat([hidden, torch.ones(len(hidden), 1)], 1)
+    gram = inputs.T @ inputs + 1e-2 * len(inputs) * torch.eye(HIDDEN + 1)
+    solution = torch.linalg.solve(gram, inputs.T @ weights)
+    model.sparse_linear.weight.copy_(solution[None, :-1])
+    model.sparse_linear.bias.copy_(solution[-1:])
+    centre = (hidden * weights[:, None]).sum(0) / weights.sum()
+    _, _, directions = torch.linalg.svd((hidden - centre) * weights[:, None], full_matrices=False)
+    model.colbert_linear.weight.copy_(directions[:MULTI_VECTOR])
+    model.colbert_linear.bias.copy_(-directions[:MULTI_VECTOR] @ centre)
+
+
+def encode_sorted(model: PocketM3, rows: list[np.ndarray], chunks: int) -> Encoded:
+    """Encode texts sorted by length in a few chunks, so that little is padding; results in the given order."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    size = math.ceil(len(rows) / chunks)
+    parts = [model(pad([rows[i] for i in order[start : start + size]])) for start in range(0, len(rows), size)]
+    longest = max(part.ids.shape[1] for part in parts)
+    back = torch.from_numpy(np.argsort(order))
+
+    def joined(tensors: list[Tensor], length: int, value: int) -> Tensor:
+        wide = [F.pad(t, (0, 0) * (t.dim() - 2) + (0, length - t.shape[1]), value=value) for t in tensors]
+        return torch.cat(wide)[back]
+
+    return Encoded(
+        torch.cat([part.dense for part in parts])[back],
+        joined([part.weights for part in parts], longest, 0),
+        joined([part.multi_vector for part in parts], longest - 1, 0),
+        joined([part.ids for part in parts], longest, PAD),
+    )
+
+
+def all_scores(query: Encoded, passage: Encoded) -> dict[str, Tensor]:
+    """(queries, passages) matrices of the three scores and of their mean."""
+    kept, local = torch.unique(torch.cat([query.ids.flatten(), passage.ids.flatten()]), return_inverse=True)
+
+    def lexical(ids: Tensor, weights: Tensor) -> Tensor:
+        return torch.zeros(len(ids), len(kept)).scatter_reduce(1, ids, weights, "amax")
+
+    split = query.ids.numel()
+    sparse_query = lexical(local[:split].view_as(query.ids), query.weights)
+    sparse_passage = lexical(local[split:].view_as(passage.ids), passage.weights)
+    real = query.ids[:, 1:] != PAD
+    sims = query.multi_vector[real] @ passage.multi_vector.flatten(0, 1).T
+    best = sims.view(len(sims), len(passage.ids), -1).max(-1).values
+    summed = torch.zeros(len(query.ids), len(passage.ids)).index_add(0, real.nonzero()[:, 0], best)
+    scores = {
+        "dense": query.dense @ passage.dense.T,
+        "sparse": sparse_query @ sparse_passage.T,
+        "multi_vector": summed / real.sum(1, keepdim=True),
+    }
+    return scores | {"sum": torch.stack(list(scores.values())).mean(0)}
+
+
+def joint_loss(scores: dict[str, Tensor], queries: Tensor, passages: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """InfoNCE of the three scores and their mean, and the mean taught to each of the three."""
+    losses = {name: contrast(score / TEMPERATURES[name], queries, passages) for name, score in scores.items()}
+    teacher = torch.softmax(scores["sum"].detach() / TEMPERATURES["sum"], -1)
+    taught = [F.cross_entropy(scores[name] / TEMPERATURES[name], teacher) for name in scores if name != "sum"]
+    loss = torch.stack([*losses.values(), *(0.5 * loss for loss in taught)]).sum()
+    return loss, {name: value.item() for name, value in losses.items()}
+
+
+@torch.no_grad()
+def extend_positions(trunk: nn.Module, seen: int) -> None:
+    """Give the positions that training never saw the mean of the last 16 that it saw, so long texts stay usable."""
+    rows = trunk.get_parameter("embeddings.position_embeddings.weight")
+    end = PAD + 1 + seen
+    rows[end:] = rows[end - 16 : end].mean(0)
+
+
+def train_embedder(
+    corpus: Corpus,
+    tokens: Tokens,
+    negatives: np.ndarray,
+    model: PocketM3,
+    state_file: Path,
+    steps: int,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train all weights jointly; `negatives` (pairs, k) holds mined passages of each pair, of which one is drawn.
+
+    The state is written every 50 steps; a later call with the same arguments goes on from there.
+    """
+    words = list(model.trunk.embeddings.word_embeddings.parameters())
+    others = [p for p in model.parameters() if p is not words[0]]
+    optimizer = torch.optim.AdamW(
+        [{"params": words, "lr": RATE * 2}, {"params": others, "lr": RATE}], betas=(0.9, 0.98), weight_decay=0.0
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1, (s + 1) / 40) * max(0.02, 1 - s / steps))
+    first = load_state(state_file, model, optimizer, schedule)
+    task = progress.add_task("embedder", total=steps, completed=first)
+    per_epoch = len(corpus.pairs) // BATCH
+    seen: list[dict[str, float]] = []
+    for step in range(first, steps):
+        order = np.random.default_rng([seed, 4, step // per_epoch]).permutation(len(corpus.pairs))
+        rows = order[(step % per_epoch) * BATCH :][:BATCH]
+        generator = np.random.default_rng([seed, 5, step])
+        queries = corpus.pairs[rows, 0]
+        drawn = negatives[rows, generator.integers(negatives.shape[1], size=len(rows))]
+        passages = np.concatenate([corpus.pairs[rows, 1], drawn])
+        titled = generator.random(len(passages)) < 0.5
+        query = encode_sorted(model, [with_specials(tokens.queries[q][:64]) for q in queries], 2)
+        texts = [with_specials(tokens.passage(p, t, LENGTH)) for p, t in zip(passages, titled, strict=True)]
+        passage = encode_sorted(model, texts, CHUNKS)
+        scores = all_scores(query, passage)
+        loss, losses = joint_loss(scores, torch.from_numpy(queries), torch.from_numpy(passages))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seen.append(losses)
+        shown = ", ".join(f"{name} {np.mean([row[name] for row in seen[-50:]]):.3f}" for name in losses)
+        progress.update(task, advance=1, description=f"embedder: {shown}")
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            progress.console.print(f"step {step + 1}: {shown}")
+            save_state(state_file, step + 1, model, optimizer, schedule)
+    extend_positions(model.trunk, LENGTH + 2)

@@ -1,0 +1,96 @@
+"""Train the bundled pocket embedder and reranker from the open corpus, on a CPU.
+
+    python scripts/train_pocket.py --corpus DIR --work DIR
+
+What is done is kept in the work folder: a run that was interrupted goes on when the same command is given again.
+Delete the folder to begin anew. The finished checkpoints are written to the package (or to --out).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from pocket_training.bag import Bag, train_bag
+from pocket_training.checkpoints import write_checkpoint, write_linear
+from pocket_training.data import inverse_frequency, read_corpus, save_tokenizer, tokenize, train_tokenizer
+from pocket_training.embedder import PocketM3, start_from_bag, start_heads, train_embedder
+from pocket_training.mining import mine
+from pocket_training.reranker import start_reranker, train_reranker
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
+
+PACKAGE = Path(__file__).resolve().parent.parent / "bge_integrations"
+NEGATIVES = 8
+
+
+def write_embedder(folder: Path, model: PocketM3, tokenizer: Tokenizer) -> None:
+    """The folder in the layout of BAAI/bge-m3."""
+    write_checkpoint(folder, model.trunk, model.trunk.config, "XLMRobertaModel")
+    write_linear(folder / "colbert_linear.pt", model.colbert_linear)
+    write_linear(folder / "sparse_linear.pt", model.sparse_linear)
+    save_tokenizer(tokenizer, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with passages.jsonl.gz and pairs.jsonl.gz")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the training state")
+    parser.add_argument("--out", type=Path, default=PACKAGE / "pocket")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--embedder-steps", type=int, default=550)
+    parser.add_argument("--reranker-steps", type=int, default=350)
+    parser.add_argument("--reranker-length", type=int, default=80, help="tokens per passage while it trains")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(arguments.seed)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+        corpus = read_corpus(arguments.corpus, PACKAGE / "demo_documents")
+        if not (work / "tokenizer.json").exists():
+            save_tokenizer(train_tokenizer(corpus), work)
+        tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+        tokens = tokenize(tokenizer, corpus)
+        idf = inverse_frequency(tokens)
+
+        bag = Bag()
+        if not (work / "bag.pt").exists():
+            torch.save(train_bag(corpus, tokens, idf, arguments.seed, progress).state_dict(), work / "bag.pt")
+        bag.load_state_dict(torch.load(work / "bag.pt", weights_only=True))
+        if not (work / "negatives.npy").exists():
+            np.save(work / "negatives.npy", mine(corpus, tokens, bag, NEGATIVES, arguments.seed, progress))
+        negatives = np.load(work / "negatives.npy")
+
+        torch.manual_seed(arguments.seed)
+        model = PocketM3()
+        start_from_bag(model, bag)
+        start_heads(model, tokens, idf, arguments.seed)
+        state = work / "embedder_state.pt"
+        train_embedder(corpus, tokens, negatives, model, state, arguments.embedder_steps, arguments.seed, progress)
+        write_embedder(arguments.out / "embedder", model, tokenizer)
+
+        reranker = start_reranker(model, arguments.seed)
+        state = work / "reranker_state.pt"
+        train_reranker(
+            corpus,
+            tokens,
+            negatives,
+            model,
+            reranker,
+            state,
+            arguments.reranker_steps,
+            arguments.reranker_length,
+            arguments.seed,
+            progress,
+        )
+        folder = arguments.out / "reranker"
+        write_checkpoint(folder, reranker, reranker.config, "XLMRobertaForSequenceClassification")
+        save_tokenizer(tokenizer, folder)
+
+
+if __name__ == "__main__":
+    main()
