@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bge_integrations.core.checks import check_on_truncate, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.core.prompts import tokenize_texts
-from bge_integrations.core.session import OnTruncate, Session, Work, check_max_length, check_on_truncate, check_texts
+from bge_integrations.core.session import Loaded, OnTruncate, Session, Work
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
@@ -90,7 +91,7 @@ def load_embedder(
         raise
 
 
-class Embedder:
+class Embedder(Loaded):
     """A loaded embedding model. Made by `load_embedder`; safe to use from any number of threads and tasks.
 
     Attributes:
@@ -104,22 +105,18 @@ class Embedder:
     def __init__(
         self, session: Session, profile: EmbedderProfile, max_length: int | None, truncate_dim: int | None
     ) -> None:
-        self._session = session
+        super().__init__(session, profile.name)
         model = session.model
-        self.name: str = profile.name
-        self.device = str(model.device)
-        self.dtype = str(model.dtype).removeprefix("torch.")
         self.pooling: Pooling = profile.pooling
         self.query_instruction: str = profile.instructions.query
         self.passage_instruction: str = profile.instructions.passage
         self.has_sparse = self.has_multi_vector = model.m3 is not None
         self._vocabulary_size = model.config.vocabulary_size
-        self._longest = model.config.max_length
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
-        check_max_length(self.max_length, self._longest)
-        if truncate_dim is not None and not 1 <= truncate_dim <= model.config.hidden_size:
-            raise InvalidInputError(f"truncate_dim={truncate_dim} must be from 1 to {model.config.hidden_size}")
+        check_whole_number(self.max_length, self._longest, "max_length")
+        if truncate_dim is not None:
+            check_whole_number(truncate_dim, model.config.hidden_size, "truncate_dim")
         self._dim = truncate_dim
         self.dimension = truncate_dim or model.config.hidden_size
         multi_vector_size = model.m3.multi_vector_size if model.m3 else 0
@@ -184,19 +181,6 @@ class Embedder:
             return await asyncio.to_thread(request.gather, outputs)
         return request.gather(outputs)
 
-    def close(self) -> None:
-        """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
-        self._session.close()
-
-    def __enter__(self) -> Embedder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Embedder({self.name!r}, device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length})"
-
 
 class _Request:
     """The checked arguments of one call: what to tokenise and compute, and how to lay out the answer.
@@ -229,7 +213,7 @@ class _Request:
             )
         check_on_truncate(on_truncate)
         if max_length is not None:
-            check_max_length(max_length, embedder._longest)
+            check_whole_number(max_length, embedder._longest, "max_length")
         numbers: dict[str, int] = {}
         self.places = [numbers.setdefault(text, len(numbers)) for text in checked]
         self.unique: Sequence[str] = list(numbers)

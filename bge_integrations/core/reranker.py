@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bge_integrations.core.checks import check_on_truncate, check_text, check_whole_number
 from bge_integrations.core.prompts import tokenize_pairs
-from bge_integrations.core.session import OnTruncate, Session, Work, check_max_length, check_on_truncate, check_text
+from bge_integrations.core.session import Loaded, OnTruncate, Session, Work
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
@@ -67,7 +68,7 @@ def load_reranker(
         raise
 
 
-class Reranker:
+class Reranker(Loaded):
     """A loaded reranker. Made by `load_reranker`; safe to use from any number of threads and tasks.
 
     Attributes:
@@ -78,17 +79,12 @@ class Reranker:
     def __init__(
         self, session: Session, profile: RerankerProfile, max_length: int | None, query_max_length: int | None
     ) -> None:
-        self._session = session
-        model = session.model
-        self.name: str = profile.name
-        self.device = str(model.device)
-        self.dtype = str(model.dtype).removeprefix("torch.")
-        self._longest = model.config.max_length
+        super().__init__(session, profile.name)
         self.max_length = min(_DEFAULT_MAX_LENGTH, self._longest) if max_length is None else max_length
-        check_max_length(self.max_length, self._longest)
+        check_whole_number(self.max_length, self._longest, "max_length")
         self.query_max_length = query_max_length
         if query_max_length is not None:
-            check_max_length(query_max_length, self.max_length, "query_max_length")
+            check_whole_number(query_max_length, self.max_length, "query_max_length")
 
     def score(
         self,
@@ -141,19 +137,6 @@ class Reranker:
         outputs = await self._session.arun(request.work(on_truncate, show_progress), characters)
         return request.gather(outputs, normalize)
 
-    def close(self) -> None:
-        """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
-        self._session.close()
-
-    def __enter__(self) -> Reranker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Reranker({self.name!r}, device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length})"
-
 
 class _Request:
     """The checked arguments of one call, as in `embedder.py`."""
@@ -169,10 +152,10 @@ class _Request:
         checked = _check_pairs(pairs)
         check_on_truncate(on_truncate)
         self._max_length = reranker.max_length if max_length is None else max_length
-        check_max_length(self._max_length, reranker._longest)
+        check_whole_number(self._max_length, reranker._longest, "max_length")
         own = reranker.query_max_length if max_length is None else None
         chosen = query_max_length if query_max_length is not None else own or self._max_length * 3 // 4
-        check_max_length(chosen, self._max_length, "query_max_length")
+        check_whole_number(chosen, self._max_length, "query_max_length")
         self._query_max_length = chosen
         self._tokenizer = reranker._session.model.tokenizer
         numbers: dict[tuple[str, str], int] = {}

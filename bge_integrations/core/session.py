@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
 import torch
 
@@ -52,6 +52,32 @@ class Work(Generic[T]):
     wanted: Wanted
     on_truncate: OnTruncate
     show_progress: bool
+
+
+class Loaded:
+    """What embedders and rerankers have in common: a hold on a model, given up by `close()` or the end of `with`."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self.name = name
+        self.device = str(session.model.device)
+        self.dtype = str(session.model.dtype).removeprefix("torch.")
+        self._longest = session.model.config.max_length
+        self.max_length = self._longest
+
+    def close(self) -> None:
+        """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        settings = f"device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length}"
+        return f"{type(self).__name__}({self.name!r}, {settings})"
 
 
 class Session:
@@ -152,47 +178,6 @@ class Session:
                 TruncationWarning,
                 stacklevel=4,
             )
-
-
-def check_texts(texts: object, argument: str) -> list[str]:
-    """`texts` as a list of str that the tokenizer can read.
-
-    Raises:
-        InvalidInputError: Not a list, or an element is no str or holds lone surrogates; the message has its place.
-    """
-    if isinstance(texts, (str, bytes)):
-        raise InvalidInputError(f"{argument} must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
-    if not isinstance(texts, Iterable):
-        raise InvalidInputError(f"{argument} must be a list of texts, got {type(texts).__name__}")
-    found = list(texts)
-    for i, text in enumerate(found):
-        check_text(text, f"{argument}[{i}]")
-    return found
-
-
-def check_text(text: object, argument: str) -> None:
-    """Raise InvalidInputError unless `text` is a str without lone surrogates."""
-    if not isinstance(text, str):
-        raise InvalidInputError(f"{argument} must be a str, got {type(text).__name__}; leave it out or convert it")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(
-                f"{argument} holds a lone surrogate at character {error.start}, which is no valid text; clean it with "
-                "text.encode('utf-8', 'replace').decode()"
-            ) from error
-
-
-def check_max_length(max_length: object, longest: int, argument: str = "max_length") -> None:
-    """Raise InvalidInputError unless `max_length` is a positive int that the position embeddings hold."""
-    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= longest:
-        raise InvalidInputError(f"{argument}={max_length!r} must be a whole number from 1 to {longest} for this model")
-
-
-def check_on_truncate(on_truncate: object) -> None:
-    if on_truncate not in ("warn", "error", "ignore"):
-        raise InvalidInputError(f"on_truncate={on_truncate!r} is none of 'warn', 'error', 'ignore'")
 
 
 def _device(device: str | None) -> torch.device:
