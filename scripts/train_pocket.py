@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--embedder-steps", type=int, default=550)
     parser.add_argument("--reranker-steps", type=int, default=350)
-    parser.add_argument("--reranker-length", type=int, default=80, help="tokens per passage while it trains")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,6 @@ def main() -> None:
             reranker,
             state,
             arguments.reranker_steps,
-            arguments.reranker_length,
             arguments.seed,
             progress,
         )

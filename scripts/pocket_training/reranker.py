@@ -31,6 +31,7 @@ from pocket_training.embedder import (
 BATCH = 32
 LIST = 8
 QUERY_LENGTH = 48
+LENGTH = 80
 RATE = 5e-4
 TEACHER_TEMPERATURE = 0.02
 TEACHER_SHARE = 0.5
@@ -130,13 +131,10 @@ def train_reranker(
     reranker: XLMRobertaForSequenceClassification,
     state_file: Path,
     steps: int,
-    length: int,
     seed: int,
     progress: Progress,
 ) -> None:
     """Listwise softmax over a positive and 7 mined passages, with the label and the embedder's scores as targets.
-
-    Passages are cut to `length` tokens.
 
     The state is written every 50 steps; a later call with the same arguments goes on from there.
     """
@@ -154,7 +152,7 @@ def train_reranker(
         drawn = generator.permuted(negatives[rows], axis=1)[:, : LIST - 1]
         listed = np.concatenate([corpus.pairs[rows, 1:], drawn], axis=1)
         titled = generator.random(listed.size) < 0.5
-        passages = [tokens.passage(p, t, length) for p, t in zip(listed.flatten(), titled, strict=True)]
+        passages = [tokens.passage(p, t, LENGTH) for p, t in zip(listed.flatten(), titled, strict=True)]
         logits = score_lists(reranker, [pair_ids(queries[i // LIST], passage) for i, passage in enumerate(passages)])
         logits = logits.view(BATCH, LIST)
         label_loss = F.cross_entropy(logits, torch.zeros(BATCH, dtype=torch.long))
@@ -172,4 +170,4 @@ def train_reranker(
         if (step + 1) % 50 == 0 or step + 1 == steps:
             progress.console.print(f"step {step + 1}: {shown}")
             save_state(state_file, step + 1, reranker, optimizer, schedule)
-    extend_positions(reranker.roberta, length + 12)
+    extend_positions(reranker.roberta, LENGTH + 12)
