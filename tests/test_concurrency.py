@@ -180,6 +180,17 @@ def test_a_failing_batch_fails_exactly_its_callers(scheduler):
     assert [call.future.result(10) for call in other] == [[4], [5], [6], [7]]
 
 
+def test_a_lane_that_loses_a_result_fails_its_callers_and_not_the_worker(scheduler):
+    lane = FaultyLane()
+    lane.gate.set()
+    whole = lane.run
+    lane.run = lambda sequences: whole(sequences)[1:]
+    with pytest.raises(ComputationError):
+        submit(scheduler, lane, 1, 2).future.result(10)
+    lane.run = whole
+    assert submit(scheduler, lane, 3).future.result(10) == [3]
+
+
 def test_out_of_memory_halves_the_batch_until_it_fits(scheduler):
     lane = FaultyLane()
     lane.gate.set()

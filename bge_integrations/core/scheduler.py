@@ -116,6 +116,11 @@ def _compute(lane: Lane, items: list[Item]) -> None:
         return
     try:
         results = lane.run([item.sequence for item in items])
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Exception):
+                item.call.fail(result)
+            else:
+                item.call.deliver(item.index, result)
     except OutOfMemoryError as error:
         if len(items) > 1:
             half = len(items) // 2
@@ -131,12 +136,6 @@ def _compute(lane: Lane, items: list[Item]) -> None:
             failure = ComputationError(f"computing a batch failed ({type(error).__name__}: {error})")
             failure.__cause__ = error
             call.fail(failure)
-    else:
-        for item, result in zip(items, results, strict=True):
-            if isinstance(result, Exception):
-                item.call.fail(result)
-            else:
-                item.call.deliver(item.index, result)
 
 
 _schedulers: dict[str, Scheduler] = {}
