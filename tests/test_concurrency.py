@@ -386,6 +386,57 @@ def test_a_forked_child_starts_afresh(base):
     assert_close(base.encode(["after the fork"]).dense, expected[:1])
 
 
+def _load_and_score_in_child(queue):
+    with load_reranker(RERANKER, dtype="bfloat16") as loaded:
+        loaded.score([("q", "p" * 50)] * 2)
+    with load_reranker(RERANKER) as loaded:
+        queue.put(loaded.score([("q", f"p {i}") for i in range(500)], normalize=True))
+
+
+def test_a_forked_child_may_load_models_though_its_parent_has(reranker):
+    expected = reranker.score([("q", f"p {i}") for i in range(500)], normalize=True)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_load_and_score_in_child, args=(queue,))
+    child.start()
+    assert_close(queue.get(timeout=60), expected)
+    child.join(30)
+    assert child.exitcode == 0
+
+
+def test_a_progress_bar_that_breaks_does_not_stop_the_work(base, monkeypatch):
+    class Broken:
+        written = 0
+
+        def write(self, text):
+            Broken.written += 1
+            if Broken.written > 2:
+                raise BrokenPipeError
+
+        def flush(self):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Broken())
+        found = base.encode([f"text {i} " * 20 for i in range(3000)], show_progress=True)
+    assert found.dense.shape == (3000, 64)
+    assert base.encode(["after"]).dense.shape == (1, 64)
+
+
+def test_a_worker_that_could_not_start_is_tried_again(scheduler, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    lane = FaultyLane()
+    lane.gate.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            submit(scheduler, lane, 1)
+    assert submit(scheduler, lane, 2).future.result(10) == [2]
+    assert lane.batches == [[2]]
+
+
 def run_script(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 

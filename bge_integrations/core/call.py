@@ -51,8 +51,7 @@ class Call:
             self._waiting -= 1
             finished = self._missing == 0
             self._changed.notify_all()
-        if self._progress is not None:
-            self._progress.update()
+        self._show("update")
         if finished:
             self._resolve(results=self._results)
 
@@ -76,5 +75,12 @@ class Call:
     def _let_go(self) -> None:
         with self._changed:
             self._changed.notify_all()
+        self._show("close")
+
+    def _show(self, action: str) -> None:
+        """Move or end the bar. A bar that can't be written any more is dropped; the results are not its business."""
         if self._progress is not None:
-            self._progress.close()
+            try:
+                getattr(self._progress, action)()
+            except Exception:
+                self._progress = None

@@ -170,7 +170,8 @@ class _Request:
 
     def gather(self, outputs: list[TextOutput], normalize: bool) -> NDArray[np.float32]:
         logits = np.array([outputs[place].logit for place in self._places], dtype=np.float32)
-        return torch.sigmoid(torch.from_numpy(logits)).numpy() if normalize else logits
+        # 1 / (1 + exp(-x)), without overflow
+        return np.exp(-np.logaddexp(np.float32(0), -logits)) if normalize else logits
 
 
 def _check_pairs(pairs: object) -> list[tuple[str, str]]:

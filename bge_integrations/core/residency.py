@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -60,10 +61,15 @@ class Resident:
         return self._model
 
     def load(self) -> None:
-        """Read the weights unless that is done; who comes meanwhile waits."""
+        """Read the weights unless that is done; who comes meanwhile waits.
+
+        It happens in a thread of its own: one that has computed with OpenMP hangs when it does so again after a fork.
+        """
+        key = self.key
         with self._loading:
             if self._model is None:
-                self._model = EncoderModel(self.key.folder, self.key.family, self.key.device, self.key.dtype)
+                with ThreadPoolExecutor(1, "bge-load") as thread:
+                    self._model = thread.submit(EncoderModel, key.folder, key.family, key.device, key.dtype).result()
 
     def hold(self) -> None:
         """One more holder, of a resident that has one."""

@@ -63,11 +63,12 @@ class Scheduler:
         with self._changed:
             if self._stopped:
                 raise ClosedError("the interpreter is shutting down; no more texts are taken")
+            if self._worker is None:
+                worker = threading.Thread(target=self._work, name="bge-scheduler", daemon=True)
+                worker.start()  # may fail, then nothing is queued
+                self._worker = worker
             queue = self._urgent if urgent else self._bulk
             queue.setdefault(lane, deque()).extend(items)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="bge-scheduler", daemon=True)
-                self._worker.start()
             self._changed.notify()
 
     def stop(self) -> None:
