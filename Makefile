@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-DOCS ?=
-Q ?=
-MODEL ?= pocket
-RERANKER ?= pocket
+# The demo's settings reach it through the environment, so that quotes and dollar signs in them stay as they are.
+export BGE_DEMO_DOCS = $(value DOCS)
+export BGE_DEMO_QUESTION = $(value Q)
+export BGE_DEMO_MODEL = $(value MODEL)
+export BGE_DEMO_RERANKER = $(value RERANKER)
 
 .PHONY: setup demo test lint format bench docs
 .DELETE_ON_ERROR:
@@ -24,8 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python -m bge_integrations.demo --model '$(MODEL)' --reranker '$(RERANKER)' \
-		$(if $(DOCS),--docs '$(DOCS)') $(if $(Q),--question '$(Q)')
+	@$(BIN)/python -m bge_integrations.demo
 
 test: lint
 	$(BIN)/python -m pytest

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 CANDIDATES = 20
 SHOWN = 3
-_STORE = Path(".bge-demo")
 _BATCH = 256
 _CHUNK_CHARACTERS = 1000
 _REAL = "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3"
@@ -37,10 +38,15 @@ _REAL = "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3"
 def main(arguments: list[str] | None = None) -> int:
     """Run the demonstration; the exit status is 0, or 1 after a mistake that is explained in one line."""
     parser = argparse.ArgumentParser(prog="bge_integrations.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--docs", type=Path, help="a folder of .txt and .md files; without it, the bundled documents")
-    parser.add_argument("--question", help="your question; without it, the bundled ones")
-    parser.add_argument("--model", default="pocket", help="embedding model: hub id, folder, or 'pocket'")
-    parser.add_argument("--reranker", default="pocket", help="reranker: hub id, folder, or 'pocket'")
+    setting = os.environ.get  # how `make demo DOCS=… Q=…` passes them
+    docs, question = setting("BGE_DEMO_DOCS") or None, setting("BGE_DEMO_QUESTION") or None
+    model, reranker_model = setting("BGE_DEMO_MODEL") or "pocket", setting("BGE_DEMO_RERANKER") or "pocket"
+    parser.add_argument(
+        "--docs", default=docs, help="a folder of .txt and .md files; without it, the bundled documents"
+    )
+    parser.add_argument("--question", default=question, help="your question; without it, the bundled ones")
+    parser.add_argument("--model", default=model, help="embedding model: hub id, folder, or 'pocket'")
+    parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id, folder, or 'pocket'")
     options = parser.parse_args(arguments)
     try:
         from rich.console import Console
@@ -48,25 +54,32 @@ def main(arguments: list[str] | None = None) -> int:
         from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 
         console = Console()
-        documents, questions = _material(options.docs, options.question)
-        console.print(f"[bold]Embedding model[/] {options.model}   [bold]Reranker[/] {options.reranker}")
+        folder = None if options.docs is None else Path(options.docs).expanduser()
+        documents, questions = _material(folder, options.question)
+        console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker)
         if "pocket" in (options.model, options.reranker):
             console.print(
                 "'pocket' is the small English model bundled with this package to try things out. For real answers:\n"
-                f"  {_REAL}",
+                f"  {_REAL}\n"
+                "It knows words more than meanings, and its reranker is weak: it shows how reranking is wired, not\n"
+                "what it gains.",
                 highlight=False,
             )
         with _timed(console, "loaded both models"):
             embeddings = BGEEmbeddings(model=options.model)
             reranker = BGEReranker(model=options.reranker, top_n=None)
-        store = _index(console, documents, embeddings)
-        for number, question in enumerate(questions, start=1):
-            _ask(console, store, reranker, question, f"{number}/{len(questions)}")
+        with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
+            store = _index(console, documents, embeddings, folder_of_store)
+            for number, asked in enumerate(questions, start=1):
+                _ask(console, store, reranker, asked, f"{number}/{len(questions)}")
     except (BGEError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(f"demo: {error}; install what it needs: pip install 'bge-integrations[demo]'", file=sys.stderr)
+        print(
+            f"demo: {error.name} is missing; install what it needs: pip install 'bge-integrations[demo]'",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -108,7 +121,11 @@ def read_folder(folder: Path) -> list[Document]:
 
     if not folder.is_dir():
         raise InvalidInputError(f"{folder} is no folder; pass one with .txt or .md files: DOCS=folder")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in {".txt", ".md"} and f.is_file())
+    files = sorted(
+        f
+        for f in folder.rglob("*")
+        if f.suffix.lower() in {".txt", ".md"} and f.is_file() and not _is_hidden(f.relative_to(folder))
+    )
     if not files:
         raise InvalidInputError(f"{folder} has no .txt or .md files")
     splitter = RecursiveCharacterTextSplitter(chunk_size=_CHUNK_CHARACTERS, chunk_overlap=100, add_start_index=True)
@@ -116,7 +133,7 @@ def read_folder(folder: Path) -> list[Document]:
     for file in files:
         source = str(file.relative_to(folder))
         try:
-            text = file.read_text("utf-8")
+            text = file.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InvalidInputError(
                 f"{file} is not UTF-8 text ({error.reason}); convert it, or leave it out"
@@ -129,22 +146,24 @@ def read_folder(folder: Path) -> list[Document]:
     return documents
 
 
-def _index(console: Console, documents: list[Document], embeddings: BGEEmbeddings) -> Chroma:
-    """Embed the documents into a fresh Chroma collection on disk."""
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _index(console: Console, documents: list[Document], embeddings: BGEEmbeddings, folder: str) -> Chroma:
+    """Embed the documents into a Chroma collection in a folder."""
     import chromadb
     from langchain_chroma import Chroma
     from rich.progress import track
 
-    client = chromadb.PersistentClient(str(_STORE), settings=chromadb.Settings(anonymized_telemetry=False))
-    if "demo" in {collection.name for collection in client.list_collections()}:
-        client.delete_collection("demo")  # vectors of another model or other documents must not mix with these
+    client = chromadb.PersistentClient(folder, settings=chromadb.Settings(anonymized_telemetry=False))
     store = Chroma(
         "demo",
         embedding_function=embeddings,
         client=client,
         collection_configuration={"hnsw": {"space": "cosine"}},  # LangChain's default is l2
     )
-    with _timed(console, f"embedded {len(documents)} passages into Chroma ({_STORE}/)"):
+    with _timed(console, f"embedded {len(documents)} passages into Chroma on disk ({folder}, removed at the end)"):
         for start in track(range(0, len(documents), _BATCH), "Embedding", console=console, transient=True):
             store.add_documents(documents[start : start + _BATCH])
     return store

@@ -1,5 +1,7 @@
 """The exceptions and warnings users of this package can catch."""
 
+import warnings
+
 
 class BGEError(Exception):
     """Base of every error this package raises on purpose."""
@@ -47,3 +49,7 @@ class ClosedError(BGEError, RuntimeError):
 
 class TruncationWarning(UserWarning):
     """Some texts of a call were longer than max_length and were cut."""
+
+
+# Shown for every call, not only the first from a line; the user's own filters still come first.
+warnings.filterwarnings("always", category=TruncationWarning, append=True)

@@ -3,10 +3,37 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import TESTS
 
 from bge_integrations.demo import main, read_folder
+
+
+def test_make_passes_quotes_and_dollars_untouched(tmp_path):
+    """`make demo Q=…` must neither run nor change what the user types."""
+    docs = tmp_path / 'it\'s a $HOME "folder"'
+    docs.mkdir()
+    (docs / ".hidden.md").write_text("nothing to see")
+    (docs / "note.txt").write_text("\ufeffThe ticket costs $100.", encoding="utf-8")
+    question = 'What\'s "the" price; is it $100? `touch x`'
+    project = TESTS.parent
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [
+        "make",
+        "-o",
+        ".venv/.ready",
+        "demo",
+        f"BIN={Path(sys.executable).parent}",
+        f"DOCS={docs}",
+        f"Q={question}",
+    ]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert question in done.stdout
+    assert "note.txt" in done.stdout
+    assert ".hidden" not in done.stdout
 
 
 def run_demo(folder, *arguments):
@@ -28,7 +55,7 @@ def test_the_bundled_documents(tmp_path):
     assert "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3" in done.stdout
     assert done.stdout.count("Retrieved: best 3") >= 6
     assert done.stdout.count("Reranked: best 3 of 20") == done.stdout.count("Retrieved: best 3")
-    assert (tmp_path / ".bge-demo" / "chroma.sqlite3").is_file()
+    assert "into Chroma on disk" in done.stdout
     assert done.stderr == ""
 
 

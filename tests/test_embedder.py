@@ -108,7 +108,7 @@ def test_no_texts_give_shaped_empties(m3):
 
 
 def test_a_text_of_a_megabyte_is_cut_with_a_warning(base):
-    with pytest.warns(TruncationWarning, match="1 of 3 inputs"):
+    with pytest.warns(TruncationWarning, match="1 of 3 different inputs"):
         found = base.encode(["short", "x y " * 262_144, "also short"]).dense
     assert found.shape == (3, 64)
     assert np.isfinite(found).all()
@@ -118,7 +118,7 @@ def test_truncation_is_counted_once_per_call(base):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         base.encode([LONG, LONG + "x", "short", LONG])
-    assert [str(w.message)[:33] for w in caught] == ["2 of 3 inputs were longer than ma"]
+    assert [str(w.message)[:34] for w in caught] == ["2 of 3 different inputs were longe"]
 
 
 def test_the_truncation_warning_points_at_the_caller(base):
@@ -128,7 +128,7 @@ def test_the_truncation_warning_points_at_the_caller(base):
 
 
 def test_truncation_can_be_refused_or_ignored(base):
-    with pytest.raises(TextTooLongError, match="1 of 2 inputs"):
+    with pytest.raises(TextTooLongError, match="1 of 2 different inputs"):
         base.encode([LONG, "short"], on_truncate="error")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

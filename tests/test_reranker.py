@@ -64,7 +64,7 @@ def test_empty_texts_are_scored(reranker):
 
 
 def test_truncation_is_counted_warned_about_or_refused(reranker):
-    with pytest.warns(TruncationWarning, match="2 of 3 inputs"):
+    with pytest.warns(TruncationWarning, match="2 of 3 different inputs"):
         reranker.score([("q", LONG), (LONG, "p"), ("q", "p")])
     with pytest.raises(TextTooLongError, match="1 of 1"):
         reranker.score([("q", LONG)], on_truncate="error")

@@ -12,11 +12,11 @@ import numpy as np
 from bge_integrations.core.checks import check_on_truncate, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.core.prompts import tokenize_texts
-from bge_integrations.core.session import Loaded, OnTruncate, Session, Work
+from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
-from bge_integrations.models.profile import embedder_profile
+from bge_integrations.models.profile import check_request, embedder_profile
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,8 @@ def load_embedder(
         NotSupportedError: Its family comes with a later release.
         InvalidInputError: An argument can't be used.
     """
+    check_request(model, "embedder", family, pooling)
+    placement = place(device, dtype)
     name, folder = locate(
         model, "embedder", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
     )
@@ -83,7 +85,7 @@ def load_embedder(
         passage_instruction=passage_instruction,
         task=task,
     )
-    session = Session(folder, profile.family, device, dtype)
+    session = Session(folder, profile.family, *placement)
     try:
         return Embedder(session, profile, max_length, truncate_dim)
     except BaseException:

@@ -11,11 +11,11 @@ import torch
 
 from bge_integrations.core.checks import check_on_truncate, check_text, check_whole_number
 from bge_integrations.core.prompts import tokenize_pairs
-from bge_integrations.core.session import Loaded, OnTruncate, Session, Work
+from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
-from bge_integrations.models.profile import reranker_profile
+from bge_integrations.models.profile import check_request, reranker_profile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,11 +56,13 @@ def load_reranker(
         NotSupportedError: Its family comes with a later release.
         InvalidInputError: An argument can't be used, or the model is no reranker.
     """
+    check_request(model, "reranker")
+    placement = place(device, dtype)
     name, folder = locate(
         model, "reranker", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
     )
     profile = reranker_profile(name, folder)
-    session = Session(folder, profile.family, device, dtype)
+    session = Session(folder, profile.family, *placement)
     try:
         return Reranker(session, profile, max_length, query_max_length)
     except BaseException:

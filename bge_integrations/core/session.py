@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
 
 import torch
 
@@ -75,6 +76,9 @@ class Loaded:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} objects can't be pickled or copied; load the model again instead")
+
     def __repr__(self) -> str:
         settings = f"device={self.device!r}, dtype={self.dtype!r}, max_length={self.max_length}"
         return f"{type(self).__name__}({self.name!r}, {settings})"
@@ -85,13 +89,11 @@ class Session:
 
     Args:
         folder, family: The checkpoint and how to run it.
-        device: "cpu", "cuda", "cuda:1", …; None takes CUDA where there is one.
-        dtype: None takes bfloat16 on CUDA and float32 on CPU.
+        device, dtype: What `place` chose.
     """
 
-    def __init__(self, folder: Path, family: Family, device: str | None, dtype: str | torch.dtype | None) -> None:
-        chosen_device = _device(device)
-        self._resident = lease(ModelKey.of(folder, family, chosen_device, _dtype(dtype, chosen_device)))
+    def __init__(self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> None:
+        self._resident = lease(ModelKey.of(folder, family, device, dtype))
         self._finalizer = weakref.finalize(self, self._resident.release)
 
     @property
@@ -156,8 +158,8 @@ class Session:
             chunks = list(chunks)
             if truncated := sum(cut for _, cut in chunks):
                 raise TextTooLongError(
-                    f"{truncated} of {len(inputs)} inputs are longer than max_length; split them, raise max_length, or "
-                    "allow the cut with on_truncate='warn'"
+                    f"{truncated} of {len(inputs)} different inputs are longer than max_length; split them, raise "
+                    "max_length where the model holds more, or allow the cut with on_truncate='warn'"
                 )
         queued, truncated = 0, 0
         for sequences, cut in chunks:
@@ -173,11 +175,29 @@ class Session:
             queued += len(items)
         if truncated and work.on_truncate == "warn":
             warnings.warn(
-                f"{truncated} of {len(inputs)} inputs were longer than max_length and were cut; split them or raise "
-                "max_length (on_truncate='ignore' silences this, 'error' refuses them)",
+                f"{truncated} of {len(inputs)} different inputs were longer than max_length and were cut; split them, "
+                "or raise max_length where the model holds more",
                 TruncationWarning,
-                stacklevel=4,
+                stacklevel=_frames_of_this_package(),
             )
+
+
+def _frames_of_this_package() -> int:
+    """The `stacklevel` with which a warning of the caller's names the line that called into this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("bge_integrations"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def place(device: str | None, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype meant; None takes CUDA where there is one, bfloat16 on CUDA and float32 on CPU.
+
+    Raises:
+        InvalidInputError: No such device or dtype here.
+    """
+    chosen = _device(device)
+    return chosen, _dtype(dtype, chosen)
 
 
 def _device(device: str | None) -> torch.device:

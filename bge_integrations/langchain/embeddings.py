@@ -38,6 +38,10 @@ class BGEEmbeddings(BaseModel, Embeddings):
     """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
     query_instruction: str | None = None
     """Put before each query; None takes the catalogue's for this model, "" none."""
+    passage_instruction: str | None = None
+    """Likewise before each document."""
+    family: str | None = None
+    """"encoder" or "m3", for your own checkpoint without sentence-transformers files; else None."""
     pooling: str | None = None
     """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; else None."""
     task: str | None = None

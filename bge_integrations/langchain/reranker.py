@@ -131,8 +131,8 @@ class RerankedRetriever(BaseRetriever):
     def _for_call(self, k: int | None) -> BGEReranker:
         if k is None:
             return self.reranker
-        if k < 1:
-            raise InvalidInputError(f"k={k} must be at least 1")
+        if not isinstance(k, int) or k < 1:
+            raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
         return self.reranker.model_copy(update={"top_n": k})
 
 

@@ -56,24 +56,36 @@ def locate(
         raise CheckpointNotFoundError(f"{name} is a file; pass the folder that holds config.json and the weights")
     if name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1:
         raise CheckpointNotFoundError(f"there is no folder {name}; pass a checkpoint folder or a hub id owner/name")
-    if "/" not in name:
-        row = catalog.find(name)
-        if row is None:
-            raise UnknownModelError(_unknown(name))
+    row = catalog.find(name)
+    if row is not None and name.lower() in (row.short_name, row.name.lower()):
         name = row.name
+    elif "/" not in name:
+        raise UnknownModelError(_unknown(name))
     return name, _from_hub(name, revision, cache_folder, local_files_only)
 
 
 def _unknown(name: str) -> str:
     known = [row.short_name for row in catalog.CHECKPOINTS]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), [POCKET, *known], n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return f"unknown model {name!r}.{hint} Pass a folder, a hub id owner/name, or one of: {', '.join(known)}"
 
 
+def _near(name: str) -> str:
+    """A hint at catalogued names that look like this one, if it is not one of them."""
+    known = [row.name for row in catalog.CHECKPOINTS]
+    near = [] if name in known else difflib.get_close_matches(name, known, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
 def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     where: dict[str, Any] = {"repo_id": name, "revision": revision, "cache_dir": cache_folder}
     try:
@@ -83,9 +95,11 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
         cached = f"only a part of it is in the cache ({folder})"
     except (LocalEntryNotFoundError, FileNotFoundError):
         cached = "it is not in the cache"
+    except HFValidationError as error:
+        raise UnknownModelError(f"{name!r} is neither a folder nor a hub id owner/name ({error})") from None
     advice = (
-        f"On a machine with network run `hf download {name}` and copy the folder here, then pass its path; "
-        "to try this package without any download, pass model='pocket'."
+        f"On a machine with network run `hf download {name} --local-dir FOLDER`, copy it here, and pass its path; "
+        "to try this package without any download, pass model='pocket'." + _near(name)
     )
     if local_files_only:
         raise CheckpointNotFoundError(f"{name}: {cached}, and local_files_only=True forbids the download. {advice}")
@@ -99,14 +113,13 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
             f"{name} is gated: accept its terms on its hub page and log in with `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
-        known = [row.name for row in catalog.CHECKPOINTS]
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else " Check the spelling, or log in if it is private."
-        raise CheckpointNotFoundError(f"the hub has no model {name}.{hint}") from error
+        raise CheckpointNotFoundError(
+            f"the hub has no model {name}; check the spelling, or log in if it is private.{_near(name)}"
+        ) from error
     except Exception as error:  # the hub library lets many kinds of network errors through
         raise CheckpointNotFoundError(
             f"{name}: {cached}, and downloading it failed ({type(error).__name__}: {error}). {advice}"
-        ) from error
+        ) from None  # the network library's own traceback is long and says no more
 
 
 def _wanted(files: Iterable[str]) -> list[str]:

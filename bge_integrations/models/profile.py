@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -51,6 +52,23 @@ class RerankerProfile:
     family: Family
 
 
+def check_request(model: object, kind: catalog.Kind, family: str | None = None, pooling: str | None = None) -> None:
+    """Refuse, before anything is looked for or downloaded, what can't be loaded as this kind.
+
+    Raises:
+        InvalidInputError: `model` is no name or path, an argument is none of its choices, or the model is of the
+            other kind.
+        NotSupportedError: The model's family comes with a later release.
+    """
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        raise InvalidInputError(f"model={model!r} must be a hub id, a checkpoint folder, or 'pocket'")
+    _check_choice("family", family, get_args(Family))
+    _check_choice("pooling", pooling, get_args(Pooling))
+    row = catalog.find(str(model))
+    if row is not None:
+        check_supported(str(model), row.family, kind)
+
+
 def embedder_profile(
     name: str,
     folder: Path,
@@ -66,10 +84,8 @@ def embedder_profile(
     Raises:
         UnknownModelError: None of them says which family or pooling, or the catalogue and the files contradict.
         NotSupportedError: The family comes with a later release.
-        InvalidInputError: An argument is none of its choices, or the model is a reranker.
+        InvalidInputError: The model is a reranker, or its task is missing.
     """
-    _check_choice("family", family, get_args(Family))
-    _check_choice("pooling", pooling, get_args(Pooling))
     row = catalog.find(name)
     config = read_config(folder)
     if row is None and family is None and _is_classifier(config):
@@ -111,7 +127,6 @@ def reranker_profile(name: str, folder: Path) -> RerankerProfile:
     row = catalog.find(name)
     config = read_config(folder)
     if row is not None:
-        check_supported(name, row.family, "reranker")
         return RerankerProfile(row.name, row.family)
     if not _is_classifier(config):
         raise InvalidInputError(
@@ -125,7 +140,7 @@ def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
     """Refuse what this release can't run, and rerankers where embedders are meant."""
     kind: catalog.Kind = "reranker" if family in catalog.RERANKER_FAMILIES else "embedder"
     if kind != wanted:
-        raise InvalidInputError(f"{name} is a {kind}; load it with load_{kind}({name!r})")
+        raise InvalidInputError(f"{name} belongs to the {kind}s; load it with load_{kind}({name!r})")
     if family not in catalog.SUPPORTED_FAMILIES:
         supported = ", ".join(
             row.short_name
