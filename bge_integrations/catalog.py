@@ -169,8 +169,8 @@ def find(name_or_path: str) -> Checkpoint | None:
     to it (`BAAI_bge-m3`), or when it lies in the hub's cache (`models--BAAI--bge-m3/snapshots/…`).
     """
     parts = [part.lower() for part in Path(name_or_path).parts]
-    if "snapshots" in parts:
-        parts = parts[: parts.index("snapshots")]
+    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        parts = parts[:-2]
     if not parts:
         return None
     last = parts[-1]

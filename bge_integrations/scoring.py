@@ -115,6 +115,8 @@ def hybrid_scores(
     assert passages.dense is not None
     assert queries.sparse is not None
     assert passages.sparse is not None
+    if queries.dense.shape[1] != passages.dense.shape[1]:
+        raise InvalidInputError("dense vectors differ in width; encode both with one model and one truncate_dim")
     w0, w1, w2 = (float(w) for w in weights)  # plain floats keep float32 arrays float32
     dense = queries.dense @ passages.dense.T
     sparse = lexical_scores(queries.sparse, passages.sparse)

@@ -12,7 +12,7 @@ from conftest import CHECKPOINTS, M3, RERANKER, assert_close
 from safetensors.torch import load_file, save_file
 
 from bge_integrations import load_embedder, load_reranker
-from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
+from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError, UnknownModelError
 from bge_integrations.models.checkpoint import is_complete
 
 
@@ -119,6 +119,68 @@ def test_a_head_of_another_width_is_refused(folder):
         load_embedder(folder)
 
 
+def test_a_folder_without_any_tokenizer_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer.*tokenizer\.json"):
+        load_embedder(folder)
+
+
+def test_a_changed_config_is_not_overlooked_while_a_copy_is_resident(folder):
+    with load_embedder(folder) as old:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
+        with load_embedder(folder) as new:
+            assert abs(new.encode(["a text"]).dense - old.encode(["a text"]).dense).max() > 1e-4
+
+
+def test_special_tokens_have_no_lexical_weight_without_a_tokenizer_config_either(folder, m3):
+    (folder / "tokenizer_config.json").unlink()
+    with load_embedder(folder) as embedder:
+        found = embedder.encode(["hello world"], sparse=True).sparse.to_dicts()
+    assert found == m3.encode(["hello world"], sparse=True).sparse.to_dicts()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": "wide"},
+        {"hidden_size": None},
+        {"num_attention_heads": 5},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": -1},
+        {"layer_norm_eps": []},
+        {"pad_token_id": -7},
+        {"pad_token_id": 10**6},
+        {"max_position_embeddings": None},
+        {"architectures": 5, "vocab_size": "many"},
+    ],
+)
+def test_a_config_that_makes_no_sense_is_a_checkpoint_error(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_embedder(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("modules.json", "5"),
+        ("modules.json", '["x"]'),
+        ("modules.json", "[" * 100_000),
+        ("config_sentence_transformers.json", '{"prompts": ["q"]}'),
+        ("config_sentence_transformers.json", '{"prompts": {"query": 5}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 5}}'),
+    ],
+)
+def test_json_of_the_wrong_shape_is_a_checkpoint_error(folder, file, content):
+    (folder / file).write_text(content)
+    if file.startswith("model"):
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=file):
+        load_embedder(folder)
+
+
 class Exploit:
     def __reduce__(self):
         return (print, ("this must never run",))
@@ -175,6 +237,38 @@ def offline(code, tmp_path, **environment):
     """Run code in a process whose hub is a closed port and whose cache is empty."""
     variables = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": "", **environment}
     return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+
+
+def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
+    """As other libraries leave it in the cache."""
+    cached = tmp_path / "hub" / "models--BAAI--bge-m3"
+    shutil.copytree(M3, cached / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.pt"))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    done = offline("from bge_integrations import load_embedder; load_embedder('BAAI/bge-m3')", tmp_path)
+    assert "only a part of it is in the cache" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "error"),
+    [
+        ("embedder", "BAAI/bge-multilingual-gemma2", "NotSupportedError"),
+        ("reranker", "BAAI/bge-reranker-v2-gemma", "NotSupportedError"),
+        ("embedder", "BAAI/bge-reranker-base", "InvalidInputError"),
+        ("reranker", "BAAI/bge-m3", "InvalidInputError"),
+        ("embedder", "BAAI/bge m3", "UnknownModelError"),
+        ("embedder", "BAAI/bge-m33", "Did you mean BAAI/bge-m3"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, name, error):
+    done = offline(f"from bge_integrations import load_{load}; load_{load}({name!r})", tmp_path)
+    assert error in done.stderr
+
+
+@pytest.mark.parametrize("model", [None, 5, "", b"x"])
+def test_a_model_that_is_no_name(model):
+    with pytest.raises(InvalidInputError, match="must be a hub id"):
+        load_embedder(model)
 
 
 def test_without_network_the_error_says_what_to_do(tmp_path):

@@ -298,6 +298,89 @@ def test_a_saved_sentence_transformer_gives_its_own_vectors(tmp_path):
         assert_close(embedder.encode(texts).dense, saved.encode(texts))
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}),
+        ("tokenizer_config.json", {"truncation_side": "left"}),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(tmp_path, file, content):
+    prompts = {"prompts": {"query": "ask: "}}
+    files = {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean"}}
+    folder = finetune(tmp_path, files | {"config_sentence_transformers.json": prompts, file: content})
+    with pytest.raises(NotSupportedError, match="not supported"):
+        load_embedder(folder)
+
+
+def test_length_dimensions_and_casing_of_a_finetune_are_followed(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    files = {
+        "modules.json": MODULES,
+        "1_Pooling/config.json": {"embedding_dimension": 64, "pooling_mode": "mean"},
+        "sentence_roberta_config.json": {"max_seq_length": 8},
+        "config_sentence_transformers.json": {"prompts": {"document": "", "passage": "pp: "}, "truncate_dim": 8},
+    }
+    folder = finetune(tmp_path, files)
+    texts = ["A short TEXT", "a text that is longer than eight tokens, surely"]
+    with load_embedder(folder) as embedder:
+        assert embedder.max_length == 8
+        assert embedder.passage_instruction == ""
+        found = embedder.encode(texts, normalize=False, on_truncate="ignore").dense
+        assert_close(found, SentenceTransformer(str(folder), device="cpu").encode(texts))
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_do_lower_case_of_the_tokenizer_config_wins_as_in_transformers(tmp_path, lower):
+    import json
+
+    from transformers import AutoTokenizer
+
+    from bge_integrations.models.tokenizer import TextTokenizer
+
+    folder = finetune(tmp_path, {})
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": lower}))
+    text = "Capital LETTERS"
+    expected = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    assert TextTokenizer(folder).ids([text])[0].tolist() == expected
+
+
+async def test_a_long_text_does_not_block_the_loop(base):
+    import asyncio
+    import time
+
+    longest, last = 0.0, time.perf_counter()
+
+    async def watch():
+        nonlocal longest, last
+        while True:
+            await asyncio.sleep(0.005)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    watcher = asyncio.create_task(watch())
+    started = time.perf_counter()
+    await base.aencode(["x y z " * 170_000], on_truncate="ignore")
+    spent = time.perf_counter() - started
+    watcher.cancel()
+    assert longest < spent / 2
+
+
+@pytest.mark.parametrize("instruction", [5, False, "\ud800"])
+def test_bad_instructions(instruction):
+    with pytest.raises(InvalidInputError, match="query_instruction"):
+        load_embedder(BASE, query_instruction=instruction)
+
+
+def test_embedders_are_not_pickled(base):
+    import pickle
+
+    with pytest.raises(TypeError, match="load the model again"):
+        pickle.dumps(base)
+
+
 def test_layers_that_would_be_ignored_are_refused(tmp_path):
     dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
     pooling = {"pooling_mode_mean_tokens": True}

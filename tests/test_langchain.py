@@ -226,6 +226,14 @@ def test_a_top_n_below_one_is_refused(top_n):
         BGEReranker(model=RERANKER, top_n=top_n)
 
 
+def test_a_threshold_that_is_no_number_and_a_bad_change_are_refused():
+    with pytest.raises(ValidationError, match="score_threshold=nan"):
+        BGEReranker(model=RERANKER, score_threshold=float("nan"))
+    changed = BGEReranker(model=RERANKER)
+    with pytest.raises(ValidationError, match="at least 1"):
+        changed.top_n = -1
+
+
 def test_bad_documents_to_rerank(bge_reranker):
     with pytest.raises(InvalidInputError, match=r"pairs\[0\]\[0\] must be a str"):
         bge_reranker.compress_documents(documents(), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bge_integrations.core.checks import check_on_truncate, check_texts, check_whole_number
+from bge_integrations.core.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.core.prompts import tokenize_texts
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
@@ -72,6 +72,9 @@ def load_embedder(
         InvalidInputError: An argument can't be used.
     """
     check_request(model, "embedder", family, pooling)
+    for argument, text in (("query_instruction", query_instruction), ("passage_instruction", passage_instruction)):
+        if text is not None:
+            check_text(text, argument)
     placement = place(device, dtype)
     name, folder = locate(
         model, "embedder", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
@@ -117,6 +120,7 @@ class Embedder(Loaded):
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
         check_whole_number(self.max_length, self._longest, "max_length")
+        truncate_dim = profile.truncate_dim if truncate_dim is None else truncate_dim
         if truncate_dim is not None:
             check_whole_number(truncate_dim, model.config.hidden_size, "truncate_dim")
         self._dim = truncate_dim

@@ -24,6 +24,8 @@ def tokenize_texts(
     if room < 1:
         raise InvalidInputError(f"max_length={max_length} leaves no room for text; use at least {template.size + 1}")
     ids = tokenizer.ids([instruction + text for text in texts] if instruction else texts)
+    if template.size == 0 and not all(map(len, ids)):
+        raise InvalidInputError("an empty text is no input for this tokenizer, which adds no special tokens")
     sequences = [_assemble(template, text[:room]) for text in ids]
     return sequences, sum(len(text) > room for text in ids)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar
 
 import torch
 
@@ -123,7 +124,7 @@ class Session:
         """
         call = self._begin(work)
         try:
-            if characters <= _INLINE_CHARACTERS:
+            if characters <= _INLINE_CHARACTERS and len(work.inputs) <= _CHUNK:
                 self._feed(call, work)
             else:
                 await asyncio.to_thread(self._feed, call, work)
@@ -136,12 +137,8 @@ class Session:
         """A call that holds the model until it is over."""
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
+        progress = _bar(len(work.inputs)) if work.show_progress and work.inputs else None
         self._resident.hold()
-        progress = None
-        if work.show_progress and work.inputs:
-            from tqdm.auto import tqdm
-
-            progress = tqdm(total=len(work.inputs), unit="text", desc="bge")
         call = Call(len(work.inputs), progress)
         call.future.add_done_callback(lambda _: self._resident.release())
         return call
@@ -182,6 +179,24 @@ class Session:
             )
 
 
+class _Unbreakable:
+    """Standard error for a progress bar: a reader that has gone must not stop the work, nor leave tqdm's lock held."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def _bar(total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="text", desc="bge", file=_Unbreakable())
+
+
 def _frames_of_this_package() -> int:
     """The `stacklevel` with which a warning of the caller's names the line that called into this package."""
     level, frame = 1, sys._getframe(1)
@@ -209,6 +224,8 @@ def _device(device: str | None) -> torch.device:
         raise InvalidInputError(f"device={device!r} is no device; use 'cpu', 'cuda' or 'cuda:0'") from error
     if chosen.type not in ("cpu", "cuda"):
         raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
+    if chosen.type == "cpu":
+        return torch.device("cpu")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,16 @@ class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
     local_files_only: bool = False
     revision: str | None = None
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True)
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
+
+    @field_validator("score_threshold")
+    @classmethod
+    def _check_score_threshold(cls, score_threshold: float | None) -> float | None:
+        if score_threshold is not None and math.isnan(score_threshold):
+            raise ValueError("score_threshold=nan would drop every document; use a number, or None")
+        return score_threshold
 
     @field_validator("top_n")
     @classmethod

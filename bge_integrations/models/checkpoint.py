@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 POCKET = "pocket"
+M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 _HUB_TIMEOUT = 20.0  # seconds
 _POCKET_FOLDER = Path(__file__).parent.parent / "pocket"
 _WEIGHT_FILES = (
@@ -26,7 +27,7 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 def locate(
@@ -90,7 +91,9 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     where: dict[str, Any] = {"repo_id": name, "revision": revision, "cache_dir": cache_folder}
     try:
         folder = Path(snapshot_download(**where, local_files_only=True))
-        if is_complete(folder):
+        row = catalog.find(name)
+        has_heads = all((folder / head).is_file() for head in M3_HEADS)
+        if is_complete(folder) and (has_heads or row is None or row.family != "m3"):
             return folder
         cached = f"only a part of it is in the cache ({folder})"
     except (LocalEntryNotFoundError, FileNotFoundError):
@@ -126,7 +129,7 @@ def _wanted(files: Iterable[str]) -> list[str]:
     """Of a repository's files, those we read: configs, tokenizer, heads, and one kind of weights."""
     files = [f for f in files if not f.startswith(("onnx/", "openvino/", "."))]
     kept = [f for f in files if f.endswith(".json") and not f.endswith(".index.json")]
-    kept += [f for f in files if f in _TOKENIZER_FILES or f.endswith("_linear.pt")]
+    kept += [f for f in files if f in TOKENIZER_FILES or f.endswith("_linear.pt")]
     safe = [f for f in files if "/" not in f and f.endswith((".safetensors", ".safetensors.index.json"))]
     binary = [f for f in files if f.startswith("pytorch_model") and f.endswith((".bin", ".bin.index.json"))]
     return kept + (safe or binary)
@@ -134,7 +137,7 @@ def _wanted(files: Iterable[str]) -> list[str]:
 
 def is_complete(folder: Path) -> bool:
     """Whether the folder has a config, a tokenizer and all shards of its weights."""
-    if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in _TOKENIZER_FILES):
+    if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in TOKENIZER_FILES):
         return False
     try:
         shards = set(_tensor_files(folder).values())
@@ -146,8 +149,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def fingerprint(folder: Path) -> tuple[str, int, int]:
-    """Changes when the folder's weights are written anew: its real path, and their newest time and total size."""
-    files = [f.stat() for f in folder.iterdir() if f.suffix in {".safetensors", ".bin", ".pt"}]
+    """Changes when the folder's files are written anew: its real path, and their newest time and total size."""
+    files = [f.stat() for f in folder.iterdir() if f.is_file()]
     newest = max((f.st_mtime_ns for f in files), default=0)
     return str(folder.resolve()), newest, sum(f.st_size for f in files)
 
@@ -159,7 +162,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object")
@@ -181,7 +184,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
         if not name.endswith(".index.json"):
             return {"*": folder / name}
         index = (read_json(folder, name) or {}).get("weight_map")
-        if not isinstance(index, dict):
+        if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise CheckpointError(f"{folder / name} has no weight_map; download it again")
         return {tensor: folder / file for tensor, file in index.items()}
     raise CheckpointError(f"{folder} has no weights; one of these is needed: {', '.join(_WEIGHT_FILES)}")
@@ -199,8 +202,8 @@ def read_state(file: Path) -> Mapping[str, torch.Tensor]:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{file} should hold a dict of tensors")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"{file} should hold a dict of tensors by name")
     return state
 
 
@@ -260,6 +263,8 @@ class Weights:
 
 def fitting(file: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """`tensor` if it is floating point and of that shape (-1 matches any size), else an error that names it."""
+    if not isinstance(tensor, torch.Tensor):
+        raise CheckpointError(f"{file}: {name} is no tensor")
     fits = tensor.dim() == len(shape) and all(
         want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
     )

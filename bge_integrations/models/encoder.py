@@ -46,7 +46,7 @@ class EncoderConfig:
         if config.get("position_embedding_type", "absolute") != "absolute":
             raise NotSupportedError(f"position_embedding_type {config['position_embedding_type']!r} is not supported")
         try:
-            return cls(
+            found = cls(
                 hidden_size=int(config["hidden_size"]),
                 layers=int(config["num_hidden_layers"]),
                 heads=int(config["num_attention_heads"]),
@@ -59,6 +59,12 @@ class EncoderConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
+        sizes = (found.hidden_size, found.layers, found.heads, found.intermediate_size, found.vocabulary_size)
+        if min(*sizes, found.max_length, found.first_position + 1) < 1 or found.hidden_size % found.heads:
+            raise CheckpointError(f"config.json describes no model that can be: {found}")
+        return found
 
     @property
     def max_length(self) -> int:

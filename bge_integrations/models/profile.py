@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
 from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
-from bge_integrations.models.checkpoint import POCKET, read_config, read_json
+from bge_integrations.models.checkpoint import M3_HEADS, POCKET, read_config, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ENCODER_TYPES = ("bert", "xlm-roberta", "roberta")
-_M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
+#: Where sentence-transformers keeps max_seq_length; the name depends on its version and the trunk.
+_LENGTH_FILES = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json")
 #: Old sentence-transformers layouts have one flag per pooling, new ones a name.
 _POOLING_FLAGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -35,6 +37,7 @@ class EmbedderProfile:
         pooling: How token states become the dense vector.
         instructions: Put before queries and passages.
         max_length: Longest input in tokens, or None where only the positions limit it.
+        truncate_dim: How many dimensions to keep by default; None keeps all.
     """
 
     name: str
@@ -42,6 +45,7 @@ class EmbedderProfile:
     pooling: Pooling
     instructions: Instructions
     max_length: int | None
+    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def embedder_profile(
     if row is None and family is None and _is_classifier(config):
         raise InvalidInputError(f"{name} is a reranker; load it with load_reranker({name!r})")
     files = _SentenceTransformersFiles(folder)
-    is_m3 = all((folder / head).is_file() for head in _M3_HEADS)
+    is_m3 = all((folder / head).is_file() for head in M3_HEADS)
     if row is not None and pooling is None and files.pooling not in (None, row.pooling):
         raise UnknownModelError(
             f"{name} carries the name of {row.name} (pooling {row.pooling}), but its 1_Pooling/config.json says "
@@ -119,6 +123,7 @@ def embedder_profile(
             instructions.passage if passage_instruction is None else passage_instruction,
         ),
         max_length=row.max_length if row else files.max_length,
+        truncate_dim=None if row else files.truncate_dim,
     )
 
 
@@ -171,17 +176,23 @@ def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruct
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:
-    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+    architectures = config.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    return any(str(name).endswith("ForSequenceClassification") for name in names)
 
 
 def _choices(name: str, config: dict[str, Any]) -> str:
     return (
         f"{name} (model_type {config.get('model_type')!r}) is not in the catalogue and has no sentence-transformers "
         "files that say how to run it. Say it by argument: family='encoder' with "
-        f"pooling= one of {', '.join(get_args(Pooling))}, or family='m3' (needs {' and '.join(_M3_HEADS)}); and "
+        f"pooling= one of {', '.join(get_args(Pooling))}, or family='m3' (needs {' and '.join(M3_HEADS)}); and "
         "query_instruction= if its queries take one. Published checkpoints are recognised by the folder's name: "
         + ", ".join(row.short_name for row in catalog.CHECKPOINTS if row.kind == "embedder")
     )
+
+
+def _positive(number: object) -> int | None:
+    return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else None
 
 
 class _SentenceTransformersFiles:
@@ -189,6 +200,7 @@ class _SentenceTransformersFiles:
 
     def __init__(self, folder: Path) -> None:
         self.pooling: Pooling | None = None
+        self._prompt_is_not_pooled = False
         self._folder = folder
         for module in self._modules():
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -196,28 +208,35 @@ class _SentenceTransformersFiles:
                 self.pooling = self._read_pooling(str(module.get("path", "1_Pooling")))
             elif kind not in ("Transformer", "Normalize"):
                 raise NotSupportedError(f"{folder}/modules.json names a {kind} layer, which is not supported")
-        prompts = (read_json(folder, "config_sentence_transformers.json") or {}).get("prompts") or {}
-        self.instructions = Instructions(
-            prompts.get("query") or "", prompts.get("document") or prompts.get("passage") or ""
-        )
-        length = (read_json(folder, "sentence_bert_config.json") or {}).get("max_seq_length")
-        self.max_length = length if isinstance(length, int) else None
+        settings = read_json(folder, "config_sentence_transformers.json") or {}
+        prompts = settings.get("prompts") or {}
+        if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+            raise CheckpointError(f"{folder}/config_sentence_transformers.json: prompts must be texts by name")
+        passage_name = "document" if "document" in prompts else "passage"
+        self.instructions = Instructions(prompts.get("query", ""), prompts.get(passage_name, ""))
+        if self._prompt_is_not_pooled and any((self.instructions.query, self.instructions.passage)):
+            raise NotSupportedError(f"{folder} pools without the prompt (include_prompt false): not supported")
+        self.truncate_dim = _positive(settings.get("truncate_dim"))
+        lengths = [(read_json(folder, name) or {}).get("max_seq_length") for name in _LENGTH_FILES]
+        self.max_length = next((length for length in map(_positive, lengths) if length), None)
 
     def _modules(self) -> list[dict[str, Any]]:
         path = self._folder / "modules.json"
         if not path.is_file():
             return []
-        import json
-
         try:
-            return list(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            modules = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
+        if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+            raise CheckpointError(f"{path} should hold a list of objects")
+        return modules
 
     def _read_pooling(self, path: str) -> Pooling:
         config = read_json(self._folder, f"{path}/config.json")
         if config is None:
             raise CheckpointError(f"{self._folder}/{path}/config.json is missing, though modules.json names it")
+        self._prompt_is_not_pooled = config.get("include_prompt", True) is False
         mode = config.get("pooling_mode")
         if mode is not None:
             found = [_POOLING_NAMES.get(str(mode), str(mode))]

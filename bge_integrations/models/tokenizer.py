@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 
-from bge_integrations.errors import CheckpointError
-from bge_integrations.models.checkpoint import read_json
+from bge_integrations.errors import CheckpointError, NotSupportedError
+from bge_integrations.models.checkpoint import TOKENIZER_FILES, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+_SHORT = 2000  # characters
 _SPECIAL = ("cls_token", "sep_token", "bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -50,24 +52,35 @@ class TextTokenizer:
         config = (read_json(folder, "special_tokens_map.json") or {}) | config
         #: Longest input that the tokenizer's own config names; None where it names none.
         self.max_length: int | None = _plausible(config.get("model_max_length"))
-        #: Ids of the special tokens, which carry no lexical weight.
-        self.special_ids = np.array(sorted(self._special_ids(config)), dtype=np.int32)
+        self._follow(folder, config)
         self.text = self._template(1)
         self.pair = self._template(2)
+        #: Ids of the special tokens, which carry no lexical weight.
+        self.special_ids = np.unique(np.concatenate([self._special_ids(config), *self.text.parts, *self.pair.parts]))
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32, without special tokens and however long."""
-        if len(texts) == 1:  # no thread pool for a lone query
+        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # no thread pool for a lone query; but `encode` holds the GIL
             encodings = [self._tokenizer.encode(texts[0], add_special_tokens=False)]
         else:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
-    def _special_ids(self, config: dict[str, Any]) -> set[int]:
+    def _follow(self, folder: Path, config: dict[str, Any]) -> None:
+        """Apply what tokenizer_config.json overrides, as transformers does; refuse what is not supported."""
+        if config.get("truncation_side", "right") != "right":
+            raise NotSupportedError(f"{folder}/tokenizer_config.json asks for truncation on the left: not supported")
+        normalizer = self._tokenizer.normalizer
+        lower = config.get("do_lower_case")
+        if isinstance(normalizer, BertNormalizer) and isinstance(lower, bool) and normalizer.lowercase != lower:
+            normalizer.lowercase = lower
+            self._tokenizer.normalizer = normalizer
+
+    def _special_ids(self, config: dict[str, Any]) -> np.ndarray:
         tokens = [config.get(key) for key in _SPECIAL]
-        names = [token["content"] if isinstance(token, dict) else token for token in tokens]
+        names = [token.get("content") if isinstance(token, dict) else token for token in tokens]
         ids = (self._tokenizer.token_to_id(name) for name in names if isinstance(name, str))
-        return {i for i in ids if i is not None}
+        return np.array([i for i in ids if i is not None], dtype=np.int32)
 
     def _template(self, texts: int) -> Template:
         """Read the template off the encoding of one-letter texts."""
@@ -104,6 +117,8 @@ def _load(folder: Path) -> Tokenizer:
             return Tokenizer.from_file(str(file))
         except Exception as error:  # the tokenizers library raises bare Exception
             raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(f"{folder} has no tokenizer; one of these is needed: {', '.join(TOKENIZER_FILES)}")
     from transformers import AutoTokenizer
 
     try:
