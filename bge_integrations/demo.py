@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(
                 "'pocket' is the small English model bundled with this package to try things out. For real answers:\n"
                 f"  {_REAL}\n"
-                "It knows words more than meanings, and its reranker is weak: it shows how reranking is wired, not\n"
+                "It knows words more than meanings, and its reranker is weak: it shows how reranking is wired, not "
                 "what it gains.",
                 highlight=False,
             )
