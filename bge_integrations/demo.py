@@ -93,10 +93,10 @@ def _material(docs: Path | None, question: str | None) -> tuple[list[Document], 
             raise InvalidInputError('what should be asked about your documents? Say it with Q="your question"')
         return read_folder(docs), [question]
     bundled = resources.files("bge_integrations") / "demo_documents"
-    if question is not None:
-        return _bundled_passages(bundled.joinpath("passages.jsonl").read_text("utf-8")), [question]
-    lines = bundled.joinpath("questions.jsonl").read_text("utf-8").splitlines()
     passages = _bundled_passages(bundled.joinpath("passages.jsonl").read_text("utf-8"))
+    if question is not None:
+        return passages, [question]
+    lines = bundled.joinpath("questions.jsonl").read_text("utf-8").splitlines()
     return passages, [json.loads(line)["question"] for line in lines]
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OnTruncate = Literal["warn", "error", "ignore"]
-DType = Literal["float32", "bfloat16", "float16"]
 
 #: Texts tokenised at a time; the next lot is tokenised while the device works on this one.
 _CHUNK = 2048
@@ -226,11 +225,9 @@ def _device(device: str | None) -> torch.device:
         raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
     if chosen.type == "cpu":
         return torch.device("cpu")
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
-        chosen = torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
-    return chosen
+    if not torch.cuda.is_available():
+        raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
+    return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -143,7 +143,7 @@ def is_complete(folder: Path) -> bool:
         shards = set(_tensor_files(folder).values())
     except CheckpointError:
         return False
-    if (folder / "sparse_linear.pt").is_file() != (folder / "colbert_linear.pt").is_file():
+    if len({(folder / head).is_file() for head in M3_HEADS}) > 1:  # one head without the other
         return False
     return all(shard.is_file() for shard in shards)
 
@@ -155,15 +155,20 @@ def fingerprint(folder: Path) -> tuple[str, int, int]:
     return str(folder.resolve()), newest, sum(f.st_size for f in files)
 
 
+def parse_json(path: Path) -> Any:
+    """Whatever a JSON file of the checkpoint holds."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
+
+
 def read_json(folder: Path, file: str) -> dict[str, Any] | None:
     """The object in a JSON file of the checkpoint; None where there is no such file."""
     path = folder / file
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
+    content = parse_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object")
     return content

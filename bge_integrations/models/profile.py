@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
 from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
-from bge_integrations.models.checkpoint import M3_HEADS, POCKET, read_config, read_json
+from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,10 +223,7 @@ class _SentenceTransformersFiles:
         path = self._folder / "modules.json"
         if not path.is_file():
             return []
-        try:
-            modules = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
+        modules = parse_json(path)
         if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
             raise CheckpointError(f"{path} should hold a list of objects")
         return modules
