@@ -27,6 +27,10 @@ class CheckpointError(BGEError, ValueError):
     """A file of the checkpoint is missing, cut short, or does not fit the model."""
 
 
+class WrongModelError(BGEError, ValueError):
+    """A store holds the vectors of another model than the one it is used with; nothing was written or searched."""
+
+
 class TextTooLongError(InvalidInputError):
     """`on_truncate="error"` was asked for and at least one text is longer than max_length."""
 

@@ -9,6 +9,8 @@ import pytest
 
 from bge_integrations import load_embedder, load_reranker
 
+pytest.register_assert_rewrite("llama_index_contract")
+
 TESTS = Path(__file__).parent
 ORACLE = TESTS / "oracle"
 CHECKPOINTS = ORACLE / "checkpoints"

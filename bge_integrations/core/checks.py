@@ -23,6 +23,13 @@ def check_texts(texts: object, argument: str) -> list[str]:
     return found
 
 
+def check_query(text: object) -> list[str]:
+    """One text as the list that the core takes."""
+    if not isinstance(text, str):
+        raise InvalidInputError(f"a query is one str, got {type(text).__name__}")
+    return [text]
+
+
 def check_text(text: object, argument: str) -> None:
     """Raise InvalidInputError unless `text` is a str without lone surrogates."""
     if not isinstance(text, str):

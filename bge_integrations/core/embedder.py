@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bge_integrations import catalog
 from bge_integrations.core.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.core.prompts import tokenize_texts
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.checkpoint import locate
+from bge_integrations.models.checkpoint import locate, weights_digest
 from bge_integrations.models.model import Wanted
 from bge_integrations.models.profile import check_request, embedder_profile
 
@@ -127,6 +128,34 @@ class Embedder(Loaded):
         self.dimension = truncate_dim or model.config.hidden_size
         multi_vector_size = model.m3.multi_vector_size if model.m3 else 0
         self._multi_vector_dimension = min(multi_vector_size, truncate_dim or multi_vector_size)
+
+    def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
+        """What a text's dense vector depends on, for what must not mix vectors: keys of caches, stores on disk.
+
+        "model" is the same for the same weights, wherever they lie: the published name, or for other checkpoints (and
+        "pocket") a digest of the weights. Then "instruction", "pooling", "max_length", "dimension" and "dtype".
+        """
+        published = catalog.find(self.name) is not None
+        return {
+            "model": self.name if published else f"sha256:{weights_digest(self._session.key.state)}",
+            "instruction": self.query_instruction if kind == "query" else self.passage_instruction,
+            "pooling": self.pooling,
+            "max_length": self.max_length,
+            "dimension": self.dimension,
+            "dtype": self.dtype,
+        }
+
+    @property
+    def pass_settings(self) -> Hashable:
+        """Equal for two embedders where one pass serves both."""
+        return (
+            self._session.key,
+            self.pooling,
+            self.query_instruction,
+            self.passage_instruction,
+            self.max_length,
+            self._dim,
+        )
 
     def encode(
         self,

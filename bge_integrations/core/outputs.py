@@ -23,6 +23,10 @@ class SparseVector(NamedTuple):
     indices: NDArray[np.int32]
     values: NDArray[np.float32]
 
+    def to_dict(self) -> dict[int, float]:
+        """{token id: weight}."""
+        return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class SparseVectors:
@@ -67,7 +71,7 @@ class SparseVectors:
 
     def to_dicts(self) -> list[dict[int, float]]:
         """One {token id: weight} per text."""
-        return [dict(zip(row.indices.tolist(), row.values.tolist(), strict=True)) for row in self]
+        return [row.to_dict() for row in self]
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,7 +93,8 @@ class Session:
     """
 
     def __init__(self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> None:
-        self._resident = lease(ModelKey.of(folder, family, device, dtype))
+        self.key = ModelKey.of(folder, family, device, dtype)
+        self._resident = lease(self.key)
         self._finalizer = weakref.finalize(self, self._resident.release)
 
     @property

@@ -1,4 +1,10 @@
-"""LangChain adapters: `BGEEmbeddings` and `BGEReranker`."""
+"""LangChain adapters: `BGEEmbeddings`, `BGEReranker`, `BGEM3Retriever`, and sparse vectors for Qdrant and Milvus.
+
+The sparse adapters are imported when first used, because they need langchain-qdrant or langchain-milvus.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 try:
     import langchain_core  # noqa: F401
@@ -8,6 +14,29 @@ except ImportError as error:
     ) from error
 
 from bge_integrations.langchain.embeddings import BGEEmbeddings
+from bge_integrations.langchain.m3_retriever import BGEM3Retriever
 from bge_integrations.langchain.reranker import BGEReranker, RerankedRetriever
 
-__all__ = ["BGEEmbeddings", "BGEReranker", "RerankedRetriever"]
+if TYPE_CHECKING:
+    from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings
+    from bge_integrations.langchain.qdrant import BGESparseEmbeddings
+
+_HOME = {
+    "BGESparseEmbeddings": "bge_integrations.langchain.qdrant",
+    "BGEMilvusSparseEmbeddings": "bge_integrations.langchain.milvus",
+}
+
+__all__ = [
+    "BGEEmbeddings",
+    "BGEM3Retriever",
+    "BGEMilvusSparseEmbeddings",
+    "BGEReranker",
+    "BGESparseEmbeddings",
+    "RerankedRetriever",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.core.embedder import Embedder, load_embedder
+from bge_integrations.core.halves import DenseHalf, load_dense
 from bge_integrations.core.handle import Handle
-from bge_integrations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class BGEEmbeddings(BaseModel, Embeddings):
@@ -61,7 +64,7 @@ class BGEEmbeddings(BaseModel, Embeddings):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
 
-    _handle: Handle[Embedder] = PrivateAttr(default_factory=lambda: Handle(load_embedder))
+    _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -69,34 +72,28 @@ class BGEEmbeddings(BaseModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One unit vector per text; no instruction but what the model has for passages."""
-        found = self._handle.get(self._settings()).encode(texts, kind="passage", show_progress=self.show_progress)
-        return _lists(found.dense)
+        return _lists(self._handle.get(self._settings()).passages(texts, self.show_progress))
 
     def embed_query(self, text: str) -> list[float]:
         """The unit vector of a query, its instruction in front."""
-        return _lists(self._handle.get(self._settings()).encode(_one(text), kind="query").dense)[0]
+        vector: list[float] = self._handle.get(self._settings()).query(text).tolist()
+        return vector
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`, without blocking the event loop."""
-        embedder = await self._handle.aget(self._settings())
-        found = await embedder.aencode(texts, kind="passage", show_progress=self.show_progress)
-        return await asyncio.to_thread(_lists, found.dense)
+        dense = await self._handle.aget(self._settings())
+        return await asyncio.to_thread(_lists, await dense.apassages(texts, self.show_progress))
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop."""
-        embedder = await self._handle.aget(self._settings())
-        return _lists((await embedder.aencode(_one(text), kind="query")).dense)[0]
+        dense = await self._handle.aget(self._settings())
+        vector: list[float] = (await dense.aquery(text)).tolist()
+        return vector
 
     def _settings(self) -> dict[str, Any]:
         return self.model_dump(exclude={"show_progress"})
 
 
-def _one(text: object) -> list[str]:
-    if not isinstance(text, str):
-        raise InvalidInputError(f"embed_query takes one str, got {type(text).__name__}")
-    return [text]
-
-
-def _lists(rows: Any) -> list[list[float]]:
+def _lists(rows: NDArray[np.float32]) -> list[list[float]]:
     lists: list[list[float]] = rows.tolist()
     return lists

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import pickle
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +155,18 @@ def fingerprint(folder: Path) -> tuple[str, int, int]:
     files = [f.stat() for f in folder.iterdir() if f.is_file()]
     newest = max((f.st_mtime_ns for f in files), default=0)
     return str(folder.resolve()), newest, sum(f.st_size for f in files)
+
+
+@lru_cache
+def weights_digest(state: tuple[str, int, int]) -> str:
+    """SHA-256 of the weights and heads in the folder that has this `fingerprint`: the same wherever it lies."""
+    folder = Path(state[0])
+    files = {*_tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        with file.open("rb") as opened:
+            whole.update(hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()
 
 
 def parse_json(path: Path) -> Any:

@@ -1,0 +1,242 @@
+"""The dense and the sparse half of an embedder, for frameworks whose stores ask for them one after the other.
+
+A hybrid store asks one adapter for the dense vectors of its texts, and then another adapter for the sparse vectors of
+the same texts. Where both adapters hold bge-m3 with the same settings, the first question computes both in one pass,
+and the second is answered with what waits here for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+import numpy as np
+
+from bge_integrations.core.checks import check_query, check_texts
+from bge_integrations.core.embedder import Embedder, TextKind, load_embedder
+from bge_integrations.core.outputs import Embeddings, SparseVector, SparseVectors
+from bge_integrations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Part = Literal["dense", "sparse"]
+R = TypeVar("R")
+
+#: So many vectors wait at most for the other half: 64 MB of bge-m3's dense ones, about 100 MB of its sparse ones.
+_MOST_WAITING: dict[Part, int] = {"dense": 1 << 14, "sparse": 1 << 16}
+
+
+def load_dense(model: str | os.PathLike[str], *, normalize: bool = True, **settings: Any) -> DenseHalf:
+    """The dense half of `load_embedder(model, **settings)`; `normalize` makes its vectors unit vectors."""
+    return DenseHalf(load_embedder(model, **settings), normalize)
+
+
+def load_sparse(model: str | os.PathLike[str], **settings: Any) -> SparseHalf:
+    """The sparse half of `load_embedder(model, **settings)`.
+
+    Raises:
+        InvalidInputError: The model has no sparse head.
+    """
+    embedder = load_embedder(model, **settings)
+    if not embedder.has_sparse:
+        embedder.close()
+        raise InvalidInputError(f"{embedder.name} has no sparse head; use BAAI/bge-m3 (or 'pocket') for sparse vectors")
+    return SparseHalf(embedder)
+
+
+class _Half:
+    """What both halves do: ask for what the pair wants, hand over what is the other's, or take what waits."""
+
+    _part: Part
+
+    def __init__(self, embedder: Embedder, normalize: bool = True) -> None:
+        self.embedder = embedder
+        self._normalize = normalize
+        self._pair = _pair_for(embedder.pass_settings, normalize)
+        self._pair.halves[self._part].add(self)
+
+    def _plan(self, texts: Iterable[str], kind: TextKind) -> _Plan:
+        return _Plan(self._pair, self._part, check_texts(texts, "texts"), kind)
+
+    def _encode(self, plan: _Plan, show_progress: bool = False) -> Embeddings:
+        return self.embedder.encode(plan.missing, **self._arguments(plan, show_progress))
+
+    async def _aencode(self, plan: _Plan, show_progress: bool = False) -> Embeddings:
+        return await self.embedder.aencode(plan.missing, **self._arguments(plan, show_progress))
+
+    def _arguments(self, plan: _Plan, show_progress: bool) -> dict[str, Any]:
+        parts: dict[str, bool] = {part: part in plan.parts for part in ("dense", "sparse")}
+        return {"kind": plan.kind, "normalize": self._normalize, "show_progress": show_progress, **parts}
+
+
+class DenseHalf(_Half):
+    """Dense vectors of queries and passages. Made by `load_dense`; safe for any number of threads and tasks.
+
+    Attributes:
+        embedder: The embedder that computes them.
+    """
+
+    _part = "dense"
+
+    def passages(self, texts: Iterable[str], show_progress: bool = False) -> NDArray[np.float32]:
+        """float32 (n, dimension). Errors as in `Embedder.encode`."""
+        plan = self._plan(texts, "passage")
+        return self._rows(plan, self._encode(plan, show_progress))
+
+    def query(self, text: str) -> NDArray[np.float32]:
+        """float32 (dimension,), the query instruction put in front."""
+        plan = self._plan(check_query(text), "query")
+        vector: NDArray[np.float32] = self._rows(plan, self._encode(plan))[0]
+        return vector
+
+    async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> NDArray[np.float32]:
+        """As `passages`, without blocking the event loop."""
+        plan = self._plan(texts, "passage")
+        return self._rows(plan, await self._aencode(plan, show_progress))
+
+    async def aquery(self, text: str) -> NDArray[np.float32]:
+        """As `query`, without blocking the event loop."""
+        plan = self._plan(check_query(text), "query")
+        vector: NDArray[np.float32] = self._rows(plan, await self._aencode(plan))[0]
+        return vector
+
+    @staticmethod
+    def _rows(plan: _Plan, found: Embeddings) -> NDArray[np.float32]:
+        assert found.dense is not None
+        plan.leave_the_others(found)
+        return np.stack(plan.in_order(found.dense)) if plan.waiting else found.dense
+
+
+class SparseHalf(_Half):
+    """Lexical weights of queries and passages. Made by `load_sparse`; safe for any number of threads and tasks.
+
+    Attributes:
+        embedder: The embedder that computes them.
+    """
+
+    _part = "sparse"
+
+    def passages(self, texts: Iterable[str], show_progress: bool = False) -> SparseVectors:
+        """One row per text. Errors as in `Embedder.encode`."""
+        plan = self._plan(texts, "passage")
+        return self._rows(plan, self._encode(plan, show_progress))
+
+    def queries(self, texts: Iterable[str]) -> SparseVectors:
+        """One row per query, the query instruction put in front."""
+        plan = self._plan(texts, "query")
+        return self._rows(plan, self._encode(plan))
+
+    def query(self, text: str) -> SparseVector:
+        """The weights of one query."""
+        return self.queries(check_query(text))[0]
+
+    async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> SparseVectors:
+        """As `passages`, without blocking the event loop."""
+        plan = self._plan(texts, "passage")
+        return self._rows(plan, await self._aencode(plan, show_progress))
+
+    async def aquery(self, text: str) -> SparseVector:
+        """As `query`, without blocking the event loop."""
+        plan = self._plan(check_query(text), "query")
+        return self._rows(plan, await self._aencode(plan))[0]
+
+    @staticmethod
+    def _rows(plan: _Plan, found: Embeddings) -> SparseVectors:
+        assert found.sparse is not None
+        plan.leave_the_others(found)
+        if not plan.waiting:
+            return found.sparse
+        return SparseVectors.from_rows(plan.in_order(found.sparse), found.sparse.size)
+
+
+class _Pair:
+    """The halves over one model with the same settings, and vectors that wait for the half they belong to."""
+
+    def __init__(self) -> None:
+        self.halves: dict[Part, WeakSet[_Half]] = {"dense": WeakSet(), "sparse": WeakSet()}
+        self.lock = threading.Lock()
+        self._waiting: dict[Part, dict[tuple[TextKind, bytes], Any]] = {"dense": {}, "sparse": {}}
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts that somebody holds a half for."""
+        return [part for part, halves in self.halves.items() if halves]
+
+    def take(self, part: Part, kind: TextKind, texts: list[str]) -> dict[str, Any]:
+        """What waits of these texts; each vector is handed out once."""
+        with self.lock:
+            waiting = self._waiting[part]
+            if not waiting:
+                return {}
+            found = {text: waiting.pop((kind, _digest(text)), None) for text in dict.fromkeys(texts)}
+        return {text: row for text, row in found.items() if row is not None}
+
+    def leave(self, part: Part, kind: TextKind, rows: Mapping[str, Any]) -> None:
+        """Keep these vectors until they are asked for; the oldest go when there are too many."""
+        with self.lock:
+            waiting = self._waiting[part]
+            for text, row in rows.items():
+                waiting[kind, _digest(text)] = row
+            while len(waiting) > _MOST_WAITING[part]:
+                del waiting[next(iter(waiting))]
+
+
+class _Plan:
+    """One call: which of its texts wait in the pair, which are to be computed, and which parts of them.
+
+    Attributes:
+        waiting: {text: vector}, what an earlier pass computed for this half.
+        missing: The texts to compute.
+        parts: What to compute of these.
+    """
+
+    def __init__(self, pair: _Pair, part: Part, texts: list[str], kind: TextKind) -> None:
+        self.kind = kind
+        self.parts: list[Part] = pair.parts
+        self.waiting = pair.take(part, kind, texts) if len(self.parts) == 2 else {}
+        self.missing = [text for text in texts if text not in self.waiting]
+        self._pair, self._part, self._texts = pair, part, texts
+
+    def leave_the_others(self, found: Embeddings) -> None:
+        """Hand what was computed for the other half to the pair."""
+        if found.dense is None or found.sparse is None:
+            return
+        if self._part == "dense":
+            self._pair.leave("sparse", self.kind, dict(zip(self.missing, found.sparse, strict=True)))
+        else:
+            # copies, because a view of one row keeps the whole array in memory
+            self._pair.leave("dense", self.kind, dict(zip(self.missing, map(np.copy, found.dense), strict=True)))
+
+    def in_order(self, computed: Iterable[R]) -> list[R]:
+        """What waited and what was computed, in the order of the call."""
+        rows = {**self.waiting, **dict(zip(self.missing, computed, strict=True))}
+        return [rows[text] for text in self._texts]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+#: A pair lives as long as one of its halves.
+_pairs: WeakValueDictionary[Hashable, _Pair] = WeakValueDictionary()
+_pairs_lock = threading.Lock()
+
+
+def _pair_for(*settings: Hashable) -> _Pair:
+    with _pairs_lock:
+        return _pairs.setdefault(settings, _Pair())
+
+
+def _after_fork_in_child() -> None:
+    global _pairs_lock
+    _pairs_lock = threading.Lock()
+    for pair in list(_pairs.values()):
+        pair.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,14 @@
+"""LlamaIndex adapters: `BGEEmbedding`, `BGESparseEmbedding` and `BGERerank`."""
+
+try:
+    import llama_index.core  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "bge_integrations.llama_index needs LlamaIndex: pip install 'bge-integrations[llama-index]'"
+    ) from error
+
+from bge_integrations.llama_index.embedding import BGEEmbedding
+from bge_integrations.llama_index.reranker import BGERerank
+from bge_integrations.llama_index.sparse_embedding import BGESparseEmbedding
+
+__all__ = ["BGEEmbedding", "BGERerank", "BGESparseEmbedding"]

@@ -1,0 +1,172 @@
+"""BGE dense embeddings as LlamaIndex's `BaseEmbedding`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+
+from bge_integrations.core.halves import DenseHalf, load_dense
+from bge_integrations.core.handle import Handle
+from bge_integrations.llama_index.keyed_cache import KeyedCache
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bge_integrations.core.embedder import TextKind
+
+#: Fields that the core takes by the same name.
+_CORE_SETTINGS = (
+    "device",
+    "dtype",
+    "max_length",
+    "query_instruction",
+    "normalize",
+    "family",
+    "pooling",
+    "task",
+    "truncate_dim",
+    "cache_folder",
+    "local_files_only",
+    "revision",
+)
+
+
+class BGEEmbedding(BaseEmbedding):
+    """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
+
+    Queries and texts are embedded as the model was trained: a query gets the query instruction in front. All instances
+    of one model share its weights, and concurrent calls are merged into batches.
+
+    Example:
+        >>> from llama_index.core import Settings
+        >>> from bge_integrations.llama_index import BGEEmbedding
+        >>> Settings.embed_model = BGEEmbedding(model_name="BAAI/bge-small-en-v1.5")
+
+    The model is loaded when the object is made, so that a wrong name fails there. Pickles, copies and `to_dict` carry
+    the settings, never the weights. Vectors in an `embeddings_cache` are kept apart by model, settings and instruction,
+    so that a text's vector never answers a query.
+    """
+
+    model_name: str = Field(default="BAAI/bge-base-en-v1.5", min_length=1)
+    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
+    device: str | None = None
+    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    dtype: str | None = None
+    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    max_length: int | None = None
+    """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
+    query_instruction: str | None = None
+    """Put before each query; None takes the catalogue's for this model, "" none."""
+    text_instruction: str | None = None
+    """Likewise before each text."""
+    normalize: bool = True
+    """Give unit vectors."""
+    family: str | None = None
+    """"encoder" or "m3", for your own checkpoint without sentence-transformers files; else None."""
+    pooling: str | None = None
+    """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; else None."""
+    task: str | None = None
+    """llm-embedder only: which of its tasks."""
+    truncate_dim: int | None = None
+    """Keep so many dimensions; None keeps all."""
+    cache_folder: str | None = None
+    """The hub's cache; None takes the usual one."""
+    local_files_only: bool = False
+    """Never touch the network."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    embed_batch_size: int = Field(default=256, gt=0, le=2048)
+    """Texts handed over at a time; the core packs its own batches from them."""
+    show_progress_bar: bool = False
+    """Show a bar while texts are embedded."""
+    # no setting, as LlamaIndex's own rate_limiter: a repr of the store would make the ingestion cache's key useless
+    embeddings_cache: Any | None = Field(default=None, exclude=True)
+    """A key-value store of LlamaIndex's for vectors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True)
+
+    _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._dense()
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "BGEEmbedding"
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """The vector of a query, its instruction in front."""
+        return BaseEmbedding.get_query_embedding(self._keyed("query"), query)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """As `get_query_embedding`, without blocking the event loop."""
+        return await BaseEmbedding.aget_query_embedding(await self._akeyed("query"), query)
+
+    def get_text_embedding(self, text: str) -> list[float]:
+        """The vector of a text."""
+        return BaseEmbedding.get_text_embedding(self._keyed("passage"), text)
+
+    async def aget_text_embedding(self, text: str) -> list[float]:
+        """As `get_text_embedding`, without blocking the event loop."""
+        return await BaseEmbedding.aget_text_embedding(await self._akeyed("passage"), text)
+
+    def _get_text_embeddings_cached(self, texts: list[str]) -> list[list[float]]:
+        return BaseEmbedding._get_text_embeddings_cached(self._keyed("passage"), texts)
+
+    async def _aget_text_embeddings_cached(self, texts: list[str]) -> list[list[float]]:
+        return await BaseEmbedding._aget_text_embeddings_cached(await self._akeyed("passage"), texts)
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        vector: list[float] = self._dense().query(query).tolist()
+        return vector
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        dense = await self._handle.aget(self._settings())
+        vector: list[float] = (await dense.aquery(query)).tolist()
+        return vector
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self._aget_text_embeddings([text]))[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return _lists(self._dense().passages(texts, self.show_progress_bar))
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        dense = await self._handle.aget(self._settings())
+        return await asyncio.to_thread(_lists, await dense.apassages(texts, self.show_progress_bar))
+
+    def _keyed(self, kind: TextKind) -> Self:
+        """This embedding, or with an `embeddings_cache` a copy whose cache answers for this kind of text only.
+
+        LlamaIndex asks its cache by the text alone, so that a text's vector would answer a query.
+        """
+        if self.embeddings_cache is None:
+            return self
+        made_by = {**self._dense().embedder.vector_settings(kind), "normalize": self.normalize}
+        return self.model_copy(update={"embeddings_cache": KeyedCache(self.embeddings_cache, made_by)})
+
+    async def _akeyed(self, kind: TextKind) -> Self:
+        return self if self.embeddings_cache is None else await asyncio.to_thread(self._keyed, kind)
+
+    def _dense(self) -> DenseHalf:
+        return self._handle.get(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self.model_name,
+            "passage_instruction": self.text_instruction,
+            **{name: getattr(self, name) for name in _CORE_SETTINGS},
+        }
+
+
+def _lists(rows: NDArray[np.float32]) -> list[list[float]]:
+    lists: list[list[float]] = rows.tolist()
+    return lists

@@ -1,0 +1,51 @@
+"""A cache of vectors whose keys tell what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
+
+
+class KeyedCache(BaseKVStore):
+    """A user's key-value store, seen through keys that begin with a digest of the settings that vectors depend on.
+
+    So one store can serve queries and texts, and several models, and none gets the vectors of another.
+
+    Args:
+        store: The user's store.
+        settings: What the vectors kept through this view depend on; JSON.
+    """
+
+    def __init__(self, store: BaseKVStore, settings: dict[str, Any]) -> None:
+        self._store = store
+        self._prefix = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32] + ":"
+
+    def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
+        self._store.put(self._prefix + key, val, collection)
+
+    async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
+        await self._store.aput(self._prefix + key, val, collection)
+
+    def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
+        return self._store.get(self._prefix + key, collection)
+
+    async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
+        return await self._store.aget(self._prefix + key, collection)
+
+    def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
+        return self._own(self._store.get_all(collection))
+
+    async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
+        return self._own(await self._store.aget_all(collection))
+
+    def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
+        return self._store.delete(self._prefix + key, collection)
+
+    async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
+        return await self._store.adelete(self._prefix + key, collection)
+
+    def _own(self, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {key.removeprefix(self._prefix): val for key, val in entries.items() if key.startswith(self._prefix)}

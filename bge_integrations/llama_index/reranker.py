@@ -1,0 +1,189 @@
+"""BGE rerankers as LlamaIndex's `BaseNodePostprocessor`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
+from pydantic import AliasChoices
+
+from bge_integrations.core.handle import Handle
+from bge_integrations.core.reranker import Reranker, load_reranker
+from bge_integrations.errors import InvalidInputError
+
+_dispatcher = get_dispatcher(__name__)
+_RETRIEVAL_SCORE = "retrieval_score"
+#: Fields that the core takes by the same name.
+_CORE_SETTINGS = (
+    "model",
+    "device",
+    "dtype",
+    "max_length",
+    "query_max_length",
+    "cache_folder",
+    "local_files_only",
+    "revision",
+)
+
+
+class BGERerank(BaseNodePostprocessor):
+    """Orders nodes by a BGE cross-encoder, best first.
+
+    Example:
+        >>> from bge_integrations.llama_index import BGERerank
+        >>> engine = index.as_query_engine(similarity_top_k=20, node_postprocessors=[BGERerank(top_n=5)])
+
+    The nodes passed in are never changed: the result holds new `NodeWithScore`s. The model is loaded when the object is
+    made; copies, pickles and `to_dict` carry the settings, never the weights.
+    """
+
+    model: str = Field(
+        default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
+    )
+    """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
+    top_n: int | None = 2
+    """How many nodes to keep; None keeps all."""
+    score_threshold: float | None = None
+    """Drop nodes that score less. Compared to the new score: logits, or (0, 1) if normalised."""
+    normalize: bool = False
+    """Give the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
+    keep_retrieval_score: bool = False
+    """Keep the score a node came with in `metadata["retrieval_score"]`, out of what models read of the node."""
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    """Which metadata the model reads with a node's text."""
+    device: str | None = None
+    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    dtype: str | None = None
+    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    max_length: int | None = None
+    """Longest query and node together, in tokens; None takes 512. Longer nodes are cut, with a warning."""
+    query_max_length: int | None = None
+    """Longest query in tokens; None takes three quarters of max_length."""
+    cache_folder: str | None = None
+    """The hub's cache; None takes the usual one."""
+    local_files_only: bool = False
+    """Never touch the network."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+    model_config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), populate_by_name=True
+    )
+
+    _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
+
+    @field_validator("score_threshold")
+    @classmethod
+    def _check_score_threshold(cls, score_threshold: float | None) -> float | None:
+        if score_threshold is not None and math.isnan(score_threshold):
+            raise ValueError("score_threshold=nan would drop every node; use a number, or None")
+        return score_threshold
+
+    @field_validator("top_n")
+    @classmethod
+    def _check_top_n(cls, top_n: int | None) -> int | None:
+        if top_n is not None and top_n < 1:
+            raise ValueError(f"top_n={top_n} must be at least 1, or None to keep all nodes")
+        return top_n
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "BGERerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = _query(query_bundle)
+        with self._events(query, nodes) as ranked:
+            scores = self._handle.get(self._settings()).score(self._pairs(query, nodes), normalize=self.normalize)
+            ranked += self._ranked(nodes, scores.tolist())
+        return ranked
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query = _query(query_bundle)
+        with self._events(query, nodes) as ranked:
+            reranker = await self._handle.aget(self._settings())
+            pairs = await asyncio.to_thread(self._pairs, query, nodes)
+            scores = await reranker.ascore(pairs, normalize=self.normalize)
+            ranked += self._ranked(nodes, scores.tolist())
+        return ranked
+
+    def _pairs(self, query: str, nodes: list[NodeWithScore]) -> list[tuple[str, str]]:
+        return [(query, _text(scored.node, self.metadata_mode)) for scored in nodes]
+
+    def _ranked(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
+        """The best nodes, best first, as new objects."""
+        ranked = sorted(zip(nodes, scores, strict=True), key=lambda pair: -pair[1])
+        if self.score_threshold is not None:
+            ranked = [pair for pair in ranked if pair[1] >= self.score_threshold]
+        return [
+            NodeWithScore(node=_keeping(scored) if self.keep_retrieval_score else scored.node, score=score)
+            for scored, score in ranked[: self.top_n]
+        ]
+
+    @contextmanager
+    def _events(self, query: str, nodes: list[NodeWithScore]) -> Iterator[list[NodeWithScore]]:
+        """Report the start, and at the end what the list then holds, to LlamaIndex's instrumentation and callbacks."""
+        ranked: list[NodeWithScore] = []
+        top_n = len(nodes) if self.top_n is None else self.top_n
+        _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=self.model))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self.model,
+            EventPayload.QUERY_STR: query,
+            EventPayload.TOP_K: top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            yield ranked
+            event.on_end(payload={EventPayload.NODES: ranked})
+        _dispatcher.event(ReRankEndEvent(nodes=ranked))
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _CORE_SETTINGS}
+
+
+def _query(query_bundle: QueryBundle | None) -> str:
+    if query_bundle is None:
+        raise InvalidInputError("reranking needs the query; pass query_str= or query_bundle=")
+    return query_bundle.query_str
+
+
+def _text(node: BaseNode, mode: MetadataMode) -> str:
+    """What the model reads of a node; never a score kept in its metadata."""
+    if _is_kept(node):
+        metadata = {key: value for key, value in node.metadata.items() if key != _RETRIEVAL_SCORE}
+        node = node.model_copy(update={"metadata": metadata})
+    return node.get_content(metadata_mode=mode)
+
+
+def _keeping(scored: NodeWithScore) -> BaseNode:
+    """A copy of the node with the score it came with; the first such score stays through several rerankings."""
+    node = scored.node
+    if _is_kept(node):
+        return node
+    return node.model_copy(
+        update={
+            "metadata": {**node.metadata, _RETRIEVAL_SCORE: scored.score},
+            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, _RETRIEVAL_SCORE],
+            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, _RETRIEVAL_SCORE],
+        }
+    )
+
+
+def _is_kept(node: BaseNode) -> bool:
+    return _RETRIEVAL_SCORE in node.metadata and _RETRIEVAL_SCORE in node.excluded_embed_metadata_keys
