@@ -1,0 +1,275 @@
+"""Chroma: embedded, on disk and on a real server; what is kept of the settings; the guard against another model."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chromadb
+import numpy as np
+import pytest
+from chromadb.utils.embedding_functions import known_embedding_functions
+from conftest import BASE, M3, assert_close
+
+from bge_integrations.chroma import BGEEmbeddingFunction
+from bge_integrations.core.residency import resident_models
+from bge_integrations.errors import InvalidInputError, UnknownModelError, WrongModelError
+
+TEXTS = ["Pandas live in the bamboo forests of China.", "BM25 ranks documents by their words.", "hi"]
+IDS = ["1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def function():
+    return BGEEmbeddingFunction(model_name=BASE)
+
+
+@pytest.fixture
+def client(tmp_path):
+    return chromadb.PersistentClient(str(tmp_path / "db"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Two checkpoints that the catalogue does not know: the same shapes, other weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("first", "second"):
+        shutil.copytree(BASE, folder / name)
+    weights = load_file(folder / "second" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layer.0.output.dense.weight"))
+    save_file({**weights, name: weights[name] * 1.5}, folder / "second" / "model.safetensors")
+    return folder
+
+
+def own_function(folder: Path, **settings):
+    return BGEEmbeddingFunction(model_name=str(folder), family="encoder", pooling="cls", **settings)
+
+
+def test_default_model_and_registration():
+    assert known_embedding_functions["bge_integrations"] is BGEEmbeddingFunction
+    assert BGEEmbeddingFunction.__init__.__defaults__[0] == "BAAI/bge-base-en-v1.5"
+
+
+def test_vectors_are_the_cores_and_queries_get_the_instruction(function, base):
+    assert_close(function(TEXTS), base.encode(TEXTS, kind="passage").dense)
+    assert_close(function.embed_query(["hi"]), base.encode(["hi"], kind="query").dense)
+    assert {vector.dtype for vector in function(TEXTS)} == {np.dtype(np.float32)}
+
+
+def test_a_collection_compares_by_cosine_unless_told_otherwise(client, function, base):
+    collection = client.create_collection("documents", embedding_function=function)
+    assert collection.configuration_json["hnsw"]["space"] == "cosine"
+    collection.add(ids=IDS, documents=TEXTS)
+    found = collection.query(query_texts=["hi"], n_results=3)
+    expected = 1 - base.encode(TEXTS).dense @ base.encode(["hi"], kind="query").dense[0]
+    by_id = dict(zip(IDS, expected.tolist(), strict=True))
+    assert_close(found["distances"][0], [by_id[i] for i in found["ids"][0]], 1e-4)
+    other = client.create_collection("dots", embedding_function=function, configuration={"hnsw": {"space": "ip"}})
+    assert other.configuration_json["hnsw"]["space"] == "ip"
+
+
+def test_the_settings_are_kept_without_weights_or_secrets(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    function = BGEEmbeddingFunction(model_name=BASE, device="cpu", query_instruction="Find: ", max_length=32)
+    config = json.loads(json.dumps(function.get_config()))
+    assert config["model_name"] == BASE
+    assert (config["device"], config["query_instruction"], config["max_length"]) == ("cpu", "Find: ", 32)
+    assert "secret" not in str(config)
+    assert len(json.dumps(config)) < 1000
+    twin = BGEEmbeddingFunction.build_from_config(config)
+    assert twin.get_config() == config
+    assert_close(twin.embed_query(["hi"]), function.embed_query(["hi"]))
+
+
+def test_building_from_a_configuration_loads_nothing():
+    config = BGEEmbeddingFunction(model_name=M3).get_config()
+    before = resident_models()
+    twins = [BGEEmbeddingFunction.build_from_config({**config, "model_name": "./nowhere"}) for _ in range(3)]
+    assert [twin.get_config()["model_name"] for twin in twins] == ["./nowhere"] * 3
+    assert resident_models() == before
+
+
+@pytest.mark.parametrize("config", [{}, {"model_name": BASE, "batch_size": 3}])
+def test_a_bad_configuration_is_refused(config):
+    with pytest.raises(InvalidInputError, match="configuration"):
+        BGEEmbeddingFunction.build_from_config(config)
+
+
+def test_mistakes_fail_when_the_object_is_made():
+    with pytest.raises(UnknownModelError, match="Did you mean"):
+        BGEEmbeddingFunction(model_name="bge-bas-en")
+    with pytest.raises(TypeError, match="batch_size"):
+        BGEEmbeddingFunction(model_name=BASE, batch_size=3)
+
+
+def test_bad_input(function, client):
+    collection = client.create_collection("documents", embedding_function=function)
+    with pytest.raises(InvalidInputError, match="lone surrogate"):
+        collection.add(ids=["1"], documents=["\ud800"])
+    with pytest.raises(InvalidInputError, match="list of texts"):
+        function("one text")
+    assert collection.count() == 0
+
+
+def test_a_collection_on_disk_is_opened_without_naming_the_function(tmp_path, function):
+    """In a process of its own, as a user's second program."""
+    made = chromadb.PersistentClient(str(tmp_path)).create_collection("documents", embedding_function=function)
+    made.add(ids=IDS, documents=TEXTS)
+    expected = made.query(query_texts=["hi"], n_results=3)
+    code = f"""
+import chromadb, json
+import bge_integrations.chroma
+collection = chromadb.PersistentClient({str(tmp_path)!r}).get_collection("documents")
+collection.add(ids=["4"], documents=["one more"])
+print(json.dumps(collection.query(query_texts=["hi"], n_results=4)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "4" in found["ids"][0]
+    by_id = dict(zip(found["ids"][0], found["distances"][0], strict=True))
+    assert_close([by_id[i] for i in expected["ids"][0]], expected["distances"][0], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_same_weights_elsewhere_are_the_same_model(client, own, tmp_path, name):
+    collection = client.create_collection("documents", embedding_function=own_function(own / name))
+    collection.add(ids=IDS, documents=TEXTS)
+    shutil.copytree(own / name, tmp_path / "moved")
+    moved = client.get_collection("documents", embedding_function=own_function(tmp_path / "moved"))
+    assert (
+        moved.query(query_texts=["hi"], n_results=1)["ids"] == collection.query(query_texts=["hi"], n_results=1)["ids"]
+    )
+
+
+def test_a_folder_of_the_published_name_is_that_model(client, function, tmp_path):
+    collection = client.create_collection("documents", embedding_function=function)
+    collection.add(ids=IDS, documents=TEXTS)
+    shutil.copytree(BASE, tmp_path / "bge-base-en-v1.5")
+    twin = BGEEmbeddingFunction(model_name=str(tmp_path / "bge-base-en-v1.5"), query_instruction="")
+    client.get_collection("documents", embedding_function=twin).query(query_texts=["hi"])
+
+
+@pytest.mark.parametrize("get", ["get_collection", "get_or_create_collection"])
+@pytest.mark.parametrize("case", ["another model", "other weights", "another width", "another instruction"])
+def test_another_model_under_the_same_name_is_refused(client, own, get, case):
+    maker = own_function(own / "first")
+    other = {
+        "another model": lambda: BGEEmbeddingFunction(model_name=M3),
+        "other weights": lambda: own_function(own / "second"),
+        "another width": lambda: own_function(own / "first", truncate_dim=16),
+        "another instruction": lambda: own_function(own / "first", passage_instruction="Represent: "),
+    }[case]()
+    client.create_collection("documents", embedding_function=maker).add(ids=IDS, documents=TEXTS)
+    collection = getattr(client, get)("documents", embedding_function=other)
+    for call in (
+        lambda: collection.add(ids=["4"], documents=["hi"]),
+        lambda: collection.upsert(ids=["1"], documents=["hi"]),
+        lambda: collection.update(ids=["1"], documents=["hi"]),
+        lambda: collection.query(query_texts=["hi"]),
+    ):
+        with pytest.raises(WrongModelError, match="made otherwise"):
+            call()
+    assert collection.count() == 3
+    assert client.get_collection("documents").get("1")["documents"] == TEXTS[:1]
+
+
+def test_a_changed_checkpoint_in_the_same_place_is_refused(client, own, tmp_path):
+    shutil.copytree(own / "first", tmp_path / "model")
+    maker = own_function(tmp_path / "model")
+    client.create_collection("documents", embedding_function=maker).add(ids=IDS, documents=TEXTS)
+    shutil.copy(own / "second" / "model.safetensors", tmp_path / "model")
+    with pytest.raises(WrongModelError, match="model"):
+        client.get_collection("documents").query(query_texts=["hi"])
+
+
+def test_a_collection_is_not_handed_to_another_model(client, function):
+    collection = client.create_collection("documents", embedding_function=function)
+    with pytest.raises(WrongModelError, match="made otherwise"):
+        collection.modify(configuration={"embedding_function": BGEEmbeddingFunction(model_name=M3)})
+    collection.modify(configuration={"embedding_function": BGEEmbeddingFunction(model_name=BASE, query_instruction="")})
+
+
+def test_vectors_of_ones_own_are_no_business_of_the_guard(client, function):
+    """Two functions side by side, a collection without any, and calls from inside a class of the user's."""
+    plain = client.create_collection("plain", embedding_function=None)
+    plain.add(ids=IDS, embeddings=function(TEXTS), documents=TEXTS)
+    assert plain.query(query_embeddings=BGEEmbeddingFunction(model_name=BASE).embed_query(["hi"]))["ids"]
+
+    class Caller:
+        def embed(self, texts):
+            return function(texts)
+
+    assert len(Caller().embed(TEXTS)) == 3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real Chroma server; its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(folder), "--host", "127.0.0.1"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
+        try:
+            _wait_for(port, process, folder / "log")
+            yield port
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(300):
+        try:
+            chromadb.HttpClient(host="127.0.0.1", port=port).heartbeat()
+        except Exception:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(log.read_text())
+
+
+def test_on_a_server(server, function, base):
+    client = chromadb.HttpClient(host="127.0.0.1", port=server)
+    collection = client.create_collection("documents", embedding_function=function)
+    assert collection.configuration_json["hnsw"]["space"] == "cosine"
+    collection.add(ids=IDS, documents=TEXTS)
+    expected = 1 - base.encode(TEXTS).dense @ base.encode(["hi"], kind="query").dense[0]
+    for opened in (collection, client.get_collection("documents")):  # the second makes its function from what is kept
+        found = opened.query(query_texts=["hi"], n_results=3)
+        by_id = dict(zip(found["ids"][0], found["distances"][0], strict=True))
+        assert_close([by_id[i] for i in IDS], expected, 1e-4)
+    other = client.get_or_create_collection("documents", embedding_function=BGEEmbeddingFunction(model_name=M3))
+    with pytest.raises(WrongModelError):
+        other.query(query_texts=["hi"])
+
+
+async def test_on_a_server_with_the_async_client(server, function):
+    client = await chromadb.AsyncHttpClient(host="127.0.0.1", port=server)
+    collection = await client.create_collection("async", embedding_function=function)
+    await collection.add(ids=IDS, documents=TEXTS)
+    assert (await collection.query(query_texts=[TEXTS[0]], n_results=1))["ids"] == [["1"]]
+    other = await client.get_collection("async", embedding_function=BGEEmbeddingFunction(model_name=M3))
+    with pytest.raises(WrongModelError):
+        await other.add(ids=["4"], documents=["hi"])
+
+
+def test_many_threads_on_a_server(server, function):
+    from concurrent.futures import ThreadPoolExecutor
+
+    client = chromadb.HttpClient(host="127.0.0.1", port=server)
+    collection = client.create_collection("threads", embedding_function=function)
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda i: collection.add(ids=[str(i)], documents=[f"document {i}"]), range(64)))
+        found = list(threads.map(lambda i: collection.query(query_texts=[f"document {i}"], n_results=1), range(64)))
+    assert collection.count() == 64
+    assert all(len(answer["ids"][0]) == 1 for answer in found)
