@@ -1,6 +1,7 @@
 # `make demo` and `make test` need only Python 3.11 (or newer) and git; they make .venv themselves, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -10,25 +11,31 @@ export BGE_DEMO_QUESTION = $(value Q)
 export BGE_DEMO_MODEL = $(value MODEL)
 export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test lint format bench docs
+.PHONY: setup demo test test-oldest pytest lint format bench docs
 .DELETE_ON_ERROR:
 
 setup: $(READY)
 
 # torch comes first and by its exact pin: any other request may bring gigabytes of CUDA libraries.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "==> setting up $(VENV) (once; a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar on "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --progress-bar on --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --progress-bar on "$$(grep '^torch==' $(CONSTRAINTS))"
+	$(BIN)/python -m pip install --progress-bar on --constraint $(CONSTRAINTS) --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(READY)
 	@$(BIN)/python -m bge_integrations.demo
 
-test: lint
+test: lint pytest
+
+pytest: $(READY)
 	$(BIN)/python -m pytest
+
+# The same tests with the oldest versions that are supported, in an environment of their own.
+test-oldest:
+	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -36,6 +36,23 @@ def reference():
     return vector(M3)
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_gamma_and_beta_are_weight_and_bias(folder, reference, sharded):
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    state = {}
+    for name, tensor in tensors(folder).items():
+        for new, former in old.items():
+            name = name.replace(new, former)
+        state[name] = tensor
+    assert any(name.endswith("gamma") for name in state)
+    save_file(state, folder / "model.safetensors")
+    if sharded:
+        (folder / "model.safetensors").rename(folder / "part.safetensors")
+        index = {"weight_map": dict.fromkeys(state, "part.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_close(vector(folder), reference)
+
+
 def test_a_bin_file_is_read(folder, reference):
     torch.save(tensors(folder), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()

@@ -183,7 +183,8 @@ def test_a_changed_checkpoint_in_the_same_place_is_refused(client, own, tmp_path
     shutil.copytree(own / "first", tmp_path / "model")
     maker = own_function(tmp_path / "model")
     client.create_collection("documents", embedding_function=maker).add(ids=IDS, documents=TEXTS)
-    shutil.copy(own / "second" / "model.safetensors", tmp_path / "model")
+    shutil.copy(own / "second" / "model.safetensors", tmp_path / "new")
+    (tmp_path / "new").replace(tmp_path / "model" / "model.safetensors")
     with pytest.raises(WrongModelError, match="model"):
         client.get_collection("documents").query(query_texts=["hi"])
 

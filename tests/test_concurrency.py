@@ -15,8 +15,10 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from conftest import BASE, M3, RERANKER, assert_close
+from packaging.version import Version
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.core.batch import TokenSequence
@@ -332,7 +334,8 @@ def test_a_folder_written_anew_is_loaded_anew(tmp_path):
     with load_embedder(folder) as old:
         before = old.encode(["text"]).dense
         state = load_file(folder / "model.safetensors")
-        save_file({name: tensor * 1.1 for name, tensor in state.items()}, folder / "model.safetensors")
+        save_file({name: tensor * 1.1 for name, tensor in state.items()}, tmp_path / "new")
+        (tmp_path / "new").replace(folder / "model.safetensors")  # what is overwritten in place changes under the old
         with load_embedder(folder) as new:
             assert np.abs(new.encode(["text"]).dense - before).max() > 1e-4
         assert_close(old.encode(["text"]).dense, before)
@@ -441,6 +444,9 @@ def run_script(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.skipif(
+    Version(tokenizers.__version__) < Version("0.23.2"), reason="older tokenizers abort the interpreter at its end"
+)
 def test_the_interpreter_ends_with_work_in_the_queue():
     done = run_script(
         "import threading\n"

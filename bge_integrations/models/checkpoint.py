@@ -236,14 +236,14 @@ class Weights:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         files = _tensor_files(folder)
-        self._files: dict[str, Path] = {}
+        self._stored: dict[str, tuple[Path, str]] = {}
         self._open: dict[Path, Any] = {}
         for file in dict.fromkeys(files.values()):
             self._open[file] = self._read(file)
             for name in self._open[file].keys():  # noqa: SIM118 - a safetensors file has keys() but is not iterable
-                self._files[name] = file
+                self._stored[_todays_name(name)] = file, name
         for name, file in files.items():
-            if name != "*" and self._files.get(name) != file:
+            if name != "*" and self._stored.get(_todays_name(name)) != (file, name):
                 raise CheckpointError(f"{file} lacks the tensor {name} that the index says it holds")
 
     @staticmethod
@@ -260,24 +260,29 @@ class Weights:
             raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._stored
 
     def prefix_of(self, name: str) -> str:
         """What stands before `name` in this checkpoint: "bert.", "roberta." or ""."""
-        for stored in self._files:
+        for stored in self._stored:
             if stored == name or stored.endswith("." + name):
                 return stored.removesuffix(name)
         raise CheckpointError(
-            f"{self.folder}: no tensor {name} in the weights (found {', '.join(list(self._files)[:5])} …)"
+            f"{self.folder}: no tensor {name} in the weights (found {', '.join(list(self._stored)[:5])} …)"
         )
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
         """The tensor `name`, as stored, after a check of its shape (-1 matches any size)."""
-        file = self._files.get(name)
-        if file is None:
+        if name not in self._stored:
             raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
+        file, stored = self._stored[name]
         source = self._open[file]
-        return fitting(file, name, source[name] if isinstance(source, dict) else source.get_tensor(name), shape)
+        return fitting(file, name, source[stored] if isinstance(source, dict) else source.get_tensor(stored), shape)
+
+
+def _todays_name(name: str) -> str:
+    """Checkpoints from TensorFlow, and BERTs that transformers 5.0 saved, call a norm's weight and bias so."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def fitting(file: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
