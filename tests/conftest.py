@@ -1,6 +1,7 @@
 """Shared fixtures: the oracle's checkpoints and numbers."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,53 @@ MODEL_FILES = TESTS / "model_files"
 BASE = str(CHECKPOINTS / "bge-base-en-v1.5")
 M3 = str(CHECKPOINTS / "bge-m3")
 RERANKER = str(CHECKPOINTS / "bge-reranker-v2-m3")
+
+
+#: Published names, the tiny checkpoints that stand for them, and max_seq_length where the hub has such files.
+PUBLISHED = {
+    "bge-base-en-v1.5": ("bge-base-en-v1.5", 512),
+    "bge-small-en-v1.5": ("bge-base-en-v1.5", 512),
+    "bge-m3": ("bge-m3", 8192),
+    "bge-reranker-v2-m3": ("bge-reranker-v2-m3", None),
+}
+
+
+@pytest.fixture(scope="session")
+def hub_environment(tmp_path_factory) -> dict[str, str]:
+    """The environment of a process that finds the tiny checkpoints in its hub cache under the published names."""
+    home = tmp_path_factory.mktemp("hf")
+    for name, (checkpoint, max_seq_length) in PUBLISHED.items():
+        repository = home / "hub" / f"models--BAAI--{name}"
+        snapshot = repository / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+        for file in (CHECKPOINTS / checkpoint).iterdir():
+            (snapshot / file.name).symlink_to(file)
+        if max_seq_length is not None:
+            _add_sentence_transformers_files(snapshot, max_seq_length)
+    return {
+        **os.environ,
+        "HF_HOME": str(home),
+        "LLAMA_INDEX_CACHE_DIR": str(home / "hub"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _add_sentence_transformers_files(folder: Path, max_seq_length: int) -> None:
+    """CLS pooling and normalisation, in the layout that the published repositories have."""
+    parts = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{part}"}
+        for i, (path, part) in enumerate(parts)
+    ]
+    width = json.loads((folder / "config.json").read_text("utf-8"))["hidden_size"]
+    pooling = {"word_embedding_dimension": width, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling").mkdir()
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": max_seq_length}))
 
 
 @pytest.fixture(scope="session")

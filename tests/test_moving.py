@@ -1,0 +1,178 @@
+"""docs/moving.md: both blocks of each section run, and what the page says of vectors and scores holds."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import TESTS
+
+PAGE = (TESTS.parent / "docs" / "moving.md").read_text("utf-8")
+SECTIONS = {
+    section.split("\n", 1)[0]: re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    for section in re.split(r"^## ", PAGE, flags=re.M)[1:]
+}
+PREAMBLE = """
+import numpy as np, sys
+from types import SimpleNamespace
+
+def run(code):
+    names = {}
+    exec(code, names)
+    return SimpleNamespace(**names)
+
+def distance(found, expected):
+    found, expected = np.asarray(found, float), np.asarray(expected, float)
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+def same(found, expected):
+    assert distance(found, expected) < 1e-5, distance(found, expected)
+
+def other(found, expected):
+    assert distance(found, expected) > 1e-3, distance(found, expected)
+
+QUESTION = "Represent this question for searching relevant passages: "
+SENTENCE = "Represent this sentence for searching relevant passages: "
+TEXTS = ["the giant panda eats bamboo.", "rome lies on the tiber.", "a"]  # all letters are in the tiny vocabularies
+QUERY = "What do pandas eat?"
+before, after = run(sys.argv[1]), run(sys.argv[2])
+"""
+LANGCHAIN = """
+from bge_integrations.langchain import BGEEmbeddings
+same(after.embeddings.embed_documents(TEXTS), before.embeddings.embed_documents(TEXTS))
+other(after.embeddings.embed_query(QUERY), before.embeddings.embed_query(QUERY))
+"""
+LLAMA_INDEX_RERANKER = """
+from llama_index.core.schema import NodeWithScore, TextNode
+def nodes():
+    return [NodeWithScore(node=TextNode(text=text, id_=text), score=0.5) for text in TEXTS]
+given = nodes()
+found = after.reranker.postprocess_nodes(given, query_str=QUERY)
+expected = before.reranker.postprocess_nodes(nodes(), query_str=QUERY)
+assert [node.node_id for node in found] == [node.node_id for node in expected]
+same([node.score for node in found], [node.score for node in expected])
+assert {node.score for node in given} == {0.5}
+assert {type(node.score) for node in found} == {float}
+"""
+#: What the page claims, by section, as code that sees what the two blocks made as `before` and `after`.
+CLAIMS = {
+    "HuggingFaceEmbeddings": LANGCHAIN
+    + """
+plain = BGEEmbeddings(model="BAAI/bge-small-en-v1.5", query_instruction="")
+same(plain.embed_query(QUERY), before.embeddings.embed_query(QUERY))
+from langchain_huggingface import HuggingFaceEmbeddings
+told = HuggingFaceEmbeddings(model_name="BAAI/bge-small-en-v1.5", query_encode_kwargs={"prompt": SENTENCE})
+same(after.embeddings.embed_query(QUERY), told.embed_query(QUERY))
+wrong = HuggingFaceEmbeddings(model_name="BAAI/bge-small-en-v1.5", encode_kwargs={"prompt": SENTENCE})
+other(after.embeddings.embed_documents(TEXTS), wrong.embed_documents(TEXTS))
+""",
+    "HuggingFaceBgeEmbeddings": LANGCHAIN
+    + """
+from langchain_community.embeddings import HuggingFaceBgeEmbeddings
+as_before = BGEEmbeddings(model="BAAI/bge-small-en-v1.5", query_instruction=QUESTION)
+same(as_before.embed_query(QUERY), before.embeddings.embed_query(QUERY))
+m3 = HuggingFaceBgeEmbeddings(model_name="BAAI/bge-m3")
+same(BGEEmbeddings(model="BAAI/bge-m3").embed_documents(TEXTS), m3.embed_documents(TEXTS))
+other(BGEEmbeddings(model="BAAI/bge-m3").embed_query(QUERY), m3.embed_query(QUERY))
+same(BGEEmbeddings(model="BAAI/bge-m3", query_instruction=QUESTION).embed_query(QUERY), m3.embed_query(QUERY))
+""",
+    "HuggingFaceEmbedding": """
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from bge_integrations.llama_index import BGEEmbedding
+old, new = before.embed_model, after.embed_model
+same(new.get_text_embedding_batch(TEXTS), old.get_text_embedding_batch(TEXTS))
+other(new.get_query_embedding(QUERY), old.get_query_embedding(QUERY))
+as_before = BGEEmbedding(model_name="BAAI/bge-small-en-v1.5", query_instruction=QUESTION)
+same(as_before.get_query_embedding(QUERY), old.get_query_embedding(QUERY))
+empty = HuggingFaceEmbedding(model_name="BAAI/bge-small-en-v1.5", query_instruction="")
+same(empty.get_query_embedding(QUERY), old.get_query_embedding(QUERY))
+from huggingface_hub import snapshot_download
+folder = snapshot_download("BAAI/bge-small-en-v1.5")
+local = HuggingFaceEmbedding(model_name=folder)
+same(local.get_query_embedding(QUERY), local.get_text_embedding(QUERY))
+fields = ("model_name device max_length query_instruction text_instruction normalize cache_folder embed_batch_size "
+          "num_workers show_progress_bar callback_manager")
+assert set(fields.split()) <= set(BGEEmbedding.model_fields)
+""",
+    "FlagEmbeddingReranker": LLAMA_INDEX_RERANKER,
+    "SentenceTransformerRerank": LLAMA_INDEX_RERANKER,
+    "CrossEncoderReranker": """
+from langchain_core.documents import Document
+documents = [Document(text) for text in TEXTS]
+found = after.reranker.compress_documents(documents, QUERY)
+expected = before.reranker.compress_documents(documents, QUERY)
+assert [document.page_content for document in found] == [document.page_content for document in expected]
+scores = before.model.score([(QUERY, document.page_content) for document in found])
+same([document.metadata["relevance_score"] for document in found], scores)
+assert "relevance_score" not in expected[0].metadata
+from bge_integrations.langchain import BGEReranker
+long = [(QUERY, "word " * 300)]
+longer = BGEReranker(model="BAAI/bge-reranker-v2-m3", normalize=True, max_length=1024)
+same(longer.score(long), before.model.score(long))
+""",
+    "FlagModel": """
+same(after.queries, before.queries)
+same(after.passages, before.passages)
+from FlagEmbedding import FlagModel
+rounded = FlagModel("BAAI/bge-base-en-v1.5").encode_corpus(TEXTS)
+exact = after.model.encode(TEXTS).dense
+assert 1e-5 < distance(rounded, exact) < 1e-2, distance(rounded, exact)
+untold = FlagModel("BAAI/bge-base-en-v1.5", use_fp16=False).encode_queries([QUERY])
+same(after.model.encode([QUERY]).dense, untold)
+""",
+    "BGEM3FlagModel": """
+same(after.dense, before.dense)
+same(after.scores, before.scores)
+same(after.colbert[0], before.colbert[0])
+theirs = {int(token): float(weight) for token, weight in before.sparse[0].items()}
+assert after.sparse[0].keys() == theirs.keys()
+same([after.sparse[0][token] for token in theirs], list(theirs.values()))
+long = ["word " * 200]
+old = before.model.encode(long)["dense_vecs"]
+same(after.model.encode(long, max_length=512, on_truncate="ignore").dense, old)
+other(after.model.encode(long).dense, old)
+""",
+    "FlagReranker": """
+pairs = [(QUERY, text) for text in TEXTS]
+same(after.reranker.score(pairs), before.reranker.compute_score(pairs))
+same(after.reranker.score(pairs, normalize=True), before.reranker.compute_score(pairs, normalize=True))
+""",
+    "Chroma's SentenceTransformerEmbeddingFunction": """
+from bge_integrations.chroma import BGEEmbeddingFunction
+assert after.collection.count() == 2
+stored = after.collection.get(["1", "2"], include=["embeddings"])["embeddings"]
+texts = after.collection.get(["1", "2"])["documents"]
+function = BGEEmbeddingFunction(model_name="BAAI/bge-small-en-v1.5")
+same(function(texts), stored)
+other(function.embed_query([QUERY]), before.SentenceTransformerEmbeddingFunction("BAAI/bge-small-en-v1.5")([QUERY]))
+plain = BGEEmbeddingFunction(model_name="BAAI/bge-small-en-v1.5", query_instruction="")
+same(plain.embed_query([QUERY]), before.SentenceTransformerEmbeddingFunction("BAAI/bge-small-en-v1.5")([QUERY]))
+assert after.collection.query(query_texts=[QUERY], n_results=1)["ids"]
+try:
+    after.client.get_collection("documents", embedding_function=function)
+except ValueError as error:
+    assert "already exists" in str(error)
+else:
+    raise AssertionError("the old collection can be opened by another function after all")
+""",
+}
+
+
+def test_every_section_has_its_claims():
+    assert SECTIONS.keys() == CLAIMS.keys()
+    assert {len(blocks) for blocks in SECTIONS.values()} == {2}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_moving_from(section, hub_environment, tmp_path):
+    code = PREAMBLE + CLAIMS[section]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *SECTIONS[section]],
+        cwd=tmp_path,
+        env=hub_environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
