@@ -40,7 +40,6 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.rate_limiter import TokenBucketRateLimiter
 from llama_index.core.schema import (
     Document,
     ImageNode,
@@ -179,10 +178,11 @@ class EmbeddingContract(ABC):
             "embed_batch_size": 7,
             "num_workers": 2,
             "callback_manager": CallbackManager([]),
-            "rate_limiter": TokenBucketRateLimiter(requests_per_minute=6000),
+            "rate_limiter": object(),
         }
         for field, value in given.items():
-            assert getattr(self.make(**{field: value}), field) == value
+            if field in BaseEmbedding.model_fields:  # rate_limiter came with 0.14.20
+                assert getattr(self.make(**{field: value}), field) == value
         assert self.make(embeddings_cache=SimpleKVStore()).embeddings_cache is not None
 
     def test_class_name_is_its_own(self):
@@ -191,7 +191,7 @@ class EmbeddingContract(ABC):
     def test_model_name_is_reported(self):
         model = self.make()
         assert model.model_name not in ("", BaseEmbedding.model_fields["model_name"].default)
-        payload = model.to_payload()
+        payload = model.to_payload() if hasattr(BaseEmbedding, "to_payload") else model.to_dict()
         assert payload["model_name"] == model.model_name
         assert payload["class_name"] == model.class_name()
 

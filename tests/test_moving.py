@@ -13,7 +13,8 @@ SECTIONS = {
     for section in re.split(r"^## ", PAGE, flags=re.M)[1:]
 }
 PREAMBLE = """
-import numpy as np, sys
+import importlib.metadata, sys
+import numpy as np
 from types import SimpleNamespace
 
 def run(code):
@@ -117,7 +118,8 @@ same(after.passages, before.passages)
 from FlagEmbedding import FlagModel
 rounded = FlagModel("BAAI/bge-base-en-v1.5").encode_corpus(TEXTS)
 exact = after.model.encode(TEXTS).dense
-assert 1e-5 < distance(rounded, exact) < 1e-2, distance(rounded, exact)
+if importlib.metadata.version("FlagEmbedding") >= "1.4":
+    assert 1e-5 < distance(rounded, exact) < 1e-2, distance(rounded, exact)
 untold = FlagModel("BAAI/bge-base-en-v1.5", use_fp16=False).encode_queries([QUERY])
 same(after.model.encode([QUERY]).dense, untold)
 """,
