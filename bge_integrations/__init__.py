@@ -1,4 +1,4 @@
-"""BGE models for LangChain (LlamaIndex to follow) on one shared inference core.
+"""BGE models for LangChain, LlamaIndex and Chroma on one shared inference core.
 
 Importing this package loads neither torch nor a framework: the names below are imported when first used.
 """

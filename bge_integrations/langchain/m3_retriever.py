@@ -124,7 +124,7 @@ class BGEM3Retriever(BaseRetriever):
             raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
         scores = hybrid_scores(query, self._passages, self.weights).hybrid[0]
         best = np.argsort(-scores, kind="stable")[: k or self.k]
-        return [self.documents[i].model_copy() for i in best]
+        return [self.documents[i].model_copy(deep=True) for i in best]
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
