@@ -48,6 +48,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/side_by_side.py
+	$(BIN)/python benchmarks/adapters.py
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -10,6 +10,7 @@ import torch
 
 PROJECT = Path(__file__).parent.parent
 _TOKENIZER = PROJECT / "tests" / "model_files" / "bge-small-en-v1.5-tokenizer"
+_M3_HEADS = PROJECT / "tests" / "model_files" / "bge-m3-heads"
 _RERANKER_TOKENIZER = PROJECT / "bge_integrations" / "pocket" / "reranker"
 _SIZES = {"small": (384, 12, 12, 1536), "base": (768, 12, 12, 3072)}
 
@@ -58,6 +59,34 @@ def random_reranker(folder: Path) -> Path:
     )
     config.num_labels = 1
     XLMRobertaForSequenceClassification(config).save_pretrained(target)
+    return target
+
+
+def random_m3(folder: Path) -> Path:
+    """A bge-m3 in `folder`, made once: its trunk's size and its own heads, with the pocket tokenizer's vocabulary."""
+    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
+
+    target = folder / "bge-m3"
+    if (target / "model.safetensors").is_file():
+        return target
+    tokenizer = AutoTokenizer.from_pretrained(_RERANKER_TOKENIZER)
+    tokenizer.save_pretrained(target)
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=8194,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        layer_norm_eps=1e-5,
+    )
+    XLMRobertaModel(config).save_pretrained(target)
+    shutil.copytree(_M3_HEADS, target, dirs_exist_ok=True)
     return target
 
 
