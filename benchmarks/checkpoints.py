@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import XLMRobertaConfig
 
 PROJECT = Path(__file__).parent.parent
 _TOKENIZER = PROJECT / "tests" / "model_files" / "bge-small-en-v1.5-tokenizer"
@@ -36,58 +40,47 @@ def random_embedder(folder: Path, size: str) -> Path:
 
 def random_reranker(folder: Path) -> Path:
     """A bge-reranker-base in `folder`, made once: its trunk's size, with the vocabulary of the pocket tokenizer."""
-    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForSequenceClassification
+    from transformers import XLMRobertaForSequenceClassification
 
     target = folder / "bge-reranker-base"
-    if (target / "model.safetensors").is_file():
-        return target
-    tokenizer = AutoTokenizer.from_pretrained(_RERANKER_TOKENIZER)
-    tokenizer.save_pretrained(target)
-    torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        layer_norm_eps=1e-5,
-    )
-    config.num_labels = 1
-    XLMRobertaForSequenceClassification(config).save_pretrained(target)
+    if not (target / "model.safetensors").is_file():
+        config = _xlm_roberta(target, hidden=768, layers=12, heads=12, positions=514)
+        config.num_labels = 1
+        XLMRobertaForSequenceClassification(config).save_pretrained(target)
     return target
 
 
 def random_m3(folder: Path) -> Path:
     """A bge-m3 in `folder`, made once: its trunk's size and its own heads, with the pocket tokenizer's vocabulary."""
-    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
+    from transformers import XLMRobertaModel
 
     target = folder / "bge-m3"
-    if (target / "model.safetensors").is_file():
-        return target
+    if not (target / "model.safetensors").is_file():
+        XLMRobertaModel(_xlm_roberta(target, hidden=1024, layers=24, heads=16, positions=8194)).save_pretrained(target)
+        shutil.copytree(_M3_HEADS, target, dirs_exist_ok=True)
+    return target
+
+
+def _xlm_roberta(target: Path, hidden: int, layers: int, heads: int, positions: int) -> XLMRobertaConfig:
+    """The config of a trunk of that size for the pocket tokenizer, which is put into `target`; torch is seeded."""
+    from transformers import AutoTokenizer, XLMRobertaConfig
+
     tokenizer = AutoTokenizer.from_pretrained(_RERANKER_TOKENIZER)
     tokenizer.save_pretrained(target)
     torch.manual_seed(0)
-    config = XLMRobertaConfig(
+    return XLMRobertaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        max_position_embeddings=8194,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=positions,
         type_vocab_size=1,
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=2,
         layer_norm_eps=1e-5,
     )
-    XLMRobertaModel(config).save_pretrained(target)
-    shutil.copytree(_M3_HEADS, target, dirs_exist_ok=True)
-    return target
 
 
 def passages(count: int) -> list[str]:

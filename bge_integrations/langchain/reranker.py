@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.core.handle import Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
+from bge_integrations.core.selection import best, check_score_threshold, check_top_n
 from bge_integrations.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
-    top_n: int | None = 3
+    top_n: Annotated[int | None, AfterValidator(check_top_n)] = 3
     """How many documents to keep; None keeps all."""
-    score_threshold: float | None = None
+    score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
     """Drop documents that score less. Compared to what `relevance_score` holds: logits, or (0, 1) if normalised."""
     normalize: bool = False
     """Give the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
@@ -57,20 +57,6 @@ class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True)
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
-
-    @field_validator("score_threshold")
-    @classmethod
-    def _check_score_threshold(cls, score_threshold: float | None) -> float | None:
-        if score_threshold is not None and math.isnan(score_threshold):
-            raise ValueError("score_threshold=nan would drop every document; use a number, or None")
-        return score_threshold
-
-    @field_validator("top_n")
-    @classmethod
-    def _check_top_n(cls, top_n: int | None) -> int | None:
-        if top_n is not None and top_n < 1:
-            raise ValueError(f"top_n={top_n} must be at least 1, or None to keep all documents")
-        return top_n
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -101,12 +87,10 @@ class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
         return RerankedRetriever(retriever=retriever, reranker=self)
 
     def _select(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
-        ranked = sorted(zip(documents, scores, strict=True), key=lambda pair: -pair[1])
-        if self.score_threshold is not None:
-            ranked = [pair for pair in ranked if pair[1] >= self.score_threshold]
+        chosen = [(documents[place], scores[place]) for place in best(scores, self.top_n, self.score_threshold)]
         return [
             document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
-            for document, score in ranked[: self.top_n]
+            for document, score in chosen
         ]
 
     def _settings(self) -> dict[str, Any]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
-from pydantic import AliasChoices
+from pydantic import AfterValidator, AliasChoices
 
 from bge_integrations.core.handle import Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
+from bge_integrations.core.selection import best, check_score_threshold, check_top_n
 from bge_integrations.errors import InvalidInputError
 
 _dispatcher = get_dispatcher(__name__)
@@ -50,9 +50,9 @@ class BGERerank(BaseNodePostprocessor):
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
-    top_n: int | None = 2
+    top_n: Annotated[int | None, AfterValidator(check_top_n)] = 2
     """How many nodes to keep; None keeps all."""
-    score_threshold: float | None = None
+    score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
     """Drop nodes that score less. Compared to the new score: logits, or (0, 1) if normalised."""
     normalize: bool = False
     """Give the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
@@ -76,24 +76,14 @@ class BGERerank(BaseNodePostprocessor):
     """Branch, tag or commit on the hub."""
 
     model_config = ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), populate_by_name=True
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        populate_by_name=True,
+        validate_assignment=True,
     )
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
-
-    @field_validator("score_threshold")
-    @classmethod
-    def _check_score_threshold(cls, score_threshold: float | None) -> float | None:
-        if score_threshold is not None and math.isnan(score_threshold):
-            raise ValueError("score_threshold=nan would drop every node; use a number, or None")
-        return score_threshold
-
-    @field_validator("top_n")
-    @classmethod
-    def _check_top_n(cls, top_n: int | None) -> int | None:
-        if top_n is not None and top_n < 1:
-            raise ValueError(f"top_n={top_n} must be at least 1, or None to keep all nodes")
-        return top_n
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -128,12 +118,10 @@ class BGERerank(BaseNodePostprocessor):
 
     def _ranked(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
         """The best nodes, best first, as new objects."""
-        ranked = sorted(zip(nodes, scores, strict=True), key=lambda pair: -pair[1])
-        if self.score_threshold is not None:
-            ranked = [pair for pair in ranked if pair[1] >= self.score_threshold]
+        chosen = [(nodes[place], scores[place]) for place in best(scores, self.top_n, self.score_threshold)]
         return [
             NodeWithScore(node=_keeping(scored) if self.keep_retrieval_score else scored.node, score=score)
-            for scored, score in ranked[: self.top_n]
+            for scored, score in chosen
         ]
 
     @contextmanager
