@@ -7,6 +7,7 @@ and the second is answered with what waits here for it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import threading
@@ -96,8 +97,8 @@ class DenseHalf(_Half):
 
     async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> NDArray[np.float32]:
         """As `passages`, without blocking the event loop."""
-        plan = self._plan(texts, "passage")
-        return self._rows(plan, await self._aencode(plan, show_progress))
+        plan = await asyncio.to_thread(self._plan, texts, "passage")
+        return await asyncio.to_thread(self._rows, plan, await self._aencode(plan, show_progress))
 
     async def aquery(self, text: str) -> NDArray[np.float32]:
         """As `query`, without blocking the event loop."""
@@ -137,8 +138,8 @@ class SparseHalf(_Half):
 
     async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> SparseVectors:
         """As `passages`, without blocking the event loop."""
-        plan = self._plan(texts, "passage")
-        return self._rows(plan, await self._aencode(plan, show_progress))
+        plan = await asyncio.to_thread(self._plan, texts, "passage")
+        return await asyncio.to_thread(self._rows, plan, await self._aencode(plan, show_progress))
 
     async def aquery(self, text: str) -> SparseVector:
         """As `query`, without blocking the event loop."""

@@ -95,5 +95,5 @@ class BGEEmbeddings(BaseModel, Embeddings):
 
 
 def _lists(rows: NDArray[np.float32]) -> list[list[float]]:
-    lists: list[list[float]] = rows.tolist()
+    lists: list[list[float]] = [row.tolist() for row in rows]
     return lists

@@ -168,5 +168,5 @@ class BGEEmbedding(BaseEmbedding):
 
 
 def _lists(rows: NDArray[np.float32]) -> list[list[float]]:
-    lists: list[list[float]] = rows.tolist()
+    lists: list[list[float]] = [row.tolist() for row in rows]
     return lists
