@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from functools import lru_cache
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 try:
     from chromadb.api.models.CollectionCommon import CollectionCommon
     from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
     from chromadb.utils.embedding_functions import register_embedding_function
 except ImportError as error:
-    raise ImportError("bge_integrations.chroma needs Chroma: pip install 'bge-integrations[chroma]'") from error
+    raise ImportError("bge_integrations.chroma needs Chroma: pip install 'chromadb>=1.1'") from error
 
 from bge_integrations.core.embedder import Embedder, TextKind, load_embedder
 from bge_integrations.core.handle import Handle
 from bge_integrations.errors import InvalidInputError, WrongModelError
 
 if TYPE_CHECKING:
+    import torch
+
     from bge_integrations.catalog import Family, Pooling
 
 _NAME = "bge_integrations"
-#: A collection calls its embedding function through no more frames than this.
-_NEAR = 6
-#: Of `Embedder.vector_settings`, those without which document vectors can't be compared.
-_MADE_BY = ("model", "instruction", "pooling", "dimension")
+#: Of `Embedder.vector_settings`, those that must agree for document vectors to be comparable.
+_MADE_BY = ("weights", "instruction", "pooling", "dimension")
 
 
 @register_embedding_function
@@ -55,10 +58,10 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
     def __init__(
         self,
-        model_name: str = "BAAI/bge-base-en-v1.5",
+        model_name: str | os.PathLike[str] = "BAAI/bge-base-en-v1.5",
         device: str | None = None,
         *,
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         max_length: int | None = None,
         query_instruction: str | None = None,
         passage_instruction: str | None = None,
@@ -72,9 +75,9 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
     ) -> None:
         self._hold(
             {
-                "model": model_name,
+                "model": os.fspath(model_name),
                 "device": device,
-                "dtype": dtype,
+                "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
                 "max_length": max_length,
                 "query_instruction": query_instruction,
                 "passage_instruction": passage_instruction,
@@ -85,14 +88,15 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
                 "revision": revision,
                 "cache_folder": cache_folder,
                 "local_files_only": local_files_only,
-            }
+            },
+            Handle(load_embedder),
         )
         self._embedder()
 
-    def _hold(self, settings: dict[str, Any], made_by: dict[str, Any] | None = None) -> None:
+    def _hold(self, settings: dict[str, Any], handle: Handle[Embedder], made_by: dict[str, Any] | None = None) -> None:
         self._settings = settings
+        self._handle = handle
         self._made_by = made_by
-        self._handle = Handle(load_embedder)
 
     def __call__(self, input: Documents) -> Embeddings:
         """float32 unit vectors of documents, one per text."""
@@ -118,24 +122,27 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         made_by = self._made_by or _made_by(self._embedder())
         return {"model_name": self._settings["model"], **settings, "made_by": made_by}
 
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> BGEEmbeddingFunction:
+    @classmethod
+    def build_from_config(cls, config: dict[str, Any]) -> Self:
         """The embedding function of a collection; its model is loaded at the first use."""
-        BGEEmbeddingFunction.validate_config(config)
+        _check_config(config)
         settings = {name: value for name, value in config.items() if name not in ("model_name", "made_by")}
-        function = BGEEmbeddingFunction.__new__(BGEEmbeddingFunction)
-        function._hold({"model": config["model_name"], **settings}, config.get("made_by"))
+        settings["model"] = config["model_name"]
+        function = cls.__new__(cls)
+        function._hold(settings, _kept_handle(json.dumps(settings, sort_keys=True)), config.get("made_by"))
         return function
 
-    @staticmethod
-    def validate_config(config: dict[str, Any]) -> None:
-        """Raise InvalidInputError unless `get_config` could have made it."""
-        unknown = set(config) - {"model_name", "made_by", *signature(load_embedder).parameters}
-        if unknown or not config.get("model_name"):
-            raise InvalidInputError(
-                f"a configuration of {_NAME} has a model_name and settings of load_embedder; "
-                + (f"this one has {', '.join(sorted(unknown))}" if unknown else "this one has no model_name")
-            )
+    @classmethod
+    def validate_config(cls, config: dict[str, Any]) -> None:
+        """Raise InvalidInputError unless `get_config` could have made it.
+
+        Chroma asks this before it gives a collection another function, and `validate_config_update` only after that:
+        so vectors that can't be compared with those of the collection are a WrongModelError here already.
+        """
+        _check_config(config)
+        collection = _caller("modify")
+        if collection is not None:
+            _check_made_by(_kept_made_by(collection, cls.name()), config.get("made_by"))
 
     def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
         """Raise WrongModelError if vectors by the new configuration can't be compared with those by the old one."""
@@ -143,11 +150,9 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
     def _embed(self, texts: Documents, kind: TextKind) -> Embeddings:
         embedder = self._embedder()
-        collection = _calling_collection()
+        collection = _caller("_embed")
         if collection is not None:
-            persisted = collection.configuration_json.get("embedding_function") or {}
-            if persisted.get("name") == _NAME:
-                _check_made_by(persisted["config"].get("made_by"), _made_by(embedder))
+            _check_made_by(_kept_made_by(collection, self.name()), _made_by(embedder))
         rows = embedder.encode(texts, kind=kind).dense
         assert rows is not None
         return list(rows)
@@ -158,7 +163,14 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
 def _made_by(embedder: Embedder) -> dict[str, Any]:
     settings = embedder.vector_settings("passage")
-    return {name: settings[name] for name in _MADE_BY}
+    return {"model": embedder.name, **{name: settings[name] for name in _MADE_BY}}
+
+
+def _kept_made_by(collection: CollectionCommon[Any], name: str) -> dict[str, Any] | None:
+    """What made the vectors of a collection, if it was a function of this name."""
+    kept = collection.configuration_json.get("embedding_function") or {}
+    made_by: dict[str, Any] | None = kept["config"].get("made_by") if kept.get("name") == name else None
+    return made_by
 
 
 def _check_made_by(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
@@ -168,19 +180,33 @@ def _check_made_by(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -
     if different:
         differences = ", ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in different)
         raise WrongModelError(
-            f"the collection's vectors were made otherwise ({differences}), and can't be compared with new ones; open "
-            "it with the model that made them, or make another collection for this one"
+            f"the collection's vectors were made otherwise, by {theirs.get('model')} ({differences}), and can't be "
+            f"compared with those of {ours.get('model')}; open it with the model that made them, or make another "
+            "collection for this one"
         )
 
 
-def _calling_collection() -> CollectionCommon[Any] | None:
-    """The collection that this call is for. Chroma does not pass it on, so it is looked up among the callers."""
-    frame = sys._getframe(2)
-    for _ in range(_NEAR):
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, CollectionCommon):
-            return caller
-        if frame.f_back is None:
-            return None
+def _check_config(config: object) -> None:
+    if not isinstance(config, dict) or not config.get("model_name"):
+        raise InvalidInputError(f"a configuration of {_NAME} is a dict with a model_name, got {config!r}")
+    unknown = set(config) - {"model_name", "made_by"} - (set(signature(load_embedder).parameters) - {"model"})
+    if unknown:
+        raise InvalidInputError(f"a configuration of {_NAME} has settings of load_embedder, not {sorted(unknown)}")
+    if not isinstance(config.get("made_by", {}), dict):
+        raise InvalidInputError("made_by in the configuration must be a dict; leave it out if it is lost")
+
+
+@lru_cache(maxsize=4)
+def _kept_handle(settings: str) -> Handle[Embedder]:
+    """One handle for equal settings: Chroma makes a function from a collection's configuration for every call anew."""
+    return Handle(load_embedder)
+
+
+def _caller(method: str) -> CollectionCommon[Any] | None:
+    """The collection in whose `method` this call is. Chroma does not pass it on, so the callers are searched."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
         frame = frame.f_back
+        if frame.f_code.co_name == method and isinstance(found := frame.f_locals.get("self"), CollectionCommon):
+            return found
     return None

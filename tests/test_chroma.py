@@ -11,7 +11,8 @@ from pathlib import Path
 import chromadb
 import numpy as np
 import pytest
-from chromadb.utils.embedding_functions import known_embedding_functions
+import torch
+from chromadb.utils.embedding_functions import known_embedding_functions, register_embedding_function
 from conftest import BASE, M3, assert_close
 
 from bge_integrations.chroma import BGEEmbeddingFunction
@@ -94,7 +95,16 @@ def test_building_from_a_configuration_loads_nothing():
     assert resident_models() == before
 
 
-@pytest.mark.parametrize("config", [{}, {"model_name": BASE, "batch_size": 3}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        None,
+        {"model_name": BASE, "batch_size": 3},
+        {"model_name": BASE, "model": M3},
+        {"model_name": BASE, "made_by": "x"},
+    ],
+)
 def test_a_bad_configuration_is_refused(config):
     with pytest.raises(InvalidInputError, match="configuration"):
         BGEEmbeddingFunction.build_from_config(config)
@@ -189,11 +199,105 @@ def test_a_changed_checkpoint_in_the_same_place_is_refused(client, own, tmp_path
         client.get_collection("documents").query(query_texts=["hi"])
 
 
-def test_a_collection_is_not_handed_to_another_model(client, function):
+def test_a_collection_is_not_handed_to_another_model(tmp_path, function):
+    client = chromadb.PersistentClient(str(tmp_path))
     collection = client.create_collection("documents", embedding_function=function)
+    collection.add(ids=IDS, documents=TEXTS)
     with pytest.raises(WrongModelError, match="made otherwise"):
-        collection.modify(configuration={"embedding_function": BGEEmbeddingFunction(model_name=M3)})
-    collection.modify(configuration={"embedding_function": BGEEmbeddingFunction(model_name=BASE, query_instruction="")})
+        collection.modify(name="other", configuration={"embedding_function": BGEEmbeddingFunction(model_name=M3)})
+    kept = client.get_collection("documents").configuration_json["embedding_function"]["config"]
+    assert kept == function.get_config()
+    collection.query(query_texts=["hi"])
+    twin = BGEEmbeddingFunction(model_name=BASE, query_instruction="Find: ")
+    collection.modify(configuration={"embedding_function": twin})
+    kept = client.get_collection("documents").configuration_json["embedding_function"]["config"]
+    assert kept["query_instruction"] == "Find: "
+
+
+def test_a_published_name_does_not_stand_for_other_weights(client, own, tmp_path):
+    folder = shutil.copytree(own / "second", tmp_path / "bge-base-en-v1.5")
+    collection = client.create_collection("documents", embedding_function=BGEEmbeddingFunction(model_name=BASE))
+    collection.add(ids=IDS, documents=TEXTS)
+    with pytest.raises(WrongModelError, match="weights"):
+        client.get_collection("documents", embedding_function=BGEEmbeddingFunction(folder)).query(query_texts=["hi"])
+
+
+def test_a_large_file_is_told_apart_by_a_sample(tmp_path):
+    from bge_integrations.models.checkpoint import fingerprint, weights_digest
+
+    def digest(name, content):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(content)
+        return weights_digest(fingerprint(folder))
+
+    content = bytes(20 << 20)
+    first = digest("first", content)
+    assert digest("same", content) == first
+    assert digest("other", content[: 10 << 20] + b"\1" * (1 << 20) + content[11 << 20 :]) != first
+    assert digest("longer", content + b"\0") != first
+
+
+def test_a_collection_opened_without_a_function_loads_the_model_once(client, monkeypatch):
+    from bge_integrations.core import residency
+
+    function = BGEEmbeddingFunction(model_name=BASE, max_length=77)
+    client.create_collection("documents", embedding_function=function).add(ids=IDS, documents=TEXTS)
+    loads = []
+    load = residency.Resident.load
+    monkeypatch.setattr(residency.Resident, "load", lambda self: loads.append(1) or load(self))
+    opened = client.get_collection("documents")
+    for _ in range(3):
+        opened.query(query_texts=["hi"])
+        opened.upsert(ids=["1"], documents=["hi"])
+    assert len(loads) == 1
+
+
+class Lowered(BGEEmbeddingFunction):
+    def __call__(self, input):
+        return super().__call__([text.lower() for text in input])
+
+
+class LoweredTwice(Lowered):
+    def __call__(self, input):
+        return super().__call__([text.lower() for text in input])
+
+
+@register_embedding_function
+class Named(LoweredTwice):
+    @staticmethod
+    def name():
+        return "named"
+
+
+@pytest.mark.parametrize("kind", [Lowered, LoweredTwice, Named])
+def test_subclasses_are_guarded_too(client, kind):
+    client.create_collection("documents", embedding_function=kind(BASE)).add(ids=IDS, documents=TEXTS)
+    with pytest.raises(WrongModelError):
+        client.get_collection("documents", embedding_function=kind(M3)).add(ids=["4"], documents=["hi"])
+
+
+def test_a_subclass_with_a_name_of_its_own_is_found_again(client):
+    collection = client.create_collection("documents", embedding_function=Named(BASE))
+    collection.add(ids=["1"], documents=["HI"])
+    assert type(client.get_collection("documents").configuration["embedding_function"]) is Named
+
+
+def test_another_function_in_a_data_loader_is_no_concern_of_the_collection(client, function):
+    other = BGEEmbeddingFunction(model_name=M3)
+
+    def load(uris):
+        return [f"{uri} {len(other(['hi']))}" for uri in uris]
+
+    collection = client.create_collection("documents", embedding_function=function, data_loader=load)
+    collection.add(ids=["1"], uris=["somewhere"])
+    assert collection.count() == 1
+
+
+def test_paths_and_torch_dtypes_are_kept_as_text(client):
+    function = BGEEmbeddingFunction(Path(BASE), dtype=torch.float32)
+    client.create_collection("documents", embedding_function=function)
+    assert (function.get_config()["model_name"], function.get_config()["dtype"]) == (BASE, "float32")
 
 
 def test_vectors_of_ones_own_are_no_business_of_the_guard(client, function):

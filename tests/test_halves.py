@@ -88,6 +88,7 @@ def test_a_half_alone_computes_its_own_part_only(m3, monkeypatch):
     gc.collect()
     sparse.passages(TEXTS)
     assert [(how["dense"], how["sparse"]) for how in asked] == [(True, False), (True, True), (False, True)]
+    assert not any(sparse._pair._waiting.values())
 
 
 @pytest.mark.parametrize(
@@ -113,9 +114,11 @@ def test_queries_and_passages_are_kept_apart(passes, m3):
 
 
 def test_what_waits_is_handed_out_once_and_bounded(pair, passes, monkeypatch):
-    monkeypatch.setitem(halves._MOST_WAITING, "sparse", 4)
     dense, sparse = pair
     texts = [f"text {i}" for i in range(10)]
+    sizes = [halves._size(row) for row in sparse.embedder.encode(texts, sparse=True).sparse]
+    passes.clear()
+    monkeypatch.setattr(halves, "_MOST_WAITING", sum(sizes[6:]))
     dense.passages(texts)
     sparse.passages(texts)
     assert len(passes) == 10 + 6

@@ -304,7 +304,7 @@ def test_m3_retriever_copies_and_mistakes():
     found[0].metadata["n"] = "changed"
     assert retriever.invoke("pandas")[0].metadata["n"] != "changed"
     with pytest.raises(InvalidInputError, match="4 texts, but 1 ids"):
-        BGEM3Retriever.from_texts(TEXTS, ids=["a"], model=M3)
+        BGEM3Retriever.from_texts(TEXTS, ids=iter("a"), model=M3)
     for k in (0, -1, "3"):
         with pytest.raises(InvalidInputError, match="whole number"):
             retriever.invoke("pandas", k=k)
@@ -317,6 +317,15 @@ def test_m3_retriever_copies_and_mistakes():
     with pytest.raises(InvalidInputError, match="weights"):
         BGEM3Retriever.from_texts(TEXTS, model=M3, weights=(0, 0, 0)).invoke("pandas")
     assert BGEM3Retriever.from_texts([], model=M3).invoke("pandas") == []
+
+
+def test_m3_retriever_answers_from_what_it_encoded():
+    retriever = BGEM3Retriever.from_texts(TEXTS, model=M3, k=1)
+    found = retriever.invoke("pandas")
+    for field, value in (("documents", ()), ("model", "pocket"), ("max_length", 8)):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(retriever, field, value)
+    assert retriever.invoke("pandas") == found
 
 
 def test_m3_retriever_reports_its_model():

@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import threading
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from bge_integrations.core.residency import resident_models
 from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
 from bge_integrations.llama_index import BGEEmbedding, BGERerank, BGESparseEmbedding
+from bge_integrations.models.model import EncoderModel
 
 TEXTS = [
     "Pandas live in the bamboo forests of China.",
@@ -135,6 +138,64 @@ def test_a_cache_serves_queries_with_text_vectors_where_they_are_the_same():
     m3.get_text_embedding("hi")
     m3.get_query_embedding("hi")
     assert len(store.get_all("embeddings")) == 1
+
+
+def test_a_cache_refuses_bad_texts_as_the_model_does():
+    cached = BGEEmbedding(model_name=BASE, embeddings_cache=SimpleKVStore())
+    for text in (None, 3, b"a", ["a"]):
+        with pytest.raises(InvalidInputError, match="must be a str"):
+            cached.get_query_embedding(text)
+        with pytest.raises(InvalidInputError, match="must be a str"):
+            cached.get_text_embedding_batch([text])
+
+
+def test_a_cache_is_right_while_a_setting_changes():
+    cached = BGEEmbedding(model_name=BASE, embeddings_cache=SimpleKVStore())
+    plain = {text: BGEEmbedding(model_name=BASE, text_instruction=text) for text in ("", "Represent: ")}
+    stop = threading.Event()
+
+    def change():
+        while not stop.is_set():
+            cached.text_instruction = "" if cached.text_instruction else "Represent: "
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    texts = [f"text {i}" for i in range(50)]
+    for text in texts:
+        cached.get_text_embedding(text)
+    stop.set()
+    changing.join()
+    for instruction, model in plain.items():
+        cached.text_instruction = instruction
+        assert_close([cached.get_text_embedding(text) for text in texts], model.get_text_embedding_batch(texts))
+
+
+def test_a_copy_with_other_settings_does_not_take_turns_in_loading(monkeypatch):
+    loads = []
+    original = EncoderModel.__init__
+    monkeypatch.setattr(EncoderModel, "__init__", lambda self, *given: loads.append(given) or original(self, *given))
+    first = BGEEmbedding(model_name=BASE)
+    second = first.model_copy(update={"model_name": M3})
+    vectors = [first.get_query_embedding("hi"), second.get_query_embedding("hi")]
+    before = len(loads)
+    for _ in range(3):
+        assert [first.get_query_embedding("hi"), second.get_query_embedding("hi")] == vectors
+    assert len(loads) == before
+
+
+@pytest.mark.parametrize("changed", [{"top_n": 0}, {"top_n": "many"}, {"score_threshold": float("nan")}])
+def test_a_bad_change_of_the_reranker_is_refused(changed):
+    rerank = BGERerank(model=RERANKER)
+    ((field, value),) = changed.items()
+    with pytest.raises(ValidationError):
+        setattr(rerank, field, value)
+    assert len(rerank.postprocess_nodes(nodes(), query_str="pandas")) == 2
+
+
+@pytest.mark.parametrize("make", [BGEEmbedding, BGERerank, BGESparseEmbedding])
+def test_model_dump_makes_a_twin(make):
+    made = make(model=Path(RERANKER)) if make is BGERerank else make(model_name=Path(M3))
+    assert make(**made.model_dump()).model_dump() == made.model_dump()
 
 
 def test_in_an_ingestion_pipeline_with_processes(embedding):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bge_integrations import catalog
 from bge_integrations.core.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.core.prompts import tokenize_texts
@@ -132,12 +131,11 @@ class Embedder(Loaded):
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
         """What a text's dense vector depends on, for what must not mix vectors: keys of caches, stores on disk.
 
-        "model" is the same for the same weights, wherever they lie: the published name, or for other checkpoints (and
-        "pocket") a digest of the weights. Then "instruction", "pooling", "max_length", "dimension" and "dtype".
+        "weights" is the same for the same files of weights, wherever they lie and whatever they are called. Then
+        "instruction", "pooling", "max_length", "dimension" and "dtype".
         """
-        published = catalog.find(self.name) is not None
         return {
-            "model": self.name if published else f"sha256:{weights_digest(self._session.key.state)}",
+            "weights": weights_digest(self._session.key.state),
             "instruction": self.query_instruction if kind == "query" else self.passage_instruction,
             "pooling": self.pooling,
             "max_length": self.max_length,

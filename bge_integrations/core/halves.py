@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 Part = Literal["dense", "sparse"]
 R = TypeVar("R")
 
-#: So many vectors wait at most for the other half: 64 MB of bge-m3's dense ones, about 100 MB of its sparse ones.
-_MOST_WAITING: dict[Part, int] = {"dense": 1 << 14, "sparse": 1 << 16}
+#: Bytes of vectors that wait at most for each half: bge-m3's dense ones of 15 000 texts, sparse ones of about 50 000.
+_MOST_WAITING = 64 << 20
+#: What a waiting vector takes besides its numbers, about.
+_OVERHEAD = 256
 
 
 def load_dense(model: str | os.PathLike[str], *, normalize: bool = True, **settings: Any) -> DenseHalf:
@@ -162,6 +164,7 @@ class _Pair:
         self.halves: dict[Part, WeakSet[_Half]] = {"dense": WeakSet(), "sparse": WeakSet()}
         self.lock = threading.Lock()
         self._waiting: dict[Part, dict[tuple[TextKind, bytes], Any]] = {"dense": {}, "sparse": {}}
+        self._bytes: dict[Part, int] = {"dense": 0, "sparse": 0}
 
     @property
     def parts(self) -> list[Part]:
@@ -175,16 +178,27 @@ class _Pair:
             if not waiting:
                 return {}
             found = {text: waiting.pop((kind, _digest(text)), None) for text in dict.fromkeys(texts)}
-        return {text: row for text, row in found.items() if row is not None}
+            taken = {text: row for text, row in found.items() if row is not None}
+            self._bytes[part] -= sum(map(_size, taken.values()))
+        return taken
 
     def leave(self, part: Part, kind: TextKind, rows: Mapping[str, Any]) -> None:
         """Keep these vectors until they are asked for; the oldest go when there are too many."""
         with self.lock:
             waiting = self._waiting[part]
             for text, row in rows.items():
+                former = waiting.pop((kind, _digest(text)), None)
                 waiting[kind, _digest(text)] = row
-            while len(waiting) > _MOST_WAITING[part]:
-                del waiting[next(iter(waiting))]
+                self._bytes[part] += _size(row) - (0 if former is None else _size(former))
+            while self._bytes[part] > _MOST_WAITING:
+                self._bytes[part] -= _size(waiting.pop(next(iter(waiting))))
+
+    def forget(self) -> None:
+        """Nothing waits any more: there is no other half to ask for it."""
+        with self.lock:
+            for part, waiting in self._waiting.items():
+                waiting.clear()
+                self._bytes[part] = 0
 
 
 class _Plan:
@@ -199,7 +213,9 @@ class _Plan:
     def __init__(self, pair: _Pair, part: Part, texts: list[str], kind: TextKind) -> None:
         self.kind = kind
         self.parts: list[Part] = pair.parts
-        self.waiting = pair.take(part, kind, texts) if len(self.parts) == 2 else {}
+        if len(self.parts) == 1:
+            pair.forget()
+        self.waiting = pair.take(part, kind, texts)
         self.missing = [text for text in texts if text not in self.waiting]
         self._pair, self._part, self._texts = pair, part, texts
 
@@ -207,16 +223,22 @@ class _Plan:
         """Hand what was computed for the other half to the pair."""
         if found.dense is None or found.sparse is None:
             return
+        # copies, because a view of one row keeps the whole array in memory
         if self._part == "dense":
-            self._pair.leave("sparse", self.kind, dict(zip(self.missing, found.sparse, strict=True)))
+            rows = (SparseVector(row.indices.copy(), row.values.copy()) for row in found.sparse)
+            self._pair.leave("sparse", self.kind, dict(zip(self.missing, rows, strict=True)))
         else:
-            # copies, because a view of one row keeps the whole array in memory
             self._pair.leave("dense", self.kind, dict(zip(self.missing, map(np.copy, found.dense), strict=True)))
 
     def in_order(self, computed: Iterable[R]) -> list[R]:
         """What waited and what was computed, in the order of the call."""
         rows = {**self.waiting, **dict(zip(self.missing, computed, strict=True))}
         return [rows[text] for text in self._texts]
+
+
+def _size(row: Any) -> int:
+    numbers = row.indices.nbytes + row.values.nbytes if isinstance(row, SparseVector) else row.nbytes
+    return int(numbers) + _OVERHEAD
 
 
 def _digest(text: str) -> bytes:

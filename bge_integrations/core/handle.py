@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 C = TypeVar("C")
 
@@ -12,8 +13,8 @@ C = TypeVar("C")
 class Handle(Generic[C]):
     """An embedder or reranker for an adapter's settings.
 
-    It is loaded when first asked for, and anew when the settings have changed. Copies and pickles of it are empty, and
-    any two are equal: only the adapter's settings tell adapters apart.
+    It is loaded when first asked for, and anew when the settings have changed. A copy begins with what is loaded and
+    goes its own way, a pickle is empty, and any two are equal: only the adapter's settings tell adapters apart.
 
     Args:
         load: `load_embedder` or `load_reranker`; called with the settings as keyword arguments.
@@ -41,9 +42,22 @@ class Handle(Generic[C]):
         return Handle, (self._load,)
 
     def __copy__(self) -> Handle[C]:
-        return Handle(self._load)
+        twin = Handle(self._load)
+        twin._loaded = self._loaded
+        return twin
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Handle)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class CopiesItsHandle:
+    """For pydantic adapters: a copy gets a handle of its own, where pydantic would let both share one."""
+
+    _handle: Any
+
+    def __copy__(self) -> Self:
+        twin: Self = super().__copy__()  # type: ignore[misc]
+        twin._handle = copy.copy(self._handle)
+        return twin

@@ -9,34 +9,30 @@ from typing import TYPE_CHECKING, Any
 try:
     import langchain_core  # noqa: F401
 except ImportError as error:
-    raise ImportError(
-        "bge_integrations.langchain needs LangChain: pip install 'bge-integrations[langchain]'"
-    ) from error
+    raise ImportError("bge_integrations.langchain needs LangChain: pip install 'langchain-core>=1.2.19'") from error
 
 from bge_integrations.langchain.embeddings import BGEEmbeddings
 from bge_integrations.langchain.m3_retriever import BGEM3Retriever
 from bge_integrations.langchain.reranker import BGEReranker, RerankedRetriever
 
 if TYPE_CHECKING:
-    from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings
-    from bge_integrations.langchain.qdrant import BGESparseEmbeddings
+    from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings as BGEMilvusSparseEmbeddings
+    from bge_integrations.langchain.qdrant import BGESparseEmbeddings as BGESparseEmbeddings
 
 _HOME = {
     "BGESparseEmbeddings": "bge_integrations.langchain.qdrant",
     "BGEMilvusSparseEmbeddings": "bge_integrations.langchain.milvus",
 }
 
-__all__ = [
-    "BGEEmbeddings",
-    "BGEM3Retriever",
-    "BGEMilvusSparseEmbeddings",
-    "BGEReranker",
-    "BGESparseEmbeddings",
-    "RerankedRetriever",
-]
+# not the sparse adapters, because `import *` has to work without their packages
+__all__ = ["BGEEmbeddings", "BGEM3Retriever", "BGEReranker", "RerankedRetriever"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

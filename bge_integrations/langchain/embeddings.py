@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from langchain_core.embeddings import Embeddings
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import DenseHalf, load_dense
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class BGEEmbeddings(BaseModel, Embeddings):
+class BGEEmbeddings(CopiesItsHandle, BaseModel, Embeddings):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and documents are embedded as the model was trained: `embed_query` puts the query instruction in front.
@@ -31,7 +32,7 @@ class BGEEmbeddings(BaseModel, Embeddings):
     carry the settings, never the weights.
     """
 
-    model: str = Field(
+    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
         default="BAAI/bge-base-en-v1.5", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
@@ -62,13 +63,17 @@ class BGEEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
     """Show a bar while documents are embedded."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
+    )
 
     _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One unit vector per text; no instruction but what the model has for passages."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.core.checks import check_query
+from bge_integrations.core.checks import check_query, path_as_text
 from bge_integrations.core.embedder import Embedder, load_embedder
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.scoring import hybrid_scores
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CORE_SETTINGS = {"model", "device", "dtype", "max_length", "cache_folder", "local_files_only", "revision"}
 
 
-class BGEM3Retriever(BaseRetriever):
+class BGEM3Retriever(CopiesItsHandle, BaseRetriever):
     """Finds documents by the weighted sum of bge-m3's dense, sparse and multi-vector scores, all from one pass.
 
     Every document is scored exactly, so this suits collections up to some thousands: the vectors stay in memory, about
@@ -41,19 +41,21 @@ class BGEM3Retriever(BaseRetriever):
     `invoke(query, k=3)` asks for another number of documents for that call.
     """
 
-    documents: list[Document] = Field(repr=False)
+    documents: tuple[Document, ...] = Field(repr=False, frozen=True)
     """What is searched. They are encoded when the retriever is made; make another one for other documents."""
     k: int = Field(default=4, ge=1)
     """How many documents to return."""
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Of the dense, sparse and multi-vector scores; (1, 0, 0) is dense retrieval alone."""
-    model: str = Field(default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1)
+    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
+        default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1, frozen=True
+    )
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
-    device: str | None = None
+    device: str | None = Field(default=None, frozen=True)
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
-    dtype: str | None = None
+    dtype: str | None = Field(default=None, frozen=True)
     """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
-    max_length: int | None = None
+    max_length: int | None = Field(default=None, frozen=True)
     """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
     cache_folder: str | None = None
     local_files_only: bool = False
@@ -61,30 +63,38 @@ class BGEM3Retriever(BaseRetriever):
     show_progress: bool = False
     """Show a bar while the documents are encoded."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        populate_by_name=True,
+        validate_assignment=True,
+    )
 
     _handle: Handle[Embedder] = PrivateAttr(default_factory=lambda: Handle(load_embedder))
     _passages: Embeddings = PrivateAttr()
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        texts = [document.page_content for document in self.documents]
-        embedder = self._handle.get(self._settings())
-        self._passages = embedder.encode(
-            texts, kind="passage", sparse=True, multi_vector=True, show_progress=self.show_progress
-        )
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            texts = [document.page_content for document in self.documents]
+            embedder = self._handle.get(self._settings())
+            self._passages = embedder.encode(
+                texts, kind="passage", sparse=True, multi_vector=True, show_progress=self.show_progress
+            )
 
     @classmethod
     def from_documents(cls, documents: Iterable[Document], **settings: Any) -> Self:
         """A retriever over these documents; the settings are the fields."""
-        return cls(documents=list(documents), **settings)
+        return cls(documents=tuple(documents), **settings)
 
     @classmethod
     def from_texts(
         cls,
         texts: Iterable[str],
-        metadatas: Sequence[dict[str, Any]] | None = None,
-        ids: Sequence[str] | None = None,
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        ids: Iterable[str] | None = None,
         **settings: Any,
     ) -> Self:
         """A retriever over these texts, with their metadata and ids.
@@ -93,14 +103,18 @@ class BGEM3Retriever(BaseRetriever):
             InvalidInputError: Not as many metadatas or ids as texts.
         """
         texts = list(texts)
+        metadatas = None if metadatas is None else list(metadatas)
+        ids = None if ids is None else list(ids)
         for name, values in (("metadatas", metadatas), ("ids", ids)):
             if values is not None and len(values) != len(texts):
                 raise InvalidInputError(f"{len(texts)} texts, but {len(values)} {name}; give one for each text")
         return cls(
-            documents=[
-                Document(text, id=ids[i] if ids else None, metadata=metadatas[i] if metadatas else {})
+            documents=tuple(
+                Document(
+                    text, id=ids[i] if ids is not None else None, metadata=metadatas[i] if metadatas is not None else {}
+                )
                 for i, text in enumerate(texts)
-            ],
+            ),
             **settings,
         )
 

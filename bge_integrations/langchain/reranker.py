@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.checks import path_as_text
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
 from bge_integrations.core.selection import best, check_score_threshold, check_top_n
 from bge_integrations.errors import InvalidInputError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
 
 
-class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
+class BGEReranker(CopiesItsHandle, BaseDocumentCompressor, BaseCrossEncoder):
     """Orders documents by a BGE cross-encoder, best first.
 
     Example:
@@ -35,7 +36,7 @@ class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
     `metadata["relevance_score"]`. Pickling and copying carry the settings, never the weights.
     """
 
-    model: str = Field(
+    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
@@ -54,13 +55,21 @@ class BGEReranker(BaseDocumentCompressor, BaseCrossEncoder):
     local_files_only: bool = False
     revision: str | None = None
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        populate_by_name=True,
+        validate_assignment=True,
+    )
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

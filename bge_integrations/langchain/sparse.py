@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 
 
-class SparseModel(BaseModel):
+class SparseModel(CopiesItsHandle, BaseModel):
     """The settings of a model with a sparse head, which is loaded when the object is made.
 
     Copies and pickles carry the settings, never the weights.
     """
 
-    model: str = Field(default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1)
+    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
+        default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
+    )
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
@@ -37,13 +40,17 @@ class SparseModel(BaseModel):
     show_progress: bool = False
     """Show a bar while documents are embedded."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
+    )
 
     _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._sparse()  # outside validation, which would wrap the core's errors
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._sparse()  # outside validation, which would wrap the core's errors
 
     def _sparse(self) -> SparseHalf:
         return self._handle.get(self._settings())

@@ -3,9 +3,7 @@
 try:
     import llama_index.core  # noqa: F401
 except ImportError as error:
-    raise ImportError(
-        "bge_integrations.llama_index needs LlamaIndex: pip install 'bge-integrations[llama-index]'"
-    ) from error
+    raise ImportError("bge_integrations.llama_index needs LlamaIndex: pip install 'llama-index-core>=0.14'") from error
 
 from bge_integrations.llama_index.embedding import BGEEmbedding
 from bge_integrations.llama_index.reranker import BGERerank

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import BeforeValidator
 
+from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import DenseHalf, load_dense
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 from bge_integrations.llama_index.keyed_cache import KeyedCache
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _CORE_SETTINGS = (
 )
 
 
-class BGEEmbedding(BaseEmbedding):
+class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and texts are embedded as the model was trained: a query gets the query instruction in front. All instances
@@ -51,7 +53,7 @@ class BGEEmbedding(BaseEmbedding):
     so that a text's vector never answers a query.
     """
 
-    model_name: str = Field(default="BAAI/bge-base-en-v1.5", min_length=1)
+    model_name: Annotated[str, BeforeValidator(path_as_text)] = Field(default="BAAI/bge-base-en-v1.5", min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
@@ -87,13 +89,21 @@ class BGEEmbedding(BaseEmbedding):
     embeddings_cache: Any | None = Field(default=None, exclude=True)
     """A key-value store of LlamaIndex's for vectors."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=("pydantic_model_",), arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=("pydantic_model_",),
+        arbitrary_types_allowed=True,
+    )
 
     _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._dense()
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            settings.pop("class_name", None)  # model_dump puts it in
+            super().__init__(**settings)
+            self._dense()
 
     @classmethod
     def class_name(cls) -> str:
@@ -148,10 +158,12 @@ class BGEEmbedding(BaseEmbedding):
 
         LlamaIndex asks its cache by the text alone, so that a text's vector would answer a query.
         """
-        if self.embeddings_cache is None:
+        keyed = self.model_copy()  # first, so that a setting changed meanwhile can't part the key from the vectors
+        if keyed.embeddings_cache is None:
             return self
-        made_by = {**self._dense().embedder.vector_settings(kind), "normalize": self.normalize}
-        return self.model_copy(update={"embeddings_cache": KeyedCache(self.embeddings_cache, made_by)})
+        made_by = {**keyed._dense().embedder.vector_settings(kind), "normalize": keyed.normalize}
+        keyed.embeddings_cache = KeyedCache(keyed.embeddings_cache, made_by)
+        return keyed
 
     async def _akeyed(self, kind: TextKind) -> Self:
         return self if self.embeddings_cache is None else await asyncio.to_thread(self._keyed, kind)

@@ -8,6 +8,8 @@ from typing import Any
 
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
+from bge_integrations.core.checks import check_text
+
 
 class KeyedCache(BaseKVStore):
     """A user's key-value store, seen through keys that begin with a digest of the settings that vectors depend on.
@@ -24,16 +26,16 @@ class KeyedCache(BaseKVStore):
         self._prefix = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32] + ":"
 
     def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        self._store.put(self._prefix + key, val, collection)
+        self._store.put(self._key(key), val, collection)
 
     async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        await self._store.aput(self._prefix + key, val, collection)
+        await self._store.aput(self._key(key), val, collection)
 
     def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        return self._store.get(self._prefix + key, collection)
+        return self._store.get(self._key(key), collection)
 
     async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
-        return await self._store.aget(self._prefix + key, collection)
+        return await self._store.aget(self._key(key), collection)
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
         return self._own(self._store.get_all(collection))
@@ -42,10 +44,14 @@ class KeyedCache(BaseKVStore):
         return self._own(await self._store.aget_all(collection))
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        return self._store.delete(self._prefix + key, collection)
+        return self._store.delete(self._key(key), collection)
 
     async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        return await self._store.adelete(self._prefix + key, collection)
+        return await self._store.adelete(self._key(key), collection)
+
+    def _key(self, text: str) -> str:
+        check_text(text, "text")
+        return self._prefix + text
 
     def _own(self, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return {key.removeprefix(self._prefix): val for key, val in entries.items() if key.startswith(self._prefix)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -13,9 +13,10 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
-from pydantic import AfterValidator, AliasChoices
+from pydantic import AfterValidator, AliasChoices, BeforeValidator
 
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.checks import path_as_text
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
 from bge_integrations.core.selection import best, check_score_threshold, check_top_n
 from bge_integrations.errors import InvalidInputError
@@ -35,7 +36,7 @@ _CORE_SETTINGS = (
 )
 
 
-class BGERerank(BaseNodePostprocessor):
+class BGERerank(CopiesItsHandle, BaseNodePostprocessor):
     """Orders nodes by a BGE cross-encoder, best first.
 
     Example:
@@ -46,7 +47,7 @@ class BGERerank(BaseNodePostprocessor):
     made; copies, pickles and `to_dict` carry the settings, never the weights.
     """
 
-    model: str = Field(
+    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
@@ -77,6 +78,7 @@ class BGERerank(BaseNodePostprocessor):
 
     model_config = ConfigDict(
         extra="forbid",
+        use_attribute_docstrings=True,
         arbitrary_types_allowed=True,
         protected_namespaces=(),
         populate_by_name=True,
@@ -85,9 +87,12 @@ class BGERerank(BaseNodePostprocessor):
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            settings.pop("class_name", None)  # model_dump puts it in
+            super().__init__(**settings)
+            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
 
     @classmethod
     def class_name(cls) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import BeforeValidator
 
+from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.core.handle import Handle
+from bge_integrations.core.handle import CopiesItsHandle, Handle
 from bge_integrations.core.outputs import SparseVectors
 
 #: Fields that the core takes by the same name.
@@ -24,7 +26,7 @@ _CORE_SETTINGS = (
 )
 
 
-class BGESparseEmbedding(BaseSparseEmbedding):
+class BGESparseEmbedding(CopiesItsHandle, BaseSparseEmbedding):
     """Lexical weights of bge-m3, {token id: weight > 0} per text.
 
     `sparse_doc_fn` and `sparse_query_fn` are what LlamaIndex's `QdrantVectorStore` takes by these names. Beside
@@ -40,7 +42,7 @@ class BGESparseEmbedding(BaseSparseEmbedding):
     The model is loaded when the object is made; copies and pickles carry the settings, never the weights.
     """
 
-    model_name: str = Field(default="BAAI/bge-m3", min_length=1)
+    model_name: Annotated[str, BeforeValidator(path_as_text)] = Field(default="BAAI/bge-m3", min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
@@ -61,14 +63,16 @@ class BGESparseEmbedding(BaseSparseEmbedding):
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
     """Texts handed over at a time; the core packs its own batches from them."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=("pydantic_model_",))
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=("pydantic_model_",))
 
     _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
 
-    def __init__(self, **settings: Any) -> None:
-        settings.pop("class_name", None)  # model_dump puts it in
-        super().__init__(**settings)
-        self._sparse()
+    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            settings.pop("class_name", None)  # model_dump puts it in
+            super().__init__(**settings)
+            self._sparse()
 
     @classmethod
     def class_name(cls) -> str:
