@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except ImportError as error:
         print(
-            f"demo: {error.name or error} is missing; install what it needs, in the project's folder: pip install '.[demo]'",
+            f"demo: {error.name or error} is missing; install what it needs from the project's folder: "
+            "pip install '.[demo]'",
             file=sys.stderr,
         )
         return 1
