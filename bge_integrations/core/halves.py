@@ -173,23 +173,25 @@ class _Pair:
 
     def take(self, part: Part, kind: TextKind, texts: list[str]) -> dict[str, Any]:
         """What waits of these texts; each vector is handed out once."""
+        waiting = self._waiting[part]
+        if not waiting:
+            return {}
+        keys = {text: _key(kind, text) for text in texts}
         with self.lock:
-            waiting = self._waiting[part]
-            if not waiting:
-                return {}
-            found = {text: waiting.pop((kind, _digest(text)), None) for text in dict.fromkeys(texts)}
-            taken = {text: row for text, row in found.items() if row is not None}
-            self._bytes[part] -= sum(map(_size, taken.values()))
-        return taken
+            found = {text: waiting.pop(key) for text, key in keys.items() if key in waiting}
+            self._bytes[part] -= sum(map(_size, found.values()))
+        return found
 
     def leave(self, part: Part, kind: TextKind, rows: Mapping[str, Any]) -> None:
         """Keep these vectors until they are asked for; the oldest go when there are too many."""
+        keyed = {_key(kind, text): row for text, row in rows.items()}
+        waiting = self._waiting[part]
         with self.lock:
-            waiting = self._waiting[part]
-            for text, row in rows.items():
-                former = waiting.pop((kind, _digest(text)), None)
-                waiting[kind, _digest(text)] = row
-                self._bytes[part] += _size(row) - (0 if former is None else _size(former))
+            for key, row in keyed.items():
+                if key in waiting:
+                    self._bytes[part] -= _size(waiting.pop(key))
+                waiting[key] = row
+                self._bytes[part] += _size(row)
             while self._bytes[part] > _MOST_WAITING:
                 self._bytes[part] -= _size(waiting.pop(next(iter(waiting))))
 
@@ -241,8 +243,9 @@ def _size(row: Any) -> int:
     return int(numbers) + _OVERHEAD
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _key(kind: TextKind, text: str) -> tuple[TextKind, bytes]:
+    """A digest, so that long texts do not wait with their vectors."""
+    return kind, hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 #: A pair lives as long as one of its halves.
