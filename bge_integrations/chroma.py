@@ -141,8 +141,15 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         """
         _check_config(config)
         collection = _caller("modify")
-        if collection is not None:
-            _check_made_by(_kept_made_by(collection, cls.name()), config.get("made_by"))
+        if collection is None:
+            return
+        kept = _kept(collection)
+        if kept.get("name") not in (None, cls.name()):
+            raise WrongModelError(
+                f"the collection's vectors were made by the embedding function {kept['name']!r}; make another "
+                f"collection for {cls.name()!r}, and copy the vectors if they are the same"
+            )
+        _check_made_by(_kept_made_by(collection, cls.name()), config.get("made_by"))
 
     def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
         """Raise WrongModelError if vectors by the new configuration can't be compared with those by the old one."""
@@ -166,10 +173,19 @@ def _made_by(embedder: Embedder) -> dict[str, Any]:
     return {"model": embedder.name, **{name: settings[name] for name in _MADE_BY}}
 
 
+def _kept(collection: CollectionCommon[Any]) -> dict[str, Any]:
+    """What Chroma keeps of the embedding function of a collection: name and config, if it has one."""
+    kept: dict[str, Any] = collection.configuration_json.get("embedding_function") or {}
+    return kept
+
+
 def _kept_made_by(collection: CollectionCommon[Any], name: str) -> dict[str, Any] | None:
     """What made the vectors of a collection, if it was a function of this name."""
-    kept = collection.configuration_json.get("embedding_function") or {}
-    made_by: dict[str, Any] | None = kept["config"].get("made_by") if kept.get("name") == name else None
+    kept = _kept(collection)
+    if kept.get("name") != name:
+        return None
+    _check_config(kept.get("config"))
+    made_by: dict[str, Any] | None = kept["config"].get("made_by")
     return made_by
 
 

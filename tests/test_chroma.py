@@ -1,6 +1,7 @@
 """Chroma: embedded, on disk and on a real server; what is kept of the settings; the guard against another model."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -214,6 +215,41 @@ def test_a_collection_is_not_handed_to_another_model(tmp_path, function):
     assert kept["query_instruction"] == "Find: "
 
 
+def test_a_collection_of_another_function_is_not_taken_over(tmp_path, function):
+    client = chromadb.PersistentClient(str(tmp_path))
+    collection = client.create_collection("documents", embedding_function=Named(BASE))
+    collection.add(ids=IDS, documents=TEXTS)
+    with pytest.raises(WrongModelError, match="'named'"):
+        collection.modify(configuration={"embedding_function": BGEEmbeddingFunction(model_name=M3)})
+    kept = client.get_collection("documents").configuration_json["embedding_function"]
+    assert (kept["name"], kept["config"]["model_name"]) == ("named", BASE)
+
+
+def test_a_digest_is_of_the_weights_in_memory(client, own, tmp_path):
+    shutil.copytree(own / "first", tmp_path / "model")
+    function = own_function(tmp_path / "model")
+    shutil.copy(own / "second" / "model.safetensors", tmp_path / "new")
+    (tmp_path / "new").replace(tmp_path / "model" / "model.safetensors")
+    collection = client.create_collection("documents", embedding_function=function)
+    collection.add(ids=IDS, documents=TEXTS)
+    client.get_collection("documents", embedding_function=own_function(own / "first")).query(query_texts=["hi"])
+    with pytest.raises(WrongModelError):
+        client.get_collection("documents", embedding_function=own_function(tmp_path / "model")).query(
+            query_texts=["hi"]
+        )
+
+
+def test_a_file_of_the_same_size_and_age_is_another_checkpoint(own, tmp_path):
+    folder = Path(shutil.copytree(own / "first", tmp_path / "model"))
+    before = own_function(folder)(["hi"])
+    weights = folder / "model.safetensors"
+    age = weights.stat().st_mtime_ns
+    shutil.copy(own / "second" / "model.safetensors", tmp_path / "new")
+    os.utime(tmp_path / "new", ns=(age, age))
+    (tmp_path / "new").replace(weights)
+    assert np.abs(own_function(folder)(["hi"])[0] - before[0]).max() > 1e-4
+
+
 def test_a_published_name_does_not_stand_for_other_weights(client, own, tmp_path):
     folder = shutil.copytree(own / "second", tmp_path / "bge-base-en-v1.5")
     collection = client.create_collection("documents", embedding_function=BGEEmbeddingFunction(model_name=BASE))
@@ -223,13 +259,13 @@ def test_a_published_name_does_not_stand_for_other_weights(client, own, tmp_path
 
 
 def test_a_large_file_is_told_apart_by_a_sample(tmp_path):
-    from bge_integrations.models.checkpoint import fingerprint, weights_digest
+    from bge_integrations.models.checkpoint import weights_digest
 
     def digest(name, content):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(content)
-        return weights_digest(fingerprint(folder))
+        return weights_digest(folder)
 
     content = bytes(20 << 20)
     first = digest("first", content)

@@ -305,6 +305,8 @@ def test_m3_retriever_copies_and_mistakes():
     assert retriever.invoke("pandas")[0].metadata["n"] != "changed"
     with pytest.raises(InvalidInputError, match="4 texts, but 1 ids"):
         BGEM3Retriever.from_texts(TEXTS, ids=iter("a"), model=M3)
+    with pytest.raises(InvalidInputError, match="list of texts"):
+        BGEM3Retriever.from_texts("one text", model=M3)
     for k in (0, -1, "3"):
         with pytest.raises(InvalidInputError, match="whole number"):
             retriever.invoke("pandas", k=k)

@@ -1,5 +1,6 @@
 """The LlamaIndex adapters: the contract, real stores, caches, copies, async."""
 
+import copy
 import pickle
 import shutil
 import threading
@@ -17,7 +18,7 @@ from llama_index_contract import EmbeddingContract, NodePostprocessorContract
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from bge_integrations.core.residency import resident_models
+from bge_integrations.core.residency import Resident, resident_models
 from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
 from bge_integrations.llama_index import BGEEmbedding, BGERerank, BGESparseEmbedding
 from bge_integrations.models.model import EncoderModel
@@ -181,6 +182,29 @@ def test_a_copy_with_other_settings_does_not_take_turns_in_loading(monkeypatch):
     for _ in range(3):
         assert [first.get_query_embedding("hi"), second.get_query_embedding("hi")] == vectors
     assert len(loads) == before
+
+
+def test_a_cache_after_a_change_does_not_load_for_every_call(monkeypatch):
+    cached = BGEEmbedding(model_name=BASE, embeddings_cache=SimpleKVStore())
+    cached.model_name = M3
+    for model in (cached, copy.deepcopy(cached)):
+        model.get_text_embedding("hi")
+        loads = []
+        with monkeypatch.context() as patch:
+            load = Resident.load
+            patch.setattr(Resident, "load", lambda self, load=load, loads=loads: loads.append(1) or load(self))
+            for i in range(3):
+                model.get_text_embedding(f"text {i}")
+                model.get_query_embedding("hi")
+        assert not loads
+
+
+def test_changes_of_the_embedding_are_checked():
+    changed = BGEEmbedding(model_name=BASE)
+    changed.model_name = Path(M3)
+    assert changed.to_dict()["model_name"] == M3
+    with pytest.raises(ValidationError):
+        changed.embed_batch_size = 0
 
 
 @pytest.mark.parametrize("changed", [{"top_n": 0}, {"top_n": "many"}, {"score_threshold": float("nan")}])

@@ -14,7 +14,7 @@ from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVector
 from bge_integrations.core.prompts import tokenize_texts
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.checkpoint import locate, weights_digest
+from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
 from bge_integrations.models.profile import check_request, embedder_profile
 
@@ -135,7 +135,7 @@ class Embedder(Loaded):
         "instruction", "pooling", "max_length", "dimension" and "dtype".
         """
         return {
-            "weights": weights_digest(self._session.key.state),
+            "weights": self._session.weights_digest,
             "instruction": self.query_instruction if kind == "query" else self.passage_instruction,
             "pooling": self.pooling,
             "max_length": self.max_length,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ import torch
 
 from bge_integrations.core.batch import PackedBatch
 from bge_integrations.errors import ClosedError, NonFiniteError
-from bge_integrations.models.checkpoint import fingerprint
+from bge_integrations.models.checkpoint import fingerprint, weights_digest
 from bge_integrations.models.model import EncoderModel, TextOutput, Wanted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ModelKey:
     """Which copy: a checkpoint folder (and its state on disk: see `fingerprint`), and how it is held."""
 
     folder: Path
-    state: tuple[str, int, int]
+    state: Hashable
     family: Family
     device: torch.device
     dtype: torch.dtype
@@ -43,11 +43,12 @@ class ModelKey:
 
 
 class Resident:
-    """A model in memory, and how many hold it. Made by `lease` only."""
+    """A model in memory, the digest of its weights, and how many hold it. Made by `lease` only."""
 
     def __init__(self, key: ModelKey) -> None:
         self.key = key
         self.holders = 0
+        self.weights_digest = ""
         self._model: EncoderModel | None = None
         self._loading = threading.Lock()
         self._process = os.getpid()
@@ -69,7 +70,9 @@ class Resident:
         with self._loading:
             if self._model is None:
                 with ThreadPoolExecutor(1, "bge-load") as thread:
-                    self._model = thread.submit(EncoderModel, key.folder, key.family, key.device, key.dtype).result()
+                    model = thread.submit(EncoderModel, key.folder, key.family, key.device, key.dtype).result()
+                self.weights_digest = weights_digest(key.folder)  # now, because the files may be exchanged later
+                self._model = model
 
     def hold(self) -> None:
         """One more holder, of a resident that has one."""

@@ -95,6 +95,7 @@ class Session:
     def __init__(self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> None:
         self.key = ModelKey.of(folder, family, device, dtype)
         self._resident = lease(self.key)
+        self.weights_digest = self._resident.weights_digest
         self._finalizer = weakref.finalize(self, self._resident.release)
 
     @property

@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.core.checks import check_query, path_as_text
+from bge_integrations.core.checks import check_query, check_texts, path_as_text
 from bge_integrations.core.embedder import Embedder, load_embedder
 from bge_integrations.core.handle import CopiesItsHandle, Handle
 from bge_integrations.errors import InvalidInputError
@@ -57,9 +57,9 @@ class BGEM3Retriever(CopiesItsHandle, BaseRetriever):
     """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
     max_length: int | None = Field(default=None, frozen=True)
     """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
-    cache_folder: str | None = None
-    local_files_only: bool = False
-    revision: str | None = None
+    cache_folder: str | None = Field(default=None, frozen=True)
+    local_files_only: bool = Field(default=False, frozen=True)
+    revision: str | None = Field(default=None, frozen=True)
     show_progress: bool = False
     """Show a bar while the documents are encoded."""
 
@@ -102,7 +102,7 @@ class BGEM3Retriever(CopiesItsHandle, BaseRetriever):
         Raises:
             InvalidInputError: Not as many metadatas or ids as texts.
         """
-        texts = list(texts)
+        texts = check_texts(texts, "texts")
         metadatas = None if metadatas is None else list(metadatas)
         ids = None if ids is None else list(ids)
         for name, values in (("metadatas", metadatas), ("ids", ids)):

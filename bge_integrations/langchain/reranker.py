@@ -75,16 +75,13 @@ class BGEReranker(CopiesItsHandle, BaseDocumentCompressor, BaseCrossEncoder):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """The best `top_n` documents for the query, best first, as copies with `relevance_score`."""
-        scores = self._handle.get(self._settings()).score(_pairs(query, documents), normalize=self.normalize)
-        return self._select(documents, scores.tolist())
+        return self._rerank(documents, query, self.top_n)
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """As `compress_documents`, without blocking the event loop."""
-        reranker = await self._handle.aget(self._settings())
-        scores = await reranker.ascore(_pairs(query, documents), normalize=self.normalize)
-        return self._select(documents, scores.tolist())
+        return await self._arerank(documents, query, self.top_n)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """The relevance of each (query, passage) pair."""
@@ -95,8 +92,17 @@ class BGEReranker(CopiesItsHandle, BaseDocumentCompressor, BaseCrossEncoder):
         """A retriever that reranks what `retriever` finds."""
         return RerankedRetriever(retriever=retriever, reranker=self)
 
-    def _select(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
-        chosen = [(documents[place], scores[place]) for place in best(scores, self.top_n, self.score_threshold)]
+    def _rerank(self, documents: Sequence[Document], query: str, top_n: int | None) -> list[Document]:
+        scores = self._handle.get(self._settings()).score(_pairs(query, documents), normalize=self.normalize)
+        return self._select(documents, scores.tolist(), top_n)
+
+    async def _arerank(self, documents: Sequence[Document], query: str, top_n: int | None) -> list[Document]:
+        reranker = await self._handle.aget(self._settings())
+        scores = await reranker.ascore(_pairs(query, documents), normalize=self.normalize)
+        return self._select(documents, scores.tolist(), top_n)
+
+    def _select(self, documents: Sequence[Document], scores: list[float], top_n: int | None) -> list[Document]:
+        chosen = [(documents[place], scores[place]) for place in best(scores, top_n, self.score_threshold)]
         return [
             document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
             for document, score in chosen
@@ -121,20 +127,20 @@ class RerankedRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
     ) -> list[Document]:
         found = self.retriever.invoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
-        return list(self._for_call(k).compress_documents(found, query))
+        return self.reranker._rerank(found, query, self._top_n(k))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
     ) -> list[Document]:
         found = await self.retriever.ainvoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
-        return list(await self._for_call(k).acompress_documents(found, query))
+        return await self.reranker._arerank(found, query, self._top_n(k))
 
-    def _for_call(self, k: int | None) -> BGEReranker:
+    def _top_n(self, k: int | None) -> int | None:
         if k is None:
-            return self.reranker
+            return self.reranker.top_n
         if not isinstance(k, int) or k < 1:
             raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
-        return self.reranker.model_copy(update={"top_n": k})
+        return k
 
 
 def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:

@@ -92,6 +92,7 @@ class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
     model_config = ConfigDict(
         extra="forbid",
         use_attribute_docstrings=True,
+        validate_assignment=True,
         protected_namespaces=("pydantic_model_",),
         arbitrary_types_allowed=True,
     )
@@ -158,11 +159,13 @@ class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
 
         LlamaIndex asks its cache by the text alone, so that a text's vector would answer a query.
         """
-        keyed = self.model_copy()  # first, so that a setting changed meanwhile can't part the key from the vectors
-        if keyed.embeddings_cache is None:
+        cache = self.embeddings_cache
+        if cache is None:
             return self
+        self._dense()  # what is loaded stays with this object, and goes with its copy
+        keyed = self.model_copy()  # key and vectors by the copy's settings, if this object's change meanwhile
         made_by = {**keyed._dense().embedder.vector_settings(kind), "normalize": keyed.normalize}
-        keyed.embeddings_cache = KeyedCache(keyed.embeddings_cache, made_by)
+        keyed.embeddings_cache = KeyedCache(cache, made_by)
         return keyed
 
     async def _akeyed(self, kind: TextKind) -> Self:

@@ -63,7 +63,12 @@ class BGESparseEmbedding(CopiesItsHandle, BaseSparseEmbedding):
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
     """Texts handed over at a time; the core packs its own batches from them."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=("pydantic_model_",))
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_assignment=True,
+        protected_namespaces=("pydantic_model_",),
+    )
 
     _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
 

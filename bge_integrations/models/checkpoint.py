@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import pickle
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from bge_integrations import catalog
 from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
 POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
@@ -152,20 +151,17 @@ def is_complete(folder: Path) -> bool:
     return all(shard.is_file() for shard in shards)
 
 
-def fingerprint(folder: Path) -> tuple[str, int, int]:
-    """Changes when the folder's files are written anew: its real path, and their newest time and total size."""
-    files = [f.stat() for f in folder.iterdir() if f.is_file()]
-    newest = max((f.st_mtime_ns for f in files), default=0)
-    return str(folder.resolve()), newest, sum(f.st_size for f in files)
+def fingerprint(folder: Path) -> Hashable:
+    """Changes when a file of the folder is written anew or exchanged: each file's name, inode, time and size."""
+    files = [(f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file()]
+    return tuple((name, status.st_ino, status.st_mtime_ns, status.st_size) for name, status in files)
 
 
-@lru_cache
-def weights_digest(state: tuple[str, int, int]) -> str:
-    """SHA-256 of the weights and heads in the folder that has this `fingerprint`: the same wherever it lies.
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights and heads in a folder: the same wherever it lies and whatever it is called.
 
     Of large files a sample is read, 4 kB of each megabyte: enough to tell any two trainings apart, in milliseconds.
     """
-    folder = Path(state[0])
     files = {*_tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
     whole = hashlib.sha256()
     for file in sorted(files):
