@@ -14,14 +14,13 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints import passages, random_embedder, random_m3
+from checkpoints import CHECKPOINTS, passages, random_embedder, random_m3
 from langchain_huggingface import HuggingFaceEmbeddings
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from rich.console import Console
@@ -31,7 +30,6 @@ from bge_integrations.langchain import BGEEmbeddings, BGESparseEmbeddings
 from bge_integrations.llama_index import BGEEmbedding
 
 RESULTS = Path(__file__).parent / "adapters.json"
-CHECKPOINTS = Path(tempfile.gettempdir()) / "bge-benchmark-checkpoints"
 CALLS = 4
 RESIDENT = """
 import sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import XLMRobertaConfig
 
 PROJECT = Path(__file__).parent.parent
+#: Where the benchmarks keep what they have made.
+CHECKPOINTS = Path(tempfile.gettempdir()) / "bge-benchmark-checkpoints"
 _TOKENIZER = PROJECT / "tests" / "model_files" / "bge-small-en-v1.5-tokenizer"
 _M3_HEADS = PROJECT / "tests" / "model_files" / "bge-m3-heads"
 _RERANKER_TOKENIZER = PROJECT / "bge_integrations" / "pocket" / "reranker"

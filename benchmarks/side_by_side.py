@@ -14,7 +14,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from checkpoints import passages, questions, random_embedder, random_reranker
+from checkpoints import CHECKPOINTS, passages, questions, random_embedder, random_reranker
 from rich.console import Console
 from rich.table import Table
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -36,7 +35,6 @@ from bge_integrations.core.prompts import tokenize_texts
 from bge_integrations.models.model import Wanted
 
 RESULTS = Path(__file__).parent / "results.json"
-CHECKPOINTS = Path(tempfile.gettempdir()) / "bge-benchmark-checkpoints"
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -29,6 +29,8 @@ _NAME = "bge_integrations"
 #: Of `Embedder.vector_settings`, those that must agree for document vectors to be comparable.
 _MADE_BY = ("weights", "instruction", "pooling", "dimension")
 
+_CONFIG = {"model_name", "made_by", *signature(load_embedder).parameters} - {"model"}
+
 
 @register_embedding_function
 class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]  # chromadb is not typed
@@ -205,7 +207,7 @@ def _check_made_by(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -
 def _check_config(config: object) -> None:
     if not isinstance(config, dict) or not config.get("model_name"):
         raise InvalidInputError(f"a configuration of {_NAME} is a dict with a model_name, got {config!r}")
-    unknown = set(config) - {"model_name", "made_by"} - (set(signature(load_embedder).parameters) - {"model"})
+    unknown = config.keys() - _CONFIG
     if unknown:
         raise InvalidInputError(f"a configuration of {_NAME} has settings of load_embedder, not {sorted(unknown)}")
     if not isinstance(config.get("made_by", {}), dict):

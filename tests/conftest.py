@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,24 @@ def hub_environment(tmp_path_factory) -> dict[str, str]:
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HUB_OFFLINE": "1",
     }
+
+
+@pytest.fixture
+def run_as_user(hub_environment, tmp_path) -> Callable[..., None]:
+    """Runs code as a program of its own, in an empty folder, with the tiny checkpoints in the hub's cache."""
+
+    def run(code: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env=hub_environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 def _add_sentence_transformers_files(folder: Path, max_seq_length: int) -> None:

@@ -4,8 +4,6 @@ The blocks of docs/moving.md run in pairs, in test_moving.py.
 """
 
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import TESTS
@@ -23,11 +21,8 @@ def blocks():
 
 
 @pytest.mark.parametrize("code", list(blocks()))
-def test_block(code, hub_environment, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=hub_environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+def test_block(code, run_as_user):
+    run_as_user(code)
 
 
 def test_the_readme_begins_with_the_two_commands():

@@ -1,8 +1,5 @@
 """The lines that users are promised, as written; only their texts, their question and their LLM are filled in."""
 
-import subprocess
-import sys
-
 import pytest
 
 GIVEN = """
@@ -56,13 +53,5 @@ chromadb.PersistentClient("db").get_or_create_collection("docs",
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
-def test_snippet(name, hub_environment, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", GIVEN, SNIPPETS[name]],
-        cwd=tmp_path,
-        env=hub_environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+def test_snippet(name, run_as_user):
+    run_as_user(GIVEN, SNIPPETS[name])

@@ -11,8 +11,9 @@ import asyncio
 import hashlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Part = Literal["dense", "sparse"]
 R = TypeVar("R")
+Rows = TypeVar("Rows", bound=Any)
+Row = TypeVar("Row")
 
 #: Bytes of vectors that wait at most for each half: bge-m3's dense ones of 15 000 texts, sparse ones of about 50 000.
 _MOST_WAITING = 64 << 20
@@ -52,8 +55,14 @@ def load_sparse(model: str | os.PathLike[str], **settings: Any) -> SparseHalf:
     return SparseHalf(embedder)
 
 
-class _Half:
-    """What both halves do: ask for what the pair wants, hand over what is the other's, or take what waits."""
+class _Half(ABC, Generic[Rows, Row]):
+    """What both halves do: ask for what the pair wants, hand over what is the other's, or take what waits.
+
+    Safe for any number of threads and tasks. Errors are those of `Embedder.encode`.
+
+    Attributes:
+        embedder: The embedder that computes.
+    """
 
     _part: Part
 
@@ -62,6 +71,32 @@ class _Half:
         self._normalize = normalize
         self._pair = _pair_for(embedder.pass_settings, normalize)
         self._pair.halves[self._part].add(self)
+
+    def passages(self, texts: Iterable[str], show_progress: bool = False) -> Rows:
+        """One row per text, the passage instruction put in front of each."""
+        plan = self._plan(texts, "passage")
+        return self._rows(plan, self._encode(plan, show_progress))
+
+    def queries(self, texts: Iterable[str]) -> Rows:
+        """One row per query, the query instruction put in front of each."""
+        plan = self._plan(texts, "query")
+        return self._rows(plan, self._encode(plan))
+
+    def query(self, text: str) -> Row:
+        """The row of one query."""
+        row: Row = self.queries(check_query(text))[0]
+        return row
+
+    async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> Rows:
+        """As `passages`, without blocking the event loop."""
+        plan = await asyncio.to_thread(self._plan, texts, "passage")
+        return await asyncio.to_thread(self._rows, plan, await self._aencode(plan, show_progress))
+
+    async def aquery(self, text: str) -> Row:
+        """As `query`, without blocking the event loop."""
+        plan = self._plan(check_query(text), "query")
+        row: Row = self._rows(plan, await self._aencode(plan))[0]
+        return row
 
     def _plan(self, texts: Iterable[str], kind: TextKind) -> _Plan:
         return _Plan(self._pair, self._part, check_texts(texts, "texts"), kind)
@@ -76,82 +111,33 @@ class _Half:
         parts: dict[str, bool] = {part: part in plan.parts for part in ("dense", "sparse")}
         return {"kind": plan.kind, "normalize": self._normalize, "show_progress": show_progress, **parts}
 
+    def _rows(self, plan: _Plan, found: Embeddings) -> Rows:
+        """This half of what was computed and what waited, in the order of the call; the other half is handed over."""
+        plan.leave_the_others(found)
+        return self._own(plan, found)
 
-class DenseHalf(_Half):
-    """Dense vectors of queries and passages. Made by `load_dense`; safe for any number of threads and tasks.
+    @abstractmethod
+    def _own(self, plan: _Plan, found: Embeddings) -> Rows:
+        """This half's part of both."""
 
-    Attributes:
-        embedder: The embedder that computes them.
-    """
+
+class DenseHalf(_Half["NDArray[np.float32]", "NDArray[np.float32]"]):
+    """Dense vectors of queries and passages, float32 (n, dimension). Made by `load_dense`."""
 
     _part = "dense"
 
-    def passages(self, texts: Iterable[str], show_progress: bool = False) -> NDArray[np.float32]:
-        """float32 (n, dimension). Errors as in `Embedder.encode`."""
-        plan = self._plan(texts, "passage")
-        return self._rows(plan, self._encode(plan, show_progress))
-
-    def query(self, text: str) -> NDArray[np.float32]:
-        """float32 (dimension,), the query instruction put in front."""
-        plan = self._plan(check_query(text), "query")
-        vector: NDArray[np.float32] = self._rows(plan, self._encode(plan))[0]
-        return vector
-
-    async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> NDArray[np.float32]:
-        """As `passages`, without blocking the event loop."""
-        plan = await asyncio.to_thread(self._plan, texts, "passage")
-        return await asyncio.to_thread(self._rows, plan, await self._aencode(plan, show_progress))
-
-    async def aquery(self, text: str) -> NDArray[np.float32]:
-        """As `query`, without blocking the event loop."""
-        plan = self._plan(check_query(text), "query")
-        vector: NDArray[np.float32] = self._rows(plan, await self._aencode(plan))[0]
-        return vector
-
-    @staticmethod
-    def _rows(plan: _Plan, found: Embeddings) -> NDArray[np.float32]:
+    def _own(self, plan: _Plan, found: Embeddings) -> NDArray[np.float32]:
         assert found.dense is not None
-        plan.leave_the_others(found)
         return np.stack(plan.in_order(found.dense)) if plan.waiting else found.dense
 
 
-class SparseHalf(_Half):
-    """Lexical weights of queries and passages. Made by `load_sparse`; safe for any number of threads and tasks.
-
-    Attributes:
-        embedder: The embedder that computes them.
-    """
+class SparseHalf(_Half[SparseVectors, SparseVector]):
+    """Lexical weights of queries and passages. Made by `load_sparse`."""
 
     _part = "sparse"
 
-    def passages(self, texts: Iterable[str], show_progress: bool = False) -> SparseVectors:
-        """One row per text. Errors as in `Embedder.encode`."""
-        plan = self._plan(texts, "passage")
-        return self._rows(plan, self._encode(plan, show_progress))
-
-    def queries(self, texts: Iterable[str]) -> SparseVectors:
-        """One row per query, the query instruction put in front."""
-        plan = self._plan(texts, "query")
-        return self._rows(plan, self._encode(plan))
-
-    def query(self, text: str) -> SparseVector:
-        """The weights of one query."""
-        return self.queries(check_query(text))[0]
-
-    async def apassages(self, texts: Iterable[str], show_progress: bool = False) -> SparseVectors:
-        """As `passages`, without blocking the event loop."""
-        plan = await asyncio.to_thread(self._plan, texts, "passage")
-        return await asyncio.to_thread(self._rows, plan, await self._aencode(plan, show_progress))
-
-    async def aquery(self, text: str) -> SparseVector:
-        """As `query`, without blocking the event loop."""
-        plan = self._plan(check_query(text), "query")
-        return self._rows(plan, await self._aencode(plan))[0]
-
-    @staticmethod
-    def _rows(plan: _Plan, found: Embeddings) -> SparseVectors:
+    def _own(self, plan: _Plan, found: Embeddings) -> SparseVectors:
         assert found.sparse is not None
-        plan.leave_the_others(found)
         if not plan.waiting:
             return found.sparse
         return SparseVectors.from_rows(plan.in_order(found.sparse), found.sparse.size)
@@ -161,7 +147,7 @@ class _Pair:
     """The halves over one model with the same settings, and vectors that wait for the half they belong to."""
 
     def __init__(self) -> None:
-        self.halves: dict[Part, WeakSet[_Half]] = {"dense": WeakSet(), "sparse": WeakSet()}
+        self.halves: dict[Part, WeakSet[_Half[Any, Any]]] = {"dense": WeakSet(), "sparse": WeakSet()}
         self.lock = threading.Lock()
         self._waiting: dict[Part, dict[tuple[TextKind, bytes], Any]] = {"dense": {}, "sparse": {}}
         self._bytes: dict[Part, int] = {"dense": 0, "sparse": 0}

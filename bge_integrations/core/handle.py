@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 C = TypeVar("C")
 
@@ -52,12 +52,21 @@ class Handle(Generic[C]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class CopiesItsHandle:
-    """For pydantic adapters: a copy gets a handle of its own, where pydantic would let both share one."""
+class HoldsModel:
+    """For pydantic adapters: the model is loaded when the object is made, and copies have handles of their own.
+
+    The adapter has the handle as `_handle`, and gives what it is asked with as `_settings()`.
+    """
 
     _handle: Any
 
+    if not TYPE_CHECKING:  # type checkers see the fields as keyword arguments, as pydantic declares them
+
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
+
     def __copy__(self) -> Self:
         twin: Self = super().__copy__()  # type: ignore[misc]
-        twin._handle = copy.copy(self._handle)
+        twin._handle = copy.copy(self._handle)  # pydantic would let both share one
         return twin

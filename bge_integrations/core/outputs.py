@@ -116,6 +116,11 @@ class Embeddings:
     multi_vector: MultiVectors | None = None
 
 
+def to_lists(rows: NDArray[np.float32]) -> list[list[float]]:
+    """The rows as lists; one at a time, because a large array's own `tolist` keeps all other threads waiting."""
+    return [row.tolist() for row in rows]
+
+
 def _offsets(lengths: list[int]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

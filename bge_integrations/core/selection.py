@@ -22,6 +22,13 @@ def best(scores: Sequence[float], top_n: int | None, score_threshold: float | No
     return places[:top_n]
 
 
+def check_k(k: int) -> int:
+    """`k` of one call, or InvalidInputError."""
+    if not isinstance(k, int) or k < 1:
+        raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
+    return k
+
+
 def check_top_n(top_n: int | None) -> int | None:
     """`top_n`, or InvalidInputError."""
     if top_n is not None and top_n < 1:

@@ -93,10 +93,16 @@ class Session:
     """
 
     def __init__(self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> None:
-        self.key = ModelKey.of(folder, family, device, dtype)
-        self._resident = lease(self.key)
-        self.weights_digest = self._resident.weights_digest
+        self._resident = lease(ModelKey.of(folder, family, device, dtype))
         self._finalizer = weakref.finalize(self, self._resident.release)
+
+    @property
+    def key(self) -> ModelKey:
+        return self._resident.key
+
+    @property
+    def weights_digest(self) -> str:
+        return self._resident.weights_digest
 
     @property
     def model(self) -> EncoderModel:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import DenseHalf, load_dense
-from bge_integrations.core.handle import CopiesItsHandle, Handle
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from bge_integrations.core.handle import Handle, HoldsModel
+from bge_integrations.core.outputs import to_lists
 
 
-class BGEEmbeddings(CopiesItsHandle, BaseModel, Embeddings):
+class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and documents are embedded as the model was trained: `embed_query` puts the query instruction in front.
@@ -69,15 +66,9 @@ class BGEEmbeddings(CopiesItsHandle, BaseModel, Embeddings):
 
     _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
 
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
-
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One unit vector per text; no instruction but what the model has for passages."""
-        return _lists(self._handle.get(self._settings()).passages(texts, self.show_progress))
+        return to_lists(self._handle.get(self._settings()).passages(texts, self.show_progress))
 
     def embed_query(self, text: str) -> list[float]:
         """The unit vector of a query, its instruction in front."""
@@ -87,7 +78,7 @@ class BGEEmbeddings(CopiesItsHandle, BaseModel, Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`, without blocking the event loop."""
         dense = await self._handle.aget(self._settings())
-        return await asyncio.to_thread(_lists, await dense.apassages(texts, self.show_progress))
+        return await asyncio.to_thread(to_lists, await dense.apassages(texts, self.show_progress))
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop."""
@@ -97,8 +88,3 @@ class BGEEmbeddings(CopiesItsHandle, BaseModel, Embeddings):
 
     def _settings(self) -> dict[str, Any]:
         return self.model_dump(exclude={"show_progress"})
-
-
-def _lists(rows: NDArray[np.float32]) -> list[list[float]]:
-    lists: list[list[float]] = [row.tolist() for row in rows]
-    return lists

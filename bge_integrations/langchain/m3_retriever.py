@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import numpy as np
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.core.checks import check_query, check_texts, path_as_text
 from bge_integrations.core.embedder import Embedder, load_embedder
-from bge_integrations.core.handle import CopiesItsHandle, Handle
+from bge_integrations.core.handle import Handle, HoldsModel
+from bge_integrations.core.selection import best, check_k
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.scoring import hybrid_scores
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CORE_SETTINGS = {"model", "device", "dtype", "max_length", "cache_folder", "local_files_only", "revision"}
 
 
-class BGEM3Retriever(CopiesItsHandle, BaseRetriever):
+class BGEM3Retriever(HoldsModel, BaseRetriever):
     """Finds documents by the weighted sum of bge-m3's dense, sparse and multi-vector scores, all from one pass.
 
     Every document is scored exactly, so this suits collections up to some thousands: the vectors stay in memory, about
@@ -134,11 +134,9 @@ class BGEM3Retriever(CopiesItsHandle, BaseRetriever):
         return await asyncio.to_thread(self._best, encoded, k)
 
     def _best(self, query: Embeddings, k: int | None) -> list[Document]:
-        if k is not None and (not isinstance(k, int) or k < 1):
-            raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
+        k = self.k if k is None else check_k(k)
         scores = hybrid_scores(query, self._passages, self.weights).hybrid[0]
-        best = np.argsort(-scores, kind="stable")[: k or self.k]
-        return [self.documents[i].model_copy(deep=True) for i in best]
+        return [self.documents[place].model_copy(deep=True) for place in best(scores.tolist(), k, None)]
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)

@@ -11,10 +11,9 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.core.checks import path_as_text
-from bge_integrations.core.handle import CopiesItsHandle, Handle
+from bge_integrations.core.handle import Handle, HoldsModel
 from bge_integrations.core.reranker import Reranker, load_reranker
-from bge_integrations.core.selection import best, check_score_threshold, check_top_n
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.core.selection import best, check_k, check_score_threshold, check_top_n
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import (
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     )
 
 
-class BGEReranker(CopiesItsHandle, BaseDocumentCompressor, BaseCrossEncoder):
+class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
     """Orders documents by a BGE cross-encoder, best first.
 
     Example:
@@ -64,12 +63,6 @@ class BGEReranker(CopiesItsHandle, BaseDocumentCompressor, BaseCrossEncoder):
     )
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
-
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -136,11 +129,7 @@ class RerankedRetriever(BaseRetriever):
         return await self.reranker._arerank(found, query, self._top_n(k))
 
     def _top_n(self, k: int | None) -> int | None:
-        if k is None:
-            return self.reranker.top_n
-        if not isinstance(k, int) or k < 1:
-            raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
-        return k
+        return self.reranker.top_n if k is None else check_k(k)
 
 
 def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.core.handle import CopiesItsHandle, Handle
+from bge_integrations.core.handle import Handle, HoldsModel
 
 
-class SparseModel(CopiesItsHandle, BaseModel):
+class SparseModel(HoldsModel, BaseModel):
     """The settings of a model with a sparse head, which is loaded when the object is made.
 
     Copies and pickles carry the settings, never the weights.
@@ -45,12 +45,6 @@ class SparseModel(CopiesItsHandle, BaseModel):
     )
 
     _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
-
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            self._sparse()  # outside validation, which would wrap the core's errors
 
     def _sparse(self) -> SparseHalf:
         return self._handle.get(self._settings())

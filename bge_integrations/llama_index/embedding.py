@@ -11,13 +11,12 @@ from pydantic import BeforeValidator
 
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import DenseHalf, load_dense
-from bge_integrations.core.handle import CopiesItsHandle, Handle
+from bge_integrations.core.handle import Handle
+from bge_integrations.core.outputs import to_lists
+from bge_integrations.llama_index.component import Component
 from bge_integrations.llama_index.keyed_cache import KeyedCache
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from bge_integrations.core.embedder import TextKind
 
 #: Fields that the core takes by the same name.
@@ -37,7 +36,7 @@ _CORE_SETTINGS = (
 )
 
 
-class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
+class BGEEmbedding(Component, BaseEmbedding):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and texts are embedded as the model was trained: a query gets the query instruction in front. All instances
@@ -99,13 +98,6 @@ class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
 
     _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
 
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            settings.pop("class_name", None)  # model_dump puts it in
-            super().__init__(**settings)
-            self._dense()
-
     @classmethod
     def class_name(cls) -> str:
         return "BGEEmbedding"
@@ -148,11 +140,11 @@ class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _lists(self._dense().passages(texts, self.show_progress_bar))
+        return to_lists(self._dense().passages(texts, self.show_progress_bar))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         dense = await self._handle.aget(self._settings())
-        return await asyncio.to_thread(_lists, await dense.apassages(texts, self.show_progress_bar))
+        return await asyncio.to_thread(to_lists, await dense.apassages(texts, self.show_progress_bar))
 
     def _keyed(self, kind: TextKind) -> Self:
         """This embedding, or with an `embeddings_cache` a copy whose cache answers for this kind of text only.
@@ -180,8 +172,3 @@ class BGEEmbedding(CopiesItsHandle, BaseEmbedding):
             "passage_instruction": self.text_instruction,
             **{name: getattr(self, name) for name in _CORE_SETTINGS},
         }
-
-
-def _lists(rows: NDArray[np.float32]) -> list[list[float]]:
-    lists: list[list[float]] = [row.tolist() for row in rows]
-    return lists

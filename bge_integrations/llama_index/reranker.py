@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -16,10 +16,11 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import AfterValidator, AliasChoices, BeforeValidator
 
 from bge_integrations.core.checks import path_as_text
-from bge_integrations.core.handle import CopiesItsHandle, Handle
+from bge_integrations.core.handle import Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
 from bge_integrations.core.selection import best, check_score_threshold, check_top_n
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.llama_index.component import Component
 
 _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
@@ -36,7 +37,7 @@ _CORE_SETTINGS = (
 )
 
 
-class BGERerank(CopiesItsHandle, BaseNodePostprocessor):
+class BGERerank(Component, BaseNodePostprocessor):
     """Orders nodes by a BGE cross-encoder, best first.
 
     Example:
@@ -86,13 +87,6 @@ class BGERerank(CopiesItsHandle, BaseNodePostprocessor):
     )
 
     _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
-
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            settings.pop("class_name", None)  # model_dump puts it in
-            super().__init__(**settings)
-            self._handle.get(self._settings())  # outside validation, which would wrap the core's errors
 
     @classmethod
     def class_name(cls) -> str:

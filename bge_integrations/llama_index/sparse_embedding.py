@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
@@ -11,8 +11,9 @@ from pydantic import BeforeValidator
 
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.core.handle import CopiesItsHandle, Handle
+from bge_integrations.core.handle import Handle
 from bge_integrations.core.outputs import SparseVectors
+from bge_integrations.llama_index.component import Component
 
 #: Fields that the core takes by the same name.
 _CORE_SETTINGS = (
@@ -26,7 +27,7 @@ _CORE_SETTINGS = (
 )
 
 
-class BGESparseEmbedding(CopiesItsHandle, BaseSparseEmbedding):
+class BGESparseEmbedding(Component, BaseSparseEmbedding):
     """Lexical weights of bge-m3, {token id: weight > 0} per text.
 
     `sparse_doc_fn` and `sparse_query_fn` are what LlamaIndex's `QdrantVectorStore` takes by these names. Beside
@@ -71,13 +72,6 @@ class BGESparseEmbedding(CopiesItsHandle, BaseSparseEmbedding):
     )
 
     _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
-
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            settings.pop("class_name", None)  # model_dump puts it in
-            super().__init__(**settings)
-            self._sparse()
 
     @classmethod
     def class_name(cls) -> str:
