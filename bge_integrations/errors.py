@@ -31,6 +31,22 @@ class WrongModelError(BGEError, ValueError):
     """A store holds the vectors of another model than the one it is used with; nothing was written or searched."""
 
 
+class IndexFormatError(BGEError, ValueError):
+    """A folder or collection is no index, is damaged, or was written by a newer release; nothing was changed."""
+
+
+class IndexLockedError(BGEError, OSError):
+    """The index's folder is open already, here or in another process."""
+
+
+class DiskFullError(BGEError, OSError):
+    """The disk has too little room for what was to be written; what was acknowledged before is safe."""
+
+
+class StorageError(BGEError, RuntimeError):
+    """The storage engine failed; the cause is chained."""
+
+
 class TextTooLongError(InvalidInputError):
     """`on_truncate="error"` was asked for and at least one text is longer than max_length."""
 

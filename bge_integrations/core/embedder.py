@@ -102,6 +102,8 @@ class Embedder(Loaded):
     Attributes:
         name: The published checkpoint's name, or the folder.
         dimension: Width of the dense vectors.
+        multi_vector_dimension: Width of the multi-vectors; 0 without that head.
+        vocabulary_size: Number of token ids, which sparse vectors refer to.
         max_length: Longest text in tokens, unless a call asks for less.
         query_instruction, passage_instruction: What is put before queries and passages.
         has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
@@ -116,7 +118,7 @@ class Embedder(Loaded):
         self.query_instruction: str = profile.instructions.query
         self.passage_instruction: str = profile.instructions.passage
         self.has_sparse = self.has_multi_vector = model.m3 is not None
-        self._vocabulary_size = model.config.vocabulary_size
+        self.vocabulary_size: int = model.config.vocabulary_size
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
         check_whole_number(self.max_length, self._longest, "max_length")
@@ -126,7 +128,7 @@ class Embedder(Loaded):
         self._dim = truncate_dim
         self.dimension = truncate_dim or model.config.hidden_size
         multi_vector_size = model.m3.multi_vector_size if model.m3 else 0
-        self._multi_vector_dimension = min(multi_vector_size, truncate_dim or multi_vector_size)
+        self.multi_vector_dimension: int = min(multi_vector_size, truncate_dim or multi_vector_size)
 
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
         """What a text's dense vector depends on, for what must not mix vectors: keys of caches, stores on disk.
@@ -142,6 +144,12 @@ class Embedder(Loaded):
             "dimension": self.dimension,
             "dtype": self.dtype,
         }
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit, where the checkpoint lies in the hub's cache."""
+        folder = self._session.key.folder
+        return folder.name if folder.parent.name == "snapshots" else None
 
     @property
     def pass_settings(self) -> Hashable:
@@ -279,8 +287,8 @@ class _Request:
             for row, output in zip(dense, chosen, strict=True):
                 row[:] = output.dense
         if wanted.sparse:
-            sparse = SparseVectors.from_rows([o.sparse for o in chosen if o.sparse], e._vocabulary_size)
+            sparse = SparseVectors.from_rows([o.sparse for o in chosen if o.sparse], e.vocabulary_size)
         if wanted.multi_vector:
             found = [o.multi_vector for o in chosen if o.multi_vector is not None]
-            vectors = MultiVectors.from_rows(found, e._multi_vector_dimension)
+            vectors = MultiVectors.from_rows(found, e.multi_vector_dimension)
         return Embeddings(dense, sparse, vectors)

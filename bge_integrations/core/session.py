@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
 
 import torch
 
 from bge_integrations.core.call import Call
+from bge_integrations.core.progress import progress_bar
 from bge_integrations.core.residency import ModelKey, ModelLane, lease
 from bge_integrations.core.scheduler import Item, scheduler_of
 from bge_integrations.errors import ClosedError, InvalidInputError, TextTooLongError, TruncationWarning
@@ -144,7 +144,7 @@ class Session:
         """A call that holds the model until it is over."""
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
-        progress = _bar(len(work.inputs)) if work.show_progress and work.inputs else None
+        progress = progress_bar(len(work.inputs), "text") if work.show_progress and work.inputs else None
         self._resident.hold()
         call = Call(len(work.inputs), progress)
         call.future.add_done_callback(lambda _: self._resident.release())
@@ -184,24 +184,6 @@ class Session:
                 TruncationWarning,
                 stacklevel=_frames_of_this_package(),
             )
-
-
-class _Unbreakable:
-    """Standard error for a progress bar: a reader that has gone must not stop the work, nor leave tqdm's lock held."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
-
-
-def _bar(total: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit="text", desc="bge", file=_Unbreakable())
 
 
 def _frames_of_this_package() -> int:

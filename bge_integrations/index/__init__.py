@@ -1,0 +1,6 @@
+"""`M3Index`: documents with bge-m3's three representations, stored and searched."""
+
+from bge_integrations.index.m3_index import M3Index
+from bge_integrations.index.records import Entry, Hit
+
+__all__ = ["Entry", "Hit", "M3Index"]

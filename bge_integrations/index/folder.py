@@ -1,0 +1,154 @@
+"""The folder of an index: who may use it, which shard is the current one, and whether there is room."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bge_integrations.errors import DiskFullError, IndexFormatError, IndexLockedError
+from bge_integrations.index.manifest import Manifest
+
+_LOCK = ".lock"
+_MANIFEST = "manifest.json"
+_CURRENT = "current.json"
+_SHARD = "shard-"
+#: What always stays free: the engine maps its files, and a process that writes to one on a full disk is killed.
+_RESERVE = 64 << 20
+
+
+class Folder:
+    """Holds the folder alone until `close`.
+
+        manifest.json      what the index was made with; written last, so an index with a manifest is complete
+        current.json       the shard in use, and how many points it had when it was optimised
+        shard-<random>/    the engine's files
+
+    Raises:
+        IndexLockedError: It is in use, here or in another process.
+        IndexFormatError: It is a file, or holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+        if self.path.exists() and not self.path.is_dir():
+            raise IndexFormatError(f"{self.path} is a file; pass a folder for the index")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self._manifest.exists() and (foreign := self._foreign()):
+            raise IndexFormatError(
+                f"{self.path} is not an index and not empty (it holds {foreign}); pass another folder, or a new one"
+            )
+        self._lock = FileLock(self.path / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise IndexLockedError(
+                errno.EWOULDBLOCK,
+                "the index is open already, in another process or in this one; close it there, share the open M3Index, "
+                "or run a Qdrant server and open its URL",
+                os.fspath(self.path),
+            ) from None
+
+    @property
+    def location(self) -> str:
+        return os.fspath(self.path)
+
+    @property
+    def _manifest(self) -> Path:
+        return self.path / _MANIFEST
+
+    def manifest(self) -> Manifest | None:
+        """What the index was made with; None where there is none yet."""
+        return Manifest.read(self._read(_MANIFEST), os.fspath(self._manifest)) if self._manifest.exists() else None
+
+    def shard(self) -> Path:
+        """The shard in use. Others, which were being made when a process ended, are removed."""
+        current = self.path / str(self._current()["shard"])
+        if not current.is_dir():
+            raise IndexFormatError(f"{current} is missing; restore the index from a copy")
+        self._remove_shards(but=current)
+        return current
+
+    def optimized_points(self) -> int:
+        """How many points the shard had when it was optimised."""
+        return int(self._current()["optimized_points"])
+
+    def new_shard(self) -> Path:
+        """A place for a shard, not in use yet."""
+        return self.path / f"{_SHARD}{uuid.uuid4().hex[:12]}"
+
+    def begin(self) -> Path:
+        """A place for the first shard; what an interrupted beginning left is removed."""
+        self._remove_shards()
+        return self.new_shard()
+
+    def complete(self, shard: Path, manifest: Manifest) -> None:
+        """From now on this is an index."""
+        self.switch(shard, 0)
+        self._write(_MANIFEST, manifest.to_dict())
+
+    def switch(self, shard: Path, optimized_points: int) -> None:
+        """Use this shard from now on."""
+        self._write(_CURRENT, {"shard": shard.name, "optimized_points": optimized_points})
+
+    def check_room(self, size: int) -> None:
+        """Raise DiskFullError unless `size` bytes can be written."""
+        free = shutil.disk_usage(self.path).free
+        if free < size + _RESERVE:
+            raise DiskFullError(
+                errno.ENOSPC,
+                f"{free >> 20} MB are free, {(size + _RESERVE >> 20) + 1} MB are needed; nothing of this step was "
+                "written. Make room and run it again: what is stored is passed over",
+                os.fspath(self.path),
+            )
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def _current(self) -> dict[str, Any]:
+        current = self._read(_CURRENT)
+        if not isinstance(current, dict) or not {"shard", "optimized_points"} <= current.keys():
+            raise IndexFormatError(f"{self.path / _CURRENT} is damaged; restore the index from a copy")
+        return current
+
+    def _foreign(self) -> str:
+        """A name in the folder that no index has, or ""."""
+        names = (path.name for path in self.path.iterdir())
+        ours = (_LOCK, _MANIFEST, _CURRENT)
+        return next((name for name in names if name.removesuffix(".new") not in ours and _SHARD not in name), "")
+
+    def _remove_shards(self, but: Path | None = None) -> None:
+        for shard in self.path.glob(f"{_SHARD}*"):
+            if shard != but:
+                shutil.rmtree(shard, ignore_errors=True)
+
+    def _read(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise IndexFormatError(f"{path} is missing; restore the index from a copy") from None
+        except ValueError as error:
+            raise IndexFormatError(f"{path} is damaged ({error}); restore the index from a copy") from error
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Replace a file at one stroke, on disk when this returns."""
+        new = self.path / f"{name}.new"
+        with new.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path / name)
+        if os.name == "posix":  # elsewhere folders can't be opened
+            folder = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

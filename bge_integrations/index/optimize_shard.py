@@ -1,0 +1,10 @@
+"""Build the search graphs of the shard in a folder. Run as a process of its own: the engine holds the interpreter."""
+
+import sys
+
+from qdrant_edge import EdgeShard
+
+if __name__ == "__main__":
+    shard = EdgeShard.load(sys.argv[1])
+    shard.optimize()
+    shard.close()

@@ -1,0 +1,152 @@
+"""From a query's vectors to ranked points: candidates, their exact scores, and the fusion of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from bge_integrations.core.selection import check_k
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.index.engine import Leg, Representation
+from bge_integrations.scoring import reciprocal_rank_fusion
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bge_integrations.core.outputs import Embeddings, SparseVector
+    from bge_integrations.index.engine import Engine
+    from bge_integrations.index.filters import Condition
+
+Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
+Fusion = Literal["weighted", "rrf"]
+Weights = tuple[float, float, float]
+#: Scores by representation and point.
+Parts = dict[Representation, dict[str, float]]
+QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
+
+#: An approximate search that keeps fewer neighbours in sight misses some of the best.
+_LEAST_BREADTH = 128
+
+_REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The checked arguments of a search.
+
+    Attributes:
+        k: How many hits are wanted.
+        weights: Of the representations that make up the score, each above 0.
+        fusion: Their weighted mean, or reciprocal rank fusion.
+        condition: On the metadata.
+        candidates: How many points each proposing representation proposes.
+        proposing: The representations that propose candidates.
+    """
+
+    k: int
+    weights: Mapping[Representation, float]
+    fusion: Fusion
+    condition: Condition | None
+    candidates: int
+    proposing: tuple[Representation, ...]
+
+    @classmethod
+    def of(
+        cls, k: int, mode: Mode, weights: Weights, fusion: Fusion, condition: Condition | None, candidates: int
+    ) -> Search:
+        check_k(k)
+        for name, value, choices in (("mode", mode, get_args(Mode)), ("fusion", fusion, get_args(Fusion))):
+            if value not in choices:
+                raise InvalidInputError(f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
+        if not isinstance(candidates, int) or candidates < 1:
+            raise InvalidInputError(f"candidates={candidates!r} must be a whole number of at least 1")
+        chosen = _positive(weights) if mode == "hybrid" else {mode: 1.0}
+        proposing = tuple(r for r in _REPRESENTATIONS if r in chosen and r != "multi_vector")
+        return cls(
+            k=k,
+            weights=chosen,
+            fusion=fusion,
+            condition=condition,
+            candidates=max(k, candidates) if len(chosen) > 1 or not proposing else k,
+            proposing=proposing or ("dense", "sparse"),
+        )
+
+    @property
+    def needed(self) -> frozenset[Representation]:
+        """The representations of the query that this search needs."""
+        return frozenset(self.weights) | frozenset(self.proposing)
+
+
+def find(engine: Engine, query: QueryVectors, search: Search) -> tuple[Parts, list[str]]:
+    """The candidates, and their scores in each representation that counts, whichever leg found them.
+
+    Args:
+        query: Its vectors. Without multi-vectors, scores by these are left for the caller to add.
+    """
+    breadth = max(_LEAST_BREADTH, search.candidates)
+    legs = [Leg(r, query[r], search.candidates, search.condition, breadth=breadth) for r in search.proposing]
+    found: Parts = {r: {} for r in _REPRESENTATIONS} | _ask(engine, legs)
+    candidates = list(dict.fromkeys(point for r in search.proposing for point in found[r]))
+    legs = []
+    for r in search.weights:
+        if r in query and (missing := [point for point in candidates if point not in found[r]]):
+            legs.append(Leg(r, query[r], len(missing), among=missing))
+    for r, scores in _ask(engine, legs).items():
+        found[r] = found[r] | scores
+    if "sparse" in search.weights:  # no token in common is a score of 0, not a missing one
+        found["sparse"] = dict.fromkeys(candidates, 0.0) | found["sparse"]
+    # who was deleted between two questions, which only another process on a server can do, is in not all of them
+    alive = [point for point in candidates if all(point in found[r] for r in search.weights if r in query)]
+    return {r: {point: found[r][point] for point in alive} for r in search.weights if r in query}, alive
+
+
+def rank(parts: Parts, search: Search) -> list[tuple[str, float]]:
+    """The best k points and their scores, best first; equal ones in the order of their points."""
+    points = sorted(next(iter(parts.values())))
+    if search.fusion == "rrf" and len(search.weights) > 1:
+        rankings = [
+            sorted((p for p in points if r != "sparse" or parts[r][p] > 0), key=lambda p, r=r: -parts[r][p])  # type: ignore[misc]
+            for r in search.weights
+        ]
+        fused = dict(reciprocal_rank_fusion(rankings, weights=list(search.weights.values())))
+    else:
+        total = sum(search.weights.values())
+        fused = {p: sum(weight * parts[r][p] for r, weight in search.weights.items()) / total for p in points}
+    return sorted(fused.items(), key=lambda item: (-item[1], item[0]))[: search.k]
+
+
+def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
+    """The vectors of text i."""
+    vectors: QueryVectors = {}
+    if encoded.dense is not None:
+        vectors["dense"] = encoded.dense[i]
+    if encoded.sparse is not None:
+        vectors["sparse"] = encoded.sparse[i]
+    if encoded.multi_vector is not None:
+        vectors["multi_vector"] = encoded.multi_vector[i]
+    return vectors
+
+
+def _ask(engine: Engine, legs: Sequence[Leg]) -> Parts:
+    """The answers to some legs, max-sim as the mean over the query's vectors."""
+    asked = [leg for leg in legs if leg.using != "sparse" or len(leg.vector[0])]  # no weights find nothing
+    scores: Parts = {leg.using: {} for leg in legs}
+    for leg, answer in zip(asked, engine.search(asked) if asked else [], strict=True):
+        tokens = len(leg.vector) if leg.using == "multi_vector" else 1
+        scores[leg.using] = {point: score / tokens for point, score in answer}
+    return scores
+
+
+def _positive(weights: Weights) -> dict[Representation, float]:
+    try:
+        by_name = dict(zip(_REPRESENTATIONS, map(float, weights), strict=True))
+    except (TypeError, ValueError):
+        by_name = {}
+    if not by_name or any(w < 0 or not math.isfinite(w) for w in by_name.values()) or not any(by_name.values()):
+        raise InvalidInputError(
+            f"weights={weights!r} must be three numbers >= 0, for dense, sparse and multi-vector scores, one above 0"
+        )
+    return {r: weight for r, weight in by_name.items() if weight > 0}

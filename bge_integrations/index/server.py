@@ -1,0 +1,262 @@
+"""A Qdrant server or cluster: the same schema, points and searches as in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+try:
+    from qdrant_client import QdrantClient, models
+    from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
+except ImportError as error:
+    raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
+
+from bge_integrations.core.outputs import SparseVector
+from bge_integrations.errors import IndexFormatError, InvalidInputError, StorageError
+from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
+from bge_integrations.index.manifest import Manifest
+from bge_integrations.index.records import point_of, to_payload
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bge_integrations.index.engine import FieldKind, Leg
+    from bge_integrations.index.filters import Condition
+    from bge_integrations.index.records import Entry, Record
+
+_FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "float": models.PayloadSchemaType.FLOAT,
+    "bool": models.PayloadSchemaType.BOOL,
+}
+_TIMEOUT = 60  # seconds
+#: Where the manifest stands in the collection's metadata.
+_MANIFEST = "bge_integrations"
+
+
+def connect(url: str, name: str, api_key: str | None, owned: ExitStack) -> Collection:
+    """The collection of that name on the server."""
+    with _server_errors(url):
+        client = QdrantClient(url=url, api_key=api_key, timeout=_TIMEOUT, check_compatibility=False)
+        owned.callback(client.close)
+        client.get_collections()  # now, so that a wrong address is told here
+    return Collection(client, name)
+
+
+class Collection:
+    """Where an index on a server lies."""
+
+    def __init__(self, client: QdrantClient, name: str) -> None:
+        if not isinstance(client, QdrantClient):
+            raise InvalidInputError(f"pass a folder, a URL or a QdrantClient, not {type(client).__name__}")
+        if not isinstance(name, str) or not name:
+            raise InvalidInputError(f"collection={name!r} must be a name")
+        self.client = client
+        self.name = name
+        options = client.init_options
+        self.is_local = options.get("location") == ":memory:" or options.get("path") is not None
+        self.location = f"{options.get('url') or options.get('host') or options.get('location')}/{name}"
+
+    def manifest(self) -> Manifest | None:
+        """What the index was made with; None where the collection does not exist."""
+        with _server_errors(self.location):
+            if not self.client.collection_exists(self.name):
+                return None
+            metadata = self.client.get_collection(self.name).config.metadata or {}
+        if _MANIFEST not in metadata:
+            raise IndexFormatError(
+                f"the collection {self.name!r} is no index of this package; pass another name as collection="
+            )
+        return Manifest.read(metadata[_MANIFEST], f"the metadata of {self.location}")
+
+    def create(self, manifest: Manifest) -> None:
+        with _server_errors(self.location):
+            self.client.create_collection(self.name, **_schema(manifest), metadata={_MANIFEST: manifest.to_dict()})
+        if self.manifest() is None:
+            self.client.delete_collection(self.name)
+            raise StorageError("the server keeps no collection metadata; Qdrant 1.16 or newer is needed")
+
+
+class QdrantEngine:
+    """An `Engine` on a server. A write is split where it would be too large for one request.
+
+    Args:
+        collection: Where it lies.
+        manifest: For a new one; None opens what is there.
+    """
+
+    largest_write = 1 << 20
+
+    def __init__(self, collection: Collection, manifest: Manifest | None) -> None:
+        if manifest is not None:
+            collection.create(manifest)
+        self._collection = collection
+        self._client = collection.client
+        self._name = collection.name
+
+    def write(self, records: Sequence[Record]) -> None:
+        with self._errors():
+            self._client.upsert(self._name, [_point(record) for record in records], wait=True)
+
+    def write_payloads(self, entries: Sequence[Entry]) -> None:
+        with self._errors():
+            for entry in entries:
+                self._client.overwrite_payload(self._name, to_payload(entry), [point_of(entry.id)], wait=True)
+
+    def remove(self, points: Sequence[str]) -> None:
+        with self._errors():
+            self._client.delete(self._name, list(points), wait=True)
+
+    def index_field(self, key: str, kind: FieldKind) -> None:
+        if not self._collection.is_local:  # where it would have no effect but a warning
+            with self._errors():
+                self._client.create_payload_index(self._name, json_path((key,)), _FIELDS[kind], wait=True)
+
+    def indexed_fields(self) -> dict[str, FieldKind]:
+        kinds = {schema: kind for kind, schema in _FIELDS.items()}
+        with self._errors():
+            fields = self._client.get_collection(self._name).payload_schema
+        return {key_of(path): kinds[field.data_type] for path, field in fields.items() if field.data_type in kinds}
+
+    def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        with self._errors():
+            found = self._client.retrieve(self._name, list(points), with_payload=list(keys) if keys else True)
+        return {str(point.id): point.payload or {} for point in found}
+
+    def dense_vectors(self, points: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        with self._errors():
+            found = self._client.retrieve(self._name, list(points), with_payload=False, with_vectors=["dense"])
+        return {str(p.id): np.asarray(p.vector["dense"], np.float32) for p in found if isinstance(p.vector, dict)}
+
+    def page(
+        self, condition: Condition | None, after: str | None, size: int, keys: Sequence[str] | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        with self._errors():
+            found, following = self._client.scroll(
+                self._name,
+                scroll_filter=_filter(condition),
+                limit=size,
+                offset=after,
+                with_payload=list(keys) if keys else True,
+            )
+        return [point.payload or {} for point in found], None if following is None else str(following)
+
+    def count(self, condition: Condition | None) -> int:
+        with self._errors():
+            return self._client.count(self._name, _filter(condition), exact=True).count
+
+    def search(self, legs: Sequence[Leg]) -> list[list[tuple[str, float]]]:
+        requests = [
+            models.QueryRequest(
+                query=_vector(leg.vector),
+                using=leg.using,
+                limit=leg.limit,
+                filter=_filter(leg.condition, leg.among),
+                params=None if self._collection.is_local else models.SearchParams(hnsw_ef=leg.breadth),
+                with_payload=False,
+                with_vector=False,
+            )
+            for leg in legs
+        ]
+        with self._errors():
+            answers = self._client.query_batch_points(self._name, requests)
+        return [[(str(point.id), point.score) for point in answer.points] for answer in answers]
+
+    def optimize(self) -> None:
+        """Nothing: the server does it by itself."""
+
+    def flush(self) -> None:
+        """Nothing: a write is acknowledged when it is in the server's log."""
+
+    def close(self) -> None:
+        """Nothing: who made the client closes it."""
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with _server_errors(self._collection.location):
+            yield
+
+
+@contextmanager
+def _server_errors(location: str) -> Iterator[None]:
+    try:
+        yield
+    except ResponseHandlingException as error:
+        raise StorageError(f"{location} does not answer ({error}); check the address, and that it runs") from error
+    except (ApiException, ValueError) as error:
+        raise StorageError(f"{location} refused: {error}") from error
+
+
+def _schema(manifest: Manifest) -> dict[str, Any]:
+    int8 = models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+    )
+    vectors = {
+        "dense": models.VectorParams(
+            size=manifest.dimension,
+            distance=models.Distance.DOT,
+            quantization_config=int8 if manifest.quantization == "int8" else None,
+        )
+    }
+    if manifest.multi_vectors != "recompute":
+        float16, float32 = models.Datatype.FLOAT16, models.Datatype.FLOAT32
+        vectors["multi_vector"] = models.VectorParams(
+            size=manifest.multi_vector_dimension,
+            distance=models.Distance.DOT,
+            datatype=float16 if manifest.multi_vectors == "float16" else float32,
+            multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+            hnsw_config=models.HnswConfigDiff(m=0),  # no graph: only rescored
+            on_disk=True,
+        )
+    return {
+        "vectors_config": vectors,
+        "sparse_vectors_config": {"sparse": models.SparseVectorParams()},
+        "on_disk_payload": True,
+    }
+
+
+def _point(record: Record) -> models.PointStruct:
+    vectors: dict[str, Any] = {"dense": record.dense.tolist(), "sparse": _vector(record.sparse)}
+    if record.multi_vector is not None:
+        vectors["multi_vector"] = record.multi_vector.tolist()
+    return models.PointStruct(id=record.point, vector=vectors, payload=to_payload(record.entry))
+
+
+def _vector(vector: NDArray[np.float32] | SparseVector) -> Any:
+    if isinstance(vector, SparseVector):
+        return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+    return vector.tolist()
+
+
+def _filter(condition: Condition | None, among: Sequence[str] | None = None) -> models.Filter | None:
+    must: list[Any] = [] if condition is None else [_translate(condition)]
+    if among is not None:
+        must.append(models.HasIdCondition(has_id=list(among)))
+    return models.Filter(must=must) if must else None
+
+
+def _translate(condition: Condition) -> Any:
+    match condition:
+        case AllOf(conditions):
+            return models.Filter(must=[_translate(part) for part in conditions])
+        case AnyOf(()):
+            return models.HasIdCondition(has_id=[])
+        case AnyOf(conditions):
+            return models.Filter(should=[_translate(part) for part in conditions])
+        case Not(inner):
+            return models.Filter(must_not=[_translate(inner)])
+        case Missing(path):
+            return models.IsEmptyCondition(is_empty=models.PayloadField(key=json_path(path)))
+        case Matches(path, (value,)):
+            return models.FieldCondition(key=json_path(path), match=models.MatchValue(value=value))
+        case Matches(path, values):
+            return models.FieldCondition(key=json_path(path), match=models.MatchAny(any=[str(v) for v in values]))
+        case Between(path, gt, gte, lt, lte):
+            bounds: dict[str, Any] = {"gt": gt, "gte": gte, "lt": lt, "lte": lte}
+            dated = any(isinstance(bound, datetime) for bound in bounds.values())
+            kind = models.DatetimeRange if dated else models.Range
+            return models.FieldCondition(key=json_path(path), range=kind(**bounds))
