@@ -314,8 +314,7 @@ class M3Index:
             query: The question.
             k: How many hits at most. A sparse search finds only documents that share a token with the query.
             mode: What the score is made of.
-            weights: Of dense, sparse and multi-vector scores in "hybrid"; one of weight 0 is neither searched nor
-                computed.
+            weights: Of dense, sparse and multi-vector scores in "hybrid". One of weight 0 is not computed.
             fusion: "weighted" is `scoring.hybrid_scores`: the weighted mean of the scores; "rrf" is
                 `scoring.reciprocal_rank_fusion` of the candidates' ranks by each score.
             filter: On the metadata; see `bge_integrations.index.filters`.

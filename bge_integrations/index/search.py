@@ -31,6 +31,7 @@ QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
 _LEAST_BREADTH = 128
 
 _REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
+_PROPOSING: tuple[Representation, ...] = ("dense", "sparse")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,15 @@ class Search:
         if not isinstance(candidates, int) or candidates < 1:
             raise InvalidInputError(f"candidates={candidates!r} must be a whole number of at least 1")
         chosen = _positive(weights) if mode == "hybrid" else {mode: 1.0}
-        proposing = tuple(r for r in _REPRESENTATIONS if r in chosen and r != "multi_vector")
+        # multi-vectors are too many to search, so both others propose what they score
+        proposing = _PROPOSING if "multi_vector" in chosen else tuple(chosen)
         return cls(
             k=k,
             weights=chosen,
             fusion=fusion,
             condition=condition,
-            candidates=max(k, candidates) if len(chosen) > 1 or not proposing else k,
-            proposing=proposing or ("dense", "sparse"),
+            candidates=max(k, candidates) if len(proposing) > 1 else k,
+            proposing=proposing,
         )
 
     @property

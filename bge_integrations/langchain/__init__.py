@@ -1,4 +1,6 @@
-"""LangChain adapters: `BGEEmbeddings`, `BGEReranker`, `BGEM3Retriever`, and sparse vectors for Qdrant and Milvus.
+"""LangChain adapters: `BGEEmbeddings`, `BGEReranker`, bge-m3's three-way `BGEM3Retriever` and `BGEM3VectorStore`.
+
+Sparse vectors for other stores are `BGESparseEmbeddings` (Qdrant) and `BGEMilvusSparseEmbeddings`.
 
 The sparse adapters are imported when first used, because they need langchain-qdrant or langchain-milvus.
 """
@@ -13,6 +15,7 @@ except ImportError as error:
 
 from bge_integrations.langchain.embeddings import BGEEmbeddings
 from bge_integrations.langchain.m3_retriever import BGEM3Retriever
+from bge_integrations.langchain.m3_vector_store import BGEM3VectorStore
 from bge_integrations.langchain.reranker import BGEReranker, RerankedRetriever
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ _HOME = {
 }
 
 # not the sparse adapters, because `import *` has to work without their packages
-__all__ = ["BGEEmbeddings", "BGEM3Retriever", "BGEReranker", "RerankedRetriever"]
+__all__ = ["BGEEmbeddings", "BGEM3Retriever", "BGEM3VectorStore", "BGEReranker", "RerankedRetriever"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,93 +1,97 @@
-"""Three-way bge-m3 retrieval over documents held in memory."""
+"""Three-way bge-m3 retrieval as LangChain's retriever."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field
 
-from bge_integrations.core.checks import check_query, check_texts, path_as_text
-from bge_integrations.core.embedder import Embedder, load_embedder
-from bge_integrations.core.handle import Handle, HoldsModel
-from bge_integrations.core.selection import best, check_k
-from bge_integrations.errors import InvalidInputError
-from bge_integrations.scoring import hybrid_scores
+from bge_integrations.core.selection import check_k
+from bge_integrations.index import M3Index
+from bge_integrations.index.search import Fusion, Mode
+from bge_integrations.langchain.m3_documents import columns, open_index, to_document
+from bge_integrations.langchain.reranker import BGEReranker
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.retrievers import LangSmithRetrieverParams
 
-    from bge_integrations.core.outputs import Embeddings
-
-#: Fields that the core takes by the same name.
-_CORE_SETTINGS = {"model", "device", "dtype", "max_length", "cache_folder", "local_files_only", "revision"}
+    from bge_integrations.index import Hit
 
 
-class BGEM3Retriever(HoldsModel, BaseRetriever):
-    """Finds documents by the weighted sum of bge-m3's dense, sparse and multi-vector scores, all from one pass.
-
-    Every document is scored exactly, so this suits collections up to some thousands: the vectors stay in memory, about
-    4 kB per token of text.
+class BGEM3Retriever(BaseRetriever):
+    """Finds documents by bge-m3's dense, sparse and multi-vector scores together, or by one of them.
 
     Example:
         >>> from bge_integrations.langchain import BGEM3Retriever
         >>> retriever = BGEM3Retriever.from_texts(["Pandas eat bamboo.", "Rome lies on the Tiber."], k=1)
         >>> retriever.invoke("What do pandas eat?")
 
-    `invoke(query, k=3)` asks for another number of documents for that call.
+    With `path="folder"` the documents are kept, and those that are there already cost no model run; with
+    `path="https://…"` they are on a Qdrant server. `invoke(query, k=3, filter={"year": 2020})` settles k, mode, weights
+    or the filter for that call.
+
+    The index belongs to this process: copies of the retriever share it, and it can't be pickled.
     """
 
-    documents: tuple[Document, ...] = Field(repr=False, frozen=True)
-    """What is searched. They are encoded when the retriever is made; make another one for other documents."""
+    index: M3Index = Field(repr=False, frozen=True)
+    """Where the documents are; `retriever.index.add(...)` adds more, `.close()` lets go of the folder."""
     k: int = Field(default=4, ge=1)
     """How many documents to return."""
+    mode: Mode = "hybrid"
+    """"dense", "sparse", "multi_vector", or "hybrid", all three."""
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of the dense, sparse and multi-vector scores; (1, 0, 0) is dense retrieval alone."""
-    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
-        default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1, frozen=True
-    )
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
-    device: str | None = Field(default=None, frozen=True)
-    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
-    dtype: str | None = Field(default=None, frozen=True)
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
-    max_length: int | None = Field(default=None, frozen=True)
-    """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
-    cache_folder: str | None = Field(default=None, frozen=True)
-    local_files_only: bool = Field(default=False, frozen=True)
-    revision: str | None = Field(default=None, frozen=True)
-    show_progress: bool = False
-    """Show a bar while the documents are encoded."""
+    """Of the dense, sparse and multi-vector scores in "hybrid"."""
+    fusion: Fusion = "weighted"
+    """"weighted", the mean of the scores, or "rrf", reciprocal rank fusion."""
+    filter: dict[str, Any] | None = None
+    """On the metadata: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
+    candidates: int = Field(default=200, ge=1)
+    """How many documents dense and sparse search each propose to "hybrid" and "multi_vector"."""
+    reranker: BGEReranker | None = None
+    """Orders what was found anew, and puts its score into `metadata["relevance_score"]`; k decides how many stay."""
+    fetch_k: int = Field(default=20, ge=1)
+    """How many documents the reranker gets, at least k."""
 
     model_config = ConfigDict(
         extra="forbid",
+        arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
-        populate_by_name=True,
         validate_assignment=True,
     )
 
-    _handle: Handle[Embedder] = PrivateAttr(default_factory=lambda: Handle(load_embedder))
-    _passages: Embeddings = PrivateAttr()
-
-    if not TYPE_CHECKING:  # which see the fields as keyword arguments, as pydantic declares them
-
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            texts = [document.page_content for document in self.documents]
-            embedder = self._handle.get(self._settings())
-            self._passages = embedder.encode(
-                texts, kind="passage", sparse=True, multi_vector=True, show_progress=self.show_progress
-            )
+    @classmethod
+    def from_index(cls, index: M3Index, **settings: Any) -> Self:
+        """A retriever on an open index; the settings are the fields."""
+        return cls(index=index, **settings)
 
     @classmethod
-    def from_documents(cls, documents: Iterable[Document], **settings: Any) -> Self:
-        """A retriever over these documents; the settings are the fields."""
-        return cls(documents=tuple(documents), **settings)
+    def from_documents(
+        cls,
+        documents: Iterable[Document],
+        *,
+        path: str | os.PathLike[str] | None = None,
+        show_progress: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """A retriever on an index with these documents and what is in it already.
+
+        Args:
+            documents: Added to the index. Without ids they get ones made from text and metadata.
+            path: A folder to keep them in, the URL of a Qdrant server, or None: a temporary folder.
+            show_progress: Show a bar while they are encoded.
+            settings: The fields, and what `M3Index.open` takes: model, device, dtype, max_length, multi_vectors, …
+
+        Raises:
+            InvalidInputError: A document can't be used, or the model has no sparse and multi-vector heads.
+            WrongModelError, IndexLockedError, IndexFormatError: The folder or collection can't be used.
+        """
+        return cls._filled(columns(documents), path, show_progress, settings)
 
     @classmethod
     def from_texts(
@@ -95,54 +99,80 @@ class BGEM3Retriever(HoldsModel, BaseRetriever):
         texts: Iterable[str],
         metadatas: Iterable[dict[str, Any]] | None = None,
         ids: Iterable[str] | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """A retriever over these texts, with their metadata and ids.
+        """As `from_documents`, for texts with their metadata and ids."""
+        return cls._filled({"texts": texts, "metadatas": metadatas, "ids": ids}, path, show_progress, settings)
 
-        Raises:
-            InvalidInputError: Not as many metadatas or ids as texts.
-        """
-        texts = check_texts(texts, "texts")
-        metadatas = None if metadatas is None else list(metadatas)
-        ids = None if ids is None else list(ids)
-        for name, values in (("metadatas", metadatas), ("ids", ids)):
-            if values is not None and len(values) != len(texts):
-                raise InvalidInputError(f"{len(texts)} texts, but {len(values)} {name}; give one for each text")
-        return cls(
-            documents=tuple(
-                Document(
-                    text, id=ids[i] if ids is not None else None, metadata=metadatas[i] if metadatas is not None else {}
-                )
-                for i, text in enumerate(texts)
-            ),
-            **settings,
-        )
+    @classmethod
+    def _filled(
+        cls, columns: dict[str, Any], path: str | os.PathLike[str] | None, show_progress: bool, settings: dict[str, Any]
+    ) -> Self:
+        index, fields = open_index(path, settings)
+        try:
+            retriever = cls(index=index, **fields)
+            index.add(**columns, show_progress=show_progress)
+        except BaseException:
+            index.close()
+            raise
+        return retriever
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        mode: Mode | None = None,
+        weights: tuple[float, float, float] | None = None,
+        filter: dict[str, Any] | None = None,
     ) -> list[Document]:
-        encoded = self._handle.get(self._settings()).encode(
-            check_query(query), kind="query", sparse=True, multi_vector=True
-        )
-        return self._best(encoded, k)
+        k = self.k if k is None else k
+        hits = self.index.search(query, **self._arguments(k, mode, weights, filter))
+        found = _documents(hits)
+        return self.reranker._rerank(found, query, k) if self.reranker else found
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        mode: Mode | None = None,
+        weights: tuple[float, float, float] | None = None,
+        filter: dict[str, Any] | None = None,
     ) -> list[Document]:
-        embedder = await self._handle.aget(self._settings())
-        encoded = await embedder.aencode(check_query(query), kind="query", sparse=True, multi_vector=True)
-        return await asyncio.to_thread(self._best, encoded, k)
+        k = self.k if k is None else k
+        hits = await self.index.asearch(query, **self._arguments(k, mode, weights, filter))
+        found = _documents(hits)
+        return await self.reranker._arerank(found, query, k) if self.reranker else found
 
-    def _best(self, query: Embeddings, k: int | None) -> list[Document]:
-        k = self.k if k is None else check_k(k)
-        scores = hybrid_scores(query, self._passages, self.weights).hybrid[0]
-        return [self.documents[place].model_copy(deep=True) for place in best(scores.tolist(), k, None)]
+    def _arguments(
+        self,
+        k: int,
+        mode: Mode | None,
+        weights: tuple[float, float, float] | None,
+        filter: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        check_k(k)
+        return {
+            "k": max(k, self.fetch_k) if self.reranker else k,
+            "mode": mode or self.mode,
+            "weights": weights or self.weights,
+            "filter": self.filter if filter is None else filter,
+            "fusion": self.fusion,
+            "candidates": self.candidates,
+        }
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
         params["ls_embedding_provider"] = "bge_integrations"
-        params["ls_embedding_model"] = self.model
+        params["ls_embedding_model"] = self.index.embedder.name
         return params
 
-    def _settings(self) -> dict[str, Any]:
-        return self.model_dump(include=_CORE_SETTINGS)
+
+def _documents(hits: Iterable[Hit]) -> list[Document]:
+    return [to_document(hit) for hit in hits]

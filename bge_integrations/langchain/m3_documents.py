@@ -1,0 +1,41 @@
+"""How LangChain's documents and an M3Index translate into each other."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.documents import Document
+
+from bge_integrations.index import M3Index
+
+if TYPE_CHECKING:
+    from bge_integrations.index import Entry
+
+_OPEN_SETTINGS = set(inspect.signature(M3Index.open).parameters) - {"path_or_url"}
+
+
+def open_index(path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> tuple[M3Index, dict[str, Any]]:
+    """An index opened with those settings that `M3Index.open` knows, and the other settings."""
+    if "model_name" in settings:
+        settings = {**settings, "model": settings["model_name"]}
+        del settings["model_name"]
+    ours = {name: value for name, value in settings.items() if name in _OPEN_SETTINGS}
+    index = M3Index.open(":memory:" if path is None else path, **ours)
+    return index, {name: value for name, value in settings.items() if name not in ours}
+
+
+def columns(documents: Iterable[Document]) -> dict[str, list[Any]]:
+    """What `M3Index.add` takes."""
+    listed = list(documents)
+    return {
+        "texts": [document.page_content for document in listed],
+        "ids": [document.id for document in listed],
+        "metadatas": [document.metadata for document in listed],
+    }
+
+
+def to_document(entry: Entry) -> Document:
+    return Document(entry.text, id=entry.id, metadata=entry.metadata)

@@ -1,0 +1,336 @@
+"""An M3Index as LangChain's vector store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
+
+from bge_integrations.core.checks import check_query
+from bge_integrations.core.outputs import to_lists
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.langchain.embeddings import BGEEmbeddings
+from bge_integrations.langchain.m3_documents import columns, open_index, to_document
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.index import Entry, Hit, M3Index
+    from bge_integrations.index.filters import Filter
+    from bge_integrations.index.search import Fusion, Mode
+
+
+class BGEM3VectorStore(VectorStore):
+    """A vector store that is searched by bge-m3's dense, sparse and multi-vector scores together, or by one of them.
+
+    Example:
+        >>> from bge_integrations.langchain import BGEM3VectorStore
+        >>> store = BGEM3VectorStore.from_texts(["Pandas eat bamboo.", "Rome lies on the Tiber."], path="pandas-index")
+        >>> store.similarity_search_with_score("What do pandas eat?", k=1)
+        >>> store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "filter": {"page": {"$lte": 10}}})
+
+    A document with an id that is there already replaces it, without a model run where the text is the same; one without
+    an id gets one made from text and metadata. `mode`, `weights`, `fusion` and `candidates` can be given to each search
+    too.
+
+    Args:
+        index: Where the documents are.
+        mode: "dense", "sparse", "multi_vector" or "hybrid".
+        weights: Of the dense, sparse and multi-vector scores in "hybrid".
+        fusion: "weighted" or "rrf".
+        candidates: How many documents dense and sparse search each propose.
+    """
+
+    def __init__(
+        self,
+        index: M3Index,
+        *,
+        mode: Mode = "hybrid",
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        fusion: Fusion = "weighted",
+        candidates: int = 200,
+    ) -> None:
+        self.index = index
+        self._search_settings = {"mode": mode, "weights": weights, "fusion": fusion, "candidates": candidates}
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings | None = None,
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str] | None = None,
+        path: str | os.PathLike[str] | None = None,
+        show_progress: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """A store with these texts, and what is in it already.
+
+        Args:
+            texts, metadatas, ids: Added to the store.
+            embedding: A `BGEEmbeddings` whose model and settings to take. The index encodes all three representations
+                itself, so there is nothing to do for any other, and `model=` says the same.
+            path: A folder to keep them in, the URL of a Qdrant server, or None: a temporary folder.
+            show_progress: Show a bar while they are encoded.
+            settings: Those of the class, and what `M3Index.open` takes: model, device, dtype, multi_vectors, …
+
+        Raises:
+            InvalidInputError: A text or its metadata can't be used, or `embedding` is no `BGEEmbeddings`.
+        """
+        index, ours = open_index(path, {**_settings_of(embedding), **settings})
+        try:
+            store = cls(index, **ours)
+            index.add(texts, ids, metadatas, show_progress=show_progress)
+        except BaseException:
+            index.close()
+            raise
+        return store
+
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings | None = None,
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """As `from_texts`, without blocking the event loop."""
+        return await asyncio.to_thread(cls.from_texts, texts, embedding, metadatas, ids=ids, **settings)
+
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
+    ) -> Self:
+        """As `from_texts`, for documents."""
+        return cls.from_texts(embedding=embedding, **{**columns(documents), **settings})
+
+    @classmethod
+    async def afrom_documents(
+        cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
+    ) -> Self:
+        """As `from_documents`, without blocking the event loop."""
+        return await asyncio.to_thread(cls.from_documents, documents, embedding, **settings)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The dense half of the index's model."""
+        return _DenseEmbeddings(self.index.embedder)
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        batch_size: int | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """Add texts; the ids come back, once all is on disk.
+
+        Args:
+            texts, ids, metadatas: One id and metadata for each text.
+            batch_size: Not used; LangChain's `index()` gives it to every store, and this one makes its own batches.
+            settings: show_progress and on_truncate, as in `M3Index.add`.
+        """
+        return self.index.add(texts, ids, metadatas, **settings)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        batch_size: int | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """As `add_texts`, without blocking the event loop."""
+        return await self.index.aadd(texts, ids, metadatas, **settings)
+
+    def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
+        """Delete documents by ids or by a filter; True, also where some were not there.
+
+        Raises:
+            InvalidInputError: Neither or both are given; nothing deletes everything.
+        """
+        self.index.delete(ids, filter, **settings)
+        return True
+
+    async def adelete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
+        """As `delete`, without blocking the event loop."""
+        await self.index.adelete(ids, filter, **settings)
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents with these ids, in their order; unknown ones are left out."""
+        return _documents(self.index.get(ids))
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """As `get_by_ids`, without blocking the event loop."""
+        return _documents(await self.index.aget(ids))
+
+    def similarity_search(
+        self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
+    ) -> list[Document]:
+        """The best k documents; `filter` is on the metadata."""
+        return _documents(self.index.search(query, k, filter=filter, **{**self._search_settings, **settings}))
+
+    async def asimilarity_search(
+        self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
+    ) -> list[Document]:
+        """As `similarity_search`, without blocking the event loop."""
+        return _documents(await self.index.asearch(query, k, filter=filter, **{**self._search_settings, **settings}))
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
+    ) -> list[tuple[Document, float]]:
+        """The best k documents and their scores, higher is better."""
+        hits = self.index.search(query, k, filter=filter, **{**self._search_settings, **settings})
+        return [(to_document(hit), hit.score) for hit in hits]
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
+    ) -> list[tuple[Document, float]]:
+        """As `similarity_search_with_score`, without blocking the event loop."""
+        hits = await self.index.asearch(query, k, filter=filter, **{**self._search_settings, **settings})
+        return [(to_document(hit), hit.score) for hit in hits]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
+    ) -> list[Document]:
+        """The best k documents by their dense vectors."""
+        return _documents(self.index.search_by_vector(embedding, k, filter=filter, **settings))
+
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
+    ) -> list[Document]:
+        """As `similarity_search_by_vector`, without blocking the event loop."""
+        return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, filter, **settings)
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **settings: Any,
+    ) -> list[Document]:
+        """Of the best `fetch_k` documents, k that are like the query and unlike each other, by their dense vectors.
+
+        Args:
+            lambda_mult: 1 looks at the query only, 0 at the difference only.
+        """
+        hits = self.index.search(query, fetch_k, filter=filter, **{**self._search_settings, **settings})
+        dense = self.index.embedder.encode(check_query(query), kind="query").dense
+        assert dense is not None
+        return self._diverse(dense[0], hits, k, lambda_mult)
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **settings: Any,
+    ) -> list[Document]:
+        """As `max_marginal_relevance_search`, without blocking the event loop."""
+        hits = await self.index.asearch(query, fetch_k, filter=filter, **{**self._search_settings, **settings})
+        dense = (await self.index.embedder.aencode(check_query(query), kind="query")).dense
+        assert dense is not None
+        return await asyncio.to_thread(self._diverse, dense[0], hits, k, lambda_mult)
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **settings: Any,
+    ) -> list[Document]:
+        """As `max_marginal_relevance_search`, from a dense vector and by dense scores."""
+        hits = self.index.search_by_vector(embedding, fetch_k, filter=filter, **settings)
+        return self._diverse(np.asarray(embedding, np.float32), hits, k, lambda_mult)
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **settings: Any,
+    ) -> list[Document]:
+        """As `max_marginal_relevance_search_by_vector`, without blocking the event loop."""
+        return await asyncio.to_thread(
+            self.max_marginal_relevance_search_by_vector, embedding, k, fetch_k, lambda_mult, filter, **settings
+        )
+
+    def _diverse(self, query: NDArray[np.float32], hits: list[Hit], k: int, lambda_mult: float) -> list[Document]:
+        vectors = self.index.dense_vectors(hit.id for hit in hits)
+        hits = [hit for hit in hits if hit.id in vectors]  # the others were deleted a moment ago
+        rows: list[Any] = [vectors[hit.id] for hit in hits]
+        chosen = maximal_marginal_relevance(query, rows, lambda_mult, k) if rows else []
+        return _documents(hits[place] for place in chosen)
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        """Scores cut to [0, 1]: cosines of bge-m3 are hardly ever below 0, weighted means hardly ever above 1."""
+        return lambda score: min(1.0, max(0.0, score))
+
+
+class _DenseEmbeddings(Embeddings):
+    """Dense vectors by an embedder that someone else holds."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        dense = self._embedder.encode(texts, kind="passage").dense
+        assert dense is not None
+        return to_lists(dense)
+
+    def embed_query(self, text: str) -> list[float]:
+        dense = self._embedder.encode(check_query(text), kind="query").dense
+        assert dense is not None
+        return to_lists(dense)[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        dense = (await self._embedder.aencode(texts, kind="passage")).dense
+        assert dense is not None
+        return await asyncio.to_thread(to_lists, dense)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        dense = (await self._embedder.aencode(check_query(text), kind="query")).dense
+        assert dense is not None
+        return to_lists(dense)[0]
+
+
+def _settings_of(embedding: Embeddings | None) -> dict[str, Any]:
+    if embedding is None:
+        return {}
+    if not isinstance(embedding, BGEEmbeddings):
+        raise InvalidInputError(
+            f"embedding is {type(embedding).__name__}, but this store encodes by bge-m3 itself; leave it out and give "
+            "model=, or pass BGEEmbeddings(model='BAAI/bge-m3')"
+        )
+    names = {"model", "device", "dtype", "max_length", "cache_folder", "local_files_only", "revision"}
+    lost = embedding.model_fields_set - names - {"show_progress"}
+    if lost:
+        raise InvalidInputError(f"embedding has {', '.join(sorted(lost))}, which this store has not; leave them out")
+    return embedding.model_dump(include=names & embedding.model_fields_set)
+
+
+def _documents(entries: Iterable[Entry]) -> list[Document]:
+    return [to_document(entry) for entry in entries]

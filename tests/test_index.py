@@ -1,0 +1,434 @@
+"""M3Index keeps one contract on every engine, and finds what an exact search over plain arrays finds."""
+
+import itertools
+import os
+import random
+import re
+import uuid
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from bge_integrations import load_embedder
+from bge_integrations.errors import ClosedError, IndexFormatError, InvalidInputError, StorageError, WrongModelError
+from bge_integrations.index import Entry, Hit, M3Index
+from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
+from tests.conftest import BASE, M3
+
+PARTS = ("dense", "sparse", "multi_vector")
+WHO = ("The panda", "A heron", "My sister", "The mayor of Rome", "An old engine", "Nobody")
+DOES = ("eats", "paints", "repairs", "forgets", "sells")
+WHAT = ("bamboo near the river", "a red bicycle", "the town hall", "letters from Japan")
+TEXTS = [" ".join(words) + "." for words in itertools.product(WHO, DOES, WHAT)]
+QUERIES = ["Who eats bamboo?", "bicycle repair", "a letter to the mayor", "zyx"]
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    with load_embedder("pocket") as embedder:
+        yield embedder
+
+
+@pytest.fixture(params=["edge", "client", "server"])
+def new_index(request, pocket, tmp_path):
+    """Opens an index that is empty at first; again with the same name, it is the same one."""
+    if request.param == "server" and not os.environ.get("QDRANT_URL"):
+        pytest.skip("set QDRANT_URL (and QDRANT_API_KEY) to run this on a server")
+    client = QdrantClient(":memory:") if request.param == "client" else None
+    run = uuid.uuid4().hex
+    opened, names = [], set()
+
+    def open_index(name="index", model=pocket, **settings):
+        if request.param == "edge":
+            index = M3Index.open(tmp_path / name, model, **settings)
+        elif client:
+            index = M3Index.open(client, model, collection=name, **settings)
+        else:
+            names.add(f"test-{run}-{name}")
+            index = M3Index.open(
+                os.environ["QDRANT_URL"],
+                model,
+                collection=f"test-{run}-{name}",
+                api_key=os.environ.get("QDRANT_API_KEY"),
+                **settings,
+            )
+        opened.append(index)
+        return index
+
+    yield open_index
+    for index in opened:
+        index.close()
+    for name in names:
+        QdrantClient(os.environ["QDRANT_URL"], api_key=os.environ.get("QDRANT_API_KEY")).delete_collection(name)
+
+
+@pytest.fixture(scope="module")
+def exact(pocket):
+    """All scores between the queries and the texts."""
+    passages = pocket.encode(TEXTS, kind="passage", sparse=True, multi_vector=True)
+    queries = pocket.encode(QUERIES, kind="query", sparse=True, multi_vector=True)
+    return lambda weights=(1, 1, 1): hybrid_scores(queries, passages, weights)
+
+
+def check_hits(hits, scores, k, tolerance):
+    """The hits are a best k by `scores`, and carry them."""
+    assert len(hits) == min(k, len(scores))
+    found = [hit.score for hit in hits]
+    assert found == sorted(found, reverse=True)
+    best = sorted(scores.values(), reverse=True)[:k]
+    np.testing.assert_allclose(found, best, atol=tolerance)
+    for hit in hits:
+        assert hit.score == pytest.approx(scores[hit.id], abs=tolerance)
+        assert TEXTS[int(hit.id)] == hit.text
+
+
+@pytest.mark.parametrize(("storage", "tolerance"), [("float16", 2e-3), ("float32", 1e-5), ("recompute", 1e-5)])
+async def test_every_mode_is_exact(new_index, exact, storage, tolerance):
+    index = new_index(multi_vectors=storage)
+    index.add(TEXTS, ids=map(str, range(len(TEXTS))))
+    everything = {"k": 7, "candidates": len(TEXTS)}
+    names = [str(i) for i in range(len(TEXTS))]
+    for mode in PARTS:
+        answers = index.search_many(QUERIES, mode=mode, **everything)
+        for hits, row in zip(answers, getattr(exact(), mode), strict=True):
+            # a sparse search finds only what shares a token
+            scores = {name: s for name, s in zip(names, row.tolist(), strict=True) if mode != "sparse" or s > 0}
+            check_hits(hits, scores, 7, tolerance)
+            assert all(hit.scores == {mode: hit.score} for hit in hits)
+        assert answers == await index.asearch_many(QUERIES, mode=mode, **everything)
+    for weights in ((1, 1, 1), (0.4, 0.2, 0.4), (1, 0.3, 0), (0, 1, 1), (0, 0, 2), (3, 0, 0)):
+        answers = index.search_many(QUERIES, weights=weights, **everything)
+        for hits, row in zip(answers, exact(weights).hybrid, strict=True):
+            check_hits(hits, dict(zip(names, row.tolist(), strict=True)), 7, tolerance)
+            for hit in hits:
+                assert set(hit.scores) == {part for part, weight in zip(PARTS, weights, strict=True) if weight}
+        assert answers == await index.asearch_many(QUERIES, weights=weights, **everything)
+        alone = index.search(QUERIES[0], weights=weights, **everything)
+        assert alone == await index.asearch(QUERIES[0], weights=weights, **everything)
+        check_hits(alone, {hit.id: hit.score for hit in answers[0]}, 7, 1e-5)
+
+
+def test_hybrid_scores_all_parts_of_each_candidate(new_index, exact):
+    """With few candidates too, no part counts as 0 because another leg proposed the document."""
+    index = new_index(multi_vectors="float32")
+    index.add(TEXTS, ids=map(str, range(len(TEXTS))))
+    scores = exact()
+    for i, hits in enumerate(index.search_many(QUERIES, k=5, candidates=9)):
+        legs = [[int(n) for n in np.argsort(-part[i])[:9] if part[i][n] > 0] for part in (scores.dense, scores.sparse)]
+        candidates = {str(n): float(scores.hybrid[i][n]) for n in set().union(*legs)}
+        check_hits(hits, candidates, 5, 1e-5)
+        for hit in hits:
+            for part in PARTS:
+                assert hit.scores[part] == pytest.approx(float(getattr(scores, part)[i][int(hit.id)]), abs=1e-5)
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 0), (0, 1, 3)])
+def test_reciprocal_rank_fusion(new_index, exact, weights):
+    index = new_index(multi_vectors="float32")
+    index.add(TEXTS, ids=map(str, range(len(TEXTS))))
+    answers = index.search_many(QUERIES, k=5, fusion="rrf", weights=weights, candidates=len(TEXTS))
+    for i, hits in enumerate(answers):
+        parts = {part: getattr(exact(), part)[i] for part, weight in zip(PARTS, weights, strict=True) if weight}
+        rankings = [
+            [n for n in np.argsort(-row, kind="stable").tolist() if part != "sparse" or row[n] > 0]
+            for part, row in parts.items()
+        ]
+        fused = dict(reciprocal_rank_fusion(rankings, weights=[w for w in weights if w]))
+        # equal scores may stand in another order, which moves a rank by a few places
+        np.testing.assert_allclose([hit.score for hit in hits], sorted(fused.values())[:-6:-1], rtol=0.02)
+
+
+def test_add_get_replace_delete(new_index, pocket):
+    index = new_index()
+    assert len(index) == 0
+    assert index
+    assert list(index) == index.search("anything") == []
+    ids = index.add(["Pandas eat bamboo.", "Rome lies on the Tiber."], metadatas=[{"page": 1}, {"page": 2}])
+    assert len(set(ids)) == len(index) == 2
+    assert index.get([ids[1], "unknown", ids[0]]) == [
+        Entry(ids[1], "Rome lies on the Tiber.", {"page": 2}),
+        Entry(ids[0], "Pandas eat bamboo.", {"page": 1}),
+    ]
+    assert index.add(["Pandas eat bamboo."], metadatas=[{"page": 1}]) == ids[:1]
+    assert index.add(["Pandas eat bamboo."], metadatas=[{"page": 3}]) != ids[:1], "the same text of another page"
+    assert index.add(["Pandas sleep."], ids=[ids[0]]) == ids[:1]
+    assert index.get(ids[:1]) == [Entry(ids[0], "Pandas sleep.", {})]
+    expected = pocket.encode(["Pandas sleep."], kind="passage").dense[0]
+    np.testing.assert_allclose(index.dense_vectors(ids[:1])[ids[0]], expected, atol=1e-6)
+    assert index.delete([ids[0], "unknown"]) == 1
+    assert index.delete([ids[0]]) == index.delete([]) == 0
+    assert index.delete(filter={"page": 3}) == 1
+    assert [entry.id for entry in index] == ids[1:]
+    assert [(hit.id, type(hit)) for hit in index.search("Rome")] == [(ids[1], Hit)]
+
+
+def test_mixed_and_repeated_documents(new_index):
+    index = new_index()
+    ids = index.add(["a", "b", "a"], ids=["x", None, None])
+    assert ids[0] == "x"
+    assert len(index) == 3
+    assert index.add(["a", "a", "a"]) == [ids[2]] * 3
+    assert len(index) == 3
+
+
+async def test_async_twins(new_index):
+    index = new_index()
+    async with index:
+        ids = await index.aadd(TEXTS[:3], metadatas=[{"n": i} for i in range(3)])
+        assert await index.aget(ids) == index.get(ids)
+        hits = await index.asearch(TEXTS[1], k=1)
+        assert hits == index.search(TEXTS[1], k=1)
+        assert hits[0].id == ids[1]
+        assert await index.adelete(filter={"n": {"$lt": 2}}) == 2
+        await index.aflush()
+        assert len(index) == 1
+    with pytest.raises(ClosedError, match="open it again"):
+        await index.asearch("x")
+
+
+def test_search_by_vector(new_index, pocket):
+    index = new_index()
+    index.add(TEXTS[:20])
+    query = pocket.encode([QUERIES[0]], kind="query").dense[0]
+    assert [hit.id for hit in index.search_by_vector(query, k=3)] == [
+        hit.id for hit in index.search(QUERIES[0], k=3, mode="dense")
+    ]
+    for vector in (query[:-1], [query], "text", None, [float("nan")] * len(query)):
+        with pytest.raises(InvalidInputError, match="vector"):
+            index.search_by_vector(vector)
+
+
+def test_reopening(new_index, pocket):
+    index = new_index(multi_vectors="float32")
+    ids = index.add(TEXTS[:5])
+    found = index.search(QUERIES[0], k=3)
+    index.close()
+    again = new_index(model=None)
+    assert again.embedder.name == "pocket"
+    assert again.search(QUERIES[0], k=3) == found
+    assert again.add(TEXTS[:5]) == ids
+    again.close()
+    for wrong in (M3, BASE):
+        with pytest.raises((WrongModelError, InvalidInputError), match=r"other weights|no sparse"):
+            new_index(model=wrong)
+    with pytest.raises(WrongModelError, match="max_length=512"):
+        new_index(model="pocket", max_length=64)
+    with pytest.raises(InvalidInputError, match="multi_vectors='float32'"):
+        new_index(multi_vectors="recompute")
+    with pytest.raises(InvalidInputError, match="'int4' is none of"):
+        new_index(quantization="int4")
+    assert len(new_index()) == 5, "and a refused opening leaves it as it was"
+
+
+def test_quantised_search_scores_exactly(new_index, exact):
+    index = new_index(quantization="int8", multi_vectors="float32")
+    index.add(TEXTS, ids=map(str, range(len(TEXTS))))
+    index.optimize()
+    for hits, row in zip(index.search_many(QUERIES, k=5, candidates=60), exact().hybrid, strict=True):
+        scores = {str(i): score for i, score in enumerate(row.tolist())}
+        check_hits(hits, scores, 5, 1e-5)
+
+
+VALUES = [None, "a", "b", "", 1, 2, 2.0, 2.5, -3, True, False, ["a", "b"], [1, 2], [], {"y": 1}, 2**53 + 1]
+DATES = ["2020-01-01", "2020-01-01T10:00:00", "2020-06-01T00:00:00Z", "2021-03-04T01:00:00+02:00"]
+FILTERS = [
+    *({"x": value} for value in ("a", "", 1, 2, 2.0, 2.5, True, False, 2**53 + 1)),
+    *({"x": {"$ne": value}} for value in ("a", 2, True)),
+    *({"x": {"$in": values}} for values in (["a", "b"], [1, 2.5], ["a", 2, True], [], ("b",))),
+    *({"x": {"$nin": values}} for values in (["a"], [2, False], [])),
+    *({"x": bounds} for bounds in ({"$gt": 1}, {"$gte": 2, "$lt": 2.5}, {"$lte": -3}, {"$gt": 5, "$lt": 4})),
+    *({"x": {"$exists": there}} for there in (True, False)),
+    {"x.y": 1},
+    {"x.y": {"$exists": True}},
+    *({"when": bounds} for bounds in ({"$gte": "2020-01-01T10:00"}, {"$gt": "2020-01-01", "$lt": "2021-01-01"})),
+    {"when": {"$lt": "2021-03-03T23:30:00+00:00"}},
+    {"when": "2020-01-01"},
+    {"n": {"$lt": 9}, "x": "a"},
+    {"$and": [{"n": {"$gte": 3}}, {"$or": [{"x": "a"}, {"x": 2}]}]},
+    {"$or": [{"x": {"$in": []}}, {"n": 4}]},
+    {"$not": {"$or": [{"x": {"$exists": True}}, {"n": {"$gt": 10}}]}},
+    {"$not": {"$not": {"x": "b"}}},
+    {"n": {"$gt": 1, "$in": [1, 2, 3], "$ne": 3}},
+    {'"odd.key [1]"': "here"},
+    {"schlüssel": "ß"},
+]
+
+
+def matches(filter, metadata):
+    """What a filter means, written down once more."""
+    return all(_matches_one(key, value, metadata) for key, value in filter.items())
+
+
+def _matches_one(key, wanted, metadata):
+    if key in ("$and", "$or"):
+        return (all if key == "$and" else any)(matches(part, metadata) for part in wanted)
+    if key == "$not":
+        return not matches(wanted, metadata)
+    value = metadata
+    for name in [key.strip('"')] if '"' in key else key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    operators = wanted if isinstance(wanted, dict) else {"$eq": wanted}
+    return all(_holds(operator, operand, values) for operator, operand in operators.items())
+
+
+def _holds(operator, operand, values):
+    if operator in ("$ne", "$nin"):
+        return not _holds({"$ne": "$eq", "$nin": "$in"}[operator], operand, values)
+    if operator == "$exists":
+        return bool(values) == operand
+    if operator in ("$eq", "$in"):
+        operands = operand if operator == "$in" else [operand]
+        return any(_kind(v) == _kind(o) and v == o for v in values for o in operands)
+    comparable = [c for c in map(_comparable, values) if type(c) is type(_comparable(operand))]
+    compare = {"$gt": "__gt__", "$gte": "__ge__", "$lt": "__lt__", "$lte": "__le__"}[operator]
+    return any(getattr(c, compare)(_comparable(operand)) for c in comparable)
+
+
+def _kind(value):
+    return "number" if type(value) in (int, float) else type(value)
+
+
+def _comparable(value):
+    if type(value) in (int, float):
+        return float(value)
+    try:
+        date = datetime.fromisoformat(value)
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+    except (TypeError, ValueError):
+        return None
+
+
+def test_filters_mean_the_same_everywhere(new_index):
+    index = new_index()
+    metadatas = [{"n": i, "x": value} for i, value in enumerate(VALUES)]
+    metadatas += [{"n": i, "when": date} for i, date in enumerate(DATES, start=len(VALUES))]
+    metadatas += [{}, {"odd.key [1]": "here", "odd": {"key": 1}}, {"schlüssel": "ß", "it's": 1, 'no " way': 2}]
+    texts = [f"document {i} {TEXTS[i]}" for i in range(len(metadatas))]
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    index.add([texts[i] for i in order], ids=[str(i) for i in order], metadatas=[metadatas[i] for i in order])
+    for filter in FILTERS:
+        expected = {str(i) for i, metadata in enumerate(metadatas) if matches(filter, metadata)}
+        assert {entry.id for entry in index.scan(filter)} == expected, filter
+        assert index.count(filter) == len(expected), filter
+        for mode in ("dense", "hybrid"):
+            assert {hit.id for hit in index.search("document", k=50, mode=mode, filter=filter)} == expected, filter
+    assert {entry.id: entry.metadata for entry in index} == {str(i): m for i, m in enumerate(metadatas)}
+
+
+WRONG_FILTERS = [
+    ("year > 2000", "must be a dict"),
+    ({}, "empty"),
+    ({"": 1}, "names of metadata"),
+    ({1: 2}, "names of metadata"),
+    ({"x": None}, r"ask \{'\$exists': False\}"),
+    ({"x": [1, 2]}, r"'\$in': \[...\]"),
+    ({"x": {}}, "no operator"),
+    ({"x": {"$like": "a"}}, r"\['\$like'\]; use \$eq"),
+    ({"x": {"$gt": "soon"}}, "ISO date"),
+    ({"x": {"$gt": None}}, "ISO date"),
+    ({"x": {"$gt": True}}, "ISO date"),
+    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, "a number and a date"),
+    ({"x": float("nan")}, "nan"),
+    ({"x": {"$in": "abc"}}, "list of values"),
+    ({"x": {"$in": [None]}}, "compares with None"),
+    ({"x": {"$exists": 1}}, "True or False"),
+    ({"$and": []}, "at least one"),
+    ({"$or": {"x": 1}}, "list of filters"),
+    ({"$not": [{"x": 1}]}, "must be a dict"),
+    ({"$nor": [{"x": 1}]}, r"none of \$and, \$or, \$not"),
+    ({"a..b": 1}, "names with dots"),
+    ({".a": 1}, "names with dots"),
+    ({'say "hi"': 1}, "names with dots"),
+    ({"a[0]": 1}, "in quotes"),
+    ({"$or": [{"x": 1}, {"y": {"$gt": []}}]}, r"\$or'\]\[1\]\['y'\]\['\$gt'\]"),
+    ({"number": {"$gt": "2020-01-01"}}, "documents have numbers there"),
+]
+
+
+@pytest.mark.parametrize(("filter", "message"), WRONG_FILTERS, ids=lambda value: str(value)[:30])
+def test_wrong_filters(pocket, filter, message):
+    with M3Index.open(":memory:", pocket) as index:
+        index.add(["a"], metadatas=[{"number": 3}])
+        with pytest.raises(InvalidInputError, match=message):
+            index.search("a", filter=filter)
+        with pytest.raises(InvalidInputError, match=message):
+            index.delete(filter=filter)
+        assert len(index) == 1
+
+
+WRONG_DOCUMENTS = [
+    ({"texts": "one text"}, "wrap it"),
+    ({"texts": 3}, "list of texts"),
+    ({"texts": ["a", None]}, r"texts\[1\] must be a str"),
+    ({"texts": ["a", "\ud800"]}, r"texts\[1\] holds a lone surrogate"),
+    ({"texts": ["a", "b"], "ids": ["x"]}, "more texts than ids"),
+    ({"texts": ["a"], "ids": ["x", "y"]}, "more ids or metadatas than texts"),
+    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\] is 'x' again"),
+    ({"texts": ["a"], "ids": [""]}, r"ids\[0\] is empty"),
+    ({"texts": ["a"], "ids": [7]}, r"ids\[0\] must be a str"),
+    ({"texts": ["a"], "ids": "x"}, "must be lists"),
+    ({"texts": ["a"], "metadatas": {"x": 1}}, "must be lists"),
+    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\] must be a dict"),
+    ({"texts": ["a", "b"], "metadatas": [{}]}, "more texts than metadatas"),
+    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\] is datetime"),
+    ({"texts": ["a"], "metadatas": [{"x": float("inf")}]}, "inf"),
+    ({"texts": ["a"], "metadatas": [{"x": (1, 2)}]}, "tuple"),
+    ({"texts": ["a"], "metadatas": [{"x": np.float32(1)}]}, "float32"),
+    ({"texts": ["a"], "metadatas": [{"x": 2**64}]}, "64 bits"),
+    ({"texts": ["a"], "metadatas": [{1: "x"}]}, "keys must be str"),
+    ({"texts": ["a"], "metadatas": [{"x": "\udcff"}]}, "lone surrogate"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_DOCUMENTS, ids=lambda value: str(value)[:30])
+async def test_wrong_documents_leave_nothing_behind(pocket, arguments, message):
+    with M3Index.open(":memory:", pocket) as index:
+        with pytest.raises(InvalidInputError, match=message):
+            index.add(**arguments)
+        with pytest.raises(InvalidInputError, match=message):
+            await index.aadd(**arguments)
+        assert len(index) == 0
+
+
+def test_wrong_searches(pocket):
+    with M3Index.open(":memory:", pocket) as index:
+        index.add(["a"])
+        for arguments, message in [
+            ({"query": None}, "is one str"),
+            ({"k": 0}, "k=0"),
+            ({"k": 2.0}, "whole number"),
+            ({"mode": "colbert"}, "'dense', 'sparse', 'multi_vector', 'hybrid'"),
+            ({"fusion": "sum"}, "'weighted', 'rrf'"),
+            ({"weights": (0, 0, 0)}, "one above 0"),
+            ({"weights": (1, 1)}, "three numbers"),
+            ({"weights": (1, -1, 1)}, ">= 0"),
+            ({"weights": (1, float("nan"), 1)}, ">= 0"),
+            ({"weights": 3}, "three numbers"),
+            ({"candidates": 0}, "candidates=0"),
+        ]:
+            with pytest.raises(InvalidInputError, match=re.escape(message)):
+                index.search(**{"query": "a", **arguments})
+        with pytest.raises(InvalidInputError, match="list of texts"):
+            index.search_many("a")
+        with pytest.raises(InvalidInputError, match="ids or a filter"):
+            index.delete()
+        with pytest.raises(InvalidInputError, match="ids or a filter"):
+            index.delete(["a"], {"x": 1})
+        assert index.search_many([]) == []
+        assert len(index.search("a", k=50, candidates=1)) == 1
+
+
+def test_places_that_are_none(pocket):
+    with pytest.raises(InvalidInputError, match="not int"):
+        M3Index.open(3, pocket)
+    with pytest.raises(InvalidInputError, match="collection=''"):
+        M3Index.open(QdrantClient(":memory:"), pocket, collection="")
+    with pytest.raises(StorageError, match="does not answer"):
+        M3Index.open("http://127.0.0.1:9", pocket)
+    client = QdrantClient(":memory:")
+    client.create_collection("theirs", vectors_config={})
+    with pytest.raises(IndexFormatError, match="no index of this package"):
+        M3Index.open(client, pocket, collection="theirs")
