@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from conftest import BASE, M3
 from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
 from bge_integrations.errors import ClosedError, IndexFormatError, InvalidInputError, StorageError, WrongModelError
 from bge_integrations.index import Entry, Hit, M3Index
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
-from tests.conftest import BASE, M3
 
 PARTS = ("dense", "sparse", "multi_vector")
 WHO = ("The panda", "A heron", "My sister", "The mayor of Rome", "An old engine", "Nobody")

@@ -18,8 +18,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 
 from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
-from bge_integrations.langchain import BGEEmbeddings, BGEM3Retriever, BGEReranker, RerankedRetriever
-from bge_integrations.scoring import hybrid_scores
+from bge_integrations.langchain import BGEEmbeddings, BGEReranker, RerankedRetriever
 
 TEXTS = [
     "Pandas live in the bamboo forests of China.",
@@ -61,24 +60,6 @@ class TestRerankedRetriever(RetrieversIntegrationTests):
     @property
     def retriever_constructor_params(self):
         return {}
-
-    @property
-    def retriever_query_example(self):
-        return "where do pandas live?"
-
-    @property
-    def num_results_arg_name(self):
-        return "k"
-
-
-class TestM3Retriever(RetrieversIntegrationTests):
-    @property
-    def retriever_constructor(self):
-        return BGEM3Retriever.from_texts
-
-    @property
-    def retriever_constructor_params(self):
-        return {"texts": TEXTS, "model": M3}
 
     @property
     def retriever_query_example(self):
@@ -278,62 +259,6 @@ def test_in_a_chain(bge_reranker, embeddings):
     retriever = bge_reranker.wrap(store.as_retriever())
     chain = retriever | RunnableLambda(lambda found: [document.id for document in found])
     assert chain.batch(["pandas", "BM25"]) == [[d.id for d in retriever.invoke(q)] for q in ("pandas", "BM25")]
-
-
-@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 0, 0), (0, 0.3, 1)])
-async def test_m3_retriever_ranks_by_all_three_scores(m3, weights):
-    retriever = BGEM3Retriever.from_documents(documents(), model=M3, weights=weights)
-    query = "where do pandas live?"
-    encoded = m3.encode([query], kind="query", sparse=True, multi_vector=True)
-    scores = hybrid_scores(encoded, m3.encode(TEXTS, kind="passage", sparse=True, multi_vector=True), weights).hybrid[0]
-    found = retriever.invoke(query)
-    assert [document.id for document in found] == [str(i) for i in np.argsort(-scores)]
-    assert [document.metadata["page"] for document in found] == np.argsort(-scores).tolist()
-    assert await retriever.ainvoke(query) == found
-    assert retriever.invoke(query, k=1) == await retriever.ainvoke(query, k=1) == found[:1]
-
-
-def test_m3_retriever_copies_and_mistakes():
-    retriever = BGEM3Retriever.from_texts(
-        TEXTS, metadatas=[{"n": i} for i in range(4)], ids=list("abcd"), model=M3, k=2
-    )
-    found = retriever.invoke("pandas")
-    assert {document.id for document in found} <= set("abcd")
-    for twin in (pickle.loads(pickle.dumps(retriever)), copy.copy(retriever), retriever.model_copy(update={"k": 1})):
-        assert twin.invoke("pandas") == found[: twin.k]
-    found[0].metadata["n"] = "changed"
-    assert retriever.invoke("pandas")[0].metadata["n"] != "changed"
-    with pytest.raises(InvalidInputError, match="4 texts, but 1 ids"):
-        BGEM3Retriever.from_texts(TEXTS, ids=iter("a"), model=M3)
-    with pytest.raises(InvalidInputError, match="list of texts"):
-        BGEM3Retriever.from_texts("one text", model=M3)
-    for k in (0, -1, "3"):
-        with pytest.raises(InvalidInputError, match="whole number"):
-            retriever.invoke("pandas", k=k)
-    with pytest.raises(ValidationError, match="k"):
-        BGEM3Retriever.from_texts(TEXTS, model=M3, k=0)
-    with pytest.raises(InvalidInputError, match="no sparse and multi-vector"):
-        BGEM3Retriever.from_texts(TEXTS, model=BASE)
-    with pytest.raises(InvalidInputError, match="is one str"):
-        retriever.invoke(None)
-    with pytest.raises(InvalidInputError, match="weights"):
-        BGEM3Retriever.from_texts(TEXTS, model=M3, weights=(0, 0, 0)).invoke("pandas")
-    assert BGEM3Retriever.from_texts([], model=M3).invoke("pandas") == []
-
-
-def test_m3_retriever_answers_from_what_it_encoded():
-    retriever = BGEM3Retriever.from_texts(TEXTS, model=M3, k=1)
-    found = retriever.invoke("pandas")
-    for field, value in (("documents", ()), ("model", "pocket"), ("max_length", 8)):
-        with pytest.raises(ValidationError, match="frozen"):
-            setattr(retriever, field, value)
-    assert retriever.invoke("pandas") == found
-
-
-def test_m3_retriever_reports_its_model():
-    params = BGEM3Retriever.from_texts(TEXTS, model=M3)._get_ls_params()
-    assert params["ls_retriever_name"] == "bgem3"
-    assert (params["ls_embedding_provider"], params["ls_embedding_model"]) == ("bge_integrations", M3)
 
 
 def test_chroma_on_disk_keeps_its_vectors(tmp_path, embeddings):

@@ -14,7 +14,7 @@ from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVector
 from bge_integrations.core.prompts import tokenize_texts
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.checkpoint import locate
+from bge_integrations.models.checkpoint import POCKET, locate
 from bge_integrations.models.model import Wanted
 from bge_integrations.models.profile import check_request, embedder_profile
 
@@ -150,6 +150,11 @@ class Embedder(Loaded):
         """The hub's commit, where the checkpoint lies in the hub's cache."""
         folder = self._session.key.folder
         return folder.name if folder.parent.name == "snapshots" else None
+
+    @property
+    def source(self) -> str:
+        """What `load_embedder` takes to load it again: "pocket", the hub id, or the folder."""
+        return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)
 
     @property
     def pass_settings(self) -> Hashable:

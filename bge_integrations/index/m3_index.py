@@ -751,10 +751,13 @@ def _embedder(
             raise InvalidInputError(f"{', '.join(given)}: give these where the embedder is loaded")
         embedder = model
     else:
-        if found is not None and settings["max_length"] is None:
-            settings = {**settings, "max_length": found.max_length}
-        embedder = load_embedder(model or (found.model if found else _DEFAULT_MODEL), **settings)
+        name = model or (found.model if found else _DEFAULT_MODEL)
+        embedder = load_embedder(name, **settings)
         owned.callback(embedder.close)
+        if found is not None and settings["max_length"] is None and embedder.max_length != found.max_length:
+            found.check_weights(embedder)
+            embedder = load_embedder(name, **{**settings, "max_length": found.max_length})
+            owned.callback(embedder.close)
     if not embedder.has_sparse:
         raise InvalidInputError(f"{embedder.name} has no sparse and multi-vector heads; use BAAI/bge-m3 (or 'pocket')")
     return embedder

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.errors import IndexFormatError, InvalidInputError, WrongModelError
@@ -29,7 +27,7 @@ class Manifest:
     """What the vectors of an index depend on, and how they are stored.
 
     Attributes:
-        model, revision: Name or folder, and the hub's commit where there is one. For people, and to open it again.
+        model, revision: What to load, and the hub's commit where there is one. For people, and to open it again.
         weights: The digest of the weights; it decides whether a model is the same.
         pooling, instruction, max_length: As passages are encoded.
         dimension, multi_vector_dimension, vocabulary_size: Widths of the three representations.
@@ -55,7 +53,7 @@ class Manifest:
     def of(cls, embedder: Embedder, multi_vectors: MultiVectorStorage, quantization: Quantization | None) -> Manifest:
         settings: dict[str, Any] = dict(embedder.vector_settings("passage"))
         return cls(
-            model=os.fspath(Path(embedder.name).resolve()) if Path(embedder.name).is_dir() else embedder.name,
+            model=embedder.source,
             revision=embedder.revision,
             multi_vector_dimension=embedder.multi_vector_dimension,
             vocabulary_size=embedder.vocabulary_size,
@@ -87,16 +85,20 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def check(self, embedder: Embedder) -> None:
-        """Raise WrongModelError unless `embedder` makes vectors that belong to these."""
-        other = Manifest.of(embedder, self.multi_vectors, self.quantization)
-        if other.weights != self.weights:
+    def check_weights(self, embedder: Embedder) -> None:
+        """Raise WrongModelError unless `embedder` has the weights that the index was made with."""
+        if embedder.vector_settings("passage")["weights"] != self.weights:
             revision = f" (revision {self.revision})" if self.revision else ""
             raise WrongModelError(
-                f"the index was made with {self.model}{revision}, and {other.model} has other weights; vectors of two "
-                "models can't be compared. Open it with the model it was made with, or index the documents anew "
-                "elsewhere"
+                f"the index was made with {self.model}{revision}, and {embedder.source} has other weights; the vectors "
+                "of two models can't be compared. Open it with its own model (leave model= out), or index the documents "
+                "anew elsewhere"
             )
+
+    def check(self, embedder: Embedder) -> None:
+        """Raise WrongModelError unless `embedder` makes vectors that belong to these."""
+        self.check_weights(embedder)
+        other = Manifest.of(embedder, self.multi_vectors, self.quantization)
         for name in ("pooling", "instruction", "max_length", "dimension", "multi_vector_dimension", "vocabulary_size"):
             if getattr(other, name) != getattr(self, name):
                 raise WrongModelError(
