@@ -751,6 +751,8 @@ def _embedder(
             raise InvalidInputError(f"{', '.join(given)}: give these where the embedder is loaded")
         embedder = model
     else:
+        if found is not None and model is None:
+            settings = {**settings, "revision": settings["revision"] or found.revision}
         name = model or (found.model if found else _DEFAULT_MODEL)
         embedder = load_embedder(name, **settings)
         owned.callback(embedder.close)

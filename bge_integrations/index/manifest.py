@@ -91,8 +91,8 @@ class Manifest:
             revision = f" (revision {self.revision})" if self.revision else ""
             raise WrongModelError(
                 f"the index was made with {self.model}{revision}, and {embedder.source} has other weights; the vectors "
-                "of two models can't be compared. Open it with its own model (leave model= out), or index the documents "
-                "anew elsewhere"
+                "of two models can't be compared. Open it with its own model (leave model= out), or index the "
+                "documents anew elsewhere"
             )
 
     def check(self, embedder: Embedder) -> None:
