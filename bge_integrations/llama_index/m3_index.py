@@ -29,10 +29,15 @@ from llama_index.core.schema import (
 )
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+from pydantic_core import PydanticSerializationError
 
+from bge_integrations.core.checks import check_text
 from bge_integrations.core.selection import check_k
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import Entry, Hit, M3Index
+from bge_integrations.index.filters import parse
+from bge_integrations.index.m3_index import MEMORY
+from bge_integrations.index.search import Search
 from bge_integrations.llama_index.filters import to_filter
 
 if TYPE_CHECKING:
@@ -40,10 +45,12 @@ if TYPE_CHECKING:
     from llama_index.core.schema import TransformComponent
     from llama_index.core.storage.storage_context import StorageContext
     from llama_index.core.vector_stores.types import MetadataFilters
+    from qdrant_client import QdrantClient
 
     from bge_integrations.core.embedder import Embedder
+    from bge_integrations.index.manifest import MultiVectorStorage, Quantization
+    from bge_integrations.index.search import Fusion, Mode, Weights
 
-Weights = Sequence[float]
 #: Texts, ids and metadata.
 _Rows = tuple[list[str], list[str], list[dict[str, Any]]]
 
@@ -67,8 +74,8 @@ _logger = logging.getLogger(__name__)
 class M3Settings(TypedDict, total=False):
     """Where a `BGEM3Index` is kept, the model it is made with, and how its scores are weighted."""
 
-    path: str | os.PathLike[str] | None
-    """A folder, or the URL of a Qdrant server; None keeps the index in a temporary folder, gone when it is closed."""
+    path: str | os.PathLike[str] | QdrantClient | None
+    """A folder, or the URL or client of a Qdrant server; None is a temporary folder, gone when the index is closed."""
     model: str | os.PathLike[str] | Embedder | None
     """Hub id, folder, "pocket" or a loaded embedder; None takes what the index was made with, or BAAI/bge-m3."""
     model_name: str
@@ -85,10 +92,11 @@ class M3Settings(TypedDict, total=False):
     """The hub's cache; None takes the usual one."""
     local_files_only: bool
     """Never touch the network."""
-    multi_vectors: str
-    """"float16", "float32", or "recompute": none are stored, candidates are encoded at query time."""
-    quantization: str | None
-    """"int8" for smaller dense vectors."""
+    multi_vectors: MultiVectorStorage | None
+    """"float16", "float32", or "recompute": none are stored, candidates are encoded at query time. None takes what the
+    index has, "float16" for a new one."""
+    quantization: Quantization | None
+    """"int8" for smaller dense vectors; None takes what the index has, none for a new one."""
     collection: str
     """On a server: the collection's name."""
     api_key: str | None
@@ -149,7 +157,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         self._show_progress = show_progress
         if m3_index is None:
             path = arguments.pop("path", None)
-            self._m3_index = M3Index.open(":memory:" if path is None else path, **arguments)
+            self._m3_index = M3Index.open(MEMORY if path is None else path, **arguments)
         elif arguments:
             raise InvalidInputError(f"{', '.join(arguments)} can't be set on an open index; pass these to M3Index.open")
         else:
@@ -226,8 +234,20 @@ class BGEM3Index(BaseIndex[IndexDict]):
         """The index below, for what LlamaIndex has no word for."""
         return self._m3_index
 
-    def persist(self) -> None:
-        """Have everything on disk; with a path it is there when an insertion returns."""
+    def persist(self, persist_dir: str | os.PathLike[str] | None = None) -> None:
+        """Have everything on disk in the folder the index was made with; an insertion does so before it returns.
+
+        Raises:
+            InvalidInputError: The index was made without a path, or with another one than `persist_dir`.
+        """
+        location = self._m3_index.location
+        if location == MEMORY or (
+            persist_dir is not None and Path(persist_dir).expanduser().absolute() != Path(location)
+        ):
+            raise InvalidInputError(
+                f"the index lives in {location} and can't be moved; make it where it is to be kept: "
+                "BGEM3Index.from_documents(..., path=...)"
+            )
         self._m3_index.flush()
 
     def close(self) -> None:
@@ -391,7 +411,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         for node in nodes:
             self._detach_object(node)
             document_id = _document_id(node)
-            metadata = node_to_metadata_dict(node)
+            metadata = _to_metadata(node)
             metadata[_REF_DOC] = document_id  # LlamaIndex writes "None" for none
             if document_id is not None and document_id in versions:
                 metadata[_VERSION] = {"hash": versions[document_id], "nodes": parts[document_id]}
@@ -443,9 +463,9 @@ class BGEM3Retriever(BaseRetriever):
         self,
         index: BGEM3Index,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
-        mode: str = "hybrid",
+        mode: Mode = "hybrid",
         weights: Weights | None = None,
-        fusion: str = "weighted",
+        fusion: Fusion = "weighted",
         filters: MetadataFilters | None = None,
         doc_ids: list[str] | None = None,
         candidates: int = 200,
@@ -458,11 +478,16 @@ class BGEM3Retriever(BaseRetriever):
         conditions = [] if filters is None else [to_filter(filters)]
         if doc_ids is not None:
             conditions.append({_REF_DOC: {"$in": doc_ids}})
+        weights = index.weights if weights is None else weights
+        condition = _all_of(conditions)
+        # so that mistakes fail here, and not at the first query
+        parsed = None if condition is None else parse(condition)
+        Search.of(similarity_top_k, mode, weights, fusion, parsed, candidates)
         self._settings: dict[str, Any] = {
             "mode": mode,
-            "weights": index.weights if weights is None else weights,
+            "weights": weights,
             "fusion": fusion,
-            "filter": _all_of(conditions),
+            "filter": condition,
             "candidates": candidates,
         }
         super().__init__(callback_manager=callback_manager, object_map=object_map, verbose=verbose)
@@ -492,6 +517,7 @@ def _versions(documents: Iterable[Document]) -> dict[str, str]:
     """The documents' hashes by id; those that share an id are one document."""
     versions: dict[str, str] = {}
     for document in documents:
+        check_text(document.get_content(MetadataMode.ALL), f"document {document.node_id!r}")
         versions[document.node_id] = versions.get(document.node_id, "") + document.hash
     return versions
 
@@ -537,6 +563,15 @@ def _document_id(node: BaseNode) -> str | None:
 
 def _text(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _to_metadata(node: BaseNode) -> dict[str, Any]:
+    try:
+        return node_to_metadata_dict(node)
+    except PydanticSerializationError as error:
+        raise InvalidInputError(
+            f"node {node.node_id!r} holds what JSON can't: {error}; use str, numbers, bool, None, lists and dicts"
+        ) from error
 
 
 def _to_node(entry: Entry) -> BaseNode:
