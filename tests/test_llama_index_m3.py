@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -22,6 +23,7 @@ from llama_index.core.schema import (
     TransformComponent,
 )
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
 from bge_integrations.core import embedder as core
@@ -362,6 +364,17 @@ def test_an_open_index_can_be_wrapped():
             BGEM3Index.from_index(m3_index, device="cpu")
 
 
+def test_on_a_qdrant_server():
+    client = QdrantClient(":memory:")
+    with make(path=client, collection="one") as index, make([], path=client, collection="two") as other:
+        assert found(index)[0] == PANDAS.split("\n")[1]
+        assert len(other.m3_index) == 0
+    with BGEM3Index.load(client, collection="one") as index:
+        assert index.refresh_ref_docs(documents(rome="Rome.")) == [False, True, False]
+        index.delete_ref_doc("pandas")
+        assert set(index.ref_doc_info) == {"rome", "ranking"}
+
+
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
@@ -516,6 +529,29 @@ def test_callbacks():
     assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 1
 
 
+async def test_transformations_run_where_they_do_not_block():
+    threads = []
+
+    class Sync(TransformComponent):
+        def __call__(self, nodes, **kwargs):
+            threads.append(threading.current_thread())
+            return nodes
+
+    class Async(Sync):
+        async def acall(self, nodes, **kwargs):
+            return self(nodes)
+
+    class SyncLines(Lines):
+        def split_text(self, text):
+            threads.append(threading.current_thread())
+            return super().split_text(text)
+
+    with make([], transformations=[Sync(), Async(), SyncLines()]) as index:
+        threads.clear()
+        await index.ainsert(documents()[0])
+    assert [thread is threading.main_thread() for thread in threads] == [False, True, False]
+
+
 async def test_async(encoded):
     with make([], model="pocket") as index:
         await index.ainsert(documents()[0])
@@ -547,6 +583,7 @@ async def test_async_calls_do_not_block_the_event_loop():
         watching = asyncio.create_task(watch())
         start = time.perf_counter()
         await index.ainsert_nodes(nodes)
+        await index.arefresh_ref_docs([Document(text="hi\n" * 100, id_=f"document {i}") for i in range(50)])
         retriever = index.as_retriever(similarity_top_k=10)
         await asyncio.gather(*[retriever.aretrieve(f"pandas {i}") for i in range(20)])
         took = time.perf_counter() - start

@@ -16,7 +16,8 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.ingestion import arun_transformations, run_transformations
+from llama_index.core.ingestion import run_transformations
+from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import (
     BaseNode,
     Document,
@@ -26,6 +27,7 @@ from llama_index.core.schema import (
     QueryBundle,
     RelatedNodeInfo,
     TextNode,
+    TransformComponent,
 )
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
@@ -42,7 +44,6 @@ from bge_integrations.llama_index.filters import to_filter
 
 if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
-    from llama_index.core.schema import TransformComponent
     from llama_index.core.storage.storage_context import StorageContext
     from llama_index.core.vector_stores.types import MetadataFilters
     from qdrant_client import QdrantClient
@@ -214,13 +215,13 @@ class BGEM3Index(BaseIndex[IndexDict]):
         return cls(m3_index=m3_index, **arguments)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], **arguments: Any) -> Self:
+    def load(cls, path: str | os.PathLike[str] | QdrantClient, **arguments: Any) -> Self:
         """Open an index that was kept; `arguments` are the constructor's.
 
         Raises:
             InvalidInputError: There is none in this folder.
         """
-        if "://" not in os.fspath(path) and not _holds_something(Path(path).expanduser()):
+        if isinstance(path, (str, os.PathLike)) and not _is_there(os.fspath(path)):
             raise InvalidInputError(
                 f"there is no index in {os.fspath(path)!r}; make one with BGEM3Index.from_documents(..., path=...)"
             )
@@ -305,7 +306,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._put([document], self._stored([document]))
 
     async def ainsert(self, document: Document) -> None:  # type: ignore[override]
-        """As `insert`; the event loop is blocked by no more than the transformations block it."""
+        """As `insert`, without blocking the event loop."""
         with self._callback_manager.as_trace("ainsert"):
             await self._aput([document], await asyncio.to_thread(self._stored, [document]))
 
@@ -328,7 +329,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             return changed
 
     async def arefresh_ref_docs(self, documents: Sequence[Document]) -> list[bool]:  # type: ignore[override]
-        """As `refresh_ref_docs`; the event loop is blocked by no more than the transformations block it."""
+        """As `refresh_ref_docs`, without blocking the event loop."""
         with self._callback_manager.as_trace("arefresh_ref_docs"):
             stored = await asyncio.to_thread(self._stored, documents)
             changed = _changed(documents, stored)
@@ -380,7 +381,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     async def _aput(self, documents: Sequence[Document], stored: Mapping[str, _Stored]) -> None:
         versions = _versions(documents)
-        nodes = await arun_transformations(documents, self._transformations, show_progress=self._show_progress)
+        nodes = await _atransformed(documents, self._transformations)
         rows, gone = await asyncio.to_thread(self._replacement, nodes, versions, stored)
         await self._m3_index.aadd(*rows, show_progress=self._show_progress)
         await self._m3_index.adelete(gone)
@@ -513,6 +514,25 @@ class _Stored:
         return all(found == {"hash": version, "nodes": len(self.texts)} for found in self.versions)
 
 
+async def _atransformed(
+    documents: Sequence[BaseNode], transformations: Iterable[TransformComponent]
+) -> Sequence[BaseNode]:
+    """The nodes of documents. LlamaIndex would run what has no async of its own on the event loop: text splitters."""
+    nodes = documents
+    for transformation in transformations:
+        if _has_async(transformation):
+            nodes = await transformation.acall(nodes)
+        else:
+            nodes = await asyncio.to_thread(transformation, nodes)
+    return nodes
+
+
+def _has_async(transformation: TransformComponent) -> bool:
+    if isinstance(transformation, NodeParser):
+        return type(transformation)._aparse_nodes is not NodeParser._aparse_nodes
+    return type(transformation).acall is not TransformComponent.acall
+
+
 def _versions(documents: Iterable[Document]) -> dict[str, str]:
     """The documents' hashes by id; those that share an id are one document."""
     versions: dict[str, str] = {}
@@ -631,5 +651,6 @@ def _warn_of_none(ref_doc_id: str, deleted: int) -> None:
         _logger.warning("ref_doc_id %s not found, nothing deleted", ref_doc_id)
 
 
-def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+def _is_there(place: str) -> bool:
+    """Whether there is a folder with something in it; whether that is an index, and what a server has, `open` tells."""
+    return place.startswith(("http://", "https://")) or (os.path.isdir(place) and bool(os.listdir(place)))
