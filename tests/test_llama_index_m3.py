@@ -460,8 +460,12 @@ def test_bad_arguments_say_what_to_do(filtered):
         filtered.as_retriever(top_k=3)
     with pytest.raises(InvalidInputError, match="mode='fuzzy'"):
         filtered.as_retriever(mode="fuzzy")
-    with pytest.raises(InvalidInputError, match="weights"):
+    with pytest.raises(InvalidInputError, match="candidates=0"):
+        filtered.as_retriever(candidates=0)
+    with pytest.raises(InvalidInputError, match="three numbers"):
         filtered.as_retriever(weights=(1, 2))
+    with pytest.raises(InvalidInputError, match="three numbers"):
+        make(weights=(0, 0, 0))
     with pytest.raises(InvalidInputError, match="ISO date"):
         filtered.as_retriever(filters=only(MetadataFilter(key="year", value="long ago", operator="<")))
     with pytest.raises(InvalidInputError, match=r"ids\[1\] is 'a' again"):

@@ -30,6 +30,7 @@ from llama_index.core.schema import (
     TransformComponent,
 )
 from llama_index.core.storage.docstore.types import RefDocInfo
+from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 from pydantic_core import PydanticSerializationError
 
@@ -58,6 +59,8 @@ _Rows = tuple[list[str], list[str], list[dict[str, Any]]]
 _REF_DOC = "ref_doc_id"
 #: The key under which an entry's metadata says which version of its document it is of.
 _VERSION = "_ref_doc_version"
+#: So many documents are looked up with one filter; each page of the answer reads the whole filter.
+_ASKED_AT_ONCE = 500
 #: Arguments of LlamaIndex' own BGEM3Index that have another name here, and those that have none.
 _RENAMED = {"model_name": "model", "doc_maxlen": "max_length", "weights_for_different_modes": "weights"}
 _REPLACED = {
@@ -111,8 +114,9 @@ class M3Settings(TypedDict, total=False):
 class BGEM3Index(BaseIndex[IndexDict]):
     """Nodes with bge-m3's dense, sparse and multi-vectors, all from one pass, searched by all three.
 
-    Nodes, their metadata and the state of their documents live in the `M3Index` alone: there is no docstore beside it,
-    and no embedding model is asked for. What is read of a node is its text with the metadata for embeddings.
+    Nodes, their metadata and the state of their documents live in the `M3Index` alone: `docstore` stays empty, `load`
+    opens what was kept, and no embedding model is asked for. What is read of a node is its text with the metadata for
+    embeddings.
 
     Example:
         >>> from llama_index.core import Document
@@ -155,6 +159,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     ) -> None:
         arguments = _own_names(settings)
         self.weights: Weights = arguments.pop("weights", (1.0, 1.0, 1.0))
+        _check_search(weights=self.weights)
         self._show_progress = show_progress
         if m3_index is None:
             path = arguments.pop("path", None)
@@ -377,14 +382,16 @@ class BGEM3Index(BaseIndex[IndexDict]):
         nodes = run_transformations(documents, self._transformations, show_progress=self._show_progress)
         rows, gone = self._replacement(nodes, versions, stored)
         self._m3_index.add(*rows, show_progress=self._show_progress)
-        self._m3_index.delete(gone)
+        if gone:
+            self._m3_index.delete(gone)
 
     async def _aput(self, documents: Sequence[Document], stored: Mapping[str, _Stored]) -> None:
         versions = _versions(documents)
         nodes = await _atransformed(documents, self._transformations)
         rows, gone = await asyncio.to_thread(self._replacement, nodes, versions, stored)
         await self._m3_index.aadd(*rows, show_progress=self._show_progress)
-        await self._m3_index.adelete(gone)
+        if gone:
+            await self._m3_index.adelete(gone)
 
     def _replacement(
         self, nodes: Sequence[BaseNode], versions: Mapping[str, str], stored: Mapping[str, _Stored]
@@ -398,11 +405,11 @@ class BGEM3Index(BaseIndex[IndexDict]):
     def _stored(self, documents: Sequence[Document]) -> dict[str, _Stored]:
         """What is there of these documents, by their ids."""
         stored: dict[str, _Stored] = defaultdict(_Stored)
-        ids = {document.node_id for document in documents}
-        for entry in self._m3_index.scan({_REF_DOC: {"$in": sorted(ids)}}):
-            document = stored[entry.metadata[_REF_DOC]]
-            document.texts[entry.id] = entry.text
-            document.versions.append(entry.metadata.get(_VERSION))
+        for ids in iter_batch(sorted({document.node_id for document in documents}), _ASKED_AT_ONCE):
+            for entry in self._m3_index.scan({_REF_DOC: {"$in": ids}}):
+                document = stored[entry.metadata[_REF_DOC]]
+                document.texts[entry.id] = entry.text
+                document.versions.append(entry.metadata.get(_VERSION))
         return dict(stored)
 
     def _rows(self, nodes: Sequence[BaseNode], versions: Mapping[str, str]) -> _Rows:
@@ -479,18 +486,14 @@ class BGEM3Retriever(BaseRetriever):
         conditions = [] if filters is None else [to_filter(filters)]
         if doc_ids is not None:
             conditions.append({_REF_DOC: {"$in": doc_ids}})
-        weights = index.weights if weights is None else weights
-        condition = _all_of(conditions)
-        # so that mistakes fail here, and not at the first query
-        parsed = None if condition is None else parse(condition)
-        Search.of(similarity_top_k, mode, weights, fusion, parsed, candidates)
         self._settings: dict[str, Any] = {
             "mode": mode,
-            "weights": weights,
+            "weights": index.weights if weights is None else weights,
             "fusion": fusion,
-            "filter": condition,
+            "filter": _all_of(conditions),
             "candidates": candidates,
         }
+        _check_search(**self._settings)
         super().__init__(callback_manager=callback_manager, object_map=object_map, verbose=verbose)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -617,6 +620,17 @@ def _query(query_bundle: QueryBundle) -> str:
 def _all_of(conditions: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
     parts = [condition for condition in conditions if condition is not None]
     return {"$and": parts} if parts else None
+
+
+def _check_search(
+    weights: Weights,
+    mode: Mode = "hybrid",
+    fusion: Fusion = "weighted",
+    filter: dict[str, Any] | None = None,
+    candidates: int = 1,
+) -> None:
+    """Let mistakes fail where they are made, and not at the first query."""
+    Search.of(1, mode, weights, fusion, None if filter is None else parse(filter), candidates)
 
 
 def _own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
