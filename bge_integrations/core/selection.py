@@ -22,10 +22,10 @@ def best(scores: Sequence[float], top_n: int | None, score_threshold: float | No
     return places[:top_n]
 
 
-def check_k(k: int) -> int:
+def check_k(k: int, argument: str = "k") -> int:
     """`k` of one call, or InvalidInputError."""
     if not isinstance(k, int) or k < 1:
-        raise InvalidInputError(f"k={k!r} must be a whole number of at least 1")
+        raise InvalidInputError(f"{argument}={k!r} must be a whole number of at least 1")
     return k
 
 

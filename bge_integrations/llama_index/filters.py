@@ -1,0 +1,59 @@
+"""LlamaIndex' metadata filters in the filter language of `M3Index`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+
+from bge_integrations.errors import InvalidInputError
+
+_OPERATORS = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+    FilterOperator.CONTAINS: "$eq",  # a list matches by one of its elements
+    FilterOperator.ANY: "$in",
+}
+
+
+def to_filter(filters: MetadataFilters) -> dict[str, Any] | None:
+    """The same condition for `M3Index`; None where there is nothing to filter by.
+
+    Raises:
+        InvalidInputError: An operator has no counterpart.
+    """
+    parts = [to_filter(part) if isinstance(part, MetadataFilters) else _condition(part) for part in filters.filters]
+    conditions = [part for part in parts if part is not None]
+    if not conditions:
+        return None
+    match filters.condition:
+        case FilterCondition.OR:
+            return {"$or": conditions}
+        case FilterCondition.NOT:  # none of them, as LlamaIndex' own stores read it
+            return {"$not": {"$or": conditions}}
+        case _:
+            return {"$and": conditions}
+
+
+def _condition(part: MetadataFilter) -> dict[str, Any] | None:
+    if part.operator is FilterOperator.IS_EMPTY:
+        return {part.key: {"$exists": False}}
+    if part.operator is FilterOperator.ALL:
+        if not isinstance(part.value, list):
+            raise InvalidInputError(f"the filter on {part.key!r} with operator 'all' needs a list, got {part.value!r}")
+        return {"$and": [{part.key: value} for value in part.value]} if part.value else None
+    if part.operator not in _OPERATORS:
+        known = ", ".join(
+            f"'{operator.value}'" for operator in (*_OPERATORS, FilterOperator.ALL, FilterOperator.IS_EMPTY)
+        )
+        raise InvalidInputError(
+            f"the filter on {part.key!r} has the operator '{part.operator.value}', which a BGEM3Index does not know; "
+            f"use {known}"
+        )
+    return {part.key: {_OPERATORS[part.operator]: part.value}}
