@@ -116,6 +116,10 @@ class Prepared(Embedder):
         self._corpus = corpus
 
     @property
+    def source(self) -> str:
+        return self.name
+
+    @property
     def revision(self) -> None:
         return None
 

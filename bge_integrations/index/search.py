@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
+
 from bge_integrations.core.selection import check_k
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.engine import Leg, Representation
 from bge_integrations.scoring import reciprocal_rank_fusion
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from bge_integrations.core.outputs import Embeddings, SparseVector
@@ -100,24 +101,30 @@ def find(engine: Engine, query: QueryVectors, search: Search) -> tuple[Parts, li
         found[r] = found[r] | scores
     if "sparse" in search.weights:  # no token in common is a score of 0, not a missing one
         found["sparse"] = dict.fromkeys(candidates, 0.0) | found["sparse"]
-    # who was deleted between two questions, which only another process on a server can do, is in not all of them
-    alive = [point for point in candidates if all(point in found[r] for r in search.weights if r in query)]
-    return {r: {point: found[r][point] for point in alive} for r in search.weights if r in query}, alive
+    parts = {r: found[r] for r in search.weights if r in query}
+    if any(len(scores) < len(candidates) for scores in parts.values()):
+        # deleted between two questions, which only another process on a server can do
+        candidates = [point for point in candidates if all(point in scores for scores in parts.values())]
+        parts = {r: {point: scores[point] for point in candidates} for r, scores in parts.items()}
+    return parts, candidates
 
 
 def rank(parts: Parts, search: Search) -> list[tuple[str, float]]:
     """The best k points and their scores, best first; equal ones in the order of their points."""
     points = sorted(next(iter(parts.values())))
+    columns = {r: np.array([parts[r][point] for point in points]) for r in search.weights}
     if search.fusion == "rrf" and len(search.weights) > 1:
-        rankings = [
-            sorted((p for p in points if r != "sparse" or parts[r][p] > 0), key=lambda p, r=r: -parts[r][p])  # type: ignore[misc]
-            for r in search.weights
+        orders = [
+            [i for i in np.argsort(-column, kind="stable").tolist() if r != "sparse" or column[i] > 0]
+            for r, column in columns.items()
         ]
-        fused = dict(reciprocal_rank_fusion(rankings, weights=list(search.weights.values())))
+        fused = dict(reciprocal_rank_fusion(orders, weights=list(search.weights.values())))
+        scores = np.array([fused[i] for i in range(len(points))])
     else:
-        total = sum(search.weights.values())
-        fused = {p: sum(weight * parts[r][p] for r, weight in search.weights.items()) / total for p in points}
-    return sorted(fused.items(), key=lambda item: (-item[1], item[0]))[: search.k]
+        weighted = [weight * columns[r] for r, weight in search.weights.items()]
+        scores = np.sum(weighted, axis=0) / sum(search.weights.values())
+    best = np.argsort(-scores, kind="stable")[: search.k].tolist()
+    return [(points[i], float(scores[i])) for i in best]
 
 
 def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
