@@ -31,6 +31,10 @@ class WrongModelError(BGEError, ValueError):
     """A store holds the vectors of another model than the one it is used with; nothing was written or searched."""
 
 
+class IndexNotFoundError(BGEError, LookupError):
+    """There is no index at the place given, and none was to be made."""
+
+
 class IndexFormatError(BGEError, ValueError):
     """A folder or collection is no index, is damaged, or was written by a newer release; nothing was changed."""
 

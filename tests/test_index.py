@@ -13,7 +13,15 @@ from conftest import BASE, M3
 from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
-from bge_integrations.errors import ClosedError, IndexFormatError, InvalidInputError, StorageError, WrongModelError
+from bge_integrations.errors import (
+    ClosedError,
+    IndexFormatError,
+    IndexNotFoundError,
+    InvalidInputError,
+    NotSupportedError,
+    StorageError,
+    WrongModelError,
+)
 from bge_integrations.index import Entry, Hit, M3Index
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
@@ -220,6 +228,31 @@ def test_reopening(new_index, pocket):
     with pytest.raises(InvalidInputError, match="'int4' is none of"):
         new_index(quantization="int4")
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
+
+
+def test_copies_and_opening_without_making(pocket, tmp_path):
+    with M3Index.open(":memory:", pocket) as index:
+        index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
+        index.copy_to(tmp_path / "copy")
+        with pytest.raises(IndexFormatError, match="an index already"):
+            index.copy_to(tmp_path / "copy")
+        index.add(["later"])
+        with M3Index.open(tmp_path / "copy", create=False) as copy:
+            assert list(copy) == list(index.scan({"n": {"$exists": True}}))
+            assert copy.search(TEXTS[0], 3, filter={"n": {"$lt": 9}}) == index.search(
+                TEXTS[0], 3, filter={"n": {"$lt": 9}}
+            )
+            copy.add(["kept?"])
+    with M3Index.open(tmp_path / "copy") as copy:
+        assert len(copy) == 6
+    with pytest.raises(IndexNotFoundError, match="no index in"):
+        M3Index.open(tmp_path / "typo", create=False)
+    assert not (tmp_path / "typo").exists()
+    client = QdrantClient(":memory:")
+    with pytest.raises(IndexNotFoundError, match="no index at"):
+        M3Index.open(client, pocket, create=False)
+    with M3Index.open(client, pocket) as index, pytest.raises(NotSupportedError, match="snapshots"):
+        index.copy_to(tmp_path / "server")
 
 
 def test_quantised_search_scores_exactly(new_index, exact):

@@ -27,7 +27,13 @@ from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
 from bge_integrations.core import embedder as core
-from bge_integrations.errors import ClosedError, IndexFormatError, IndexLockedError, InvalidInputError
+from bge_integrations.errors import (
+    ClosedError,
+    IndexFormatError,
+    IndexLockedError,
+    IndexNotFoundError,
+    InvalidInputError,
+)
 from bge_integrations.index import M3Index
 from bge_integrations.llama_index import BGEM3Index, BGEM3Retriever, BGERerank
 from bge_integrations.scoring import hybrid_scores
@@ -321,18 +327,31 @@ def test_kept_on_disk(tmp_path, encoded):
         assert len(index.m3_index) == 3
 
 
+def test_persisting_copies_without_encoding(tmp_path, encoded):
+    with make() as index:
+        with pytest.raises(InvalidInputError, match="temporary folder"):
+            index.persist()
+        before = [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)]
+        encoded.clear()
+        index.persist(tmp_path / "kept")
+        with pytest.raises(IndexFormatError, match="an index already"):
+            index.persist(tmp_path / "kept")
+    with BGEM3Index.load(tmp_path / "kept") as index:
+        index.persist(tmp_path / "kept")
+        index.persist(tmp_path / "copy")
+    with BGEM3Index.load(tmp_path / "copy") as index:
+        assert not encoded
+        assert [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)] == before
+
+
 def test_only_what_was_kept_can_be_loaded(tmp_path):
-    with make() as index, pytest.raises(InvalidInputError, match=r"lives in :memory: .* path="):
-        index.persist(tmp_path / "kept")
-    with make(path=tmp_path / "kept") as index:
-        index.persist(tmp_path / "kept")
-        with pytest.raises(InvalidInputError, match="kept and can't be moved"):
-            index.persist(tmp_path / "elsewhere")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InvalidInputError, match="no index in"):
-        BGEM3Index.load(tmp_path / "nowhere", model="pocket")
-    with pytest.raises(InvalidInputError, match="no index in"):
-        BGEM3Index.load(tmp_path / "nothing", model="pocket")
+    for place in ("nowhere", "nothing"):
+        with pytest.raises(IndexNotFoundError, match="no index in"):
+            BGEM3Index.load(tmp_path / place, model="pocket")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["nothing"]
+    with pytest.raises(IndexNotFoundError, match="no index at"):
+        BGEM3Index.load(QdrantClient(":memory:"), model="pocket")
     (tmp_path / "docstore.json").write_text("{}")
     with pytest.raises(IndexFormatError, match=r"docstore\.json"):
         BGEM3Index.load(tmp_path, model="pocket")

@@ -53,12 +53,11 @@ class EdgeEngine:
         folder: Held alone, and for longer than the engine.
         manifest: For a new shard; None opens the one in the folder.
         lock: Searches share it, writes have it alone; the optimiser needs it too.
-        durable: Keep a log ahead of the data, so that a process killed in the middle of a write loses nothing.
     """
 
     largest_write = 4 << 20
 
-    def __init__(self, folder: Folder, manifest: Manifest | None, lock: ReadWriteLock, durable: bool = True) -> None:
+    def __init__(self, folder: Folder, manifest: Manifest | None, lock: ReadWriteLock) -> None:
         self._folder = folder
         self._lock = lock
         with _engine_errors():
@@ -69,8 +68,9 @@ class EdgeEngine:
                 folder.check_room(0)
                 self._path = folder.begin()
                 self._path.mkdir()
-                self._shard = edge.EdgeShard.create(str(self._path), _config(manifest, durable))
-                folder.complete(self._path, manifest)
+                self._shard = edge.EdgeShard.create(str(self._path), _config(manifest))
+                folder.switch(self._path, 0)
+                folder.complete(manifest)
         self._unoptimized = abs(self.count(None) - folder.optimized_points())
         self._changed: set[str] | None = None  # points written while a copy is being optimised
         self._optimizing = threading.Lock()
@@ -174,9 +174,7 @@ class EdgeEngine:
             copy = self._folder.new_shard()
             try:
                 with self._lock.shared():
-                    self._shard.flush()
-                    self._folder.check_room(2 * sum(file.stat().st_size for file in self._path.rglob("*")))
-                    shutil.copytree(self._path, copy)
+                    self._copy(copy, self._folder, times=2)
                     self._changed = set()
                 self._run_optimizer(copy)
                 self._go_over(copy)
@@ -185,6 +183,25 @@ class EdgeEngine:
                 raise
             finally:
                 self._changed = None
+
+    def copy_to(self, folder: Folder, manifest: Manifest) -> None:
+        """Make this folder an index with the same documents. Searches go on meanwhile, writes wait.
+
+        Raises:
+            DiskFullError: There is no room.
+        """
+        with self._lock.shared():
+            shard = folder.begin()
+            self._copy(shard, folder, times=1)
+            folder.switch(shard, self._folder.optimized_points())
+        folder.complete(manifest)
+
+    def _copy(self, shard: Path, folder: Folder, times: int) -> None:
+        """Copy the shard's files into a folder that has room for them several times."""
+        with _engine_errors():
+            self._shard.flush()
+        folder.check_room(times * sum(file.stat().st_size for file in self._path.rglob("*")))
+        shutil.copytree(self._path, shard)
 
     def _optimize_quietly(self) -> None:
         if self._optimizing.locked():
@@ -272,7 +289,7 @@ def _engine_errors() -> Iterator[None]:
         raise
 
 
-def _config(manifest: Manifest, durable: bool) -> edge.EdgeConfig:
+def _config(manifest: Manifest) -> edge.EdgeConfig:
     int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned)
     vectors = {
         "dense": edge.EdgeVectorParams(
@@ -291,9 +308,7 @@ def _config(manifest: Manifest, durable: bool) -> edge.EdgeConfig:
             hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=16, full_scan_threshold=0),  # no graph: only rescored
             memory=edge.Memory.Cold,
         )
-    return edge.EdgeConfig(
-        vectors=vectors, sparse_vectors={"sparse": edge.EdgeSparseVectorParams()}, wal_enabled=durable
-    )
+    return edge.EdgeConfig(vectors=vectors, sparse_vectors={"sparse": edge.EdgeSparseVectorParams()})
 
 
 def _point(record: Record) -> edge.Point:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.outputs import SparseVector
     from bge_integrations.index.filters import Condition
+    from bge_integrations.index.folder import Folder
+    from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import Entry, Record
 
 Representation = Literal["dense", "sparse", "multi_vector"]
@@ -86,6 +88,9 @@ class Engine(Protocol):
 
     def optimize(self) -> None:
         """Build what makes searches fast, and wait for it."""
+
+    def copy_to(self, folder: Folder, manifest: Manifest) -> None:
+        """Make this folder an index with the same documents."""
 
     def flush(self) -> None:
         """Return when all that was written is on disk."""

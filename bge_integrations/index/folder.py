@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bge_integrations.errors import DiskFullError, IndexFormatError, IndexLockedError
+from bge_integrations.errors import DiskFullError, IndexFormatError, IndexLockedError, IndexNotFoundError
 from bge_integrations.index.manifest import Manifest
 
 _LOCK = ".lock"
@@ -31,20 +31,27 @@ class Folder:
         current.json       the shard in use, and how many points it had when it was optimised
         shard-<random>/    the engine's files
 
+    Args:
+        path: The folder.
+        create: Make it where there is none.
+
     Raises:
+        IndexNotFoundError: There is none.
         IndexLockedError: It is in use, here or in another process.
         IndexFormatError: It is a file, or holds something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], create: bool = True) -> None:
         self.path = Path(path).expanduser().absolute()
         if self.path.exists() and not self.path.is_dir():
             raise IndexFormatError(f"{self.path} is a file; pass a folder for the index")
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not self._manifest.exists() and (foreign := self._foreign()):
+        if self.path.exists() and not self._manifest.exists() and (foreign := self._foreign()):
             raise IndexFormatError(
                 f"{self.path} is not an index and not empty (it holds {foreign}); pass another folder, or a new one"
             )
+        if not create and not self._manifest.exists():
+            raise IndexNotFoundError(f"there is no index in {self.path}; make one, or check the path")
+        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / _LOCK)
         try:
             self._lock.acquire(timeout=0)
@@ -89,9 +96,8 @@ class Folder:
         self._remove_shards()
         return self.new_shard()
 
-    def complete(self, shard: Path, manifest: Manifest) -> None:
+    def complete(self, manifest: Manifest) -> None:
         """From now on this is an index."""
-        self.switch(shard, 0)
         self._write(_MANIFEST, manifest.to_dict())
 
     def switch(self, shard: Path, optimized_points: int) -> None:

@@ -18,7 +18,7 @@ from bge_integrations.core.checks import check_query, check_text, check_texts
 from bge_integrations.core.embedder import Embedder, load_embedder
 from bge_integrations.core.outputs import MultiVectors
 from bge_integrations.core.progress import progress_bar
-from bge_integrations.errors import ClosedError, InvalidInputError
+from bge_integrations.errors import ClosedError, IndexFormatError, IndexNotFoundError, InvalidInputError
 from bge_integrations.index.filters import can_be_named, dated_keys, parse
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
@@ -90,6 +90,7 @@ class M3Index:
         self.location = location
         self._engine = engine
         self._lock = lock
+        self._manifest = manifest
         self._stores_multi_vectors = manifest.multi_vectors != "recompute"
         self._fields = engine.indexed_fields()
         self._finalizer = weakref.finalize(self, owned.close)
@@ -111,6 +112,7 @@ class M3Index:
         quantization: Quantization | None = None,
         collection: str = "documents",
         api_key: str | None = None,
+        create: bool = True,
     ) -> M3Index:
         """Open an index, or make a new one where there is none.
 
@@ -126,8 +128,10 @@ class M3Index:
             quantization: "int8" searches the dense vectors in a quarter of the memory, once the index is optimised,
                 and scores what is found exactly. None takes what the index has; for a new one, none.
             collection, api_key: On a server.
+            create: Make a new index where there is none.
 
         Raises:
+            IndexNotFoundError: There is none, and `create` is False.
             WrongModelError: The index was made with another model.
             IndexLockedError: The folder is open already.
             IndexFormatError: Something else is there, or an index of a newer release.
@@ -147,8 +151,10 @@ class M3Index:
             "local_files_only": local_files_only,
         }
         with ExitStack() as owned:  # closes all of it again where something fails
-            store = _store(path_or_url, collection, api_key, owned)
+            store = _store(path_or_url, collection, api_key, create, owned)
             found = store.manifest()
+            if found is None and not create:
+                raise IndexNotFoundError(f"there is no index at {store.location}; make one, or check the place")
             if found is not None:
                 found.check_storage(multi_vectors=multi_vectors, quantization=quantization)
             embedder = _embedder(model, settings, found, owned)
@@ -156,7 +162,7 @@ class M3Index:
                 found.check(embedder)
             manifest = found or Manifest.of(embedder, multi_vectors or "float16", quantization)
             lock = ReadWriteLock()
-            engine = _engine(store, None if found else manifest, lock, durable=path_or_url != MEMORY)
+            engine = _engine(store, None if found else manifest, lock)
             owned.callback(engine.close)
             location = MEMORY if path_or_url == MEMORY else store.location
             return cls(embedder, engine, lock, manifest, location, owned.pop_all())
@@ -423,6 +429,23 @@ class M3Index:
             StorageError: It failed; the index is as it was.
         """
         self._open_engine().optimize()
+
+    def copy_to(self, path: str | os.PathLike[str]) -> None:
+        """Copy the index into another folder, without encoding anything; this one stays open as it is.
+
+        Raises:
+            IndexFormatError: There is something in that folder already.
+            DiskFullError: There is no room.
+            NotSupportedError: This index is on a server, which has snapshots for that.
+        """
+        engine = self._open_engine()
+        folder = Folder(path)
+        try:
+            if folder.manifest() is not None:
+                raise IndexFormatError(f"{folder.location} is an index already; copy to a new folder")
+            engine.copy_to(folder, self._manifest)
+        finally:
+            folder.close()
 
     def close(self) -> None:
         """Flush and let go of folder, server and model. A second call does nothing."""
@@ -709,7 +732,7 @@ def _length(texts: object) -> int | None:
 
 
 def _store(
-    place: str | os.PathLike[str] | QdrantClient, collection: str, api_key: str | None, owned: ExitStack
+    place: str | os.PathLike[str] | QdrantClient, collection: str, api_key: str | None, create: bool, owned: ExitStack
 ) -> Folder | Collection:
     """Where the index lies."""
     if isinstance(place, (str, os.PathLike)):
@@ -721,7 +744,7 @@ def _store(
 
             return connect(name, collection, api_key, owned)
         else:
-            folder = Folder(name)
+            folder = Folder(name, create)
         owned.callback(folder.close)
         return folder
     from bge_integrations.index.server import Collection
@@ -729,7 +752,7 @@ def _store(
     return Collection(place, collection)
 
 
-def _engine(store: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock, durable: bool) -> Engine:
+def _engine(store: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock) -> Engine:
     if isinstance(store, Folder):
         try:
             from bge_integrations.index.edge import EdgeEngine
@@ -737,7 +760,7 @@ def _engine(store: Folder | Collection, manifest: Manifest | None, lock: ReadWri
             raise ImportError(
                 "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
             ) from error
-        return EdgeEngine(store, manifest, lock, durable)
+        return EdgeEngine(store, manifest, lock)
     from bge_integrations.index.server import QdrantEngine
 
     return QdrantEngine(store, manifest)

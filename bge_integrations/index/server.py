@@ -16,7 +16,7 @@ except ImportError as error:
     raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
 
 from bge_integrations.core.outputs import SparseVector
-from bge_integrations.errors import IndexFormatError, InvalidInputError, StorageError
+from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
 from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.index.records import point_of, to_payload
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from bge_integrations.index.engine import FieldKind, Leg
     from bge_integrations.index.filters import Condition
+    from bge_integrations.index.folder import Folder
     from bge_integrations.index.records import Entry, Record
 
 _FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
@@ -168,6 +169,9 @@ class QdrantEngine:
 
     def optimize(self) -> None:
         """Nothing: the server does it by itself."""
+
+    def copy_to(self, folder: Folder, manifest: Manifest) -> None:
+        raise NotSupportedError("an index on a server is copied by the server: see its snapshots")
 
     def flush(self) -> None:
         """Nothing: a write is acknowledged when it is in the server's log."""

@@ -12,8 +12,6 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
-from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.ingestion import run_transformations
@@ -23,40 +21,32 @@ from llama_index.core.schema import (
     Document,
     IndexNode,
     MetadataMode,
-    NodeWithScore,
-    QueryBundle,
     RelatedNodeInfo,
-    TextNode,
     TransformComponent,
 )
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.utils import iter_batch
-from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from pydantic_core import PydanticSerializationError
 
 from bge_integrations.core.checks import check_text
-from bge_integrations.core.selection import check_k
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.index import Entry, Hit, M3Index
-from bge_integrations.index.filters import parse
+from bge_integrations.index import M3Index
 from bge_integrations.index.m3_index import MEMORY
-from bge_integrations.index.search import Search
-from bge_integrations.llama_index.filters import to_filter
+from bge_integrations.llama_index.m3_retriever import REF_DOC, BGEM3Retriever, check_search, to_node
 
 if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
     from llama_index.core.storage.storage_context import StorageContext
-    from llama_index.core.vector_stores.types import MetadataFilters
     from qdrant_client import QdrantClient
 
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
-    from bge_integrations.index.search import Fusion, Mode, Weights
+    from bge_integrations.index.search import Weights
 
 #: Texts, ids and metadata.
 _Rows = tuple[list[str], list[str], list[dict[str, Any]]]
 
-_REF_DOC = "ref_doc_id"
 #: The key under which an entry's metadata says which version of its document it is of.
 _VERSION = "_ref_doc_version"
 #: So many documents are looked up with one filter; each page of the answer reads the whole filter.
@@ -105,6 +95,8 @@ class M3Settings(TypedDict, total=False):
     """On a server: the collection's name."""
     api_key: str | None
     """On a server: its key."""
+    create: bool
+    """Make a new index where there is none; True."""
     weights: Weights
     """Of the dense, sparse and multi-vector scores, for retrievers that are not told otherwise; (1, 1, 1)."""
     weights_for_different_modes: Weights
@@ -159,7 +151,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     ) -> None:
         arguments = _own_names(settings)
         self.weights: Weights = arguments.pop("weights", (1.0, 1.0, 1.0))
-        _check_search(weights=self.weights)
+        check_search(weights=self.weights)
         self._show_progress = show_progress
         if m3_index is None:
             path = arguments.pop("path", None)
@@ -224,13 +216,9 @@ class BGEM3Index(BaseIndex[IndexDict]):
         """Open an index that was kept; `arguments` are the constructor's.
 
         Raises:
-            InvalidInputError: There is none in this folder.
+            IndexNotFoundError: There is none at this place.
         """
-        if isinstance(path, (str, os.PathLike)) and not _is_there(os.fspath(path)):
-            raise InvalidInputError(
-                f"there is no index in {os.fspath(path)!r}; make one with BGEM3Index.from_documents(..., path=...)"
-            )
-        return cls(path=path, **arguments)
+        return cls(path=path, create=False, **arguments)
 
     #: The name in LlamaIndex' own BGEM3Index.
     load_from_disk = load
@@ -241,20 +229,21 @@ class BGEM3Index(BaseIndex[IndexDict]):
         return self._m3_index
 
     def persist(self, persist_dir: str | os.PathLike[str] | None = None) -> None:
-        """Have everything on disk in the folder the index was made with; an insertion does so before it returns.
+        """Copy the index into another folder, without encoding anything, for `load`.
+
+        Without a folder, or with its own, there is little to do: an insertion is on disk before it returns.
 
         Raises:
-            InvalidInputError: The index was made without a path, or with another one than `persist_dir`.
+            InvalidInputError: The index was made without a path, and none is given.
+            IndexFormatError: There is something in that folder already.
         """
         location = self._m3_index.location
-        if location == MEMORY or (
-            persist_dir is not None and Path(persist_dir).expanduser().absolute() != Path(location)
-        ):
-            raise InvalidInputError(
-                f"the index lives in {location} and can't be moved; make it where it is to be kept: "
-                "BGEM3Index.from_documents(..., path=...)"
-            )
-        self._m3_index.flush()
+        if persist_dir is None and location == MEMORY:
+            raise InvalidInputError("the index lives in a temporary folder; say where to keep it: persist(folder)")
+        if persist_dir is None or Path(persist_dir).expanduser().absolute() == Path(location):
+            self._m3_index.flush()
+        else:
+            self._m3_index.copy_to(persist_dir)
 
     def close(self) -> None:
         """Close the index below, so that others can open it."""
@@ -271,11 +260,11 @@ class BGEM3Index(BaseIndex[IndexDict]):
         """The documents by id: the ids of their nodes, and the metadata of one of these. Reads the whole index."""
         documents: dict[str, RefDocInfo] = {}
         for entry in self._m3_index.scan():
-            ref_doc_id = entry.metadata.get(_REF_DOC)
+            ref_doc_id = entry.metadata.get(REF_DOC)
             if ref_doc_id is None:
                 continue
             if ref_doc_id not in documents:
-                documents[ref_doc_id] = RefDocInfo(metadata=_to_node(entry).metadata)
+                documents[ref_doc_id] = RefDocInfo(metadata=to_node(entry).metadata)
             documents[ref_doc_id].node_ids.append(entry.id)
         return documents
 
@@ -355,13 +344,13 @@ class BGEM3Index(BaseIndex[IndexDict]):
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
         """Delete a document's nodes. There is no docstore that they could be left in."""
-        _warn_of_none(ref_doc_id, self._m3_index.delete(filter={_REF_DOC: ref_doc_id}))
+        _warn_of_none(ref_doc_id, self._m3_index.delete(filter={REF_DOC: ref_doc_id}))
 
     async def adelete_ref_doc(  # type: ignore[override]
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
         """As `delete_ref_doc`, without blocking the event loop."""
-        _warn_of_none(ref_doc_id, await self._m3_index.adelete(filter={_REF_DOC: ref_doc_id}))
+        _warn_of_none(ref_doc_id, await self._m3_index.adelete(filter={REF_DOC: ref_doc_id}))
 
     def build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
         return self._build_index_from_nodes(nodes)  # LlamaIndex would put them into the docstore first
@@ -406,8 +395,8 @@ class BGEM3Index(BaseIndex[IndexDict]):
         """What is there of these documents, by their ids."""
         stored: dict[str, _Stored] = defaultdict(_Stored)
         for ids in iter_batch(sorted({document.node_id for document in documents}), _ASKED_AT_ONCE):
-            for entry in self._m3_index.scan({_REF_DOC: {"$in": ids}}):
-                document = stored[entry.metadata[_REF_DOC]]
+            for entry in self._m3_index.scan({REF_DOC: {"$in": ids}}):
+                document = stored[entry.metadata[REF_DOC]]
                 document.texts[entry.id] = entry.text
                 document.versions.append(entry.metadata.get(_VERSION))
         return dict(stored)
@@ -420,7 +409,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._detach_object(node)
             document_id = _document_id(node)
             metadata = _to_metadata(node)
-            metadata[_REF_DOC] = document_id  # LlamaIndex writes "None" for none
+            metadata[REF_DOC] = document_id  # LlamaIndex writes "None" for none
             if document_id is not None and document_id in versions:
                 metadata[_VERSION] = {"hash": versions[document_id], "nodes": parts[document_id]}
             metadatas.append(metadata)
@@ -434,75 +423,6 @@ class BGEM3Index(BaseIndex[IndexDict]):
             except ValueError:
                 self._object_map[node.index_id] = node.obj
                 node.obj = None
-
-
-class NodeWithScores(NodeWithScore):
-    """A node with its score and the parts of it."""
-
-    scores: dict[str, float]
-    """Those that were computed, by name: "dense", "sparse", "multi_vector"."""
-
-
-class BGEM3Retriever(BaseRetriever):
-    """Finds nodes of a `BGEM3Index` by bge-m3's dense, sparse and multi-vector scores.
-
-    What is searched for is the query's text; the texts of a query transform such as HyDE are searched for as one. A
-    vector in the query is passed over: LlamaIndex' other retrievers leave there what their own models made. To search
-    by a vector of yours, use `index.m3_index.search_by_vector`.
-
-    Results are `NodeWithScores`: `.scores` has the parts of the score.
-
-    Args:
-        index: What to search.
-        similarity_top_k: How many nodes to find.
-        mode: "hybrid", or "dense", "sparse", "multi_vector" alone.
-        weights: Of the dense, sparse and multi-vector scores; None takes the index'.
-        fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal ranks.
-        filters: Conditions on the metadata; all operators but the text matches.
-        doc_ids: Only nodes of these documents.
-        candidates: How many nodes each representation puts forward to be scored by all.
-        callback_manager, object_map, verbose: As LlamaIndex has them.
-
-    Raises:
-        InvalidInputError: An argument can't be used.
-    """
-
-    def __init__(
-        self,
-        index: BGEM3Index,
-        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
-        mode: Mode = "hybrid",
-        weights: Weights | None = None,
-        fusion: Fusion = "weighted",
-        filters: MetadataFilters | None = None,
-        doc_ids: list[str] | None = None,
-        candidates: int = 200,
-        callback_manager: CallbackManager | None = None,
-        object_map: dict[str, Any] | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self._m3_index = index.m3_index
-        self.similarity_top_k = check_k(similarity_top_k, "similarity_top_k")
-        conditions = [] if filters is None else [to_filter(filters)]
-        if doc_ids is not None:
-            conditions.append({_REF_DOC: {"$in": doc_ids}})
-        self._settings: dict[str, Any] = {
-            "mode": mode,
-            "weights": index.weights if weights is None else weights,
-            "fusion": fusion,
-            "filter": _all_of(conditions),
-            "candidates": candidates,
-        }
-        _check_search(**self._settings)
-        super().__init__(callback_manager=callback_manager, object_map=object_map, verbose=verbose)
-
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self._m3_index.search(_query(query_bundle), self.similarity_top_k, **self._settings)
-        return [_scored(hit) for hit in hits]
-
-    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = await self._m3_index.asearch(_query(query_bundle), self.similarity_top_k, **self._settings)
-        return [_scored(hit) for hit in hits]
 
 
 @dataclass
@@ -597,42 +517,6 @@ def _to_metadata(node: BaseNode) -> dict[str, Any]:
         ) from error
 
 
-def _to_node(entry: Entry) -> BaseNode:
-    if "_node_content" not in entry.metadata:  # not written by LlamaIndex
-        return TextNode(id_=entry.id, text=entry.text, metadata=entry.metadata)
-    return metadata_dict_to_node(entry.metadata)
-
-
-def _scored(hit: Hit) -> NodeWithScores:
-    # not in the node's metadata: LlamaIndex' fusion tells nodes apart by a hash of that
-    return NodeWithScores(node=_to_node(hit), score=hit.score, scores=hit.scores)
-
-
-def _query(query_bundle: QueryBundle) -> str:
-    texts = query_bundle.embedding_strs
-    if not texts:
-        raise InvalidInputError(
-            "the query has no text; pass one, or search by a vector with index.m3_index.search_by_vector(vector)"
-        )
-    return "\n".join(texts)
-
-
-def _all_of(conditions: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
-    parts = [condition for condition in conditions if condition is not None]
-    return {"$and": parts} if parts else None
-
-
-def _check_search(
-    weights: Weights,
-    mode: Mode = "hybrid",
-    fusion: Fusion = "weighted",
-    filter: dict[str, Any] | None = None,
-    candidates: int = 1,
-) -> None:
-    """Let mistakes fail where they are made, and not at the first query."""
-    Search.of(1, mode, weights, fusion, None if filter is None else parse(filter), candidates)
-
-
 def _own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under this package's names; those of LlamaIndex' own BGEM3Index are renamed, or refused with advice."""
     named: dict[str, Any] = {}
@@ -663,8 +547,3 @@ def _engine_arguments() -> set[str]:
 def _warn_of_none(ref_doc_id: str, deleted: int) -> None:
     if not deleted:
         _logger.warning("ref_doc_id %s not found, nothing deleted", ref_doc_id)
-
-
-def _is_there(place: str) -> bool:
-    """Whether there is a folder with something in it; whether that is an index, and what a server has, `open` tells."""
-    return place.startswith(("http://", "https://")) or (os.path.isdir(place) and bool(os.listdir(place)))
