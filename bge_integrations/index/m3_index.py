@@ -92,7 +92,7 @@ class M3Index:
         self._lock = lock
         self._stores_multi_vectors = manifest.multi_vectors != "recompute"
         self._fields = engine.indexed_fields()
-        self._finalizer = weakref.finalize(self, owned.close)
+        self._finalizer = weakref.finalize(self, _close, owned, os.getpid())
         self._closed = False
 
     @classmethod
@@ -534,8 +534,10 @@ class M3Index:
             for key, value in entry.metadata.items():
                 if key not in self._fields and (kind := _field_kind(key, value)):
                     with self._lock.alone():
-                        self._open_engine().index_field(key, kind)
-                        self._fields[key] = kind
+                        engine = self._open_engine()
+                        if key not in self._fields:  # now that nobody else is at it
+                            engine.index_field(key, kind)
+                            self._fields[key] = kind
 
     def _find_all(self, encoded: Embeddings, search: Search) -> list[_Found]:
         rows = next(part for part in (encoded.dense, encoded.sparse, encoded.multi_vector) if part is not None)
@@ -706,6 +708,12 @@ def _field_kind(key: str, value: object) -> FieldKind | None:
 
 def _length(texts: object) -> int | None:
     return len(texts) if isinstance(texts, Sized) else None
+
+
+def _close(owned: ExitStack, pid: int) -> None:
+    """Close what an index has, but not in a forked process, whose parent goes on using it."""
+    if os.getpid() == pid:
+        owned.close()
 
 
 def _store(
