@@ -47,6 +47,7 @@ class Folder:
             raise IndexFormatError(
                 f"{self.path} is not an index and not empty (it holds {foreign}); pass another folder, or a new one"
             )
+        self.manifest()  # a damaged or foreign one is refused before the folder gets a lock file
         self._lock = FileLock(self.path / _LOCK, thread_local=False)  # any thread may close
         try:
             self._lock.acquire(timeout=0)

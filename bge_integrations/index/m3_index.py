@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -617,8 +618,9 @@ def _entries(
     """The checked documents of an `add`: all checked before the first is given, unless `texts` is an iterator."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise InvalidInputError(f"texts must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
-    if isinstance(ids, str) or isinstance(metadatas, Mapping):
-        raise InvalidInputError("ids and metadatas must be lists, with one for each text")
+    for name, column in (("ids", ids), ("metadatas", metadatas)):
+        if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
+            raise InvalidInputError(f"{name} must be a list with one for each text, got one {type(column).__name__}")
     entries = _read_entries(texts, ids, metadatas)
     return entries if isinstance(texts, Iterator) else iter(list(entries))
 
@@ -723,7 +725,9 @@ def _store(
     if isinstance(place, (str, os.PathLike)):
         name = os.fspath(place)
         if name == MEMORY:
-            folder = Folder(owned.enter_context(tempfile.TemporaryDirectory(prefix="bge-index-")))
+            # not a TemporaryDirectory, which a forked process would remove at its end
+            folder = Folder(tempfile.mkdtemp(prefix="bge-index-"))
+            owned.callback(shutil.rmtree, folder.path, ignore_errors=True)
         elif name.startswith(("http://", "https://")):
             from bge_integrations.index.server import connect
 
