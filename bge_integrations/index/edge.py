@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -64,13 +66,13 @@ class EdgeEngine:
             if manifest is None:
                 self._path = folder.shard()
                 self._shard = edge.EdgeShard.load(str(self._path))
+                folder.remove_shards(but=self._path)
             else:
                 folder.check_room(0)
                 self._path = folder.begin()
                 self._path.mkdir()
                 self._shard = edge.EdgeShard.create(str(self._path), _config(manifest))
-                folder.switch(self._path, 0)
-                folder.complete(manifest)
+                folder.complete(self._path, manifest)
         self._unoptimized = abs(self.count(None) - folder.optimized_points())
         self._changed: set[str] | None = None  # points written while a copy is being optimised
         self._optimizing = threading.Lock()
@@ -79,18 +81,18 @@ class EdgeEngine:
     def write(self, records: Sequence[Record]) -> None:
         # the log holds every vector once more, in float32
         self._folder.check_room(2 * sum(record.size for record in records))
-        self._update(edge.UpdateOperation.upsert_points([_point(record) for record in records]))
         self._note(record.point for record in records)
+        self._update(edge.UpdateOperation.upsert_points([_point(record) for record in records]))
 
     def write_payloads(self, entries: Sequence[Entry]) -> None:
         self._folder.check_room(8 * sum(len(entry.text) for entry in entries))
+        self._note(point_of(entry.id) for entry in entries)
         for entry in entries:
             self._update(edge.UpdateOperation.overwrite_payload([point_of(entry.id)], to_payload(entry)))
-        self._note(point_of(entry.id) for entry in entries)
 
     def remove(self, points: Sequence[str]) -> None:
-        self._update(edge.UpdateOperation.delete_points(list(points)))
         self._note(points)
+        self._update(edge.UpdateOperation.delete_points(list(points)))
 
     def index_field(self, key: str, kind: FieldKind) -> None:
         self._update(edge.UpdateOperation.create_field_index(json_path((key,)), _FIELDS[kind]))
@@ -148,8 +150,9 @@ class EdgeEngine:
     def flush(self) -> None:
         with _engine_errors():
             self._shard.flush()
-        if self._unoptimized >= max(_UNOPTIMIZED_POINTS, self._folder.optimized_points() // 4):
-            threading.Thread(target=self._optimize_quietly, name="bge-optimize", daemon=True).start()
+        enough = max(_UNOPTIMIZED_POINTS, self._folder.optimized_points() // 4)
+        if self._unoptimized >= enough and not self._optimizing.locked():
+            self._optimize_in_thread().add_done_callback(_log_failure)
 
     def close(self) -> None:
         if self._closed.is_set():
@@ -167,6 +170,24 @@ class EdgeEngine:
             DiskFullError: There is no room for a copy.
             StorageError: The process failed; the index is as it was.
         """
+        self._optimize_in_thread().result()
+
+    def _optimize_in_thread(self) -> Future[None]:
+        """A thread of its own, in the foreground too: a Ctrl-C amid the change-over would lose the index."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self._optimize()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        threading.Thread(target=run, name="bge-optimize", daemon=True).start()
+        return done
+
+    def _optimize(self) -> None:
         with self._optimizing:
             if self._closed.is_set():
                 raise ClosedError("the index was closed; open it again")
@@ -179,7 +200,8 @@ class EdgeEngine:
                 self._run_optimizer(copy)
                 self._go_over(copy)
             except BaseException:
-                shutil.rmtree(copy, ignore_errors=True)
+                if self._path != copy:
+                    shutil.rmtree(copy, ignore_errors=True)
                 raise
             finally:
                 self._changed = None
@@ -193,8 +215,7 @@ class EdgeEngine:
         with self._lock.shared():
             shard = folder.begin()
             self._copy(shard, folder, times=1)
-            folder.switch(shard, self._folder.optimized_points())
-        folder.complete(manifest)
+            folder.complete(shard, manifest, self._folder.optimized_points())
 
     def _copy(self, shard: Path, folder: Folder, times: int) -> None:
         """Copy the shard's files into a folder that has room for them several times."""
@@ -203,21 +224,9 @@ class EdgeEngine:
         folder.check_room(times * sum(file.stat().st_size for file in self._path.rglob("*")))
         shutil.copytree(self._path, shard)
 
-    def _optimize_quietly(self) -> None:
-        if self._optimizing.locked():
-            return
-        try:
-            self.optimize()
-        except ClosedError:
-            pass
-        except DiskFullError as error:
-            _log.warning("the index was not optimised, searches are slower: %s", error)
-        except Exception:
-            _log.exception("the index was not optimised, searches are slower")
-
     def _run_optimizer(self, shard: Path) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-P", optimize_shard.__file__, str(shard)],
+            [sys.executable, "-P", optimize_shard.__file__, str(shard), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -249,11 +258,15 @@ class EdgeEngine:
                     self._carry_over([self._changed.pop() for _ in range(_CARRIED)], shard)
             with self._lock.alone():
                 self._carry_over(list(self._changed), shard)  # few: what was written since the last look
+                self._carry_fields_over(shard)
                 shard.flush()
-                self._folder.switch(path, shard.count(edge.CountRequest()))
-                old, self._path = self._path, path
-                self._shard, shard = shard, self._shard
-            shard.close()
+                old, former = self._path, self._shard
+                try:
+                    self._folder.switch(path, shard.count(edge.CountRequest()))
+                finally:  # where only the last step of it failed, the next opening takes the copy; so must writes
+                    if self._folder.shard() == path:
+                        self._path, self._shard = path, shard
+            former.close()
         shutil.rmtree(old, ignore_errors=True)
 
     def _carry_over(self, points: Sequence[str], shard: edge.EdgeShard) -> None:
@@ -267,6 +280,12 @@ class EdgeEngine:
         if gone:
             shard.update(edge.UpdateOperation.delete_points(list(gone)))
 
+    def _carry_fields_over(self, shard: edge.EdgeShard) -> None:
+        there = shard.info().payload_schema
+        for path, field in self._shard.info().payload_schema.items():
+            if path not in there:
+                shard.update(edge.UpdateOperation.create_field_index(path, field.data_type))
+
     def _update(self, operation: edge.UpdateOperation) -> None:
         with _engine_errors():
             self._shard.update(operation)
@@ -276,6 +295,15 @@ class EdgeEngine:
         self._unoptimized += len(changed)
         if self._changed is not None:
             self._changed |= changed
+
+
+def _log_failure(done: Future[None]) -> None:
+    """Tell of an optimisation in the background that failed."""
+    error = done.exception()
+    if isinstance(error, DiskFullError):
+        _log.warning("the index was not optimised, searches are slower: %s", error)
+    elif error is not None and not isinstance(error, ClosedError):
+        _log.error("the index was not optimised, searches are slower", exc_info=error)
 
 
 @contextmanager

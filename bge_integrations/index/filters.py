@@ -92,8 +92,8 @@ def json_path(path: Path) -> str:
 
 
 def key_of(json_path: str) -> str:
-    """The key behind the path of a single name."""
-    return json_path.removeprefix('metadata."').removesuffix('"')
+    """The key behind the path of a single name; engines leave out quotes that it does not need."""
+    return json_path.removeprefix("metadata.").strip('"')
 
 
 def can_be_named(key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from bge_integrations.index.manifest import Manifest
 _LOCK = ".lock"
 _MANIFEST = "manifest.json"
 _CURRENT = "current.json"
-_SHARD = "shard-"
+_SHARD = re.compile(r"shard-[0-9a-f]{12}")
 #: What always stays free: the engine maps its files, and a process that writes to one on a full disk is killed.
 _RESERVE = 64 << 20
 
@@ -27,8 +28,9 @@ _RESERVE = 64 << 20
 class Folder:
     """Holds the folder alone until `close`.
 
-        manifest.json      what the index was made with; written last, so an index with a manifest is complete
-        current.json       the shard in use, and how many points it had when it was optimised
+        manifest.json      what the index was made with
+        current.json       the shard in use (null while the index is being made), and how many points it had when it
+                           was optimised
         shard-<random>/    the engine's files
 
     Args:
@@ -49,10 +51,11 @@ class Folder:
             raise IndexFormatError(
                 f"{self.path} is not an index and not empty (it holds {foreign}); pass another folder, or a new one"
             )
-        if not create and not self._manifest.exists():
+        # a damaged or foreign one is refused before the folder gets a lock file
+        if (self.manifest() if self.path.exists() else None) is None and not create:
             raise IndexNotFoundError(f"there is no index in {self.path}; make one, or check the path")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / _LOCK)
+        self._lock = FileLock(self.path / _LOCK, thread_local=False)  # any thread may close
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -72,15 +75,18 @@ class Folder:
         return self.path / _MANIFEST
 
     def manifest(self) -> Manifest | None:
-        """What the index was made with; None where there is none yet."""
-        return Manifest.read(self._read(_MANIFEST), os.fspath(self._manifest)) if self._manifest.exists() else None
+        """What the index was made with; None where there is none yet, or its making was interrupted."""
+        if (self.path / _CURRENT).exists():
+            complete = self._current()["shard"] is not None
+        else:
+            complete = self._manifest.exists() or bool(self._shards())  # a file was lost, and not an index begun
+        return Manifest.read(self._read(_MANIFEST), os.fspath(self._manifest)) if complete else None
 
     def shard(self) -> Path:
-        """The shard in use. Others, which were being made when a process ended, are removed."""
+        """The shard in use."""
         current = self.path / str(self._current()["shard"])
         if not current.is_dir():
             raise IndexFormatError(f"{current} is missing; restore the index from a copy")
-        self._remove_shards(but=current)
         return current
 
     def optimized_points(self) -> int:
@@ -89,20 +95,28 @@ class Folder:
 
     def new_shard(self) -> Path:
         """A place for a shard, not in use yet."""
-        return self.path / f"{_SHARD}{uuid.uuid4().hex[:12]}"
+        return self.path / f"shard-{uuid.uuid4().hex[:12]}"
 
     def begin(self) -> Path:
         """A place for the first shard; what an interrupted beginning left is removed."""
-        self._remove_shards()
+        self._write(_CURRENT, {"shard": None, "optimized_points": 0})
+        self.remove_shards()
         return self.new_shard()
 
-    def complete(self, manifest: Manifest) -> None:
+    def complete(self, shard: Path, manifest: Manifest, optimized_points: int = 0) -> None:
         """From now on this is an index."""
         self._write(_MANIFEST, manifest.to_dict())
+        self.switch(shard, optimized_points)
 
     def switch(self, shard: Path, optimized_points: int) -> None:
         """Use this shard from now on."""
         self._write(_CURRENT, {"shard": shard.name, "optimized_points": optimized_points})
+
+    def remove_shards(self, but: Path | None = None) -> None:
+        """Remove those that were being made, or removed, when a process ended."""
+        for shard in self._shards():
+            if shard != but:
+                shutil.rmtree(shard, ignore_errors=True)
 
     def check_room(self, size: int) -> None:
         """Raise DiskFullError unless `size` bytes can be written."""
@@ -119,21 +133,23 @@ class Folder:
         self._lock.release()
 
     def _current(self) -> dict[str, Any]:
-        current = self._read(_CURRENT)
-        if not isinstance(current, dict) or not {"shard", "optimized_points"} <= current.keys():
-            raise IndexFormatError(f"{self.path / _CURRENT} is damaged; restore the index from a copy")
-        return current
+        match current := self._read(_CURRENT):
+            case {"shard": None, "optimized_points": int()}:
+                return dict(current)
+            case {"shard": str(name), "optimized_points": int()} if _SHARD.fullmatch(name):
+                return dict(current)
+        raise IndexFormatError(f"{self.path / _CURRENT} is damaged; restore the index from a copy")
 
     def _foreign(self) -> str:
         """A name in the folder that no index has, or ""."""
         names = (path.name for path in self.path.iterdir())
         ours = (_LOCK, _MANIFEST, _CURRENT)
-        return next((name for name in names if name.removesuffix(".new") not in ours and _SHARD not in name), "")
+        return next(
+            (name for name in names if name.removesuffix(".new") not in ours and not _SHARD.fullmatch(name)), ""
+        )
 
-    def _remove_shards(self, but: Path | None = None) -> None:
-        for shard in self.path.glob(f"{_SHARD}*"):
-            if shard != but:
-                shutil.rmtree(shard, ignore_errors=True)
+    def _shards(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if _SHARD.fullmatch(path.name)]
 
     def _read(self, name: str) -> Any:
         path = self.path / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -93,7 +94,7 @@ class M3Index:
         self._manifest = manifest
         self._stores_multi_vectors = manifest.multi_vectors != "recompute"
         self._fields = engine.indexed_fields()
-        self._finalizer = weakref.finalize(self, owned.close)
+        self._finalizer = weakref.finalize(self, _close, owned, os.getpid())
         self._closed = False
 
     @classmethod
@@ -557,8 +558,10 @@ class M3Index:
             for key, value in entry.metadata.items():
                 if key not in self._fields and (kind := _field_kind(key, value)):
                     with self._lock.alone():
-                        self._open_engine().index_field(key, kind)
-                        self._fields[key] = kind
+                        engine = self._open_engine()
+                        if key not in self._fields:  # now that nobody else is at it
+                            engine.index_field(key, kind)
+                            self._fields[key] = kind
 
     def _find_all(self, encoded: Embeddings, search: Search) -> list[_Found]:
         rows = next(part for part in (encoded.dense, encoded.sparse, encoded.multi_vector) if part is not None)
@@ -638,8 +641,9 @@ def _entries(
     """The checked documents of an `add`: all checked before the first is given, unless `texts` is an iterator."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise InvalidInputError(f"texts must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
-    if isinstance(ids, str) or isinstance(metadatas, Mapping):
-        raise InvalidInputError("ids and metadatas must be lists, with one for each text")
+    for name, column in (("ids", ids), ("metadatas", metadatas)):
+        if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
+            raise InvalidInputError(f"{name} must be a list with one for each text, got one {type(column).__name__}")
     entries = _read_entries(texts, ids, metadatas)
     return entries if isinstance(texts, Iterator) else iter(list(entries))
 
@@ -731,6 +735,12 @@ def _length(texts: object) -> int | None:
     return len(texts) if isinstance(texts, Sized) else None
 
 
+def _close(owned: ExitStack, pid: int) -> None:
+    """Close what an index has, but not in a forked process, whose parent goes on using it."""
+    if os.getpid() == pid:
+        owned.close()
+
+
 def _store(
     place: str | os.PathLike[str] | QdrantClient, collection: str, api_key: str | None, create: bool, owned: ExitStack
 ) -> Folder | Collection:
@@ -738,7 +748,9 @@ def _store(
     if isinstance(place, (str, os.PathLike)):
         name = os.fspath(place)
         if name == MEMORY:
-            folder = Folder(owned.enter_context(tempfile.TemporaryDirectory(prefix="bge-index-")))
+            # not a TemporaryDirectory, which a forked process would remove at its end
+            folder = Folder(tempfile.mkdtemp(prefix="bge-index-"))
+            owned.callback(shutil.rmtree, folder.path, ignore_errors=True)
         elif name.startswith(("http://", "https://")):
             from bge_integrations.index.server import connect
 

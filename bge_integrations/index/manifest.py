@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.errors import IndexFormatError, InvalidInputError, WrongModelError
@@ -69,18 +69,17 @@ class Manifest:
         Raises:
             IndexFormatError: It is of a newer format, or no manifest.
         """
-        if not isinstance(stored, Mapping) or not isinstance(stored.get("format"), int):
+        if not isinstance(stored, Mapping) or type(stored.get("format")) is not int or stored["format"] < 1:
             raise IndexFormatError(f"{place} is not the manifest of an index; restore it, or use another place")
         if stored["format"] > FORMAT:
             raise IndexFormatError(
                 f"{place} is of format {stored['format']}, this release reads up to {FORMAT}; upgrade bge-integrations"
             )
-        try:
-            return cls(**stored)
-        except TypeError as error:
-            names = {field.name for field in fields(cls)}
-            wrong = sorted(names.symmetric_difference(stored))
-            raise IndexFormatError(f"{place} is damaged ({', '.join(wrong)}); restore it from a copy") from error
+        known = {field.name: field for field in fields(cls)}
+        wrong = sorted(known.keys() ^ stored.keys()) or [n for n in known if not _fits(known[n], stored[n])]
+        if wrong:
+            raise IndexFormatError(f"{place} is damaged ({', '.join(wrong)}); restore it from a copy")
+        return cls(**stored)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -114,6 +113,12 @@ class Manifest:
                     f"the index was made with {name}={getattr(self, name)!r}, not {value!r}; leave {name} out, or make "
                     "a new index"
                 )
+
+
+def _fits(field: Field[Any], value: object) -> bool:
+    if field.name in _CHOICES:
+        return value in _CHOICES[field.name]
+    return isinstance(value, {"int": int, "str": str, "str | None": str | None}[str(field.type)])
 
 
 def check_choice(name: str, value: str | None) -> None:

@@ -1,13 +1,22 @@
 """Build the search graphs of the shard in a folder. Run as a process of its own: the engine holds the interpreter."""
 
+import ctypes
 import os
+import signal
 import sys
 
 from qdrant_edge import EdgeShard
 
+_PR_SET_PDEATHSIG = 1
+
 if __name__ == "__main__":
+    folder, parent = sys.argv[1:]
+    if sys.platform == "linux":  # elsewhere it works on to its end where the parent is killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):
+            sys.exit("the process that holds the index has ended")
     if hasattr(os, "nice"):
         os.nice(10)  # searches come first
-    shard = EdgeShard.load(sys.argv[1])
+    shard = EdgeShard.load(folder)
     shard.optimize()
     shard.close()

@@ -30,6 +30,8 @@ QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
 
 #: An approximate search that keeps fewer neighbours in sight misses some of the best.
 _LEAST_BREADTH = 128
+#: More than any index holds; engines count in 64 bits.
+_MOST_CANDIDATES = 2**40
 
 _REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 _PROPOSING: tuple[Representation, ...] = ("dense", "sparse")
@@ -73,7 +75,7 @@ class Search:
             weights=chosen,
             fusion=fusion,
             condition=condition,
-            candidates=max(k, candidates) if len(proposing) > 1 else k,
+            candidates=min(max(k, candidates) if len(proposing) > 1 else k, _MOST_CANDIDATES),
             proposing=proposing,
         )
 

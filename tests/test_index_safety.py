@@ -1,0 +1,730 @@
+"""M3Index loses nothing and mixes nothing up: kills, full disks, damaged folders, many threads, ends of every kind."""
+
+import asyncio
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import M3
+
+from bge_integrations import load_embedder
+from bge_integrations.errors import (
+    ClosedError,
+    DiskFullError,
+    IndexFormatError,
+    IndexLockedError,
+    InvalidInputError,
+    StorageError,
+    WrongModelError,
+)
+from bge_integrations.index import Entry, M3Index, m3_index, optimize_shard
+from bge_integrations.scoring import hybrid_scores
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+TEXTS = [f"Panda {i} eats bamboo number {i}." for i in range(20)]
+IDS = [f"id {i}" for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    with load_embedder("pocket") as embedder:
+        yield embedder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def index(folder, pocket):
+    """Some documents in a folder."""
+    with M3Index.open(folder, pocket) as index:
+        index.add(TEXTS, IDS, [{"n": i} for i in range(20)])
+        yield index
+
+
+@pytest.fixture
+def encoded(pocket, monkeypatch):
+    """The texts that the model was run for."""
+    texts = []
+    encode = pocket.encode
+
+    def spy(batch, **settings):
+        texts.extend(batch)
+        return encode(batch, **settings)
+
+    monkeypatch.setattr(pocket, "encode", spy)
+    return texts
+
+
+def contents(folder):
+    """All that is in a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def shards(folder):
+    return [path.name for path in folder.glob("shard-*")]
+
+
+def run(code, *arguments):
+    """Run a user's program; it ends well and complains of nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def wait_for(condition):
+    """Wait until it holds; pytest's timeout ends what never does."""
+    while not condition():
+        threading.Event().wait(0.002)
+
+
+# Kills, and who holds the folder
+
+
+def test_kills_lose_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "kill_rounds.py"), "--rounds", "5", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing lost" in done.stdout
+
+
+HOLDER = """
+import sys
+from bge_integrations.index import M3Index
+index = M3Index.open(sys.argv[1], "pocket")
+index.add(["A heron."], ["1"])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_and_the_next_after_a_kill(folder, pocket):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(IndexLockedError, match="open already"):
+            M3Index.open(folder, pocket)
+        holder.kill()
+    with M3Index.open(folder, pocket) as index:
+        assert [hit.id for hit in index.search("heron")] == ["1"]
+        with pytest.raises(IndexLockedError, match="open already"):
+            M3Index.open(folder, pocket)
+        assert len(index) == 1
+
+
+async def test_any_thread_closes(folder, pocket):
+    async with M3Index.open(folder, pocket):
+        pass
+    index = await asyncio.to_thread(M3Index.open, folder, pocket)
+    index.close()
+    with M3Index.open(folder, pocket) as again:
+        assert len(again) == 0
+
+
+def test_a_dropped_index_lets_go(folder, pocket):
+    index = M3Index.open(folder, pocket)
+    index.add(TEXTS)
+    del index
+    gc.collect()
+    with M3Index.open(folder, pocket) as index:
+        assert len(index) == 20
+
+
+# Damaged and foreign folders
+
+
+def lose(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+
+
+def change(name, **values):
+    def damage(folder):
+        file = folder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return damage
+
+
+def lose_both(folder):
+    lose("manifest.json")(folder)
+    lose("current.json")(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lose("manifest.json"), "manifest.json is missing; restore"),
+        (lose("current.json"), "current.json is missing; restore"),
+        (lose_both, "manifest.json is missing; restore"),
+        (cut("manifest.json"), "manifest.json is damaged"),
+        (cut("current.json"), "current.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
+        (lambda folder: (folder / "current.json").write_text("[]"), "current.json is damaged"),
+        (change("manifest.json", format=99), "upgrade"),
+        (change("manifest.json", format="1"), "not the manifest"),
+        (change("manifest.json", max_length=None), r"damaged \(max_length\)"),
+        (change("manifest.json", multi_vectors="float8"), r"damaged \(multi_vectors\)"),
+        (change("manifest.json", colour="red"), r"damaged \(colour\)"),
+        (change("current.json", shard=""), "current.json is damaged"),
+        (change("current.json", shard="../index"), "current.json is damaged"),
+        (change("current.json", shard="shard-000000000000"), "missing; restore"),
+        (change("current.json", optimized_points="many"), "current.json is damaged"),
+    ],
+)
+def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, told):
+    with M3Index.open(folder, pocket) as index:
+        index.add(TEXTS)
+    whole = contents(folder)
+    damage(folder)
+    before = contents(folder)
+    for model in (pocket, None):
+        with pytest.raises(IndexFormatError, match=told):
+            M3Index.open(folder, model)
+    assert contents(folder) == before
+    for path, content in whole.items():
+        (folder / path).write_bytes(content)
+    with M3Index.open(folder, pocket) as index:
+        assert len(index) == 20
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "manifest.json", "shard-0/data", "shard-notes/1", "my-shard-1"])
+def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"name": "precious"}')
+    before = contents(tmp_path)
+    with pytest.raises(IndexFormatError, match="another"):
+        M3Index.open(tmp_path, pocket)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_is_no_folder(tmp_path, pocket):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(IndexFormatError, match="is a file; pass a folder"):
+        M3Index.open(tmp_path / "file", pocket)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+DIES_IN = """
+import os, sys
+from bge_integrations.index import M3Index
+from bge_integrations.index.folder import Folder
+setattr(Folder, sys.argv[2], lambda *arguments: os._exit(0))
+M3Index.open(sys.argv[1], "pocket")
+"""
+
+
+@pytest.mark.parametrize("step", ["begin", "remove_shards", "new_shard", "complete", "switch"])
+def test_a_creation_that_was_interrupted_begins_anew(folder, pocket, step):
+    run(DIES_IN, folder, step)
+    with M3Index.open(folder, pocket) as index:
+        assert len(index) == 0
+        index.add(TEXTS)
+    with M3Index.open(folder, pocket) as index:
+        assert len(index) == 20
+    assert len(shards(folder)) == 1
+
+
+# Models
+
+
+def test_another_model_is_refused_and_the_folder_let_go(folder, pocket):
+    with M3Index.open(folder, pocket) as index:
+        index.add(TEXTS)
+    before = contents(folder)
+    with pytest.raises(WrongModelError, match="made with pocket"):
+        M3Index.open(folder, M3)
+    with pytest.raises(WrongModelError, match="max_length"):
+        M3Index.open(folder, "pocket", max_length=16)
+    assert contents(folder) == before
+    with M3Index.open(folder) as index:
+        assert index.embedder.name == "pocket"
+        assert len(index.search("bamboo", k=20)) == 20
+
+
+# The disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 200 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        command = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(place)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small disk can't be mounted here: {getattr(error, 'stderr', error)}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_loses_nothing_and_ends_when_there_is_room(small_disk, pocket):
+    with M3Index.open(small_disk / "index", pocket) as index:
+        index.add(TEXTS, IDS)
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (60 << 20)))
+        more = [f"A heron {i} stands in the water." for i in range(500)]
+        with pytest.raises(DiskFullError, match="Make room and run it again"):
+            index.add(more)
+        with pytest.raises(DiskFullError):
+            index.optimize()
+        with pytest.raises(DiskFullError):
+            M3Index.open(small_disk / "another", pocket)
+        assert sorted(index.scan(), key=lambda e: IDS.index(e.id)) == [
+            Entry(i, text, {}) for i, text in zip(IDS, TEXTS, strict=True)
+        ]
+        assert index.delete(["id 0"]) == 1  # which makes room
+    with M3Index.open(small_disk / "index", pocket) as index:
+        assert len(index.search("bamboo", k=100, mode="dense")) == 19
+        ballast.unlink()
+        index.add(more)
+        assert len(index) == 519
+    with M3Index.open(small_disk / "another", pocket) as index:
+        assert len(index) == 0
+
+
+def test_a_disk_that_fills_up_midway(small_disk, pocket):
+    """Documents are added until there is no more room, which no check before a write can foresee alone."""
+    texts = (" ".join(random.Random(i).choices(TEXTS[i % 20].split(), k=120)) + f" {i}" for i in range(10**6))
+    with M3Index.open(small_disk / "index", pocket) as index:
+        (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - (72 << 20)))
+        with pytest.raises(DiskFullError):
+            index.add(texts)
+        stored = len(index)
+        assert stored
+    with M3Index.open(small_disk / "index", pocket) as index:
+        assert len(index) == stored == len(index.search("bamboo", k=10**5, mode="dense"))
+
+
+# Optimising
+
+
+def test_writes_while_optimising_are_carried_over(index, folder, pocket):
+    with ThreadPoolExecutor(1) as pool:
+        optimizing = pool.submit(index.optimize)
+        wait_for(lambda: len(shards(folder)) == 2 or optimizing.done())
+        index.add(["A heron stands in the water."], ["new"], [{"year": 2020}])
+        index.add(["Rome lies on the Tiber."], ["id 0"], [{"n": 0}])
+        index.add([TEXTS[1]], ["id 1"], [{"n": 100}])
+        index.delete(["id 2"])
+        index.add(["gone again"], ["brief"])
+        index.delete(["brief"])
+        assert not optimizing.done()
+        before = shards(folder)
+        optimizing.result()
+    assert len(shards(folder)) == 1
+    assert set(shards(folder)) < set(before)
+    expected = {i: Entry(i, text, {"n": n}) for n, (i, text) in enumerate(zip(IDS, TEXTS, strict=True))}
+    expected["new"] = Entry("new", "A heron stands in the water.", {"year": 2020})
+    expected["id 0"] = Entry("id 0", "Rome lies on the Tiber.", {"n": 0})
+    expected["id 1"] = Entry("id 1", TEXTS[1], {"n": 100})
+    del expected["id 2"]
+    assert {entry.id: entry for entry in index} == expected
+    index.close()
+    with M3Index.open(folder, pocket) as again:
+        assert {entry.id: entry for entry in again} == expected
+        assert [hit.id for hit in again.search("a heron in the water", k=1)] == ["new"]
+        for key in ("n", "year"):  # a key that was first seen meanwhile is known as one of numbers too
+            with pytest.raises(InvalidInputError, match="numbers"):
+                again.count({key: {"$gte": "2020-01-01"}})
+
+
+def test_an_interrupt_at_the_change_over(index, folder, pocket):
+    """Ctrl-C when the copy has just become the current one."""
+    current = (folder / "current.json").read_text()
+
+    def interrupt():
+        wait_for(lambda: (folder / "current.json").read_text() != current)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            index.optimize()
+            threading.Event().wait()  # where it was faster than the signal
+    index.add(["One more."])
+    index.close()
+    with M3Index.open(folder, pocket) as again:
+        assert len(again) == 21
+
+
+def test_an_optimiser_that_fails_changes_nothing(index, folder, monkeypatch):
+    before = shards(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", shutil.which("false"))
+        with pytest.raises(StorageError, match="optimising failed"):
+            index.optimize()
+    assert shards(folder) == before
+    index.add(["One more."])
+    index.optimize()
+    assert len(index) == 21
+
+
+def test_closing_while_optimising(index, folder, pocket, tmp_path, monkeypatch):
+    """The optimiser, here one that never ends, is ended."""
+    program = tmp_path / "endless.py"
+    program.write_text("import os, sys, time; open(sys.argv[1] + '/pid', 'w').write(str(os.getpid())); time.sleep(1e6)")
+    monkeypatch.setattr(optimize_shard, "__file__", str(program))
+    with ThreadPoolExecutor(1) as pool:
+        optimizing = pool.submit(index.optimize)
+        wait_for(lambda: any(file.read_text() for file in folder.glob("shard-*/pid")))
+        pid = int(next(folder.glob("shard-*/pid")).read_text())
+        assert len(index.search("bamboo")) == 10
+        index.close()
+        with pytest.raises(ClosedError):
+            optimizing.result()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert len(shards(folder)) == 1
+    with M3Index.open(folder, pocket) as again:
+        assert len(again) == 20
+
+
+# Ends
+
+ENDS = {
+    "without closing": "",
+    "while optimising": """
+import threading
+threading.Thread(target=lambda: index.optimize(), daemon=True).start()
+while len(list(Path(sys.argv[1]).glob("shard-*"))) < 2: pass
+""",
+    "while searching": """
+import threading
+def search():
+    while True:
+        try:
+            index.search("bamboo")
+        except BGEError:
+            return
+for _ in range(4): threading.Thread(target=search, daemon=True).start()
+""",
+    "by sys.exit in a with block": "index.__enter__(); sys.exit()",
+    "in memory": 'index = M3Index.open(":memory:", "pocket"); index.add(["A panda."])',
+    "after a fork": """
+memory = M3Index.open(":memory:", "pocket")
+memory.add(["A panda."])
+child = os.fork()
+if not child:
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+memory.add(["A heron."])
+assert len(memory) == 2
+index.add(["A panda."])
+try:
+    M3Index.open(sys.argv[1], "pocket")
+except IndexLockedError:
+    pass
+else:
+    raise AssertionError("the child has let go of the folder")
+index.delete(filter={"n": 0})
+index.add(["A heron."], metadatas=[{"n": 0}])
+""",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_ends_cleanly(folder, pocket, end, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    run(
+        f"""
+import os, sys
+from pathlib import Path
+from bge_integrations.errors import BGEError, IndexLockedError
+from bge_integrations.index import M3Index
+index = M3Index.open(sys.argv[1], "pocket")
+index.add(["A panda eats bamboo."], metadatas=[{{"n": 0}}])
+{ENDS[end]}
+""",
+        folder,
+    )
+    assert not list((tmp_path / "temporary").glob("bge-index-*"))
+    with M3Index.open(folder, pocket) as index:
+        assert len(index) == (2 if end == "after a fork" else 1)
+    assert len(shards(folder)) == 1
+
+
+def test_closing_while_others_search_and_add(index, folder, pocket):
+    started = threading.Barrier(9)
+
+    def search():
+        index.search("bamboo")
+        started.wait()
+        while True:
+            assert len(index.search("bamboo", k=5)) == 5
+
+    def add():
+        started.wait()
+        for i in range(10**9):
+            index.add([f"Number {i}."])
+
+    with ThreadPoolExecutor(8) as pool:
+        working = [pool.submit(add if i % 4 == 0 else search) for i in range(8)]
+        started.wait()
+        index.close()
+        index.close()
+        for work in working:
+            with pytest.raises(ClosedError, match="open it again"):
+                work.result()
+    for call in (lambda: len(index), lambda: index.delete(IDS), index.flush, index.optimize, lambda: list(index)):
+        with pytest.raises(ClosedError):
+            call()
+    with M3Index.open(folder, pocket) as again:
+        assert len(again) >= 20
+
+
+# Work that is not done twice
+
+
+def test_what_is_there_costs_no_model_run(folder, pocket, encoded):
+    metadatas = [{"n": i} for i in range(20)]
+    for _ in range(2):  # the second time after reopening
+        with M3Index.open(folder, pocket) as index:
+            for _ in range(2):
+                assert index.add(TEXTS, IDS, metadatas) == IDS
+                assert len(index.add(iter(TEXTS))) == 20
+    assert encoded == TEXTS + TEXTS  # under their own ids, and under derived ones
+    with M3Index.open(folder, pocket) as index:
+        index.add(TEXTS, IDS, [{"n": i, "new": True} for i in range(20)])
+        assert index.count({"new": True}) == 20
+        index.add(["Panda 0 sleeps.", *TEXTS[1:]], IDS, metadatas)
+        assert index.count({"new": True}) == 0
+    assert encoded[40:] == ["Panda 0 sleeps."]
+
+
+async def test_a_cancelled_aadd_is_completed_by_the_same_call(folder, pocket, monkeypatch):
+    monkeypatch.setattr(m3_index, "_CHUNK_DOCUMENTS", 32)
+    texts = [f"Document {i}: " + "panda " * 40 for i in range(320)]
+    encoded = []
+    aencode = pocket.aencode
+
+    async def spy(batch, **settings):
+        encoded.extend(batch)
+        return await aencode(batch, **settings)
+
+    monkeypatch.setattr(pocket, "aencode", spy)
+    async with M3Index.open(folder, pocket) as index:
+        adding = asyncio.create_task(index.aadd(texts))
+        while not await asyncio.to_thread(len, index):
+            await asyncio.sleep(0)
+        adding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        stored = {entry.text for entry in index}
+        assert 0 < len(stored) < 320
+        encoded.clear()
+        ids = await index.aadd(texts)
+        assert [entry.text for entry in index.get(ids)] == texts
+        assert stored.isdisjoint(encoded)
+        assert len(index) == 320
+
+
+# Many at once
+
+
+def test_16_threads_write_and_search_at_once(folder, pocket):
+    """Every hit is a document as one call has written it, with the score of its text, and in the end all is there."""
+    queries = ["What does a panda eat?", "bamboo in the water", "the heron of writer 3"]
+    modes = ["dense", "sparse", "multi_vector", "hybrid"]
+    words = ["panda", "heron", "bamboo", "water", "Rome", "river", "stone", "bridge"]
+    found = []
+    writing = threading.Semaphore(0)
+
+    def write(writer):
+        rng = random.Random(writer)
+        mine = {}
+        for step in range(6):
+            entries = []
+            for i in rng.sample(range(12), 6):
+                identifier = f"writer {writer} document {i}"
+                text = f"{identifier}: {' '.join(rng.choices(words, k=rng.randrange(2, 12)))}."
+                if identifier in mine and rng.random() < 0.5:
+                    text = mine[identifier].text
+                entries.append(Entry(identifier, text, {"writer": writer, "step": step, "text": text}))
+            index.add([e.text for e in entries], [e.id for e in entries], [e.metadata for e in entries])
+            mine.update({entry.id: entry for entry in entries})
+            gone = rng.sample(sorted(mine), 2)
+            assert index.delete([*gone, "unknown"]) == 2
+            for identifier in gone:
+                del mine[identifier]
+            assert index.count({"writer": writer}) == len(mine)
+            assert index.get(mine) == list(mine.values())
+        writing.release()
+        return mine
+
+    def search(i):
+        rng = random.Random(i)
+        while not done.is_set():
+            mode, query = rng.choice(modes), rng.randrange(3)
+            hits = index.search(queries[query], k=rng.choice([1, 5, 100]), mode=mode)
+            assert len({hit.id for hit in hits}) == len(hits)
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            found.extend((mode, query, hit) for hit in hits)
+
+    def optimize():
+        while not done.is_set():
+            index.optimize()
+
+    done = threading.Event()
+    with M3Index.open(folder, pocket) as index, ThreadPoolExecutor(17) as pool:
+        reading = [pool.submit(search, i) for i in range(8)] + [pool.submit(optimize)]
+        try:
+            documents = {}
+            for written in pool.map(write, range(8)):
+                documents.update(written)
+        finally:
+            done.set()
+        for work in reading:
+            work.result()
+        assert {entry.id: entry for entry in index} == documents
+        vectors = index.dense_vectors(documents)
+    texts = sorted({hit.text for _, _, hit in found} | {entry.text for entry in documents.values()})
+    places = {text: i for i, text in enumerate(texts)}
+    passages = pocket.encode(texts, sparse=True, multi_vector=True)
+    scores = hybrid_scores(pocket.encode(queries, kind="query", sparse=True, multi_vector=True), passages)
+    assert {mode for mode, _, _ in found} == set(modes)
+    for mode, query, hit in found:
+        assert hit.text.startswith(f"{hit.id}: ")
+        assert hit.metadata["text"] == hit.text
+        expected = getattr(scores, mode)[query, places[hit.text]]
+        assert abs(hit.score - expected) < 2e-3, (mode, hit)  # multi-vectors are stored in float16
+    for identifier, entry in documents.items():
+        np.testing.assert_allclose(vectors[identifier], passages.dense[places[entry.text]], atol=1e-5)
+
+
+def test_64_threads_replace_the_same_documents(folder, pocket):
+    """The last one wins for each document, and text, metadata and vectors are of the same one."""
+    with M3Index.open(folder, pocket) as index, ThreadPoolExecutor(64) as pool:
+
+        def replace(i):
+            index.add([f"{i} {TEXTS[j]}" for j in range(3)], IDS[:3], [{"n": i}] * 3)
+            index.add([f"{i} {TEXTS[j]}" for j in range(3)], IDS[:3], [{"n": i, "again": True}] * 3)
+
+        list(pool.map(replace, range(64)))
+        entries = index.get(IDS[:3])
+        assert len(entries) == len(index) == 3
+        for entry in entries:
+            assert entry.text.split()[0] == str(entry.metadata["n"])
+        expected = pocket.encode([entry.text for entry in entries]).dense
+        np.testing.assert_allclose(list(index.dense_vectors(IDS[:3]).values()), expected, atol=1e-5)
+
+
+def test_deleting_during_a_scan(folder, pocket):
+    with M3Index.open(folder, pocket) as index:
+        ids = index.add([f"Number {i}." for i in range(600)])
+        scan = iter(index)
+        seen = [next(scan).id]
+        gone = set(random.Random(0).sample(ids, 300))
+        assert index.delete(gone) == 300
+        seen += [entry.id for entry in scan]
+        assert len(set(seen)) == len(seen)
+        assert set(ids) - gone <= set(seen)
+
+
+# What users pass
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["a/b", "../x", '"', "\\", "\n", "\0", "ä🐼", " ", "0", "None", "6f0c1f3a-3c0e-5c5e-9d53-0b1d6f7a4b2e"],
+)
+def test_odd_ids(index, folder, pocket, identifier):
+    metadata = {identifier: [identifier, {identifier: None}], "": "", "a.b": 1, 'a"b': 2, "a\\b": 3, "[0]": 4}
+    index.add(["Odd."], [identifier], [metadata])
+    index.close()
+    with M3Index.open(folder, pocket) as again:
+        assert again.get([identifier]) == [Entry(identifier, "Odd.", metadata)]
+        assert again.count({'"a.b"': 1}) == 1
+        assert again.delete([identifier]) == 1
+
+
+def test_extremes(index):
+    assert index.add([]) == index.add(iter(())) == index.get([]) == []
+    assert index.delete([]) == 0
+    assert index.search_many([]) == []
+    for most in (10**6, 2**80):
+        assert len(index.search("bamboo", k=most)) == len(index.search("bamboo", k=20, candidates=most)) == 20
+    assert len(index.search("bamboo", k=3, candidates=10_000)) == 3
+    with pytest.warns(UserWarning, match="cut"):
+        huge = index.add(["word " * 300_000])
+    assert len(index.get(huge)[0].text) == 1_500_000
+    assert len(index.search("word", k=1)[0].text) == 1_500_000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda index: index.add("a text"),
+        lambda index: index.add(None),
+        lambda index: index.add(["ok", 3]),
+        lambda index: index.add(["ok", "\ud800"]),
+        lambda index: index.add(["ok"], ids=["\ud800"]),
+        lambda index: index.add(["ok"], ids=[3]),
+        lambda index: index.add(["ok"], ids=[""]),
+        lambda index: index.add(["ok"], ids="x"),
+        lambda index: index.add(["ok", "ok"], ids=["x"]),
+        lambda index: index.add(["ok"], ids=3),
+        lambda index: index.add(["ok"], metadatas=3),
+        lambda index: index.add(["ok"], metadatas=[{"a": float("nan")}]),
+        lambda index: index.add(["ok"], metadatas=[{"a": {1, 2}}]),
+        lambda index: index.add(["ok"], metadatas=[{"a": 2**64}]),
+        lambda index: index.add(["ok"], metadatas=[{1: 2}]),
+        lambda index: index.add(["ok"], metadatas=[{"\udfff": 2}]),
+        lambda index: index.delete(),
+        lambda index: index.delete("id 0"),
+        lambda index: index.delete(3),
+        lambda index: index.delete([3]),
+        lambda index: index.delete(filter={}),
+        lambda index: index.get([None]),
+        lambda index: index.get("id 0"),
+        lambda index: index.search(3),
+        lambda index: index.search_many("text"),
+        lambda index: index.search("x", k=0),
+        lambda index: index.search("x", k=1.5),
+        lambda index: index.search("x", candidates=0),
+        lambda index: index.search("x", mode="colbert"),
+        lambda index: index.search("x", mode=["dense"]),
+        lambda index: index.search("x", fusion="mean"),
+        lambda index: index.search("x", weights=(0, 0, 0)),
+        lambda index: index.search("x", weights=(1, -1, 1)),
+        lambda index: index.search("x", weights=(1, float("nan"), 1)),
+        lambda index: index.search("x", weights=(1, 1)),
+        lambda index: index.search("x", weights=None),
+        lambda index: index.search("x", filter="n = 3"),
+        lambda index: index.search_by_vector([1.0, 2.0]),
+        lambda index: index.search_by_vector(np.full(index.embedder.dimension, np.nan)),
+        lambda index: index.search_by_vector(np.full(index.embedder.dimension, np.inf)),
+        lambda index: index.search_by_vector("vector"),
+        lambda index: index.search_by_vector(None),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_changes_nothing(index, call):
+    before = list(index)
+    with pytest.raises(InvalidInputError):
+        call(index)
+    assert list(index) == before
