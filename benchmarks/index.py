@@ -176,25 +176,38 @@ def storage(options: argparse.Namespace) -> Report:
 
 
 def note_optimize(report: Report, index: M3Index, queries: Sequence[int]) -> None:
-    """The time of `optimize`, and what a thread that searches all the while notices of it."""
-    spent: list[float] = []
+    """The time of `optimize`, and what threads notice of it that search and write all the while."""
     done = threading.Event()
 
-    def go_on() -> None:
-        while not done.is_set():
-            start = time.perf_counter()
-            search(index, queries[len(spent) % len(queries)], "hybrid of dense and sparse")
-            spent.append(1e3 * (time.perf_counter() - start))
+    def again_and_again(work: Callable[[int], object], pause: float) -> tuple[threading.Thread, list[float]]:
+        spent: list[float] = []
 
-    searching = threading.Thread(target=go_on)
-    searching.start()
+        def go_on() -> None:
+            while not done.wait(pause):
+                start = time.perf_counter()
+                work(len(spent))
+                spent.append(1e3 * (time.perf_counter() - start))
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        return thread, spent
+
+    (text,) = (entry.text for entry in index.get(["0"]))
+    searching, searches = again_and_again(
+        lambda i: search(index, queries[i % len(queries)], "hybrid of dense and sparse"), pause=0
+    )
+    writing, writes = again_and_again(
+        lambda i: index.add([text], ids=["0"], metadatas=[{"tag": "0", "change": str(i)}]), pause=0.05
+    )
     start = time.perf_counter()
     index.optimize()
     seconds = time.perf_counter() - start
     done.set()
     searching.join()
-    report.note("optimize", {"s": seconds})
-    report.note("hybrid of dense and sparse, during optimize", {**percentiles(spent), "longest ms": max(spent)})
+    writing.join()
+    report.note("optimize, with searches and writes all the while", {"s": seconds})
+    for what, spent in (("hybrid of dense and sparse", searches), ("a change of metadata", writes)):
+        report.note(f"{what}, during optimize", {**percentiles(spent), "longest ms": max(spent)})
 
 
 def note_filtered(

@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import re
+import threading
 import uuid
 from datetime import UTC, datetime
 
@@ -23,6 +24,7 @@ from bge_integrations.errors import (
     WrongModelError,
 )
 from bge_integrations.index import Entry, Hit, M3Index
+from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
 PARTS = ("dense", "sparse", "multi_vector")
@@ -262,6 +264,28 @@ def test_quantised_search_scores_exactly(new_index, exact):
     for hits, row in zip(index.search_many(QUERIES, k=5, candidates=60), exact().hybrid, strict=True):
         scores = {str(i): score for i, score in enumerate(row.tolist())}
         check_hits(hits, scores, 5, 1e-5)
+
+
+def test_a_writer_that_waits_for_a_copy_keeps_no_search_waiting():
+    lock = ReadWriteLock()
+    done = []
+
+    def run(held, name):
+        def work():
+            with held():
+                done.append(name)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(0.2)
+        return thread
+
+    with lock.unchanging():
+        writer = run(lock.alone, "write")
+        run(lock.shared, "search").join(5)
+        assert done == ["search"]
+    writer.join(5)
+    assert done == ["search", "write"]
 
 
 VALUES = [None, "a", "b", "", 1, 2, 2.0, 2.5, -3, True, False, ["a", "b"], [1, 2], [], {"y": 1}, 2**53 + 1]

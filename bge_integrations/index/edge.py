@@ -194,7 +194,7 @@ class EdgeEngine:
             self._unoptimized = 0
             copy = self._folder.new_shard()
             try:
-                with self._lock.shared():
+                with self._lock.unchanging():
                     self._copy(copy, self._folder, times=2)
                     self._changed = set()
                 self._run_optimizer(copy)
@@ -212,7 +212,7 @@ class EdgeEngine:
         Raises:
             DiskFullError: There is no room.
         """
-        with self._lock.shared():
+        with self._lock.unchanging():
             shard = folder.begin()
             self._copy(shard, folder, times=1)
             folder.complete(shard, manifest, self._folder.optimized_points())

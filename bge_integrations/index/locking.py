@@ -18,6 +18,7 @@ class ReadWriteLock:
         self._readers = 0
         self._writing = False
         self._waiting_writers = 0
+        self._unchanging = 0
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -32,8 +33,22 @@ class ReadWriteLock:
                 self._changed.notify_all()
 
     @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Shared, for long: a writer that comes waits, and keeps no reader waiting meanwhile."""
+        with self._changed:
+            self._unchanging += 1
+        try:
+            with self.shared():
+                yield
+        finally:
+            with self._changed:
+                self._unchanging -= 1
+                self._changed.notify_all()
+
+    @contextmanager
     def alone(self) -> Iterator[None]:
         with self._changed:
+            self._changed.wait_for(lambda: not self._unchanging)
             self._waiting_writers += 1
             try:
                 self._changed.wait_for(lambda: not self._writing and not self._readers)
