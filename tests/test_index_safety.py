@@ -323,18 +323,55 @@ def test_a_disk_that_fills_up_midway(small_disk, pocket):
 # Optimising
 
 
-def test_writes_while_optimising_are_carried_over(index, folder, pocket):
+class HeldOptimizer:
+    """The optimiser's program, which does not begin before it may.
+
+    Attributes:
+        program: Its file.
+        pid: Of its process, once it has started.
+    """
+
+    def __init__(self, folder):
+        folder.mkdir()
+        self.program, self._pid, self._go = folder / "program.py", folder / "pid", folder / "go"
+        self.program.write_text(f"""
+import os, runpy, time
+with open({str(self._pid)!r} + ".new", "w") as file:
+    file.write(str(os.getpid()))
+os.rename(file.name, {str(self._pid)!r})
+while not os.path.exists({str(self._go)!r}):
+    time.sleep(0.005)
+runpy.run_path({optimize_shard.__file__!r}, run_name="__main__")
+""")
+
+    @property
+    def pid(self):
+        wait_for(self._pid.exists)
+        return int(self._pid.read_text())
+
+    def go(self):
+        self._go.touch()
+
+
+@pytest.fixture
+def optimizer(tmp_path, monkeypatch):
+    held = HeldOptimizer(tmp_path / "optimizer")
+    monkeypatch.setattr(optimize_shard, "__file__", str(held.program))
+    return held
+
+
+def test_writes_while_optimising_are_carried_over(index, folder, pocket, optimizer):
     with ThreadPoolExecutor(1) as pool:
         optimizing = pool.submit(index.optimize)
-        wait_for(lambda: len(shards(folder)) == 2 or optimizing.done())
+        assert optimizer.pid
         index.add(["A heron stands in the water."], ["new"], [{"year": 2020}])
         index.add(["Rome lies on the Tiber."], ["id 0"], [{"n": 0}])
         index.add([TEXTS[1]], ["id 1"], [{"n": 100}])
         index.delete(["id 2"])
         index.add(["gone again"], ["brief"])
         index.delete(["brief"])
-        assert not optimizing.done()
         before = shards(folder)
+        optimizer.go()
         optimizing.result()
     assert len(shards(folder)) == 1
     assert set(shards(folder)) < set(before)
@@ -384,15 +421,10 @@ def test_an_optimiser_that_fails_changes_nothing(index, folder, monkeypatch):
     assert len(index) == 21
 
 
-def test_closing_while_optimising(index, folder, pocket, tmp_path, monkeypatch):
-    """The optimiser, here one that never ends, is ended."""
-    program = tmp_path / "endless.py"
-    program.write_text("import os, sys, time; open(sys.argv[1] + '/pid', 'w').write(str(os.getpid())); time.sleep(1e6)")
-    monkeypatch.setattr(optimize_shard, "__file__", str(program))
+def test_closing_while_optimising(index, folder, pocket, optimizer):
     with ThreadPoolExecutor(1) as pool:
         optimizing = pool.submit(index.optimize)
-        wait_for(lambda: any(file.read_text() for file in folder.glob("shard-*/pid")))
-        pid = int(next(folder.glob("shard-*/pid")).read_text())
+        pid = optimizer.pid
         assert len(index.search("bamboo")) == 10
         index.close()
         with pytest.raises(ClosedError):
@@ -404,13 +436,58 @@ def test_closing_while_optimising(index, folder, pocket, tmp_path, monkeypatch):
         assert len(again) == 20
 
 
+CTRL_C = """
+import os, signal, sys, threading
+from bge_integrations.index import M3Index, optimize_shard
+folder, optimize_shard.__file__ = sys.argv[1:]
+index = M3Index.open(folder, "pocket")
+index.add(["A panda eats bamboo."])
+os.setpgrp()
+optimizing = threading.Thread(target=index.optimize)
+optimizing.start()
+print("ready", os.getpid(), flush=True)
+try:
+    threading.Event().wait()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+optimizing.join()
+index.close()
+"""
+
+
+def test_a_ctrl_c_in_the_terminal_does_not_reach_the_optimiser(folder, optimizer):
+    """There all processes of the group get it; a program that goes on keeps what was begun in its background."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", CTRL_C, str(folder), str(optimizer.program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        group = int(program.stdout.readline().removeprefix("ready "))
+        assert optimizer.pid
+        current = (folder / "current.json").read_text()
+        os.killpg(group, signal.SIGINT)
+        assert program.stdout.readline() == "interrupted\n"
+        optimizer.go()
+        assert program.stderr.read() == ""
+    assert program.returncode == 0
+    assert len(shards(folder)) == 1
+    assert (folder / "current.json").read_text() != current
+
+
 # Ends
 
 ENDS = {
     "without closing": "",
     "while optimising": """
 import threading
-threading.Thread(target=lambda: index.optimize(), daemon=True).start()
+def optimize():
+    try:
+        index.optimize()
+    except BGEError:
+        return
+threading.Thread(target=optimize, daemon=True).start()
 while len(list(Path(sys.argv[1]).glob("shard-*"))) < 2: pass
 """,
     "while searching": """

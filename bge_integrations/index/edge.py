@@ -23,6 +23,7 @@ from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import ClosedError, DiskFullError, StorageError
 from bge_integrations.index import optimize_shard
 from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
+from bge_integrations.index.folder import sync
 from bge_integrations.index.records import point_of, to_payload
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class EdgeEngine:
                     self._copy(copy, self._folder, times=2)
                     self._changed = set()
                 self._run_optimizer(copy)
+                sync(copy)
                 self._go_over(copy)
             except BaseException:
                 if self._path != copy:
@@ -215,6 +217,7 @@ class EdgeEngine:
         with self._lock.unchanging():
             shard = folder.begin()
             self._copy(shard, folder, times=1)
+            sync(shard)
             folder.complete(shard, manifest, self._folder.optimized_points())
 
     def _copy(self, shard: Path, folder: Folder, times: int) -> None:
@@ -230,6 +233,7 @@ class EdgeEngine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is for this process alone
         )
         at_exit = weakref.finalize(self, process.kill)
         try:

@@ -168,9 +168,24 @@ class Folder:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.path / name)
-        if os.name == "posix":  # elsewhere folders can't be opened
-            folder = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        _sync_entries(self.path)
+
+
+def sync(folder: Path) -> None:
+    """Return when all in the folder is on disk: copied files are not until then, and a power cut would lose them."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            _sync_entries(path)
+        else:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    _sync_entries(folder.parent)
+
+
+def _sync_entries(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere folders can't be opened
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
