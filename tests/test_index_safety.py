@@ -28,6 +28,7 @@ from bge_integrations.errors import (
     WrongModelError,
 )
 from bge_integrations.index import Entry, M3Index, m3_index, optimize_shard
+from bge_integrations.index.files import disk_use
 from bge_integrations.scoring import hybrid_scores
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -388,6 +389,14 @@ def test_writes_while_optimising_are_carried_over(index, folder, pocket, optimiz
         for key in ("n", "year"):  # a key that was first seen meanwhile is known as one of numbers too
             with pytest.raises(InvalidInputError, match="numbers"):
                 again.count({key: {"$gte": "2020-01-01"}})
+
+
+def test_optimising_takes_little_room(index, folder):
+    """The engine's files are long and mostly holes, and stay so."""
+    before = disk_use(folder)
+    index.optimize()
+    assert disk_use(folder) < 4 * before + (1 << 20)
+    assert len(index.search("bamboo", mode="dense")) == 10
 
 
 def test_an_interrupt_at_the_change_over(index, folder, pocket):

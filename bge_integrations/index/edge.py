@@ -22,8 +22,8 @@ import qdrant_edge as edge
 from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import ClosedError, DiskFullError, StorageError
 from bge_integrations.index import optimize_shard
+from bge_integrations.index.files import copy_folder, disk_use, sync
 from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
-from bge_integrations.index.folder import sync
 from bge_integrations.index.records import point_of, to_payload
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class EdgeEngine:
         self._unoptimized = abs(self.count(None) - folder.optimized_points())
         self._changed: set[str] | None = None  # points written while a copy is being optimised
         self._optimizing = threading.Lock()
+        self._optimizer: int | None = None  # the thread
         self._closed = threading.Event()
 
     def write(self, records: Sequence[Record]) -> None:
@@ -159,6 +160,8 @@ class EdgeEngine:
         if self._closed.is_set():
             return
         self._closed.set()
+        if self._optimizer == threading.get_ident():  # the garbage collector closes an index wherever it happens to run
+            return
         with self._optimizing, _engine_errors():  # the optimiser's process is ended, and its copy removed
             self._shard.close()
 
@@ -190,6 +193,7 @@ class EdgeEngine:
 
     def _optimize(self) -> None:
         with self._optimizing:
+            self._optimizer = threading.get_ident()
             if self._closed.is_set():
                 raise ClosedError("the index was closed; open it again")
             self._unoptimized = 0
@@ -207,6 +211,7 @@ class EdgeEngine:
                 raise
             finally:
                 self._changed = None
+                self._optimizer = None
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
         """Make this folder an index with the same documents. Searches go on meanwhile, writes wait.
@@ -224,8 +229,8 @@ class EdgeEngine:
         """Copy the shard's files into a folder that has room for them several times."""
         with _engine_errors():
             self._shard.flush()
-        folder.check_room(times * sum(file.stat().st_size for file in self._path.rglob("*")))
-        shutil.copytree(self._path, shard)
+        folder.check_room(times * disk_use(self._path))
+        copy_folder(self._path, shard)
 
     def _run_optimizer(self, shard: Path) -> None:
         process = subprocess.Popen(

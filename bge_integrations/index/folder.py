@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bge_integrations.errors import DiskFullError, IndexFormatError, IndexLockedError, IndexNotFoundError
+from bge_integrations.index.files import sync_entries
 from bge_integrations.index.manifest import Manifest
 
 _LOCK = ".lock"
@@ -168,24 +169,4 @@ class Folder:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.path / name)
-        _sync_entries(self.path)
-
-
-def sync(folder: Path) -> None:
-    """Return when all in the folder is on disk: copied files are not until then, and a power cut would lose them."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            _sync_entries(path)
-        else:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-    _sync_entries(folder.parent)
-
-
-def _sync_entries(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere folders can't be opened
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        sync_entries(self.path)
