@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -13,9 +14,7 @@ _PIECE = 1 << 20
 def disk_use(folder: Path) -> int:
     """Bytes that the files in the folder take on disk: the engine's are long, and mostly holes at first."""
     sizes = (path.stat() for path in folder.rglob("*"))
-    return sum(
-        min(size.st_size, size.st_blocks * 512) if hasattr(size, "st_blocks") else size.st_size for size in sizes
-    )
+    return sum(min(size.st_size, getattr(size, "st_blocks", sys.maxsize) * 512) for size in sizes)
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -48,7 +47,7 @@ def _copy_file(source: str, target: str) -> None:
     if not hasattr(os, "SEEK_DATA"):
         shutil.copyfile(source, target)
         return
-    with open(source, "rb", buffering=0) as old, open(target, "wb", buffering=0) as new:
+    with open(source, "rb", buffering=0) as old, open(target, "wb") as new:
         size = os.fstat(old.fileno()).st_size
         new.truncate(size)
         end = 0
