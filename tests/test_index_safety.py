@@ -27,7 +27,7 @@ from bge_integrations.errors import (
     StorageError,
     WrongModelError,
 )
-from bge_integrations.index import Entry, M3Index, m3_index, optimize_shard
+from bge_integrations.index import Entry, M3Index, documents, optimize_shard
 from bge_integrations.index.files import disk_use
 from bge_integrations.scoring import hybrid_scores
 
@@ -604,7 +604,7 @@ def test_what_is_there_costs_no_model_run(folder, pocket, encoded):
 
 
 async def test_a_cancelled_aadd_is_completed_by_the_same_call(folder, pocket, monkeypatch):
-    monkeypatch.setattr(m3_index, "_CHUNK_DOCUMENTS", 32)
+    monkeypatch.setattr(documents, "_CHUNK_DOCUMENTS", 32)
     texts = [f"Document {i}: " + "panda " * 40 for i in range(320)]
     encoded = []
     aencode = pocket.aencode

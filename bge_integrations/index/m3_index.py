@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bge_integrations.core.checks import check_query, check_text, check_texts
-from bge_integrations.core.embedder import Embedder, load_embedder
+from bge_integrations.core.checks import check_query, check_texts
+from bge_integrations.core.embedder import Embedder
 from bge_integrations.core.outputs import MultiVectors
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import ClosedError, IndexFormatError, IndexNotFoundError, InvalidInputError
-from bge_integrations.index.filters import can_be_named, dated_keys, parse
+from bge_integrations.index.documents import batches_of, chunks_of, entries_of, field_kind, records_of
+from bge_integrations.index.filters import dated_keys, parse
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import Manifest, check_choice
+from bge_integrations.index.places import MEMORY, embedder_for, engine_of, store_at
 from bge_integrations.index.records import (
     Entry,
     Hit,
-    Record,
-    checked_metadata,
-    derived_id,
     digest,
     from_payload,
     point_of,
@@ -43,20 +39,14 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.outputs import Embeddings
     from bge_integrations.core.session import OnTruncate
-    from bge_integrations.index.engine import Engine, FieldKind
+    from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition, Filter
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
     from bge_integrations.index.search import Fusion, Mode, Parts, QueryVectors, Weights
-    from bge_integrations.index.server import Collection
 
-_DEFAULT_MODEL = "BAAI/bge-m3"
-MEMORY = ":memory:"
-#: Documents and characters that are encoded and then stored at a time, which bounds the memory of an `add`.
-_CHUNK_DOCUMENTS = 256
-_CHUNK_CHARACTERS = 200_000
 _PAGE = 256
-#: Longer strings in the metadata are no tags to filter by.
-_LONGEST_TAG = 256
+#: More keys of the metadata are not indexed: each costs memory, and so many are hardly chosen by hand.
+_MOST_FIELDS = 100
 
 
 class M3Index:
@@ -152,18 +142,18 @@ class M3Index:
             "local_files_only": local_files_only,
         }
         with ExitStack() as owned:  # closes all of it again where something fails
-            store = _store(path_or_url, collection, api_key, create, owned)
+            store = store_at(path_or_url, collection, api_key, create, owned)
             found = store.manifest()
             if found is None and not create:
                 raise IndexNotFoundError(f"there is no index at {store.location}; make one, or check the place")
             if found is not None:
                 found.check_storage(multi_vectors=multi_vectors, quantization=quantization)
-            embedder = _embedder(model, settings, found, owned)
+            embedder = embedder_for(model, settings, found, owned)
             if found is not None:
                 found.check(embedder)
             manifest = found or Manifest.of(embedder, multi_vectors or "float16", quantization)
             lock = ReadWriteLock()
-            engine = _engine(store, None if found else manifest, lock)
+            engine = engine_of(store, None if found else manifest, lock)
             owned.callback(engine.close)
             location = MEMORY if path_or_url == MEMORY else store.location
             return cls(embedder, engine, lock, manifest, location, owned.pop_all())
@@ -200,7 +190,7 @@ class M3Index:
         """
         added: list[str] = []
         with progress_bar(_length(texts), "document", show_progress) as bar:
-            for chunk in _chunks(_entries(texts, ids, metadatas)):
+            for chunk in chunks_of(entries_of(texts, ids, metadatas)):
                 pending: Sequence[Entry] = list({entry.id: entry for entry in chunk}.values())
                 while pending:
                     plan = self._plan(pending)
@@ -221,7 +211,7 @@ class M3Index:
     ) -> list[str]:
         """As `add`, without blocking the event loop; cancelled, it keeps what was stored before."""
         added: list[str] = []
-        chunks = _chunks(await asyncio.to_thread(_entries, texts, ids, metadatas))
+        chunks = chunks_of(await asyncio.to_thread(entries_of, texts, ids, metadatas))
         with progress_bar(_length(texts), "document", show_progress) as bar:
             while chunk := await asyncio.to_thread(next, chunks, None):
                 pending: Sequence[Entry] = list({entry.id: entry for entry in chunk}.values())
@@ -537,7 +527,7 @@ class M3Index:
     def _carry_out(self, plan: _Plan, encoded: Embeddings | None) -> list[Entry]:
         """Store what was planned, and return the documents whose text another caller has replaced meanwhile."""
         self._index_fields([*plan.new, *plan.relabelled])
-        for batch in _batches(_records(plan.new, encoded), self._engine.largest_write):
+        for batch in batches_of(records_of(plan.new, encoded), self._engine.largest_write):
             with self._lock.alone():
                 self._open_engine().write(batch)
         overtaken = []
@@ -556,7 +546,7 @@ class M3Index:
         """Make filters fast on keys that hold tags, numbers or bools, when they are first seen."""
         for entry in entries:
             for key, value in entry.metadata.items():
-                if key not in self._fields and (kind := _field_kind(key, value)):
+                if len(self._fields) < _MOST_FIELDS and key not in self._fields and (kind := field_kind(key, value)):
                     with self._lock.alone():
                         engine = self._open_engine()
                         if key not in self._fields:  # now that nobody else is at it
@@ -635,102 +625,6 @@ def _score_multi_vectors(
         answer.parts["multi_vector"] = dict(zip(answer.payloads, scores.tolist(), strict=True))
 
 
-def _entries(
-    texts: Iterable[str], ids: Iterable[str | None] | None, metadatas: Iterable[Mapping[str, Any]] | None
-) -> Iterator[Entry]:
-    """The checked documents of an `add`: all checked before the first is given, unless `texts` is an iterator."""
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"texts must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
-    for name, column in (("ids", ids), ("metadatas", metadatas)):
-        if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
-            raise InvalidInputError(f"{name} must be a list with one for each text, got one {type(column).__name__}")
-    entries = _read_entries(texts, ids, metadatas)
-    return entries if isinstance(texts, Iterator) else iter(list(entries))
-
-
-def _read_entries(
-    texts: Iterable[str], ids: Iterable[str | None] | None, metadatas: Iterable[Mapping[str, Any]] | None
-) -> Iterator[Entry]:
-    columns = {"texts": texts, "ids": ids, "metadatas": metadatas}
-    given = {name: column for name, column in columns.items() if column is not None}
-    seen: set[str] = set()
-    for i, row in enumerate(zip_longest(*given.values(), fillvalue=_LACKING)):
-        values = dict(zip(given, row, strict=True))
-        if lacking := [name for name, value in values.items() if value is _LACKING]:
-            raise InvalidInputError(
-                f"there are more {'texts' if 'texts' not in lacking else 'ids or metadatas'} than "
-                f"{' and '.join(lacking)}; give one for each text"
-            )
-        text, identifier, metadata = values["texts"], values.get("ids"), values.get("metadatas")
-        check_text(text, f"texts[{i}]")
-        checked = checked_metadata({} if metadata is None else metadata, f"metadatas[{i}]")
-        if identifier is None:
-            yield Entry(derived_id(text, checked), text, checked)
-            continue
-        check_text(identifier, f"ids[{i}]")
-        if not identifier or identifier in seen:
-            raise InvalidInputError(
-                f"ids[{i}] is {'empty' if not identifier else repr(identifier) + ' again'}; "
-                "give every document an id of its own"
-            )
-        seen.add(identifier)
-        yield Entry(identifier, text, checked)
-
-
-_LACKING: Any = object()
-
-
-def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    """What is encoded at a time."""
-    chunk: list[Entry] = []
-    characters = 0
-    for entry in entries:
-        chunk.append(entry)
-        characters += len(entry.text)
-        if len(chunk) >= _CHUNK_DOCUMENTS or characters >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _records(entries: Sequence[Entry], encoded: Embeddings | None) -> Iterator[Record]:
-    if encoded is None:
-        return
-    assert encoded.dense is not None
-    assert encoded.sparse is not None
-    for i, entry in enumerate(entries):
-        multi_vector = None if encoded.multi_vector is None else encoded.multi_vector[i]
-        yield Record(entry, encoded.dense[i], encoded.sparse[i], multi_vector)
-
-
-def _batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    """Records of about `size` bytes at a time, one at least."""
-    batch: list[Record] = []
-    total = 0
-    for record in records:
-        if batch and total + record.size > size:
-            yield batch
-            batch, total = [], 0
-        batch.append(record)
-        total += record.size
-    if batch:
-        yield batch
-
-
-def _field_kind(key: str, value: object) -> FieldKind | None:
-    """As what to index a key with such a value; None where it is not one to filter by."""
-    if isinstance(value, list) and value:
-        value = value[0]
-    if key.startswith("_") or not can_be_named(key):
-        return None
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, (int, float)):
-        return "float"
-    return "keyword" if isinstance(value, str) and len(value) <= _LONGEST_TAG else None
-
-
 def _length(texts: object) -> int | None:
     return len(texts) if isinstance(texts, Sized) else None
 
@@ -739,62 +633,3 @@ def _close(owned: ExitStack, pid: int) -> None:
     """Close what an index has, but not in a forked process, whose parent goes on using it."""
     if os.getpid() == pid:
         owned.close()
-
-
-def _store(
-    place: str | os.PathLike[str] | QdrantClient, collection: str, api_key: str | None, create: bool, owned: ExitStack
-) -> Folder | Collection:
-    """Where the index lies."""
-    if isinstance(place, (str, os.PathLike)):
-        name = os.fspath(place)
-        if name == MEMORY:
-            # not a TemporaryDirectory, which a forked process would remove at its end
-            folder = Folder(tempfile.mkdtemp(prefix="bge-index-"))
-            owned.callback(shutil.rmtree, folder.path, ignore_errors=True)
-        elif name.startswith(("http://", "https://")):
-            from bge_integrations.index.server import connect
-
-            return connect(name, collection, api_key, owned)
-        else:
-            folder = Folder(name, create)
-        owned.callback(folder.close)
-        return folder
-    from bge_integrations.index.server import Collection
-
-    return Collection(place, collection)
-
-
-def _engine(store: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock) -> Engine:
-    if isinstance(store, Folder):
-        try:
-            from bge_integrations.index.edge import EdgeEngine
-        except ImportError as error:
-            raise ImportError(
-                "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
-            ) from error
-        return EdgeEngine(store, manifest, lock)
-    from bge_integrations.index.server import QdrantEngine
-
-    return QdrantEngine(store, manifest)
-
-
-def _embedder(
-    model: str | os.PathLike[str] | Embedder | None, settings: dict[str, Any], found: Manifest | None, owned: ExitStack
-) -> Embedder:
-    if isinstance(model, Embedder):
-        if given := [name for name, value in settings.items() if value]:
-            raise InvalidInputError(f"{', '.join(given)}: give these where the embedder is loaded")
-        embedder = model
-    else:
-        if found is not None and model is None:
-            settings = {**settings, "revision": settings["revision"] or found.revision}
-        name = model or (found.model if found else _DEFAULT_MODEL)
-        embedder = load_embedder(name, **settings)
-        owned.callback(embedder.close)
-        if found is not None and settings["max_length"] is None and embedder.max_length != found.max_length:
-            found.check_weights(embedder)
-            embedder = load_embedder(name, **{**settings, "max_length": found.max_length})
-            owned.callback(embedder.close)
-    if not embedder.has_sparse:
-        raise InvalidInputError(f"{embedder.name} has no sparse and multi-vector heads; use BAAI/bge-m3 (or 'pocket')")
-    return embedder

@@ -32,7 +32,7 @@ from pydantic_core import PydanticSerializationError
 from bge_integrations.core.checks import check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
-from bge_integrations.index.m3_index import MEMORY
+from bge_integrations.index.places import MEMORY
 from bge_integrations.llama_index.m3_retriever import REF_DOC, BGEM3Retriever, check_search, to_node
 
 if TYPE_CHECKING:
