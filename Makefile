@@ -49,6 +49,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/side_by_side.py
 	$(BIN)/python benchmarks/adapters.py
+	$(BIN)/python benchmarks/index.py
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -66,6 +66,22 @@ same(after.embeddings.embed_query(QUERY), told.embed_query(QUERY))
 wrong = HuggingFaceEmbeddings(model_name="BAAI/bge-small-en-v1.5", encode_kwargs={"prompt": SENTENCE})
 other(after.embeddings.embed_documents(TEXTS), wrong.embed_documents(TEXTS))
 """,
+    "LlamaIndex' own BGEM3Index": """
+assert [node.text for node in after.nodes] == [node.text for node in before.nodes] and len(after.nodes) == 2
+for found, expected in zip(after.nodes, before.nodes):
+    assert abs(found.score - expected.score) < 1e-3, (found.score, expected.score)
+exact = type(after.index).from_documents(after.documents, weights=(0.4, 0.2, 0.4), multi_vectors="float32")
+found = exact.as_retriever(similarity_top_k=2).retrieve("what do pandas eat?")
+same([node.score for node in found], [node.score for node in before.nodes])
+try:
+    before.index.insert(before.documents[0])
+except NotImplementedError:
+    pass
+else:
+    raise AssertionError("it inserts now; say so")
+after.index.delete_ref_doc("1")
+assert list(after.index.ref_doc_info) == ["2"]
+""",
     "HuggingFaceBgeEmbeddings": LANGCHAIN
     + """
 from langchain_community.embeddings import HuggingFaceBgeEmbeddings
