@@ -7,10 +7,12 @@ import re
 import threading
 import uuid
 from datetime import UTC, datetime
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 from conftest import BASE, M3
+from packaging.version import Version
 from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
@@ -170,6 +172,8 @@ def test_add_get_replace_delete(new_index, pocket):
     assert index.delete([ids[0], "unknown"]) == 1
     assert index.delete([ids[0]]) == index.delete([]) == 0
     assert index.delete(filter={"page": 3}) == 1
+    assert ids[1] in index
+    assert ids[0] not in index
     assert [entry.id for entry in index] == ids[1:]
     assert [(hit.id, type(hit)) for hit in index.search("Rome")] == [(ids[1], Hit)]
 
@@ -358,8 +362,10 @@ def _comparable(value):
         return None
 
 
-def test_filters_mean_the_same_everywhere(new_index):
+def test_filters_mean_the_same_everywhere(new_index, request):
     index = new_index()
+    if "client" in request.node.name and Version(version("qdrant-client")) < Version("1.19"):
+        pytest.skip("until 1.19 the client's local mode took True for 1; servers never did")
     metadatas = [{"n": i, "x": value} for i, value in enumerate(VALUES)]
     metadatas += [{"n": i, "when": date} for i, date in enumerate(DATES, start=len(VALUES))]
     metadatas += [{}, {"odd.key [1]": "here", "odd": {"key": 1}}, {"schlüssel": "ß", "it's": 1, 'no " way': 2}]

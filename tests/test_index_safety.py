@@ -123,7 +123,7 @@ def test_one_process_at_a_time_and_the_next_after_a_kill(folder, pocket):
     )
     with holder:
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(IndexLockedError, match="open already"):
+        with pytest.raises(IndexLockedError, match="open already in another process"):
             M3Index.open(folder, pocket)
         holder.kill()
     with M3Index.open(folder, pocket) as index:

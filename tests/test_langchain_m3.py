@@ -12,7 +12,13 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 from pydantic import ValidationError
 
-from bge_integrations.errors import ClosedError, IndexLockedError, InvalidInputError, WrongModelError
+from bge_integrations.errors import (
+    ClosedError,
+    IndexLockedError,
+    IndexNotFoundError,
+    InvalidInputError,
+    WrongModelError,
+)
 from bge_integrations.index import M3Index
 from bge_integrations.langchain import BGEEmbeddings, BGEM3Retriever, BGEM3VectorStore, BGEReranker
 from bge_integrations.scoring import hybrid_scores
@@ -129,9 +135,13 @@ def test_copies_and_mistakes():
     for k in (0, -1, "3"):
         with pytest.raises(InvalidInputError, match="whole number"):
             retriever.invoke("pandas", k=k)
-    for wrong in ({"k": 0}, {"weight": 1}, {"mode": "bm25"}, {"weights": (1, 1)}):
+    for wrong in ({"k": 0}, {"mode": "bm25"}, {"weights": (1, 1)}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             BGEM3Retriever.from_texts(TEXTS, model=M3, **wrong)
+    with pytest.raises(InvalidInputError, match="no setting modle; there are .*model"):
+        BGEM3Retriever.from_texts(TEXTS, modle=M3)
+    with pytest.raises(InvalidInputError, match="no setting topk; there are .*weights"):
+        BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
     with pytest.raises(InvalidInputError, match="no sparse and multi-vector"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE)
     with pytest.raises(InvalidInputError, match="is one str"):
@@ -149,17 +159,23 @@ def test_copies_and_mistakes():
 def test_kept_in_a_folder(tmp_path):
     retriever = BGEM3Retriever.from_documents(documents(), path=tmp_path / "index", model=M3)
     found = retriever.invoke(QUERY)
-    with pytest.raises(IndexLockedError):
+    with pytest.raises(IndexLockedError, match="open already in this process"):
         BGEM3Retriever.from_texts([], path=tmp_path / "index", model=M3)
     retriever.index.close()
     with pytest.raises(WrongModelError):
         BGEM3Retriever.from_texts([], path=tmp_path / "index", model="pocket")
     with pytest.raises(ValidationError, match="k"):
         BGEM3Retriever.from_texts(["lost?"], path=tmp_path / "index", model=M3, k=0)
-    again = BGEM3Retriever.from_texts([], path=tmp_path / "index")
+    again = BGEM3Retriever.load(tmp_path / "index", k=4)
     assert again.invoke(QUERY) == found
     assert again._get_ls_params()["ls_embedding_model"] == again.index.embedder.name
-    again.index.close()
+    again.close()
+    store = BGEM3VectorStore.load(tmp_path / "index")
+    assert store.similarity_search(QUERY) == found
+    store.close()
+    for opened in (BGEM3Retriever, BGEM3VectorStore):
+        with pytest.raises(IndexNotFoundError):
+            opened.load(tmp_path / "typo")
     with M3Index.open(tmp_path / "index") as index:
         assert BGEM3Retriever.from_index(index).invoke(QUERY) == found
 
@@ -231,6 +247,8 @@ async def test_store_is_made_as_others_are(tmp_path):
     again = await BGEM3VectorStore.afrom_texts(["Rome"], path=tmp_path / "index", ids=["r"])
     assert {d.id for d in again.similarity_search("Rome")} == {"r", "1"}
     again.index.close()
+    with pytest.raises(InvalidInputError, match="index is BGEEmbeddings"):
+        BGEM3VectorStore(embedding)
     with pytest.raises(InvalidInputError, match="DeterministicFakeEmbedding"):
         BGEM3VectorStore.from_texts(TEXTS, DeterministicFakeEmbedding(size=6))
     with pytest.raises(InvalidInputError, match="query_instruction"):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.engine import FieldKind
 
 #: Documents and characters that are encoded and then stored at a time, which bounds the memory of an `add`.
-_CHUNK_DOCUMENTS = 256
-_CHUNK_CHARACTERS = 200_000
+_CHUNK_DOCUMENTS = 64
+_CHUNK_CHARACTERS = 100_000
 #: Longer strings in the metadata are no tags to filter by.
 _LONGEST_TAG = 256
 #: Stands for what a column that is too short lacks.

@@ -22,6 +22,8 @@ _LOCK = ".lock"
 _MANIFEST = "manifest.json"
 _CURRENT = "current.json"
 _SHARD = re.compile(r"shard-[0-9a-f]{12}")
+#: Those that are open in this process.
+_open: set[Path] = set()
 #: What always stays free: the engine maps its files, and a process that writes to one on a full disk is killed.
 _RESERVE = 64 << 20
 
@@ -60,12 +62,15 @@ class Folder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise IndexLockedError(
-                errno.EWOULDBLOCK,
-                "the index is open already, in another process or in this one; close it there, share the open M3Index, "
-                "or run a Qdrant server and open its URL",
-                os.fspath(self.path),
-            ) from None
+            if self.path in _open:
+                where, remedy = (
+                    "in this process",
+                    "share that M3Index, or close() it first (a retriever's or store's, too)",
+                )
+            else:
+                where, remedy = "in another process", "close it there, or run a Qdrant server and open its URL"
+            raise IndexLockedError(f"{self.path} is open already {where}; {remedy}") from None
+        _open.add(self.path)
 
     @property
     def location(self) -> str:
@@ -131,6 +136,7 @@ class Folder:
             )
 
     def close(self) -> None:
+        _open.discard(self.path)
         self._lock.release()
 
     def _current(self) -> dict[str, Any]:

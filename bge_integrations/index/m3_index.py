@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.search import Fusion, Mode, Parts, QueryVectors, Weights
 
 _PAGE = 256
+#: A flush takes about as long after one document as after so many.
+_FLUSHED_DOCUMENTS = 256
 #: More keys of the metadata are not indexed: each costs memory, and so many are hardly chosen by hand.
 _MOST_FIELDS = 100
 
@@ -86,6 +88,7 @@ class M3Index:
         self._fields = engine.indexed_fields()
         self._finalizer = weakref.finalize(self, _close, owned, os.getpid())
         self._closed = False
+        self._unflushed = 0  # documents
 
     @classmethod
     def open(
@@ -170,14 +173,14 @@ class M3Index:
     ) -> list[str]:
         """Add documents. One that is there with the same text costs no model run; a changed text replaces it.
 
-        Documents are encoded and stored some hundred at a time, so the memory is bounded, and what was stored before
+        Documents are encoded and stored some dozens at a time, so the memory is bounded, and what was stored before
         an interruption is passed over when the same call is made again. A list is checked whole before anything is
         stored; an iterator is read as it goes.
 
         Args:
             texts: The documents.
             ids: One for each text, no two the same; None, or None for one, takes an id made from text and metadata.
-            metadatas: One for each text: what JSON can hold.
+            metadatas: One for each text: what JSON can hold. They replace what was there, also where they are left out.
             show_progress: Show a bar.
             on_truncate: As in `Embedder.encode`, for those stored together.
 
@@ -198,6 +201,7 @@ class M3Index:
                     pending = self._carry_out(plan, encoded)
                 added += [entry.id for entry in chunk]
                 bar.update(len(chunk))
+        self._flush_the_rest()
         return added
 
     async def aadd(
@@ -223,6 +227,7 @@ class M3Index:
                     pending = await asyncio.to_thread(self._carry_out, plan, encoded)
                 added += [entry.id for entry in chunk]
                 bar.update(len(chunk))
+        await asyncio.to_thread(self._flush_the_rest)
         return added
 
     def delete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
@@ -403,7 +408,9 @@ class M3Index:
     def flush(self) -> None:
         """Return when all that was written is on disk. `add` and `delete` do so themselves."""
         with self._lock.shared():
-            self._open_engine().flush()
+            engine = self._open_engine()
+            self._unflushed = 0  # before, so that what others write meanwhile is counted again
+            engine.flush()
 
     async def aflush(self) -> None:
         """As `flush`, without blocking the event loop."""
@@ -454,6 +461,9 @@ class M3Index:
     def __bool__(self) -> bool:
         return True  # an empty index is one
 
+    def __contains__(self, identifier: object) -> bool:
+        return isinstance(identifier, str) and bool(self.get([identifier]))
+
     def __iter__(self) -> Iterator[Entry]:
         return self.scan()
 
@@ -499,6 +509,7 @@ class M3Index:
     def _search(
         self, k: int, mode: Mode, weights: Weights, fusion: Fusion, filter: Filter | None, candidates: int
     ) -> Search:
+        self._open_engine()  # before anything is encoded
         return Search.of(k, mode, weights, fusion, self._condition(filter), candidates)
 
     def _as_passages(self, on_truncate: OnTruncate) -> dict[str, Any]:
@@ -538,9 +549,14 @@ class M3Index:
                 same = [e for e in plan.relabelled if stored.get(point_of(e.id)) == {"text_digest": digest(e.text)}]
                 engine.write_payloads(same)
             overtaken = [entry for entry in plan.relabelled if entry not in same]
-        if plan.new or plan.relabelled:
+        self._unflushed += len(plan.new) + len(plan.relabelled)
+        if self._unflushed >= _FLUSHED_DOCUMENTS:
             self.flush()
         return overtaken
+
+    def _flush_the_rest(self) -> None:
+        if self._unflushed:  # by this call or another one; where it is 0, all of this call is on disk
+            self.flush()
 
     def _index_fields(self, entries: Iterable[Entry]) -> None:
         """Make filters fast on keys that hold tags, numbers or bools, when they are first seen."""

@@ -13,7 +13,7 @@ try:
     from qdrant_client import QdrantClient, models
     from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
 except ImportError as error:
-    raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.19'") from error
+    raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
 
 from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
+from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 
 if TYPE_CHECKING:
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 _OPEN_SETTINGS = set(inspect.signature(M3Index.open).parameters) - {"path_or_url"}
 
 
-def open_index(path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> tuple[M3Index, dict[str, Any]]:
-    """An index opened with those settings that `M3Index.open` knows, and the other settings."""
+def open_index(
+    path: str | os.PathLike[str] | None, settings: dict[str, Any], fields: Iterable[str]
+) -> tuple[M3Index, dict[str, Any]]:
+    """An index opened with those settings that `M3Index.open` knows, and the other settings, which are `fields`."""
+    known = {*_OPEN_SETTINGS, *fields, "model_name"} - {"index"}
+    if unknown := sorted(settings.keys() - known):
+        raise InvalidInputError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     if "model_name" in settings:
         settings = {**settings, "model": settings["model_name"]}
         del settings["model_name"]

@@ -38,7 +38,7 @@ class BGEM3Retriever(BaseRetriever):
     The index belongs to this process: copies of the retriever share it, and it can't be pickled.
     """
 
-    index: M3Index = Field(repr=False, frozen=True)
+    index: M3Index = Field(frozen=True)
     """Where the documents are; `retriever.index.add(...)` adds more, `.close()` lets go of the folder."""
     k: int = Field(default=4, ge=1)
     """How many documents to return."""
@@ -69,6 +69,15 @@ class BGEM3Retriever(BaseRetriever):
     def from_index(cls, index: M3Index, **settings: Any) -> Self:
         """A retriever on an open index; the settings are the fields."""
         return cls(index=index, **settings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
+        """A retriever on the index in a folder, or at a server's URL; settings as in `from_documents`.
+
+        Raises:
+            IndexNotFoundError: There is none.
+        """
+        return cls._filled({"texts": []}, path, False, {**settings, "create": False})
 
     @classmethod
     def from_documents(
@@ -111,7 +120,7 @@ class BGEM3Retriever(BaseRetriever):
     def _filled(
         cls, columns: dict[str, Any], path: str | os.PathLike[str] | None, show_progress: bool, settings: dict[str, Any]
     ) -> Self:
-        index, fields = open_index(path, settings)
+        index, fields = open_index(path, settings, cls.model_fields)
         try:
             retriever = cls(index=index, **fields)
             index.add(**columns, show_progress=show_progress)
@@ -119,6 +128,10 @@ class BGEM3Retriever(BaseRetriever):
             index.close()
             raise
         return retriever
+
+    def close(self) -> None:
+        """Close the index, so that others can open it."""
+        self.index.close()
 
     def _get_relevant_documents(
         self,

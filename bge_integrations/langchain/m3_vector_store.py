@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from bge_integrations.core.checks import check_query
 from bge_integrations.core.outputs import to_lists
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.index import M3Index
 from bge_integrations.langchain.embeddings import BGEEmbeddings
 from bge_integrations.langchain.m3_documents import columns, open_index, to_document
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.index import Entry, Hit, M3Index
+    from bge_integrations.index import Entry, Hit
     from bge_integrations.index.filters import Filter
     from bge_integrations.index.search import Fusion, Mode
 
@@ -58,8 +60,25 @@ class BGEM3VectorStore(VectorStore):
         fusion: Fusion = "weighted",
         candidates: int = 200,
     ) -> None:
+        if not isinstance(index, M3Index):
+            raise InvalidInputError(
+                f"index is {type(index).__name__}; pass an M3Index, or make the store with from_texts or load"
+            )
         self.index = index
         self._search_settings = {"mode": mode, "weights": weights, "fusion": fusion, "candidates": candidates}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
+        """A store on the index in a folder, or at a server's URL; settings as in `from_texts`.
+
+        Raises:
+            IndexNotFoundError: There is none.
+        """
+        return cls.from_texts([], path=path, **{**settings, "create": False})
+
+    def close(self) -> None:
+        """Close the index, so that others can open it."""
+        self.index.close()
 
     @classmethod
     def from_texts(
@@ -86,7 +105,7 @@ class BGEM3VectorStore(VectorStore):
         Raises:
             InvalidInputError: A text or its metadata can't be used, or `embedding` is no `BGEEmbeddings`.
         """
-        index, ours = open_index(path, {**_settings_of(embedding), **settings})
+        index, ours = open_index(path, {**_settings_of(embedding), **settings}, inspect.signature(cls).parameters)
         try:
             store = cls(index, **ours)
             index.add(texts, ids, metadatas, show_progress=show_progress)
@@ -286,7 +305,10 @@ class BGEM3VectorStore(VectorStore):
         return _documents(hits[place] for place in chosen)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """Scores cut to [0, 1]: cosines of bge-m3 are hardly ever below 0, weighted means hardly ever above 1."""
+        """Scores cut to [0, 1]: cosines of bge-m3 are hardly ever below 0, weighted means hardly ever above 1.
+
+        Those of "rrf" say something of ranks only, and are below 0.05.
+        """
         return lambda score: min(1.0, max(0.0, score))
 
 

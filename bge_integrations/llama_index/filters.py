@@ -22,12 +22,14 @@ _OPERATORS = {
 }
 
 
-def to_filter(filters: MetadataFilters) -> dict[str, Any] | None:
-    """The same condition for `M3Index`; None where there is nothing to filter by.
+def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | None:
+    """The same condition for `M3Index`, whose own filters pass; None where there is nothing to filter by.
 
     Raises:
         InvalidInputError: An operator has no counterpart.
     """
+    if isinstance(filters, dict):
+        return filters
     parts = [to_filter(part) if isinstance(part, MetadataFilters) else _condition(part) for part in filters.filters]
     conditions = [part for part in parts if part is not None]
     if not conditions:

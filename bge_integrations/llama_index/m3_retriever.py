@@ -50,7 +50,7 @@ class BGEM3Retriever(BaseRetriever):
         mode: "hybrid", or "dense", "sparse", "multi_vector" alone.
         weights: Of the dense, sparse and multi-vector scores; None takes the index'.
         fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal ranks.
-        filters: Conditions on the metadata; all operators but the text matches.
+        filters: Conditions on the metadata, all operators but the text matches; or a filter of `M3Index`.
         doc_ids: Only nodes of these documents.
         candidates: How many nodes each representation puts forward to be scored by all.
         callback_manager, object_map, verbose: As LlamaIndex has them.
@@ -66,7 +66,7 @@ class BGEM3Retriever(BaseRetriever):
         mode: Mode = "hybrid",
         weights: Weights | None = None,
         fusion: Fusion = "weighted",
-        filters: MetadataFilters | None = None,
+        filters: MetadataFilters | dict[str, Any] | None = None,
         doc_ids: list[str] | None = None,
         candidates: int = 200,
         callback_manager: CallbackManager | None = None,
