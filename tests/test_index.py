@@ -6,7 +6,9 @@ import random
 import re
 import threading
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import reduce
 from importlib.metadata import version
 
 import numpy as np
@@ -16,6 +18,7 @@ from packaging.version import Version
 from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
+from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import (
     ClosedError,
     IndexFormatError,
@@ -26,7 +29,12 @@ from bge_integrations.errors import (
     WrongModelError,
 )
 from bge_integrations.index import Entry, Hit, M3Index
+from bge_integrations.index.edge import EdgeEngine
+from bge_integrations.index.engine import Leg
+from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
+from bge_integrations.index.manifest import Manifest
+from bge_integrations.index.records import Record, point_of
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
 PARTS = ("dense", "sparse", "multi_vector")
@@ -261,6 +269,35 @@ def test_copies_and_opening_without_making(pocket, tmp_path):
         index.copy_to(tmp_path / "server")
 
 
+def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
+    """With so many and so wide vectors that they are quantised, and searched by a graph."""
+    count, width = 4000, 1024
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((count + 1, width), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query, vectors = vectors[-1], vectors[:-1]
+    manifest = replace(Manifest.of(pocket, "recompute", "int8"), dimension=width)
+    engine = EdgeEngine(Folder(tmp_path / "index"), manifest, ReadWriteLock())
+    nothing = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
+    engine.write([Record(Entry(str(i), "", {}), vector, nothing, None) for i, vector in enumerate(vectors)])
+    engine.optimize()
+    exact = {point_of(str(i)): float(score) for i, score in enumerate(vectors @ query)}
+    some = sorted(exact)[:50]
+    answers = engine.search(
+        [
+            Leg("dense", query, 200, breadth=200),
+            Leg("dense", query, count, exact=True),
+            Leg("dense", query, len(some), among=some),
+        ]
+    )
+    assert [len(answer) for answer in answers] == [200, count, 50]
+    assert {point for point, _ in answers[2]} == set(some)
+    for answer in answers:
+        np.testing.assert_allclose([score for _, score in answer], [exact[point] for point, _ in answer], atol=1e-6)
+    assert len({point for point, _ in answers[0]} & set(sorted(exact, key=exact.get)[-200:])) > 100
+    engine.close()
+
+
 def test_quantised_search_scores_exactly(new_index, exact):
     index = new_index(quantization="int8", multi_vectors="float32")
     index.add(TEXTS, ids=map(str, range(len(TEXTS))))
@@ -306,6 +343,11 @@ FILTERS = [
     *({"when": bounds} for bounds in ({"$gte": "2020-01-01T10:00"}, {"$gt": "2020-01-01", "$lt": "2021-01-01"})),
     {"when": {"$lt": "2021-03-03T23:30:00+00:00"}},
     {"when": "2020-01-01"},
+    {"n": {"$gte": 2, "$gt": 7}},
+    {"n": {"$lt": 9, "$lte": 3}},
+    {"n": {"$gt": 2, "$gte": 0, "$lt": 9, "$lte": 20}},
+    {"when": {"$gt": "2020-01-01", "$gte": "2020-06-01"}},
+    {"x": 2**53},
     {"n": {"$lt": 9}, "x": "a"},
     {"$and": [{"n": {"$gte": 3}}, {"$or": [{"x": "a"}, {"x": 2}]}]},
     {"$or": [{"x": {"$in": []}}, {"n": 4}]},
@@ -395,6 +437,11 @@ WRONG_FILTERS = [
     ({"x": {"$gt": True}}, "ISO date"),
     ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, "a number and a date"),
     ({"x": float("nan")}, "nan"),
+    ({"x": 2**63}, "64 bits"),
+    ({"x": {"$in": [1, -(2**70)]}}, "64 bits"),
+    ({"x": {"$gt": 10**400}}, "ISO date"),
+    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "ISO date"),
+    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), "32 deep"),
     ({"x": {"$in": "abc"}}, "list of values"),
     ({"x": {"$in": [None]}}, "compares with None"),
     ({"x": {"$exists": 1}}, "True or False"),

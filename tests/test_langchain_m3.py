@@ -138,9 +138,9 @@ def test_copies_and_mistakes():
     for wrong in ({"k": 0}, {"mode": "bm25"}, {"weights": (1, 1)}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             BGEM3Retriever.from_texts(TEXTS, model=M3, **wrong)
-    with pytest.raises(InvalidInputError, match="no setting modle; there are .*model"):
+    with pytest.raises(InvalidInputError, match=r"no setting modle; there are .*model"):
         BGEM3Retriever.from_texts(TEXTS, modle=M3)
-    with pytest.raises(InvalidInputError, match="no setting topk; there are .*weights"):
+    with pytest.raises(InvalidInputError, match=r"no setting topk; there are .*weights"):
         BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
     with pytest.raises(InvalidInputError, match="no sparse and multi-vector"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE)

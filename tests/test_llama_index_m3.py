@@ -625,3 +625,34 @@ assert not {"qdrant_edge", "qdrant_client"} & sys.modules.keys()
 
 def test_settings_stay_as_they_were():
     assert Settings._embed_model is None
+
+
+async def test_updates_of_one_document_at_once_leave_one_version(encoded):
+    with make([], transformations=[Lines()]) as index:
+        versions = [Document(text=f"x {n}\ny {n}", id_="one") for n in range(8)]
+        await asyncio.gather(*map(index.aupdate_ref_doc, versions))
+        threads = [threading.Thread(target=index.update_ref_doc, args=(version,)) for version in versions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        texts = {entry.text.splitlines()[-1] for entry in index.m3_index}
+        assert len(index.m3_index) == 2
+        assert len({text.split()[-1] for text in texts}) == 1
+
+
+def test_entries_of_others_are_left_alone(encoded):
+    with M3Index.open(":memory:", "pocket") as m3_index:
+        m3_index.add(["not a node", "not one either"], ["a", "b"], [{"ref_doc_id": ["n"]}, {"ref_doc_id": "n"}])
+        index = BGEM3Index.from_index(m3_index)
+        index.insert(Document(text="New.", id_="n"))
+        assert len(m3_index) == 3
+        assert list(index.ref_doc_info) == ["n"]
+        assert index.as_retriever(filters={"file.name": "x"}).retrieve("new") == []
+
+
+def test_keys_are_flat(encoded):
+    with make([Document(text="Pandas.", id_="p", metadata={"file.name": "x", "a[0]": 1})]) as index:
+        for key, value in (("file.name", "x"), ("a[0]", 1)):
+            filters = MetadataFilters(filters=[MetadataFilter(key=key, value=value)])
+            assert len(index.as_retriever(filters=filters).retrieve("pandas")) == 1

@@ -139,7 +139,11 @@ class EdgeEngine:
                 limit=leg.limit,
                 query=edge.Query.Nearest(_vector(leg.vector), using=leg.using),
                 filter=_filter(leg.condition, leg.among),
-                params=edge.SearchParams(hnsw_ef=leg.breadth),
+                params=edge.SearchParams(
+                    hnsw_ef=leg.breadth,
+                    exact=leg.exact or leg.among is not None,
+                    quantization=edge.QuantizationSearchParams(rescore=True),
+                ),
                 with_payload=False,
                 with_vector=False,
             )

@@ -32,6 +32,7 @@ class Leg:
         condition: On their metadata.
         among: Only these points.
         breadth: How many neighbours an approximate search keeps in sight.
+        exact: Look at every point. Searches `among` points always do.
     """
 
     using: Representation
@@ -40,6 +41,7 @@ class Leg:
     condition: Condition | None = None
     among: Sequence[str] | None = None
     breadth: int | None = None
+    exact: bool = False
 
 
 class Engine(Protocol):

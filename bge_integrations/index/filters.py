@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bge_integrations.errors import InvalidInputError
@@ -24,7 +25,8 @@ from bge_integrations.errors import InvalidInputError
 Filter = Mapping[str, Any]
 Path = tuple[str, ...]
 
-#: Whole numbers up to here are the same number as a float; engines compare ranges as floats.
+_DEEPEST = 32
+#: Whole numbers below this are each a float of their own; engines compare ranges as floats.
 _LARGEST_EXACT = 2**53
 _PART = re.compile(r'"([^"\\]+)"|([^."\\\[\]]+)')
 _RANGES = ("$gt", "$gte", "$lt", "$lte")
@@ -83,7 +85,7 @@ def parse(filter: object) -> Condition:
     Raises:
         InvalidInputError: It can't be understood; the message says which part, and what can stand there.
     """
-    return _all(filter, "filter")
+    return _all(filter, "filter", 0)
 
 
 def json_path(path: Path) -> str:
@@ -113,25 +115,27 @@ def dated_keys(condition: Condition) -> set[str]:
     return set()
 
 
-def _all(filter: object, place: str) -> Condition:
+def _all(filter: object, place: str, depth: int) -> Condition:
+    if depth > _DEEPEST:
+        raise InvalidInputError(f"the filter is nested more than {_DEEPEST} deep; flatten it")
     if not isinstance(filter, Mapping):
         raise InvalidInputError(f"{place} must be a dict such as {{'year': {{'$gte': 2000}}}}, got {filter!r:.80}")
     if not filter:
         raise InvalidInputError(f"{place} is empty; leave it out, or write {{key: value}}")
-    conditions = [_one(key, value, f"{place}[{key!r}]") for key, value in filter.items()]
+    conditions = [_one(key, value, f"{place}[{key!r}]", depth) for key, value in filter.items()]
     return conditions[0] if len(conditions) == 1 else AllOf(tuple(conditions))
 
 
-def _one(key: object, value: object, place: str) -> Condition:
+def _one(key: object, value: object, place: str, depth: int) -> Condition:
     if not isinstance(key, str) or not key:
         raise InvalidInputError(f"{place}: keys are names of metadata, not empty, or $and, $or, $not")
     if key in ("$and", "$or"):
         if not isinstance(value, (list, tuple)) or not value:
             raise InvalidInputError(f"{place} must be a list of filters, at least one; got {value!r:.80}")
-        conditions = tuple(_all(part, f"{place}[{i}]") for i, part in enumerate(value))
+        conditions = tuple(_all(part, f"{place}[{i}]", depth + 1) for i, part in enumerate(value))
         return AllOf(conditions) if key == "$and" else AnyOf(conditions)
     if key == "$not":
-        return Not(_all(value, place))
+        return Not(_all(value, place, depth + 1))
     if key.startswith("$"):
         raise InvalidInputError(
             f"{place}: {key} is none of $and, $or, $not; operators stand after a key: {{'year': …}}"
@@ -186,7 +190,9 @@ def _equals(path: Path, value: object, place: str) -> Condition:
         return Matches(path, (value,))
     if isinstance(value, bool):
         return Matches(path, (value,))
-    if isinstance(value, int) and abs(value) > _LARGEST_EXACT:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidInputError(f"{place} compares with {value!r:.80}; whole numbers have 64 bits at most")
+    if isinstance(value, int) and abs(value) >= _LARGEST_EXACT:
         return Matches(path, (value,))
     if isinstance(value, (int, float)) and math.isfinite(value):
         return Between(path, gte=float(value), lte=float(value))  # so that 2 and 2.0 are equal
@@ -203,21 +209,25 @@ def _one_of(path: Path, values: object, place: str) -> Condition:
     return conditions[0] if len(conditions) == 1 else AnyOf(tuple(conditions))
 
 
-def _between(path: Path, bounds: Mapping[str, object], place: str) -> Between:
+def _between(path: Path, bounds: Mapping[str, object], place: str) -> Condition:
     checked = {operator: _bound(value, f"{place}[{operator!r}]") for operator, value in bounds.items()}
     if len({type(bound) for bound in checked.values()}) > 1:
         raise InvalidInputError(f"{place} has a number and a date as bounds; use two of one kind")
-    return Between(path, **{operator[1:]: bound for operator, bound in checked.items()})
+    named = {operator[1:]: bound for operator, bound in checked.items()}
+    if {"gt", "gte"} <= named.keys() or {"lt", "lte"} <= named.keys():  # of which engines heed one
+        return AllOf(tuple(Between(path, **{name: bound}) for name, bound in named.items()))
+    return Between(path, **named)
 
 
 def _bound(value: object, place: str) -> float | datetime:
     if isinstance(value, str):
         try:
-            return datetime.fromisoformat(value)
-        except ValueError as error:
+            date = datetime.fromisoformat(value)
+            return date.astimezone(UTC) if date.tzinfo else date
+        except (ValueError, OverflowError) as error:
             raise InvalidInputError(
                 f"{place} is {value!r:.80}; a bound is a number, or an ISO date: 2024-05-31 or 2024-05-31T10:00:00"
             ) from error
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     raise InvalidInputError(f"{place} is {value!r:.80}; a bound is a number or an ISO date")

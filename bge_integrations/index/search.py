@@ -30,6 +30,8 @@ QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
 
 #: An approximate search that keeps fewer neighbours in sight misses some of the best.
 _LEAST_BREADTH = 128
+#: Who asks for so many wants them all, and a graph does not lead to every point.
+_EXACT_FROM = 1000
 #: More than any index holds; engines count in 64 bits.
 _MOST_CANDIDATES = 2**40
 
@@ -92,7 +94,17 @@ def find(engine: Engine, query: QueryVectors, search: Search) -> tuple[Parts, li
         query: Its vectors. Without multi-vectors, scores by these are left for the caller to add.
     """
     breadth = max(_LEAST_BREADTH, search.candidates)
-    legs = [Leg(r, query[r], search.candidates, search.condition, breadth=breadth) for r in search.proposing]
+    legs = [
+        Leg(
+            r,
+            query[r],
+            search.candidates,
+            search.condition,
+            breadth=breadth,
+            exact=r == "dense" and search.candidates >= _EXACT_FROM,
+        )
+        for r in search.proposing
+    ]
     found: Parts = {r: {} for r in _REPRESENTATIONS} | _ask(engine, legs)
     candidates = list(dict.fromkeys(point for r in search.proposing for point in found[r]))
     legs = []

@@ -157,7 +157,7 @@ class QdrantEngine:
                 using=leg.using,
                 limit=leg.limit,
                 filter=_filter(leg.condition, leg.among),
-                params=None if self._collection.is_local else models.SearchParams(hnsw_ef=leg.breadth),
+                params=None if self._collection.is_local else _params(leg),
                 with_payload=False,
                 with_vector=False,
             )
@@ -228,6 +228,14 @@ def _point(record: Record) -> models.PointStruct:
     if record.multi_vector is not None:
         vectors["multi_vector"] = record.multi_vector.tolist()
     return models.PointStruct(id=record.point, vector=vectors, payload=to_payload(record.entry))
+
+
+def _params(leg: Leg) -> models.SearchParams:
+    return models.SearchParams(
+        hnsw_ef=leg.breadth,
+        exact=leg.exact or leg.among is not None,
+        quantization=models.QuantizationSearchParams(rescore=True),
+    )
 
 
 def _vector(vector: NDArray[np.float32] | SparseVector) -> Any:

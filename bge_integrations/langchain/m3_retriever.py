@@ -173,8 +173,8 @@ class BGEM3Retriever(BaseRetriever):
         check_k(k)
         return {
             "k": max(k, self.fetch_k) if self.reranker else k,
-            "mode": mode or self.mode,
-            "weights": weights or self.weights,
+            "mode": self.mode if mode is None else mode,
+            "weights": self.weights if weights is None else weights,
             "filter": self.filter if filter is None else filter,
             "fusion": self.fusion,
             "candidates": self.candidates,

@@ -132,6 +132,8 @@ class BGEM3VectorStore(VectorStore):
         cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
     ) -> Self:
         """As `from_texts`, for documents."""
+        if settings.get("ids") is None:
+            settings.pop("ids", None)
         return cls.from_texts(embedding=embedding, **{**columns(documents), **settings})
 
     @classmethod

@@ -44,12 +44,13 @@ def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _condition(part: MetadataFilter) -> dict[str, Any] | None:
+    key = f'"{part.key}"'  # LlamaIndex' keys are flat: a dot in one is a dot
     if part.operator is FilterOperator.IS_EMPTY:
-        return {part.key: {"$exists": False}}
+        return {key: {"$exists": False}}
     if part.operator is FilterOperator.ALL:
         if not isinstance(part.value, list):
             raise InvalidInputError(f"the filter on {part.key!r} with operator 'all' needs a list, got {part.value!r}")
-        return {"$and": [{part.key: value} for value in part.value]} if part.value else None
+        return {"$and": [{key: value} for value in part.value]} if part.value else None
     if part.operator not in _OPERATORS:
         known = ", ".join(
             f"'{operator.value}'" for operator in (*_OPERATORS, FilterOperator.ALL, FilterOperator.IS_EMPTY)
@@ -58,4 +59,4 @@ def _condition(part: MetadataFilter) -> dict[str, Any] | None:
             f"the filter on {part.key!r} has the operator '{part.operator.value}', which a BGEM3Index does not know; "
             f"use {known}"
         )
-    return {part.key: {_OPERATORS[part.operator]: part.value}}
+    return {key: {_OPERATORS[part.operator]: part.value}}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -33,7 +35,7 @@ from bge_integrations.core.checks import check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.places import MEMORY
-from bge_integrations.llama_index.m3_retriever import REF_DOC, BGEM3Retriever, check_search, to_node
+from bge_integrations.llama_index.m3_retriever import REF_DOC, BGEM3Retriever, check_search, is_node, to_node
 
 if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
@@ -51,6 +53,7 @@ _Rows = tuple[list[str], list[str], list[dict[str, Any]]]
 _VERSION = "_ref_doc_version"
 #: So many documents are looked up with one filter; each page of the answer reads the whole filter.
 _ASKED_AT_ONCE = 500
+_WAIT = 0.005  # seconds
 #: Arguments of LlamaIndex' own BGEM3Index that have another name here, and those that have none.
 _RENAMED = {"model_name": "model", "doc_maxlen": "max_length", "weights_for_different_modes": "weights"}
 _REPLACED = {
@@ -153,6 +156,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         self.weights: Weights = arguments.pop("weights", (1.0, 1.0, 1.0))
         check_search(weights=self.weights)
         self._show_progress = show_progress
+        self._replacing = threading.Lock()  # one look-up of a document and its replacement at a time
         if m3_index is None:
             path = arguments.pop("path", None)
             self._m3_index = M3Index.open(MEMORY if path is None else path, **arguments)
@@ -199,7 +203,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             **settings,
         )
         try:
-            with index._callback_manager.as_trace("index_construction"):
+            with index._callback_manager.as_trace("index_construction"), index._replacing:
                 index._put(documents, index._stored(documents))
         except BaseException:
             index.close()
@@ -261,7 +265,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         documents: dict[str, RefDocInfo] = {}
         for entry in self._m3_index.scan():
             ref_doc_id = entry.metadata.get(REF_DOC)
-            if ref_doc_id is None:
+            if ref_doc_id is None or not is_node(entry):
                 continue
             if ref_doc_id not in documents:
                 documents[ref_doc_id] = RefDocInfo(metadata=to_node(entry).metadata)
@@ -296,13 +300,14 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     def insert(self, document: Document) -> None:  # type: ignore[override]
         """Insert a document, in place of itself if it is there."""
-        with self._callback_manager.as_trace("insert"):
+        with self._callback_manager.as_trace("insert"), self._replacing:
             self._put([document], self._stored([document]))
 
     async def ainsert(self, document: Document) -> None:  # type: ignore[override]
         """As `insert`, without blocking the event loop."""
         with self._callback_manager.as_trace("ainsert"):
-            await self._aput([document], await asyncio.to_thread(self._stored, [document]))
+            async with self._areplacing():
+                await self._aput([document], await asyncio.to_thread(self._stored, [document]))
 
     def update_ref_doc(self, document: Document) -> None:  # type: ignore[override]
         """The same as `insert`."""
@@ -316,7 +321,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     def refresh_ref_docs(self, documents: Sequence[Document]) -> list[bool]:  # type: ignore[override]
         """Insert the documents that are new, changed, or not there as a whole; tell for each whether it was."""
-        with self._callback_manager.as_trace("refresh_ref_docs"):
+        with self._callback_manager.as_trace("refresh_ref_docs"), self._replacing:
             stored = self._stored(documents)
             changed = _changed(documents, stored)
             self._put([document for document, new in zip(documents, changed, strict=True) if new], stored)
@@ -325,10 +330,11 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def arefresh_ref_docs(self, documents: Sequence[Document]) -> list[bool]:  # type: ignore[override]
         """As `refresh_ref_docs`, without blocking the event loop."""
         with self._callback_manager.as_trace("arefresh_ref_docs"):
-            stored = await asyncio.to_thread(self._stored, documents)
-            changed = _changed(documents, stored)
-            await self._aput([document for document, new in zip(documents, changed, strict=True) if new], stored)
-            return changed
+            async with self._areplacing():
+                stored = await asyncio.to_thread(self._stored, documents)
+                changed = _changed(documents, stored)
+                await self._aput([document for document, new in zip(documents, changed, strict=True) if new], stored)
+                return changed
 
     def delete_nodes(self, node_ids: list[str], delete_from_docstore: bool = False) -> None:  # type: ignore[override]
         """Delete nodes by their ids. There is no docstore that they could be left in."""
@@ -365,6 +371,16 @@ class BGEM3Index(BaseIndex[IndexDict]):
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
         self.delete_nodes([node_id])
 
+    @asynccontextmanager
+    async def _areplacing(self) -> AsyncIterator[None]:
+        """As `_replacing`. Waiting in threads would take those that the holder needs."""
+        while not self._replacing.acquire(blocking=False):
+            await asyncio.sleep(_WAIT)
+        try:
+            yield
+        finally:
+            self._replacing.release()
+
     def _put(self, documents: Sequence[Document], stored: Mapping[str, _Stored]) -> None:
         """Have these documents in the index, and nothing else of them."""
         versions = _versions(documents)  # before the transformations, which may change documents
@@ -396,6 +412,8 @@ class BGEM3Index(BaseIndex[IndexDict]):
         stored: dict[str, _Stored] = defaultdict(_Stored)
         for ids in iter_batch(sorted({document.node_id for document in documents}), _ASKED_AT_ONCE):
             for entry in self._m3_index.scan({REF_DOC: {"$in": ids}}):
+                if not is_node(entry):
+                    continue
                 document = stored[entry.metadata[REF_DOC]]
                 document.texts[entry.id] = entry.text
                 document.versions.append(entry.metadata.get(_VERSION))

@@ -97,8 +97,13 @@ class BGEM3Retriever(BaseRetriever):
         return [_scored(hit) for hit in hits]
 
 
+def is_node(entry: Entry) -> bool:
+    """Whether LlamaIndex wrote it, and not something else that uses the same index."""
+    return "_node_content" in entry.metadata
+
+
 def to_node(entry: Entry) -> BaseNode:
-    if "_node_content" not in entry.metadata:  # not written by LlamaIndex
+    if not is_node(entry):
         return TextNode(id_=entry.id, text=entry.text, metadata=entry.metadata)
     node: BaseNode = metadata_dict_to_node(entry.metadata)
     return node
