@@ -373,6 +373,22 @@ def _filter(condition: Condition | None, among: Sequence[str] | None = None) -> 
     return edge.Filter(must=must) if must else None
 
 
+class _Truth:
+    """A bool to the engine, which takes Python's own for the whole number that it also is.
+
+    It looks for a bool of numpy's by its name; numpy's own were whole numbers too before 2.3.
+    """
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __bool__(self) -> bool:
+        return self._value
+
+
+_Truth.__module__, _Truth.__name__ = "numpy", "bool_"
+
+
 def _translate(condition: Condition) -> Any:
     match condition:
         case AllOf(conditions):
@@ -386,8 +402,7 @@ def _translate(condition: Condition) -> Any:
         case Missing(path):
             return edge.IsEmptyCondition(json_path(path))
         case Matches(path, (bool(value),)):
-            # the engine takes a Python bool for the whole number that it also is, a numpy one for what it is
-            return edge.FieldCondition(json_path(path), match=edge.MatchValue(np.bool_(value)))  # type: ignore[arg-type]
+            return edge.FieldCondition(json_path(path), match=edge.MatchValue(_Truth(value)))  # type: ignore[arg-type]
         case Matches(path, (int(value),)):
             return edge.FieldCondition(json_path(path), match=edge.MatchValue(value))
         case Matches(path, values):
