@@ -365,8 +365,8 @@ class M3Index:
         if self._recomputes(search):
             texts = _texts_of(found)
             passages = self.embedder.encode(texts, **_RECOMPUTED).multi_vector
-            _score_multi_vectors(found, encoded, texts, passages)
-        return [answer.hits(search) for answer in found]
+            _score_multi_vectors(found, encoded, texts, passages, search)
+        return [answer.hits() for answer in found]
 
     async def asearch_many(
         self,
@@ -386,8 +386,8 @@ class M3Index:
         if self._recomputes(search):
             texts = _texts_of(found)
             passages = (await self.embedder.aencode(texts, **_RECOMPUTED)).multi_vector
-            await asyncio.to_thread(_score_multi_vectors, found, encoded, texts, passages)
-        return [answer.hits(search) for answer in found]
+            await asyncio.to_thread(_score_multi_vectors, found, encoded, texts, passages, search)
+        return [answer.hits() for answer in found]
 
     def search_by_vector(
         self, vector: ArrayLike, k: int = 10, *, filter: Filter | None = None, candidates: int = 200
@@ -403,7 +403,7 @@ class M3Index:
                 f"the vector has the shape {dense.shape}; {self.embedder.dimension} finite numbers are needed"
             )
         with self._lock.shared():
-            return self._find({"dense": dense}, search).hits(search)
+            return self._find({"dense": dense}, search).hits()
 
     def flush(self) -> None:
         """Return when all that was written is on disk. `add` and `delete` do so themselves."""
@@ -583,8 +583,9 @@ class M3Index:
             query = {name: vector for name, vector in query.items() if name != "multi_vector"}
         engine = self._open_engine()
         parts, candidates = find(engine, query, search)
-        points = candidates if self._recomputes(search) else [point for point, _ in rank(parts, search)]
-        return _Found(parts, engine.fetch(points) if points else {})
+        ranked = [] if self._recomputes(search) else rank(parts, search)
+        points = candidates if self._recomputes(search) else [point for point, _ in ranked]
+        return _Found(parts, ranked, engine.fetch(points) if points else {})
 
 
 @dataclass
@@ -601,19 +602,20 @@ class _Plan:
 
 @dataclass
 class _Found:
-    """The scores of one query's candidates, and the payloads of those that may be hits."""
+    """The scores of one query's candidates, the best and their scores, and the payloads of those that may be these."""
 
     parts: Parts
+    ranked: list[tuple[str, float]]
     payloads: dict[str, dict[str, Any]]
 
-    def hits(self, search: Search) -> list[Hit]:
+    def hits(self) -> list[Hit]:
         return [
             Hit(
                 **vars(from_payload(self.payloads[point])),
                 score=score,
                 scores={name: scores[point] for name, scores in self.parts.items()},
             )
-            for point, score in rank(self.parts, search)
+            for point, score in self.ranked
             if point in self.payloads
         ]
 
@@ -628,9 +630,9 @@ def _texts_of(found: Iterable[_Found]) -> list[str]:
 
 
 def _score_multi_vectors(
-    found: Sequence[_Found], queries: Embeddings, texts: Sequence[str], passages: MultiVectors | None
+    found: Sequence[_Found], queries: Embeddings, texts: Sequence[str], passages: MultiVectors | None, search: Search
 ) -> None:
-    """Add max-sim scores to the parts, from the vectors of the texts."""
+    """Add max-sim scores to the parts, from the vectors of the texts, and rank by all of them."""
     assert queries.multi_vector is not None
     assert passages is not None
     places = {text: i for i, text in enumerate(texts)}
@@ -639,6 +641,7 @@ def _score_multi_vectors(
         width = query.shape[1]
         scores = max_sim(MultiVectors.from_rows([query], width), MultiVectors.from_rows(rows, width))[0]
         answer.parts["multi_vector"] = dict(zip(answer.payloads, scores.tolist(), strict=True))
+        answer.ranked = rank(answer.parts, search)
 
 
 def _length(texts: object) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
@@ -20,12 +20,20 @@ if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
     from llama_index.core.vector_stores.types import MetadataFilters
 
-    from bge_integrations.index import Entry, Hit
+    from bge_integrations.index import Entry, Hit, M3Index
     from bge_integrations.index.search import Fusion, Mode, Weights
-    from bge_integrations.llama_index.m3_index import BGEM3Index
 
 #: The key under which an entry's metadata has the id of its document, by LlamaIndex' own convention.
 REF_DOC = "ref_doc_id"
+
+
+class Searched(Protocol):
+    """What a retriever needs of a `BGEM3Index`."""
+
+    weights: Weights
+
+    @property
+    def m3_index(self) -> M3Index: ...
 
 
 class NodeWithScores(NodeWithScore):
@@ -45,7 +53,7 @@ class BGEM3Retriever(BaseRetriever):
     Results are `NodeWithScores`: `.scores` has the parts of the score.
 
     Args:
-        index: What to search.
+        index: What to search, a `BGEM3Index`.
         similarity_top_k: How many nodes to find.
         mode: "hybrid", or "dense", "sparse", "multi_vector" alone.
         weights: Of the dense, sparse and multi-vector scores; None takes the index'.
@@ -61,7 +69,7 @@ class BGEM3Retriever(BaseRetriever):
 
     def __init__(
         self,
-        index: BGEM3Index,
+        index: Searched,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         mode: Mode = "hybrid",
         weights: Weights | None = None,
