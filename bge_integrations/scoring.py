@@ -106,8 +106,7 @@ def hybrid_scores(
     Raises:
         InvalidInputError: A representation is missing, or the weights can't be used.
     """
-    if len(weights) != 3 or any(not np.isfinite(w) or w < 0 for w in weights) or not sum(weights) > 0:
-        raise InvalidInputError(f"weights={weights} must be three numbers >= 0, for dense, sparse and multi-vector")
+    check_weights(weights)
     parts = (queries.dense, passages.dense, queries.sparse, passages.sparse)
     if any(part is None for part in parts) or queries.multi_vector is None or passages.multi_vector is None:
         raise InvalidInputError("encode queries and passages with dense=True, sparse=True and multi_vector=True")
@@ -117,20 +116,44 @@ def hybrid_scores(
     assert passages.sparse is not None
     if queries.dense.shape[1] != passages.dense.shape[1]:
         raise InvalidInputError("dense vectors differ in width; encode both with one model and one truncate_dim")
-    w0, w1, w2 = (float(w) for w in weights)  # plain floats keep float32 arrays float32
+    w0, w1, _ = weights
     dense = queries.dense @ passages.dense.T
     sparse = lexical_scores(queries.sparse, passages.sparse)
     multi_vector = max_sim(queries.multi_vector, passages.multi_vector)
-    both: NDArray[np.float32] = w0 * dense + w1 * sparse
-    sparse_dense: NDArray[np.float32] = np.divide(both, (w0 + w1) or 1.0, dtype=np.float32)
-    hybrid: NDArray[np.float32] = np.divide(both + w2 * multi_vector, w0 + w1 + w2, dtype=np.float32)
     return HybridScores(
         dense=dense,
         sparse=sparse,
         multi_vector=multi_vector,
-        sparse_dense=sparse_dense,
-        hybrid=hybrid,
+        sparse_dense=weighted_mean(dense, sparse, multi_vector, (w0, w1, 0.0)) if w0 + w1 > 0 else np.zeros_like(dense),
+        hybrid=weighted_mean(dense, sparse, multi_vector, weights),
     )
+
+
+def weighted_mean(
+    dense: NDArray[np.float32],
+    sparse: NDArray[np.float32],
+    multi_vector: NDArray[np.float32],
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> NDArray[np.float32]:
+    """(w0·dense + w1·sparse + w2·multi_vector) / (w0 + w1 + w2) of scores of one shape.
+
+    Returns:
+        float32, of that shape.
+
+    Raises:
+        InvalidInputError: The weights can't be used.
+    """
+    check_weights(weights)
+    w0, w1, w2 = (float(w) for w in weights)  # plain floats keep float32 arrays float32
+    total: NDArray[np.float32] = w0 * dense + w1 * sparse + w2 * multi_vector
+    mean: NDArray[np.float32] = np.divide(total, w0 + w1 + w2, dtype=np.float32)
+    return mean
+
+
+def check_weights(weights: tuple[float, float, float]) -> None:
+    """Raise InvalidInputError unless these are three numbers of at least 0, and one is above."""
+    if len(weights) != 3 or any(not np.isfinite(w) or w < 0 for w in weights) or not sum(weights) > 0:
+        raise InvalidInputError(f"weights={weights} must be three numbers >= 0, for dense, sparse and multi-vector")
 
 
 def reciprocal_rank_fusion(

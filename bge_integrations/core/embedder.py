@@ -137,7 +137,7 @@ class Embedder(Loaded):
         "instruction", "pooling", "max_length", "dimension" and "dtype".
         """
         return {
-            "weights": self._session.weights_digest,
+            "weights": self.weights_digest,
             "instruction": self.query_instruction if kind == "query" else self.passage_instruction,
             "pooling": self.pooling,
             "max_length": self.max_length,

@@ -66,6 +66,11 @@ class Loaded:
         self._longest = session.model.config.max_length
         self.max_length = self._longest
 
+    @property
+    def weights_digest(self) -> str:
+        """The same for the same files of weights, wherever they lie and whatever they are called."""
+        return self._session.weights_digest
+
     def close(self) -> None:
         """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
         self._session.close()

@@ -1,0 +1,30 @@
+"""How well an embedder, a mode and a reranker find the right documents: measured on your own data or BEIR's.
+
+`python -m bge_integrations.evaluation --help` does it from the command line.
+"""
+
+from bge_integrations.evaluation.baseline import bm25
+from bge_integrations.evaluation.dataset import Dataset
+from bge_integrations.evaluation.measures import Comparison, Result, compare, measure_run
+from bge_integrations.evaluation.report import Report, evaluate
+from bge_integrations.evaluation.reranking import rerank
+from bge_integrations.evaluation.retrieval import Candidates, find_candidates
+from bge_integrations.evaluation.runs import Run
+from bge_integrations.evaluation.tuning import Tuned, tune_weights
+
+__all__ = [
+    "Candidates",
+    "Comparison",
+    "Dataset",
+    "Report",
+    "Result",
+    "Run",
+    "Tuned",
+    "bm25",
+    "compare",
+    "evaluate",
+    "find_candidates",
+    "measure_run",
+    "rerank",
+    "tune_weights",
+]

@@ -1,0 +1,134 @@
+"""BM25: what a model has to beat."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from bge_integrations.core.progress import progress_bar
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.dataset import Dataset
+from bge_integrations.evaluation.extra import import_extra
+from bge_integrations.evaluation.runs import Run
+
+#: Han, kana and hangul, which are written without spaces or with few.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_CJK_RUN = re.compile(f"[{_CJK}]+")
+_CJK_OR_WORD = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
+
+
+def bm25(
+    data: Dataset,
+    *,
+    language: str = "english",
+    stemmer: bool = True,
+    stopwords: bool = True,
+    k1: float = 1.2,
+    b: float = 0.75,
+    depth: int = 1000,
+    show_progress: bool = False,
+) -> Run:
+    """Search by Lucene's BM25 (Kamphuis et al., ECIR 2020), exactly, with bm25s and PyStemmer.
+
+    Words are runs of two or more letters and digits, in lower case. With `language="cjk"`, for Chinese, Japanese and
+    Korean, neighbouring characters are taken as pairs instead, as Lucene's CJKAnalyzer does, without stems or stop
+    words. Documents that share no word with the query are not found, and a document with the query's own id is left
+    out.
+
+    Args:
+        data: Queries and documents.
+        language: Of the stemmer and the stop words ("english", "german", ...), or "cjk".
+        stemmer: Whether words are reduced to their stems.
+        stopwords: Whether the language's most frequent words are left out.
+        k1: How much a word's repetitions count.
+        b: How much long documents are held back, from 0 to 1.
+        depth: How many documents per query.
+        show_progress: Show a bar.
+
+    Returns:
+        A run named "BM25", with the language behind it if that is not English.
+
+    Raises:
+        InvalidInputError: There is no stemmer or no list of stop words for this language, the documents are written in
+            characters that `language="cjk"` is for, or no document has a word.
+    """
+    bm25s = import_extra("bm25s")
+    started = time.perf_counter()
+    document_ids = sorted(data.documents)  # so that among equal scores the smaller id comes first
+    query_ids = data.judged
+    documents = [data.documents[key] for key in document_ids]
+    texts = [data.queries[key] for key in query_ids]
+    if language == "cjk":
+        words, query_words = [_pairs(text) for text in documents], [_pairs(text) for text in texts]
+    else:
+        _check_script(documents)
+        words = _words(documents, language, stemmer, stopwords)
+        query_words = _words(texts, language, stemmer, stopwords)
+    if not any(words):
+        raise InvalidInputError(f"no document of {data.name!r} has a word to search for")
+    index = bm25s.BM25(method="lucene", k1=k1, b=b)
+    index.index(words, show_progress=False)
+    indexed = time.perf_counter()
+    own = {key: place for place, key in enumerate(document_ids)}
+    rankings = {}
+    with progress_bar(len(query_ids), "query", show_progress) as bar:
+        for query, asked in zip(query_ids, query_words, strict=True):
+            scores = index.get_scores(asked) if asked else np.zeros(len(document_ids), np.float32)
+            if query in own:
+                scores[own[query]] = 0.0
+            found = np.flatnonzero(scores > 0)
+            best = found[np.argsort(-scores[found], kind="stable")[:depth]].tolist()
+            if best:
+                rankings[query] = [(document_ids[place], float(scores[place])) for place in best]
+            bar.update()
+    seconds = {"encode": indexed - started, "search": time.perf_counter() - indexed}
+    return Run("BM25" if language == "english" else f"BM25 {language}", rankings, seconds)
+
+
+def _words(texts: list[str], language: str, stemmer: bool, stopwords: bool) -> list[list[str]]:
+    bm25s = import_extra("bm25s")
+    stemmers = import_extra("Stemmer")
+    if stemmer and language not in stemmers.algorithms():
+        raise InvalidInputError(
+            f"there is no stemmer for language={language!r}; leave it out with stemmer=False, or take one of "
+            f"{', '.join(stemmers.algorithms())}, or 'cjk' for Chinese, Japanese and Korean"
+        )
+    try:
+        words: list[list[str]] = bm25s.tokenize(
+            texts,
+            stopwords=language if stopwords else None,
+            stemmer=stemmers.Stemmer(language) if stemmer else None,
+            return_ids=False,
+            show_progress=False,
+        )
+    except ValueError as error:
+        if not stopwords:
+            raise
+        raise InvalidInputError(
+            f"there are no stop words for language={language!r}; leave them out with stopwords=False"
+        ) from error
+    return words
+
+
+def _pairs(text: str) -> list[str]:
+    """Words in lower case, but each run of CJK characters as its overlapping pairs."""
+    found: list[str] = []
+    for run in _CJK_OR_WORD.findall(text.lower()):
+        if _CJK_RUN.match(run) and len(run) > 1:
+            found += [run[i : i + 2] for i in range(len(run) - 1)]
+        else:
+            found.append(run)
+    return found
+
+
+def _check_script(documents: Sequence[str]) -> None:
+    """Whole sentences would be taken as words, and the baseline would be none."""
+    characters = sum(map(len, documents))
+    if sum(len(run) for text in documents for run in _CJK_RUN.findall(text)) > characters / 2:
+        raise InvalidInputError(
+            "these documents are mostly Chinese, Japanese or Korean, without spaces between words; give BM25 "
+            "language='cjk' (--language cjk), or leave it out with baseline=False (--no-baseline)"
+        )

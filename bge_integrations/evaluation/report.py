@@ -1,0 +1,272 @@
+"""One data set, one embedder: all methods measured, and the report of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bge_integrations
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.baseline import bm25
+from bge_integrations.evaluation.extra import import_extra
+from bge_integrations.evaluation.files import write_text
+from bge_integrations.evaluation.measures import MEASURES, Comparison, Result, compare, measure_run
+from bge_integrations.evaluation.reranking import check_rerank_depth, rerank
+from bge_integrations.evaluation.retrieval import Candidates, Mode, Weights, check_modes, find_candidates
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.reranker import Reranker
+    from bge_integrations.core.session import OnTruncate
+    from bge_integrations.evaluation.dataset import Dataset
+    from bge_integrations.evaluation.runs import Run
+
+_MAIN = "nDCG@10"
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "ir-measures", "bm25s", "PyStemmer")
+_WIDTH = 130
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The results of one evaluation. `report["hybrid"]` is that method's; `print(report)` shows a table.
+
+    Attributes:
+        results: By method, in the order of the table.
+        baseline: Which of these the others are compared with; None for none.
+        candidates: What was found, for `tune_weights`.
+        about: Data set, models, versions and machine.
+    """
+
+    results: dict[str, Result]
+    baseline: str | None
+    candidates: Candidates
+    about: dict[str, Any]
+
+    def __getitem__(self, method: str) -> Result:
+        if method not in self.results:
+            raise InvalidInputError(f"no method {method!r}; the report has {', '.join(map(repr, self.results))}")
+        return self.results[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def comparisons(self) -> dict[str, Comparison]:
+        """nDCG@10 of each method against the baseline."""
+        if self.baseline is None:
+            return {}
+        base = self.results[self.baseline]
+        return {name: compare(result, base, _MAIN) for name, result in self.results.items() if name != self.baseline}
+
+    def table(self) -> Table:
+        """The methods as rows, for a `rich` console."""
+        table: Table = import_extra("rich.table").Table(title=self._title(), title_justify="left")
+        header, rows = self._cells()
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """The table as Markdown, with the title as a heading."""
+        header, rows = self._cells()
+        rule = ["---"] + ["--:"] * (len(header) - 1)
+        lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+        return "\n".join([f"## {self._title()}", "", *lines, ""])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, per query too, and what they were measured with. The rankings are left to the run files."""
+        comparisons = self.comparisons()
+        return {
+            **self.about,
+            "baseline": self.baseline,
+            "methods": {
+                name: {
+                    "means": result.means,
+                    "intervals": result.intervals,
+                    "seconds": result.run.seconds,
+                    "documents_per_second": self._speed(result),
+                    "against_baseline": asdict(comparisons[name]) if name in comparisons else None,
+                    "per_query": result.per_query,
+                }
+                for name, result in self.results.items()
+            },
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write report.json and one TREC run per method, `<method>.trec`, into the folder."""
+        self.save_runs(folder)
+        write_text(Path(folder) / "report.json", self.to_json() + "\n")
+
+    def save_runs(self, folder: str | os.PathLike[str]) -> None:
+        """Write one TREC run per method, `<method>.trec`, into the folder."""
+        for result in self.results.values():
+            result.run.save(Path(folder) / f"{result.run.tag}.trec")
+
+    def __str__(self) -> str:
+        console = import_extra("rich.console").Console(file=io.StringIO(), width=_WIDTH)
+        console.print(self.table())
+        text: str = console.file.getvalue()
+        return text.rstrip("\n")
+
+    def _title(self) -> str:
+        data, embedder, reranker = self.about["data"], self.about["embedder"], self.about["reranker"]
+        models = embedder["name"] + (f", reranked by {reranker['name']}" if reranker else "")
+        return f"{data['name']}: {data['documents']} documents, {data['judged_queries']} queries; {models}"
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        others = [name for name in MEASURES if name != _MAIN]
+        header = ["method", f"{_MAIN} [95 %]", *others]
+        comparisons = self.comparisons()
+        if self.baseline:
+            header.append(f"nDCG@10 less {self.baseline}")
+        header.append("documents/s")
+        rows = []
+        for name, result in self.results.items():
+            lower, upper = result.intervals[_MAIN]
+            row = [name, f"{result.means[_MAIN]:.3f} [{lower:.3f}, {upper:.3f}]"]
+            row += [f"{result.means[other]:.3f}" for other in others]
+            if self.baseline:
+                row.append(_shown(comparisons[name]) if name in comparisons else "")
+            speed = self._speed(result)
+            rows.append([*row, "" if speed is None else f"{speed:.0f}"])
+        return header, rows
+
+    def _speed(self, result: Result) -> float | None:
+        """Documents encoded per second; None where that was not measured."""
+        seconds = result.run.seconds.get("encode", 0.0)
+        return self.about["data"]["documents"] / seconds if seconds > 0 else None
+
+
+def evaluate(
+    data: Dataset,
+    embedder: Embedder,
+    *,
+    modes: Sequence[Mode] | None = None,
+    weights: Weights = (1.0, 1.0, 1.0),
+    reranker: Reranker | None = None,
+    rerank_depth: int = 50,
+    baseline: bool | Run = True,
+    depth: int = 1000,
+    on_truncate: OnTruncate = "warn",
+    show_progress: bool = False,
+) -> Report:
+    """Measure how well an embedder, and a reranker behind it, find the documents that answer.
+
+    Args:
+        data: Queries, documents and judgements. A document with a query's own id is left out of its ranking.
+        embedder: Any.
+        modes: "dense", and for bge-m3 "sparse", "multi_vector" and "hybrid"; None takes all that the embedder has.
+        weights: Of dense, sparse and multi-vector scores in "hybrid".
+        reranker: Reorders the best of "hybrid", or of the first mode where that is not among them.
+        rerank_depth: How many documents of each query are reranked.
+        baseline: What to compare with: True is English BM25, False nothing, and a `Run` that one (BM25 in another
+            language, or your present search).
+        depth: How many documents per query are ranked.
+        on_truncate: "warn" where texts are longer than the model's max_length and cut; see `Embedder.encode`.
+        show_progress: Show bars.
+
+    Raises:
+        InvalidInputError: The embedder does not have such a mode, or an argument can't be used.
+        ImportError: The extra "eval" is not installed.
+    """
+    chosen = check_modes(modes, embedder)
+    check_rerank_depth(rerank_depth)
+    results: dict[str, Result] = {}
+    base = None
+    if baseline:  # first, as it fails fastest
+        run = bm25(data, depth=depth, show_progress=show_progress) if baseline is True else baseline
+        base = run.name
+        if base.split(" + ")[0] in chosen:
+            raise InvalidInputError(f"the baseline is named {base!r}, as a method is; give its run another name")
+        results[base] = measure_run(data, run)
+    candidates = find_candidates(
+        data, embedder, modes=chosen, weights=weights, depth=depth, on_truncate=on_truncate, show_progress=show_progress
+    )
+    runs = {mode: candidates.run(mode, depth) for mode in candidates.modes}
+    found = list(runs.values())
+    if reranker is not None:
+        first = runs.get("hybrid", found[0])
+        found.append(rerank(data, first, reranker, rerank_depth, on_truncate=on_truncate, show_progress=show_progress))
+    for run in found:
+        results[run.name] = measure_run(data, run)
+    about = {
+        "data": {"name": data.name, "documents": len(data.documents), "judged_queries": len(data.judged)},
+        "embedder": _about_embedder(embedder),
+        "reranker": None if reranker is None else _about_reranker(reranker),
+        "weights": list(weights),
+        "rerank_depth": rerank_depth,
+        "depth": depth,
+        "versions": {"bge-integrations": bge_integrations.__version__, **_versions()},
+        "machine": _machine(),
+    }
+    return Report(results, base, candidates, about)
+
+
+def _shown(comparison: Comparison) -> str:
+    p = comparison.p_value
+    return f"{comparison.difference:+.3f} (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
+
+
+def _about_embedder(embedder: Embedder) -> dict[str, Any]:
+    return {
+        "name": embedder.name,
+        "revision": embedder.revision,
+        "device": embedder.device,
+        "weights": embedder.weights_digest,
+        "pooling": embedder.pooling,
+        "max_length": embedder.max_length,
+        "dimension": embedder.dimension,
+        "dtype": embedder.dtype,
+        "query_instruction": embedder.query_instruction,
+        "passage_instruction": embedder.passage_instruction,
+    }
+
+
+def _about_reranker(reranker: Reranker) -> dict[str, Any]:
+    return {
+        "name": reranker.name,
+        "device": reranker.device,
+        "weights": reranker.weights_digest,
+        "max_length": reranker.max_length,
+        "dtype": reranker.dtype,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # bm25s and PyStemmer, where the baseline is not BM25
+            continue
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

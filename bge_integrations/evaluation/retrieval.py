@@ -1,0 +1,277 @@
+"""The exact search: an embedder's best documents for each query, with all the scores they are ranked by.
+
+Documents are encoded and scored a chunk at a time, and only the best are kept, so that the memory needed depends on the
+chunk and the queries, not on the number of documents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from bge_integrations.core.progress import progress_bar
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.runs import Run
+from bge_integrations.scoring import check_weights, lexical_scores, max_sim, weighted_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.outputs import Embeddings
+    from bge_integrations.core.session import OnTruncate
+    from bge_integrations.evaluation.dataset import Dataset
+
+Representation = Literal["dense", "sparse", "multi_vector"]
+Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
+Weights = tuple[float, float, float]
+
+_REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
+_MODES: tuple[Mode, ...] = get_args(Mode)
+#: Documents of each mode that are kept for each query, at least: enough to rank by other weights later.
+_CANDIDATES = 1000
+_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """For each query, the documents that are among the best of any mode, with their scores by each representation.
+
+    Attributes:
+        modes: What the documents were searched by.
+        weights: Of dense, sparse and multi-vector scores in "hybrid".
+        kept: How many documents of each mode were kept for each query, where there were so many.
+        query_ids: The judged queries.
+        document_ids: All documents, ascending.
+        places: One int64 (n,) per query: places in `document_ids`, ascending.
+        scores: One dict per query: float32 (n,) by representation, of the documents at `places`.
+        seconds: "encode" for the documents, and for each mode its search, the queries' encoding included.
+    """
+
+    modes: tuple[Mode, ...]
+    weights: Weights
+    kept: int
+    query_ids: list[str]
+    document_ids: list[str]
+    places: list[NDArray[np.int64]]
+    scores: list[dict[Representation, NDArray[np.float32]]]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def only(self, query_ids: Collection[str]) -> Candidates:
+        """Those of these queries."""
+        chosen = set(query_ids)
+        rows = [row for row, key in enumerate(self.query_ids) if key in chosen]
+        return replace(
+            self,
+            query_ids=[self.query_ids[row] for row in rows],
+            places=[self.places[row] for row in rows],
+            scores=[self.scores[row] for row in rows],
+        )
+
+    def run(self, mode: Mode, depth: int = 1000, weights: Weights | None = None) -> Run:
+        """The best `depth` documents for each query; of equal scores, the smaller id comes first.
+
+        A sparse search finds only documents that share a token with the query.
+
+        Args:
+            mode: One of `modes`.
+            depth: How many, at most `kept`.
+            weights: For "hybrid", other ones than the documents were searched by. The ranking is then that of the
+                candidates, which lacks a document only if it is among the best of neither representation.
+
+        Raises:
+            InvalidInputError: The mode's representations were not computed, or an argument can't be used.
+        """
+        if depth > self.kept:
+            raise InvalidInputError(f"depth={depth}, but {self.kept} documents were kept; ask find_candidates for more")
+        representations = representations_of([mode])
+        if not set(representations) <= set(representations_of(self.modes)):
+            raise InvalidInputError(f"{mode!r} was not searched for; put it among the modes")
+        rankings = {}
+        for query, places, scores in zip(self.query_ids, self.places, self.scores, strict=True):
+            found = _scores_of(mode, scores, weights or self.weights)
+            order = np.argsort(-found, kind="stable")[:depth]
+            if mode == "sparse":
+                order = order[found[order] > 0]
+            if len(order):
+                ids = [self.document_ids[place] for place in places[order].tolist()]
+                rankings[query] = list(zip(ids, found[order].tolist(), strict=True))
+        seconds = {
+            name: self.seconds[key] for name, key in (("encode", "encode"), ("search", mode)) if key in self.seconds
+        }
+        return Run(mode, rankings, seconds)
+
+
+def find_candidates(
+    data: Dataset,
+    embedder: Embedder,
+    *,
+    modes: Sequence[Mode] | None = None,
+    weights: Weights = (1.0, 1.0, 1.0),
+    depth: int = 1000,
+    on_truncate: OnTruncate = "warn",
+    show_progress: bool = False,
+) -> Candidates:
+    """Search all documents for each judged query, exactly.
+
+    Queries are encoded as queries and documents as passages, once for all modes. A document with the query's own id is
+    left out of that query's ranking, as BEIR does: there, it is the query itself.
+
+    Args:
+        data: Queries and documents.
+        embedder: Any; bge-m3 (or "pocket") for other modes than "dense".
+        modes: What to search by; None takes all that the embedder has.
+        weights: Of dense, sparse and multi-vector scores in "hybrid", which is `scoring.weighted_mean`.
+        depth: How many documents a ranking will need; at least 1000 are kept in any case.
+        on_truncate: As in `Embedder.encode`; "warn" warns once for each chunk of 512 documents.
+        show_progress: Show a bar.
+
+    Raises:
+        InvalidInputError: The embedder does not have such a mode, or an argument can't be used.
+    """
+    chosen = check_modes(modes, embedder)
+    check_weights(weights)
+    if not isinstance(depth, int) or depth < 1:
+        raise InvalidInputError(f"depth={depth!r} must be a whole number of at least 1")
+    representations = representations_of(chosen)
+    asked = {name: name in representations for name in _REPRESENTATIONS}
+    started = time.perf_counter()
+    query_ids = data.judged
+    texts = [data.queries[key] for key in query_ids]
+    queries = embedder.encode(texts, kind="query", on_truncate=on_truncate, **asked)
+    seconds: dict[str, float] = dict.fromkeys(chosen, time.perf_counter() - started)
+    seconds["encode"] = 0.0
+
+    document_ids = sorted(data.documents)  # so that among equal scores the earlier place is the smaller id
+    place_of = {key: place for place, key in enumerate(document_ids)}
+    own = np.array([place_of.get(key, -1) for key in query_ids], np.int64)
+    kept = max(depth, _CANDIDATES)
+    best = {mode: _Best(len(query_ids), kept, own) for mode in chosen}
+    with progress_bar(len(document_ids), "document", show_progress) as bar:
+        for first in range(0, len(document_ids), _CHUNK):
+            ids = document_ids[first : first + _CHUNK]
+            started = time.perf_counter()
+            passages = embedder.encode(
+                [data.documents[key] for key in ids], kind="passage", on_truncate=on_truncate, **asked
+            )
+            seconds["encode"] += time.perf_counter() - started
+            scores: dict[Representation, NDArray[np.float32]] = {}
+            taken = {}
+            for name in representations:
+                started = time.perf_counter()
+                scores[name] = _score(name, queries, passages)
+                taken[name] = time.perf_counter() - started
+            for mode in chosen:
+                started = time.perf_counter()
+                best[mode].add(first, _scores_of(mode, scores, weights), scores)
+                seconds[mode] += time.perf_counter() - started + sum(taken[name] for name in representations_of([mode]))
+            bar.update(len(ids))
+    places, scores_kept = _union(list(best.values()), representations)
+    return Candidates(chosen, weights, kept, query_ids, document_ids, places, scores_kept, seconds)
+
+
+def representations_of(modes: Sequence[Mode]) -> tuple[Representation, ...]:
+    """What has to be computed for these modes."""
+    return tuple(name for name in _REPRESENTATIONS if name in modes or "hybrid" in modes)
+
+
+def check_modes(modes: Sequence[Mode] | None, embedder: Embedder) -> tuple[Mode, ...]:
+    """The modes to search by: those asked for, or all that the embedder has.
+
+    Raises:
+        InvalidInputError: The embedder does not have such a mode, or there is no such mode.
+    """
+    available = _MODES if embedder.has_sparse and embedder.has_multi_vector else _MODES[:1]
+    if modes is None:
+        return available
+    chosen = tuple(modes)
+    if isinstance(modes, str) or not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(_MODES):
+        raise InvalidInputError(f"modes={modes!r} must be some of {', '.join(map(repr, _MODES))}, each once, in a list")
+    if missing := [mode for mode in chosen if mode not in available]:
+        raise InvalidInputError(
+            f"{embedder.name} has no sparse and multi-vector heads, which {missing[0]!r} needs; load bge-m3 (or "
+            "'pocket'), or take modes=['dense']"
+        )
+    return chosen
+
+
+class _Best:
+    """The best documents of one mode so far, for each query.
+
+    Args:
+        queries: Their number.
+        count: How many documents to keep for each.
+        own: int64 (queries,), the place of the document that has the query's id, -1 where there is none.
+    """
+
+    def __init__(self, queries: int, count: int, own: NDArray[np.int64]) -> None:
+        self._count = count
+        self._own = own
+        self.places = np.empty((queries, 0), np.int64)
+        self._ranked_by = np.empty((queries, 0), np.float32)
+        self.scores: dict[Representation, NDArray[np.float32]] = {}
+
+    def add(
+        self, first: int, ranked_by: NDArray[np.float32], scores: dict[Representation, NDArray[np.float32]]
+    ) -> None:
+        """Take the documents from place `first` on: float32 (queries, documents) to rank by, and to keep beside."""
+        new = np.broadcast_to(np.arange(first, first + ranked_by.shape[1]), ranked_by.shape)
+        ranked_by = np.where(new == self._own[:, None], np.float32(-np.inf), ranked_by)
+        all_ranked = np.concatenate([self._ranked_by, ranked_by], axis=1)
+        order = np.argsort(-all_ranked, axis=1, kind="stable")[:, : self._count]
+        self._ranked_by = np.take_along_axis(all_ranked, order, axis=1)
+        self.places = np.take_along_axis(np.concatenate([self.places, new], axis=1), order, axis=1)
+        for name, columns in scores.items():
+            kept = self.scores.get(name, np.empty((len(order), 0), np.float32))
+            self.scores[name] = np.take_along_axis(np.concatenate([kept, columns], axis=1), order, axis=1)
+
+    def found(self, query: int) -> NDArray[np.bool_]:
+        """Which columns of a query's row are documents to rank."""
+        ranked: NDArray[np.bool_] = self.places[query] != self._own[query]
+        return ranked
+
+
+def _union(
+    best: Sequence[_Best], representations: Sequence[Representation]
+) -> tuple[list[NDArray[np.int64]], list[dict[Representation, NDArray[np.float32]]]]:
+    """Each query's different documents of all modes, by ascending place, and their scores."""
+    all_places, all_scores = [], []
+    for query in range(len(best[0].places)):
+        found = [b.found(query) for b in best]
+        places, columns = np.unique(
+            np.concatenate([b.places[query][f] for b, f in zip(best, found, strict=True)]), return_index=True
+        )
+        all_places.append(places)
+        all_scores.append(
+            {
+                name: np.concatenate([b.scores[name][query][f] for b, f in zip(best, found, strict=True)])[columns]
+                for name in representations
+            }
+        )
+    return all_places, all_scores
+
+
+def _score(name: Representation, queries: Embeddings, passages: Embeddings) -> NDArray[np.float32]:
+    """float32 (queries, passages)."""
+    if name == "dense":
+        assert queries.dense is not None
+        assert passages.dense is not None
+        products: NDArray[np.float32] = queries.dense @ passages.dense.T
+        return products
+    if name == "sparse":
+        assert queries.sparse is not None
+        assert passages.sparse is not None
+        return lexical_scores(queries.sparse, passages.sparse)
+    assert queries.multi_vector is not None
+    assert passages.multi_vector is not None
+    return max_sim(queries.multi_vector, passages.multi_vector)
+
+
+def _scores_of(mode: Mode, scores: dict[Representation, NDArray[np.float32]], weights: Weights) -> NDArray[np.float32]:
+    if mode == "hybrid":
+        return weighted_mean(scores["dense"], scores["sparse"], scores["multi_vector"], weights)
+    return scores[mode]

@@ -1,0 +1,89 @@
+"""A run: the documents that a method found for each query, best first, in memory and in TREC's format."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.files import write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a method found.
+
+    Attributes:
+        name: The method's.
+        rankings: By query id, (document id, score) pairs, best first. A query for which nothing was found is left out.
+        seconds: What took how long, where that was measured: "encode" the documents, "search", "rerank".
+
+    Raises:
+        InvalidInputError: A ranking is not in the order of its scores, or names a document twice.
+    """
+
+    name: str
+    rankings: dict[str, list[tuple[str, float]]]
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for query, ranking in self.rankings.items():
+            scores = [score for _, score in ranking]
+            if not all(map(math.isfinite, scores)) or any(a < b for a, b in pairwise(scores)):
+                raise InvalidInputError(f"the scores of query {query!r} must be finite and fall from first to last")
+            if len({document for document, _ in ranking}) != len(ranking):
+                raise InvalidInputError(
+                    f"a document stands twice in the ranking of query {query!r}; keep its best place"
+                )
+
+    @property
+    def tag(self) -> str:
+        """The name without its spaces, since a TREC line is cut at them."""
+        return "".join(self.name.split())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `query Q0 document rank score tag` lines; scores have all their digits.
+
+        Raises:
+            InvalidInputError: An id has whitespace, which the format can't hold; nothing was written.
+        """
+        lines = []
+        for query, ranking in self.rankings.items():
+            for rank, (document, score) in enumerate(ranking, start=1):
+                for key in (query, document):
+                    if not key or len(key.split()) != 1 or key.split()[0] != key:
+                        raise InvalidInputError(
+                            f"the id {key!r} has whitespace, which TREC's format can't hold; rename it"
+                        )
+                lines.append(f"{query} Q0 {document} {rank} {float(score)!r} {self.tag}\n")
+        write_text(path, "".join(lines))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Run:
+        """Read a TREC run of any program; the order is that of the scores, and among equal ones that of the ranks.
+
+        Raises:
+            InvalidInputError: A line has not six fields, or rank or score is no number; the message has the line.
+        """
+        found: dict[str, list[tuple[float, int, str]]] = {}
+        tag = Path(path).stem
+        try:
+            with open(path, encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        try:
+                            query, _, document, rank, score, tag = line.split()
+                            found.setdefault(query, []).append((-float(score), int(rank), document))
+                        except ValueError as error:
+                            raise InvalidInputError(
+                                f"{path}, line {number} must be: query Q0 document rank score tag"
+                            ) from error
+        except FileNotFoundError as error:
+            raise InvalidInputError(f"{path} is missing; Run.save writes such a file") from error
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"{path} is not UTF-8 text ({error.reason})") from error
+        rankings = {query: [(document, -score) for score, _, document in sorted(rows)] for query, rows in found.items()}
+        return cls(tag, rankings)

@@ -1,0 +1,146 @@
+"""The weights of bge-m3's three scores that suit a data set, and what they gain on queries they were not found on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bge_integrations.core.progress import progress_bar
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.measures import (
+    DEPTHS,
+    Comparison,
+    Result,
+    check_measure,
+    compare,
+    figures,
+    measure_run,
+)
+from bge_integrations.evaluation.retrieval import Candidates, Mode, Weights, find_candidates
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.evaluation.dataset import Dataset
+
+_SINGLE: tuple[Mode, ...] = ("dense", "sparse", "multi_vector")
+_DEFAULT: Weights = (1.0, 1.0, 1.0)
+#: Weights are tried in steps of a tenth.
+_STEPS = 10
+#: Fewer queries than this on a side say nothing.
+_FEWEST = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """The weights found, and all figures beside them.
+
+    Attributes:
+        measure: What was made as large as possible.
+        weights: Of dense, sparse and multi-vector scores; their sum is 1.
+        train: The result on the queries that they were found on; better than can be expected elsewhere.
+        held_out: On the other queries: what to expect.
+        held_out_default: There, with the weights (1, 1, 1).
+        held_out_modes: There, with each of "dense", "sparse" and "multi_vector" alone.
+        comparison: `held_out` against `held_out_default`.
+    """
+
+    measure: str
+    weights: Weights
+    train: Result
+    held_out: Result
+    held_out_default: Result
+    held_out_modes: dict[Mode, Result]
+    comparison: Comparison
+
+
+def tune_weights(
+    data: Dataset,
+    source: Embedder | Candidates,
+    measure: str = "nDCG@10",
+    *,
+    share: float = 0.5,
+    seed: int = 0,
+    depth: int = 1000,
+    show_progress: bool = False,
+) -> Tuned:
+    """Find the weights with the best mean on some of the queries, and measure them on the others.
+
+    All weights in steps of 0.1 whose sum is 1 are tried; of equally good ones, those nearest to equal weights win.
+
+    Args:
+        data: Queries, documents and judgements.
+        source: An embedder with all three representations, or what `find_candidates` found for this data in all four
+            modes (`report.candidates`): then nothing is encoded again.
+        measure: What to make large.
+        share: Of the judged queries, to find the weights on.
+        seed: Of the choice of these queries.
+        depth: How many documents a ranking has, as in `evaluate`.
+        show_progress: Show bars.
+
+    Raises:
+        InvalidInputError: The embedder has no such representations, there are fewer than 10 queries on a side, or an
+            argument can't be used.
+    """
+    check_measure(measure)
+    train, held_out = _split(data, share, seed)
+    if isinstance(source, Candidates):
+        candidates = source
+    else:
+        modes: tuple[Mode, ...] = (*_SINGLE, "hybrid")
+        candidates = find_candidates(data, source, modes=modes, depth=depth, show_progress=show_progress)
+    if {*_SINGLE, "hybrid"} != set(candidates.modes):
+        raise InvalidInputError(
+            "weights need candidates of all four modes; leave modes out where they are searched for"
+        )
+    if candidates.query_ids != data.judged:
+        raise InvalidInputError(f"these are not the candidates for {data.name!r}; find them with the same data")
+    trained_on, tested_on = candidates.only(train.judged), candidates.only(held_out.judged)
+    weights = _best_weights(train, trained_on, measure, depth, show_progress)
+    tuned = measure_run(held_out, tested_on.run("hybrid", depth, weights))
+    default = measure_run(held_out, tested_on.run("hybrid", depth, _DEFAULT))
+    return Tuned(
+        measure=measure,
+        weights=weights,
+        train=measure_run(train, trained_on.run("hybrid", depth, weights)),
+        held_out=tuned,
+        held_out_default=default,
+        held_out_modes={mode: measure_run(held_out, tested_on.run(mode, depth)) for mode in _SINGLE},
+        comparison=compare(tuned, default, measure),
+    )
+
+
+def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The data with the judgements of `share` of the queries, and with those of the others."""
+    if not 0 < share < 1:
+        raise InvalidInputError(f"share={share} must be above 0 and below 1")
+    queries = data.judged
+    order = np.random.default_rng(seed).permutation(len(queries)).tolist()
+    cut = round(share * len(queries))
+    if min(cut, len(queries) - cut) < _FEWEST:
+        raise InvalidInputError(
+            f"{len(queries)} judged queries leave {cut} to find weights on and {len(queries) - cut} to measure "
+            f"them on; at least {_FEWEST} are needed on each side"
+        )
+    return data.only([queries[i] for i in order[:cut]]), data.only([queries[i] for i in order[cut:]])
+
+
+def _best_weights(data: Dataset, candidates: Candidates, measure: str, depth: int, show_progress: bool) -> Weights:
+    shallow = min(depth, DEPTHS[measure] or depth)
+    best, best_mean = _DEFAULT, -1.0
+    grid = sorted(_simplex(), key=lambda weights: (sum(w * w for w in weights), weights))  # equal weights first
+    with progress_bar(len(grid), "weights", show_progress) as bar:
+        for weights in grid:
+            mean = float(np.mean(list(figures(data, candidates.run("hybrid", shallow, weights))[measure].values())))
+            if mean > best_mean + 1e-9:
+                best, best_mean = weights, mean
+            bar.update()
+    return best
+
+
+def _simplex() -> Iterator[Weights]:
+    for dense in range(_STEPS + 1):
+        for sparse in range(_STEPS + 1 - dense):
+            yield dense / _STEPS, sparse / _STEPS, (_STEPS - dense - sparse) / _STEPS
