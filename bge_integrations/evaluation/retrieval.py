@@ -75,7 +75,8 @@ class Candidates:
     def run(self, mode: Mode, depth: int = 1000, weights: Weights | None = None) -> Run:
         """The best `depth` documents for each query; of equal scores, the smaller id comes first.
 
-        A sparse search finds only documents that share a token with the query.
+        A sparse search finds only documents that share a token with the query. Documents of one text may differ in a
+        score's last digit, because matrix products are not computed alike in all columns.
 
         Args:
             mode: One of `modes`.
