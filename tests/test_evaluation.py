@@ -449,11 +449,14 @@ def test_the_report_s_files(tmp_path, report, pocket, pocket_reranker):
     assert Run.read(tmp_path / "out" / "dense.trec").rankings == report["dense"].run.rankings
 
 
-def test_any_run_may_be_the_baseline_or_none(demo, pocket, report):
-    mine = Run("present search", report["BM25"].run.rankings)
+def test_any_run_may_be_the_baseline_or_none(tmp_path, demo, pocket, report):
+    mine = Run("our/search [old]", report["BM25"].run.rankings)
     against = evaluate(demo, pocket, modes=["dense"], baseline=mine, on_truncate="ignore")
-    assert list(against) == ["present search", "dense"]
-    assert against.comparisons()["dense"].second == "present search"
+    assert list(against) == ["our/search [old]", "dense"]
+    assert against.comparisons()["dense"].second == "our/search [old]"
+    assert str(against).count("our/search [old]") == 2
+    against.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "our_search[old].trec", "dense.trec"}
     alone = evaluate(demo, pocket, modes=["dense"], baseline=False, on_truncate="ignore")
     assert list(alone) == ["dense"]
     assert "less" not in str(alone)

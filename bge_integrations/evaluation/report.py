@@ -71,12 +71,13 @@ class Report:
 
     def table(self) -> Table:
         """The methods as rows, for a `rich` console."""
-        table: Table = import_extra("rich.table").Table(title=self._title(), title_justify="left")
+        escape = import_extra("rich.markup").escape  # names may have brackets
+        table: Table = import_extra("rich.table").Table(title=escape(self._title()), title_justify="left")
         header, rows = self._cells()
         for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+            table.add_column(escape(name), justify="right" if i else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
     def markdown(self) -> str:
@@ -117,7 +118,7 @@ class Report:
     def save_runs(self, folder: str | os.PathLike[str]) -> None:
         """Write one TREC run per method, `<method>.trec`, into the folder."""
         for result in self.results.values():
-            result.run.save(Path(folder) / f"{result.run.tag}.trec")
+            result.run.save(Path(folder) / f"{result.run.tag.replace('/', '_')}.trec")
 
     def __str__(self) -> str:
         console = import_extra("rich.console").Console(file=io.StringIO(), width=_WIDTH)
