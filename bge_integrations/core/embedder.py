@@ -137,19 +137,13 @@ class Embedder(Loaded):
         "instruction", "pooling", "max_length", "dimension" and "dtype".
         """
         return {
-            "weights": self._session.weights_digest,
+            "weights": self.weights_digest,
             "instruction": self.query_instruction if kind == "query" else self.passage_instruction,
             "pooling": self.pooling,
             "max_length": self.max_length,
             "dimension": self.dimension,
             "dtype": self.dtype,
         }
-
-    @property
-    def revision(self) -> str | None:
-        """The hub's commit, where the checkpoint lies in the hub's cache."""
-        folder = self._session.key.folder
-        return folder.name if folder.parent.name == "snapshots" else None
 
     @property
     def source(self) -> str:

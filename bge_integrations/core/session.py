@@ -66,9 +66,20 @@ class Loaded:
         self._longest = session.model.config.max_length
         self.max_length = self._longest
 
+    @property
+    def weights_digest(self) -> str:
+        """The same for the same files of weights, wherever they lie and whatever they are called."""
+        return self._session.weights_digest
+
     def close(self) -> None:
         """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
         self._session.close()
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit, where the checkpoint lies in the hub's cache."""
+        folder = self._session.key.folder
+        return folder.name if folder.parent.name == "snapshots" else None
 
     def __enter__(self) -> Self:
         return self
