@@ -19,7 +19,7 @@ try:
     from mteb.similarity_functions import cos_sim, pairwise_cos_sim
     from mteb.types import PromptType
 except ImportError as error:
-    raise ImportError("bge_integrations.mteb needs MTEB: pip install 'mteb>=2.18'") from error
+    raise ImportError("bge_integrations.mteb needs MTEB: pip install 'mteb>=2.16'") from error
 
 from bge_integrations import catalog
 from bge_integrations.core.checks import check_on_truncate
@@ -345,6 +345,9 @@ class _Best:
 
     def add(self, scores: NDArray[np.float32], ids: NDArray[np.object_]) -> None:
         """Both have one entry per document."""
+        if len(self._scores) == self._k:  # few are better than all of these, which makes sorting cheap
+            better = scores > self._scores[-1]
+            scores, ids = scores[better], ids[better]
         scores, ids = np.concatenate((self._scores, scores)), np.concatenate((self._ids, ids))
         order = np.argsort(-scores, kind="stable")[: self._k]
         self._scores, self._ids = scores[order], ids[order]

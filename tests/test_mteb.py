@@ -296,12 +296,22 @@ def test_reranking(pocket, pocket_reranker, kind, tmp_path):
     model = BGEEncoder(pocket) if kind == "encoder" else BGECrossEncoder(pocket_reranker)
     ranked = predictions(model, RerankedQuestions(), tmp_path)
     candidates = RerankedQuestions().candidates()["3"]
-    pairs = [(QUERY_TEXTS[3], TEXTS[IDS.index(identifier)]) for identifier in candidates]
+    places = [IDS.index(identifier) for identifier in candidates]
     if kind == "encoder":
-        expected = expected_scores(pocket, "dense")[3][[IDS.index(identifier) for identifier in candidates]]
+        expected = expected_scores(pocket, "dense")[3][places]
     else:
-        expected = pocket_reranker.score(pairs)
+        expected = pocket_reranker.score([(QUERY_TEXTS[3], TEXTS[place]) for place in places])
     assert_close([ranked["3"][identifier] for identifier in candidates], expected, 1e-5)
+
+
+def test_a_reranker_takes_what_a_search_has_found(pocket, pocket_reranker, tmp_path):
+    found = predictions(BGEM3Search(pocket), Questions(), tmp_path / "found")
+    candidates = Questions().convert_to_reranking(tmp_path / "found", top_k=5)
+    ranked = predictions(BGECrossEncoder(pocket_reranker), candidates, tmp_path / "reranked")
+    for i, query in enumerate(QUERY_TEXTS):
+        assert set(ranked[str(i)]) == set(list(found[str(i)])[:5])
+        pairs = [(query, TEXTS[IDS.index(identifier)]) for identifier in ranked[str(i)]]
+        assert_close(list(ranked[str(i)].values()), pocket_reranker.score(pairs), 1e-5)
 
 
 def test_each_side_gets_its_instruction_and_other_tasks_none():
@@ -410,15 +420,16 @@ def test_a_task_of_images_is_refused(pocket, make):
         evaluate(make(pocket), Pictures())
 
 
-@pytest.mark.parametrize("model", ["encoder", "search", "cross-encoder"])
-def test_an_encode_kwarg_that_would_do_nothing_is_refused(model, pocket, pocket_reranker):
-    made = {
-        "encoder": lambda: BGEEncoder(pocket),
-        "search": lambda: BGEM3Search(pocket),
-        "cross-encoder": lambda: BGECrossEncoder(pocket_reranker),
-    }[model]()
+@pytest.mark.parametrize("make", [BGEEncoder, BGEM3Search])
+def test_an_encode_kwarg_that_would_do_nothing_is_refused(pocket, make):
     with pytest.raises(InvalidInputError, match="encode_kwargs precision are not supported"):
-        evaluate(made, RerankedQuestions(), encode_kwargs={"precision": "int8"})
+        evaluate(make(pocket), Questions(), encode_kwargs={"precision": "int8"})
+
+
+def test_a_reranker_refuses_it_too(pocket_reranker):
+    about = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
+    with pytest.raises(InvalidInputError, match="precision"):
+        BGECrossEncoder(pocket_reranker).predict([{"text": ["hi"]}], [{"text": ["hi"]}], precision="int8", **about)
 
 
 @pytest.mark.parametrize("shown", [True, False])
