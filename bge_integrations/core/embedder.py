@@ -146,12 +146,6 @@ class Embedder(Loaded):
         }
 
     @property
-    def revision(self) -> str | None:
-        """The hub's commit, where the checkpoint lies in the hub's cache."""
-        folder = self._session.key.folder
-        return folder.name if folder.parent.name == "snapshots" else None
-
-    @property
     def source(self) -> str:
         """What `load_embedder` takes to load it again: "pocket", the hub id, or the folder."""
         return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)

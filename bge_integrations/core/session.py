@@ -75,6 +75,12 @@ class Loaded:
         """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
         self._session.close()
 
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit, where the checkpoint lies in the hub's cache."""
+        folder = self._session.key.folder
+        return folder.name if folder.parent.name == "snapshots" else None
+
     def __enter__(self) -> Self:
         return self
 
