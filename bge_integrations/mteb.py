@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
@@ -27,7 +27,14 @@ from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVector
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET
-from bge_integrations.scoring import lexical_scores, max_sim
+from bge_integrations.scoring import (
+    REPRESENTATIONS,
+    Mode,
+    Weights,
+    representation_scores,
+    weighted_mean,
+    weights_by_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,10 +57,6 @@ if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.core.session import Loaded, OnTruncate
 
-Representation = Literal["dense", "sparse", "multi_vector"]
-Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
-
-_REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 #: mteb's name of a kind of model, and of its score: a hybrid has none, multi-vectors rank by the mean where it has the
 #: sum.
 _MODEL_TYPES = {"dense": "dense", "sparse": "sparse", "multi_vector": "late-interaction", "hybrid": "hybrid"}
@@ -168,7 +171,7 @@ class BGEM3Search:
         embedder: Embedder,
         *,
         mode: Mode = "hybrid",
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        weights: Weights = (1.0, 1.0, 1.0),
         on_truncate: OnTruncate = "warn",
     ) -> None:
         check_on_truncate(on_truncate)
@@ -179,7 +182,7 @@ class BGEM3Search:
                 f"{embedder.name} has dense vectors only; use BGEEncoder or mode='dense', or load bge-m3 (or 'pocket')"
             )
         self._embedder = embedder
-        self._weights = _positive(weights) if mode == "hybrid" else {mode: 1.0}
+        self._weights = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
         self._on_truncate = on_truncate
         self._corpus: CorpusDatasetType | None = None
         dimensions = {
@@ -273,14 +276,13 @@ class BGEM3Search:
         return {identifier: found.scores() for identifier, found in zip(query_ids, best, strict=True)}
 
     def _encode(self, texts: Sequence[str], kind: TextKind) -> Embeddings:
-        wanted = {name: name in self._weights for name in _REPRESENTATIONS}
+        wanted = {name: name in self._weights for name in REPRESENTATIONS}
         return self._embedder.encode(texts, kind=kind, on_truncate=self._on_truncate, **wanted)
 
     def _scores(self, queries: Embeddings, documents: Embeddings) -> NDArray[np.float32]:
         """float32 (queries, documents)."""
-        total = sum(weight * _part(name, queries, documents) for name, weight in self._weights.items())
-        scores: NDArray[np.float32] = np.divide(total, sum(self._weights.values()), dtype=np.float32)
-        return scores
+        scores = {name: representation_scores(name, queries, documents) for name in self._weights}
+        return weighted_mean(scores, self._weights)
 
 
 class BGECrossEncoder:
@@ -355,21 +357,6 @@ class _Best:
     def scores(self) -> dict[str, float]:
         """{document id: score}, best first."""
         return dict(zip(self._ids.tolist(), self._scores.tolist(), strict=True))
-
-
-def _part(name: Representation, queries: Embeddings, documents: Embeddings) -> NDArray[np.float32]:
-    """The scores by one representation, float32 (queries, documents)."""
-    if name == "dense":
-        assert queries.dense is not None
-        assert documents.dense is not None
-        return queries.dense @ documents.dense.T
-    if name == "sparse":
-        assert queries.sparse is not None
-        assert documents.sparse is not None
-        return lexical_scores(queries.sparse, documents.sparse)
-    assert queries.multi_vector is not None
-    assert documents.multi_vector is not None
-    return max_sim(queries.multi_vector, documents.multi_vector)
 
 
 def _rows(embeddings: Embeddings, places: Sequence[int]) -> Embeddings:
@@ -454,13 +441,6 @@ def _show_progress(encode_kwargs: EncodeKwargs) -> bool:
             "instructions when you load the model"
         )
     return encode_kwargs.get("show_progress_bar", True)
-
-
-def _positive(weights: tuple[float, float, float]) -> dict[Representation, float]:
-    """The representations that count, and their weights."""
-    if len(weights) != 3 or any(not np.isfinite(w) or w < 0 for w in weights) or not sum(weights) > 0:
-        raise InvalidInputError(f"weights={weights} must be three numbers >= 0, for dense, sparse and multi-vector")
-    return {name: float(weight) for name, weight in zip(_REPRESENTATIONS, weights, strict=True) if weight > 0}
 
 
 def _embedder_meta(

@@ -5,9 +5,9 @@ Formulas: BGE-M3 (Chen et al., 2024), as implemented in FlagEmbedding. No score 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
 
 Id = TypeVar("Id", bound=Hashable)
+
+Representation = Literal["dense", "sparse", "multi_vector"]
+#: What passages are ranked by.
+Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
+#: Of dense, sparse and multi-vector scores in a hybrid.
+Weights = tuple[float, float, float]
+REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 
 #: Query-token by passage-token products computed at a time: 64 MB of float32.
 _BLOCK = 1 << 24
@@ -93,9 +100,7 @@ class HybridScores:
     hybrid: NDArray[np.float32]
 
 
-def hybrid_scores(
-    queries: Embeddings, passages: Embeddings, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-) -> HybridScores:
+def hybrid_scores(queries: Embeddings, passages: Embeddings, weights: Weights = (1.0, 1.0, 1.0)) -> HybridScores:
     """All of bge-m3's scores between each query and each passage.
 
     Args:
@@ -106,54 +111,70 @@ def hybrid_scores(
     Raises:
         InvalidInputError: A representation is missing, or the weights can't be used.
     """
-    check_weights(weights)
-    parts = (queries.dense, passages.dense, queries.sparse, passages.sparse)
-    if any(part is None for part in parts) or queries.multi_vector is None or passages.multi_vector is None:
-        raise InvalidInputError("encode queries and passages with dense=True, sparse=True and multi_vector=True")
-    assert queries.dense is not None
-    assert passages.dense is not None
-    assert queries.sparse is not None
-    assert passages.sparse is not None
-    if queries.dense.shape[1] != passages.dense.shape[1]:
-        raise InvalidInputError("dense vectors differ in width; encode both with one model and one truncate_dim")
-    w0, w1, _ = weights
-    dense = queries.dense @ passages.dense.T
-    sparse = lexical_scores(queries.sparse, passages.sparse)
-    multi_vector = max_sim(queries.multi_vector, passages.multi_vector)
+    chosen = weights_by_name(weights)
+    scores = {name: representation_scores(name, queries, passages) for name in REPRESENTATIONS}
+    both: dict[Representation, float] = {name: w for name, w in chosen.items() if name != "multi_vector"}
     return HybridScores(
-        dense=dense,
-        sparse=sparse,
-        multi_vector=multi_vector,
-        sparse_dense=weighted_mean(dense, sparse, multi_vector, (w0, w1, 0.0)) if w0 + w1 > 0 else np.zeros_like(dense),
-        hybrid=weighted_mean(dense, sparse, multi_vector, weights),
+        **scores,
+        sparse_dense=weighted_mean(scores, both) if both else np.zeros_like(scores["dense"]),
+        hybrid=weighted_mean(scores, chosen),
     )
 
 
+def representation_scores(name: Representation, queries: Embeddings, passages: Embeddings) -> NDArray[np.float32]:
+    """The scores by one representation: dot products, `lexical_scores` or `max_sim`.
+
+    Returns:
+        float32 (queries, passages).
+
+    Raises:
+        InvalidInputError: The representation is missing, or the two come from different models.
+    """
+    query, passage = getattr(queries, name), getattr(passages, name)
+    if query is None or passage is None:
+        raise InvalidInputError(f"encode queries and passages with {name}=True")
+    if name == "sparse":
+        return lexical_scores(query, passage)
+    if name == "multi_vector":
+        return max_sim(query, passage)
+    if query.shape[1] != passage.shape[1]:
+        raise InvalidInputError("dense vectors differ in width; encode both with one model and one truncate_dim")
+    products: NDArray[np.float32] = query @ passage.T
+    return products
+
+
+def weights_by_name(weights: Sequence[float]) -> dict[Representation, float]:
+    """The representations that count in a hybrid score, with their weights.
+
+    Raises:
+        InvalidInputError: These are not three numbers of at least 0, one of them above.
+    """
+    try:
+        by_name = dict(zip(REPRESENTATIONS, map(float, weights), strict=True))
+    except (TypeError, ValueError):
+        by_name = {}
+    if not by_name or any(w < 0 or not np.isfinite(w) for w in by_name.values()) or not any(by_name.values()):
+        raise InvalidInputError(
+            f"weights={weights!r} must be three numbers >= 0, for dense, sparse and multi-vector scores, one above 0"
+        )
+    return {name: weight for name, weight in by_name.items() if weight > 0}
+
+
 def weighted_mean(
-    dense: NDArray[np.float32],
-    sparse: NDArray[np.float32],
-    multi_vector: NDArray[np.float32],
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    scores: Mapping[Representation, NDArray[np.float32]], weights: Mapping[Representation, float]
 ) -> NDArray[np.float32]:
-    """(w0·dense + w1·sparse + w2·multi_vector) / (w0 + w1 + w2) of scores of one shape.
+    """Σ weight · score / Σ weight over the representations that have a weight.
+
+    Args:
+        scores: Of one shape; a representation without a weight may be missing.
+        weights: From `weights_by_name`.
 
     Returns:
         float32, of that shape.
-
-    Raises:
-        InvalidInputError: The weights can't be used.
     """
-    check_weights(weights)
-    w0, w1, w2 = (float(w) for w in weights)  # plain floats keep float32 arrays float32
-    total: NDArray[np.float32] = w0 * dense + w1 * sparse + w2 * multi_vector
-    mean: NDArray[np.float32] = np.divide(total, w0 + w1 + w2, dtype=np.float32)
+    total = sum(weight * scores[name] for name, weight in weights.items())
+    mean: NDArray[np.float32] = np.divide(total, sum(weights.values()), dtype=np.float32)
     return mean
-
-
-def check_weights(weights: tuple[float, float, float]) -> None:
-    """Raise InvalidInputError unless these are three numbers of at least 0, and one is above."""
-    if len(weights) != 3 or any(not np.isfinite(w) or w < 0 for w in weights) or not sum(weights) > 0:
-        raise InvalidInputError(f"weights={weights} must be three numbers >= 0, for dense, sparse and multi-vector")
 
 
 def reciprocal_rank_fusion(

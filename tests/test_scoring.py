@@ -1,10 +1,12 @@
 """Scores agree with their formulas written out, and do not depend on the batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import assert_close
 
-from bge_integrations import Embeddings, MultiVectors, SparseVector, SparseVectors
+from bge_integrations import MultiVectors, SparseVector, SparseVectors
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.scoring import hybrid_scores, lexical_scores, max_sim, reciprocal_rank_fusion
 
@@ -99,9 +101,11 @@ def test_unusable_weights(m3, weights):
         hybrid_scores(out, out, weights)
 
 
-def test_a_missing_representation_is_an_error():
-    with pytest.raises(InvalidInputError, match="dense=True, sparse=True and multi_vector=True"):
-        hybrid_scores(Embeddings(), Embeddings())
+@pytest.mark.parametrize("missing", ["dense", "sparse", "multi_vector"])
+def test_a_missing_representation_is_an_error(m3, missing):
+    out = m3.encode(["a"], sparse=True, multi_vector=True)
+    with pytest.raises(InvalidInputError, match=f"{missing}=True"):
+        hybrid_scores(out, replace(out, **{missing: None}))
 
 
 def test_reciprocal_rank_fusion():

@@ -26,7 +26,7 @@ from bge_integrations.evaluation.tuning import Tuned, tune_weights
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.evaluation.retrieval import Weights
+    from bge_integrations.scoring import Weights
 
 
 def main(arguments: list[str] | None = None) -> int:

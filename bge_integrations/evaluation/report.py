@@ -19,7 +19,8 @@ from bge_integrations.evaluation.extra import import_extra
 from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.measures import MEASURES, Comparison, Result, compare, measure_run
 from bge_integrations.evaluation.reranking import check_rerank_depth, rerank
-from bge_integrations.evaluation.retrieval import Candidates, Mode, Weights, check_modes, find_candidates
+from bge_integrations.evaluation.retrieval import Candidates, check_modes, find_candidates
+from bge_integrations.scoring import Mode, Weights
 
 if TYPE_CHECKING:
     from rich.table import Table

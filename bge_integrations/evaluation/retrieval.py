@@ -9,28 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.runs import Run
-from bge_integrations.scoring import check_weights, lexical_scores, max_sim, weighted_mean
+from bge_integrations.scoring import (
+    REPRESENTATIONS,
+    Mode,
+    Representation,
+    Weights,
+    representation_scores,
+    weighted_mean,
+    weights_by_name,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.core.outputs import Embeddings
     from bge_integrations.core.session import OnTruncate
     from bge_integrations.evaluation.dataset import Dataset
 
-Representation = Literal["dense", "sparse", "multi_vector"]
-Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
-Weights = tuple[float, float, float]
-
-_REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 _MODES: tuple[Mode, ...] = get_args(Mode)
 #: Documents of each mode that are kept for each query, at least: enough to rank by other weights later.
 _CANDIDATES = 1000
@@ -135,11 +137,11 @@ def find_candidates(
         InvalidInputError: The embedder does not have such a mode, or an argument can't be used.
     """
     chosen = check_modes(modes, embedder)
-    check_weights(weights)
+    weights_by_name(weights)  # now, not after the encoding
     if not isinstance(depth, int) or depth < 1:
         raise InvalidInputError(f"depth={depth!r} must be a whole number of at least 1")
     representations = representations_of(chosen)
-    asked = {name: name in representations for name in _REPRESENTATIONS}
+    asked = {name: name in representations for name in REPRESENTATIONS}
     started = time.perf_counter()
     query_ids = data.judged
     texts = [data.queries[key] for key in query_ids]
@@ -164,7 +166,7 @@ def find_candidates(
             taken = {}
             for name in representations:
                 started = time.perf_counter()
-                scores[name] = _score(name, queries, passages)
+                scores[name] = representation_scores(name, queries, passages)
                 taken[name] = time.perf_counter() - started
             for mode in chosen:
                 started = time.perf_counter()
@@ -177,7 +179,7 @@ def find_candidates(
 
 def representations_of(modes: Sequence[Mode]) -> tuple[Representation, ...]:
     """What has to be computed for these modes."""
-    return tuple(name for name in _REPRESENTATIONS if name in modes or "hybrid" in modes)
+    return tuple(name for name in REPRESENTATIONS if name in modes or "hybrid" in modes)
 
 
 def check_modes(modes: Sequence[Mode] | None, embedder: Embedder) -> tuple[Mode, ...]:
@@ -256,23 +258,7 @@ def _union(
     return all_places, all_scores
 
 
-def _score(name: Representation, queries: Embeddings, passages: Embeddings) -> NDArray[np.float32]:
-    """float32 (queries, passages)."""
-    if name == "dense":
-        assert queries.dense is not None
-        assert passages.dense is not None
-        products: NDArray[np.float32] = queries.dense @ passages.dense.T
-        return products
-    if name == "sparse":
-        assert queries.sparse is not None
-        assert passages.sparse is not None
-        return lexical_scores(queries.sparse, passages.sparse)
-    assert queries.multi_vector is not None
-    assert passages.multi_vector is not None
-    return max_sim(queries.multi_vector, passages.multi_vector)
-
-
 def _scores_of(mode: Mode, scores: dict[Representation, NDArray[np.float32]], weights: Weights) -> NDArray[np.float32]:
     if mode == "hybrid":
-        return weighted_mean(scores["dense"], scores["sparse"], scores["multi_vector"], weights)
+        return weighted_mean(scores, weights_by_name(weights))
     return scores[mode]

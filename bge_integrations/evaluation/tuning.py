@@ -19,7 +19,8 @@ from bge_integrations.evaluation.measures import (
     figures,
     measure_run,
 )
-from bge_integrations.evaluation.retrieval import Candidates, Mode, Weights, find_candidates
+from bge_integrations.evaluation.retrieval import Candidates, find_candidates
+from bge_integrations.scoring import Mode, Weights
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.folder import Folder
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import Entry, Record
+    from bge_integrations.scoring import Representation
 
-Representation = Literal["dense", "sparse", "multi_vector"]
 #: What a metadata key is indexed as, so that filters on it are fast.
 FieldKind = Literal["keyword", "float", "bool"]
 

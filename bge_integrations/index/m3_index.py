@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition, Filter
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
-    from bge_integrations.index.search import Fusion, Mode, Parts, QueryVectors, Weights
+    from bge_integrations.index.search import Fusion, Parts, QueryVectors
+    from bge_integrations.scoring import Mode, Weights
 
 _PAGE = 256
 #: A flush takes about as long after one document as after so many.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -11,8 +10,15 @@ import numpy as np
 
 from bge_integrations.core.selection import check_k
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.index.engine import Leg, Representation
-from bge_integrations.scoring import reciprocal_rank_fusion
+from bge_integrations.index.engine import Leg
+from bge_integrations.scoring import (
+    REPRESENTATIONS,
+    Mode,
+    Representation,
+    Weights,
+    reciprocal_rank_fusion,
+    weights_by_name,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,9 +27,7 @@ if TYPE_CHECKING:
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition
 
-Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
 Fusion = Literal["weighted", "rrf"]
-Weights = tuple[float, float, float]
 #: Scores by representation and point.
 Parts = dict[Representation, dict[str, float]]
 QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
@@ -35,7 +39,6 @@ _EXACT_FROM = 1000
 #: More than any index holds; engines count in 64 bits.
 _MOST_CANDIDATES = 2**40
 
-_REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 _PROPOSING: tuple[Representation, ...] = ("dense", "sparse")
 
 
@@ -69,7 +72,7 @@ class Search:
                 raise InvalidInputError(f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
         if not isinstance(candidates, int) or candidates < 1:
             raise InvalidInputError(f"candidates={candidates!r} must be a whole number of at least 1")
-        chosen = _positive(weights) if mode == "hybrid" else {mode: 1.0}
+        chosen = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
         # multi-vectors are too many to search, so both others propose what they score
         proposing = _PROPOSING if "multi_vector" in chosen else tuple(chosen)
         return cls(
@@ -105,7 +108,7 @@ def find(engine: Engine, query: QueryVectors, search: Search) -> tuple[Parts, li
         )
         for r in search.proposing
     ]
-    found: Parts = {r: {} for r in _REPRESENTATIONS} | _ask(engine, legs)
+    found: Parts = {r: {} for r in REPRESENTATIONS} | _ask(engine, legs)
     candidates = list(dict.fromkeys(point for r in search.proposing for point in found[r]))
     legs = []
     for r in search.weights:
@@ -161,15 +164,3 @@ def _ask(engine: Engine, legs: Sequence[Leg]) -> Parts:
         tokens = len(leg.vector) if leg.using == "multi_vector" else 1
         scores[leg.using] = {point: score / tokens for point, score in answer}
     return scores
-
-
-def _positive(weights: Weights) -> dict[Representation, float]:
-    try:
-        by_name = dict(zip(_REPRESENTATIONS, map(float, weights), strict=True))
-    except (TypeError, ValueError):
-        by_name = {}
-    if not by_name or any(w < 0 or not math.isfinite(w) for w in by_name.values()) or not any(by_name.values()):
-        raise InvalidInputError(
-            f"weights={weights!r} must be three numbers >= 0, for dense, sparse and multi-vector scores, one above 0"
-        )
-    return {r: weight for r, weight in by_name.items() if weight > 0}

@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field
 
 from bge_integrations.core.selection import check_k
 from bge_integrations.index import M3Index
-from bge_integrations.index.search import Fusion, Mode
+from bge_integrations.index.search import Fusion
 from bge_integrations.langchain.m3_documents import columns, open_index, to_document
 from bge_integrations.langchain.reranker import BGEReranker
+from bge_integrations.scoring import Mode
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.index import Entry, Hit
     from bge_integrations.index.filters import Filter
-    from bge_integrations.index.search import Fusion, Mode
+    from bge_integrations.index.search import Fusion
+    from bge_integrations.scoring import Mode
 
 
 class BGEM3VectorStore(VectorStore):

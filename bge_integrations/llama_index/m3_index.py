@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
-    from bge_integrations.index.search import Weights
+    from bge_integrations.scoring import Weights
 
 #: Texts, ids and metadata.
 _Rows = tuple[list[str], list[str], list[dict[str, Any]]]

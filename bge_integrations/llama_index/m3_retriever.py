@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import MetadataFilters
 
     from bge_integrations.index import Entry, Hit, M3Index
-    from bge_integrations.index.search import Fusion, Mode, Weights
+    from bge_integrations.index.search import Fusion
+    from bge_integrations.scoring import Mode, Weights
 
 #: The key under which an entry's metadata has the id of its document, by LlamaIndex' own convention.
 REF_DOC = "ref_doc_id"
