@@ -15,15 +15,26 @@ import numpy as np
 import torch
 from pocket_training.bag import Bag, train_bag
 from pocket_training.checkpoints import write_checkpoint, write_linear
-from pocket_training.data import inverse_frequency, read_corpus, save_tokenizer, tokenize, train_tokenizer
+from pocket_training.data import (
+    Corpus,
+    Tokens,
+    inverse_frequency,
+    read_corpus,
+    save_tokenizer,
+    tokenize,
+    train_tokenizer,
+)
 from pocket_training.embedder import PocketM3, start_from_bag, start_heads, train_embedder
-from pocket_training.mining import mine
-from pocket_training.reranker import start_reranker, train_reranker
+from pocket_training.mining import mine, mine_by
+from pocket_training.reranker import BATCH, start_reranker, train_reranker
+from pocket_training.validation import ndcg, rerank, score_all, validation_set
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
+from torch import nn
 
 PACKAGE = Path(__file__).resolve().parent.parent / "bge_integrations"
 NEGATIVES = 8
+LISTED = 14
 
 
 def write_embedder(folder: Path, model: PocketM3, tokenizer: Tokenizer) -> None:
@@ -31,7 +42,24 @@ def write_embedder(folder: Path, model: PocketM3, tokenizer: Tokenizer) -> None:
     write_checkpoint(folder, model.trunk, model.trunk.config, "XLMRobertaModel")
     write_linear(folder / "colbert_linear.pt", model.colbert_linear)
     write_linear(folder / "sparse_linear.pt", model.sparse_linear)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, ["input_ids", "attention_mask"])
+
+
+def report(
+    model: PocketM3,
+    corpus: Corpus,
+    tokens: Tokens,
+    seed: int,
+    progress: Progress,
+    reranker: nn.Module | None = None,
+) -> None:
+    """Print nDCG@10 on the held-out pairs: of each score, or of their mean's first passages reranked."""
+    check = validation_set(corpus, seed)
+    scores = score_all(model, tokens, check.queries, check.passages, progress)
+    if reranker is not None:
+        scores = {"reranked": rerank(reranker, tokens, check, scores["sum"], progress)}
+    for name, score in scores.items():
+        progress.console.print(f"held-out nDCG@10, {name}: {ndcg(score, check.relevant).mean():.3f}")
 
 
 def main() -> None:
@@ -40,8 +68,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the training state")
     parser.add_argument("--out", type=Path, default=PACKAGE / "pocket")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--embedder-steps", type=int, default=550)
-    parser.add_argument("--reranker-steps", type=int, default=350)
+    parser.add_argument("--embedder-steps", type=int, default=1400)
+    parser.add_argument("--reranker-steps", type=int, default=1500)
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -51,7 +79,7 @@ def main() -> None:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         corpus = read_corpus(arguments.corpus, PACKAGE / "demo_documents")
         if not (work / "tokenizer.json").exists():
-            save_tokenizer(train_tokenizer(corpus), work)
+            train_tokenizer(corpus).save(str(work / "tokenizer.json"))
         tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
         tokens = tokenize(tokenizer, corpus)
         idf = inverse_frequency(tokens)
@@ -61,7 +89,7 @@ def main() -> None:
             torch.save(train_bag(corpus, tokens, idf, arguments.seed, progress).state_dict(), work / "bag.pt")
         bag.load_state_dict(torch.load(work / "bag.pt", weights_only=True))
         if not (work / "negatives.npy").exists():
-            np.save(work / "negatives.npy", mine(corpus, tokens, bag, NEGATIVES, arguments.seed, progress))
+            np.save(work / "negatives.npy", mine(corpus, tokens, bag, idf, NEGATIVES, arguments.seed, progress))
         negatives = np.load(work / "negatives.npy")
 
         torch.manual_seed(arguments.seed)
@@ -72,22 +100,21 @@ def main() -> None:
         train_embedder(corpus, tokens, negatives, model, state, arguments.embedder_steps, arguments.seed, progress)
         write_embedder(arguments.out / "embedder", model, tokenizer)
 
-        reranker = start_reranker(model, arguments.seed)
+        report(model, corpus, tokens, arguments.seed, progress)
+
+        pairs = corpus.pairs[np.random.default_rng([arguments.seed, 10]).permutation(len(corpus.pairs))]
+        pairs = pairs[: arguments.reranker_steps * BATCH]
+        if not (work / "lists.npy").exists():
+            np.save(work / "lists.npy", mine_by(model, corpus, tokens, pairs, LISTED, arguments.seed, progress))
+        lists = np.load(work / "lists.npy")
+        reranker = start_reranker(model, tokens, arguments.seed)
         state = work / "reranker_state.pt"
-        train_reranker(
-            corpus,
-            tokens,
-            negatives,
-            model,
-            reranker,
-            state,
-            arguments.reranker_steps,
-            arguments.seed,
-            progress,
-        )
+        steps = arguments.reranker_steps
+        train_reranker(corpus, tokens, pairs, lists, model, reranker, state, steps, arguments.seed, progress)
         folder = arguments.out / "reranker"
         write_checkpoint(folder, reranker, reranker.config, "XLMRobertaForSequenceClassification")
-        save_tokenizer(tokenizer, folder)
+        save_tokenizer(tokenizer, folder, ["input_ids", "token_type_ids", "attention_mask"])
+        report(model, corpus, tokens, arguments.seed, progress, reranker)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bge_integrations
 from bge_integrations import load_embedder, load_reranker
@@ -58,6 +60,28 @@ def test_the_right_passage_is_found(pocket, passages, questions, mode):
         assert np.array_equal(scores, lexical_scores(asked.sparse, found.sparse))
     if mode == "multi_vector":
         assert np.array_equal(scores, max_sim(asked.multi_vector, found.multi_vector))
+
+
+def test_the_reranker_is_the_one_that_transformers_loads(passages, questions):
+    """The passage has token type 1, and <s> of its own: a runtime that ignores either gives other scores."""
+    folder = PACKAGE / "pocket" / "reranker"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    pairs = [(q["question"], p["text"][:600]) for q in questions for p in passages[:3]]
+    batch = tokenizer([q for q, _ in pairs], [p for _, p in pairs], padding=True, return_tensors="pt")
+    assert batch["token_type_ids"].max() == 1
+    with torch.inference_mode():
+        expected = model(**batch).logits[:, 0].numpy()
+    with load_reranker("pocket", device="cpu") as reranker:
+        np.testing.assert_allclose(reranker.score(pairs), expected, atol=1e-4)
+
+
+def test_words_meet_without_their_endings(pocket):
+    texts = ["it regulates the cells", "regulation of a cell", "regulated cells"]
+    found = pocket.encode(texts, kind="passage", sparse=True)
+    assert lexical_scores(found.sparse, found.sparse).min() > 0
+    shared = set.intersection(*(set(row.indices.tolist()) for row in found.sparse))
+    assert len(shared) >= 2
 
 
 def test_the_reranker_prefers_the_answer(passages, questions):

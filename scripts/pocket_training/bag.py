@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from pocket_training.data import BOS, EOS, VOCABULARY_SIZE, Corpus, Tokens
+from pocket_training.data import VOCABULARY_SIZE, Corpus, Tokens, with_specials
 
 HIDDEN = 192
 BATCH = 1024
@@ -42,20 +42,9 @@ class Bag(nn.Module):
         return F.normalize(F.embedding_bag(ids, x, offsets, mode="sum", per_sample_weights=weights), dim=-1)
 
 
-def with_specials(ids: np.ndarray) -> np.ndarray:
-    """<s> ids </s>."""
-    return np.concatenate([[BOS], ids, [EOS]]).astype(np.int64)
-
-
-def contrast(scores: Tensor, queries: Tensor, passages: Tensor) -> Tensor:
-    """Cross-entropy of row i choosing column i; columns that share the row's query or passage are left out.
-
-    scores: (n, m >= n); queries: (n,); passages: (m,)."""
-    n = len(scores)
-    same = passages[None, :] == passages[:n, None]
-    same[:, :n] |= queries[:, None] == queries[None, :]
-    same[torch.arange(n), torch.arange(n)] = False
-    return F.cross_entropy(scores.masked_fill(same, -1e4), torch.arange(n))
+def contrast(scores: Tensor, excluded: Tensor) -> Tensor:
+    """Cross-entropy of row i choosing column i of scores (n, m >= n), the excluded columns (n, m) left out."""
+    return F.cross_entropy(scores.masked_fill(excluded, -1e4), torch.arange(len(scores)))
 
 
 def train_bag(corpus: Corpus, tokens: Tokens, idf: np.ndarray, seed: int, progress: Progress) -> Bag:
@@ -73,11 +62,12 @@ def train_bag(corpus: Corpus, tokens: Tokens, idf: np.ndarray, seed: int, progre
         order = generator.permutation(len(corpus.pairs))
         chosen = corpus.pairs[order[(step % per_epoch) * BATCH :][:BATCH]]
         titled = np.random.default_rng([seed, 2, step]).random(BATCH) < 0.5
+        golds = [tokens.passage(p, p + 1, t, 160) for (_, p), t in zip(chosen.tolist(), titled, strict=True)]
         x = bag.token_vectors()
         queries = bag([with_specials(tokens.queries[q]) for q, _ in chosen], x)
-        passages = bag([with_specials(tokens.passage(p, t, 160)) for (_, p), t in zip(chosen, titled, strict=True)], x)
-        pairs = torch.from_numpy(chosen)
-        loss = contrast(queries @ passages.T / TEMPERATURE, pairs[:, 0], pairs[:, 1])
+        passages = bag([with_specials(ids) for ids in golds], x)
+        same = (chosen[:, None] == chosen[None]).any(2) & ~np.eye(BATCH, dtype=bool)
+        loss = contrast(queries @ passages.T / TEMPERATURE, torch.from_numpy(same))
         loss = loss + IDF_LOSS * F.mse_loss(bag.idf(x).squeeze(-1), target)
         optimizer.zero_grad()
         torch.autograd.backward(loss)

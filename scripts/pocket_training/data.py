@@ -8,25 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 BOS, PAD, EOS, UNK, MASK = range(5)
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-VOCABULARY_SIZE = 15_000
+VOCABULARY_SIZE = 20_000
 MAX_LENGTH = 512
+#: Endings that a word loses behind its first three letters, so that "regulates" and "regulation" are one piece.
+ENDINGS = r"(?<=[a-z]{3})(?:ions?|ings?|ies|ied|edly|ed|es|ely|ly|y|e|s)\b"
+#: Of the titles, one in this many is held out with all its pairs, to choose by.
+HELD_OUT = 70
 
 
 @dataclass
 class Corpus:
-    """Texts of the corpus. `pairs` holds (query index, passage index) without the pairs of the demonstration."""
+    """Texts of the corpus.
 
-    passage_ids: list[str]
+    `pairs` and `held_out` hold (query index, passage index), int64 (n, 2), without the pairs of the demonstration.
+    Passages of one title stand next to each other; `section[i]` is (first, end) of the passages with i's title.
+    """
+
     titles: list[str]
     texts: list[str]
     queries: list[str]
     kinds: list[str]
     pairs: np.ndarray
-    is_demo: np.ndarray
+    held_out: np.ndarray
+    sections: np.ndarray
 
 
 @dataclass
@@ -37,12 +45,10 @@ class Tokens:
     texts: list[np.ndarray]
     queries: list[np.ndarray]
 
-    def passage(self, index: int, with_title: bool, length: int) -> np.ndarray:
-        """Ids of a passage, behind its title if asked, cut to `length` ids."""
-        ids = self.texts[index]
-        if with_title:
-            ids = np.concatenate([self.titles[index], ids])
-        return ids[:length]
+    def passage(self, first: int, end: int, with_title: bool, length: int) -> np.ndarray:
+        """Ids of the passages first to end, behind their title if asked, cut to `length` ids."""
+        parts = self.texts[first:end]
+        return np.concatenate([self.titles[first], *parts] if with_title else parts)[:length]
 
 
 def read_corpus(folder: Path, demo_folder: Path) -> Corpus:
@@ -67,15 +73,36 @@ def read_corpus(folder: Path, demo_folder: Path) -> Corpus:
                 queries[query] = len(queries)
                 kinds.append(record["kind"])
             pairs.append((queries[query], row[record["passage_id"]]))
-    is_demo = np.array([passage_id in demo for passage_id in passage_ids])
-    return Corpus(passage_ids, titles, texts, list(queries), kinds, np.array(pairs), is_demo)
+    distinct = sorted(set(titles))
+    chosen = np.random.default_rng(0).permutation(len(distinct))[: len(distinct) // HELD_OUT]
+    apart = {distinct[i] for i in chosen}
+    kept_queries = {query for query, passage in pairs if titles[passage] not in apart}
+    is_held_out = np.array([query not in kept_queries for query, _ in pairs])
+    all_pairs = np.array(pairs)
+    return Corpus(
+        titles, texts, list(queries), kinds, all_pairs[~is_held_out], all_pairs[is_held_out], sections(titles)
+    )
+
+
+def sections(titles: list[str]) -> np.ndarray:
+    """int64 (n, 2): the first and the end of the neighbours that share each passage's title; an empty one is alone."""
+    starts = [i for i, title in enumerate(titles) if i == 0 or not title or title != titles[i - 1]]
+    found = np.empty((len(titles), 2), dtype=np.int64)
+    for first, end in zip(starts, [*starts[1:], len(titles)], strict=True):
+        found[first:end] = first, end
+    return found
 
 
 def train_tokenizer(corpus: Corpus) -> Tokenizer:
-    """A lower-casing WordPiece with XLM-RoBERTa's special tokens and templates."""
+    """A lower-casing WordPiece without endings, with XLM-RoBERTa's special tokens and templates.
+
+    In a pair, the passage has token type 1: so a small model can tell the two texts apart from its first layer on.
+    """
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>", max_input_chars_per_word=60))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Split(Regex(ENDINGS), "removed")]
+    )
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
         vocab_size=VOCABULARY_SIZE, special_tokens=SPECIAL_TOKENS, limit_alphabet=400, show_progress=False
@@ -84,18 +111,19 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
+        pair="<s> $A </s> <s>:1 $B:1 </s>:1",
         special_tokens=[("<s>", BOS), ("</s>", EOS)],
     )
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, inputs: list[str]) -> None:
+    """Write tokenizer.json and tokenizer_config.json as transformers reads them; `inputs` is what the model takes."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": inputs,
         "bos_token": "<s>",
         "cls_token": "<s>",
         "eos_token": "</s>",
@@ -132,3 +160,8 @@ def inverse_frequency(tokens: Tokens) -> np.ndarray:
         count[np.unique(ids)] += 1
     total = len(tokens.texts)
     return np.log1p((total - count + 0.5) / (count + 0.5)).astype(np.float32)
+
+
+def with_specials(ids: np.ndarray) -> np.ndarray:
+    """<s> ids </s>."""
+    return np.concatenate([[BOS], ids, [EOS]]).astype(np.int64)

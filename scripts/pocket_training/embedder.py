@@ -14,16 +14,28 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from pocket_training.bag import HIDDEN, Bag, contrast, with_specials
-from pocket_training.checkpoints import load_state, save_state
-from pocket_training.data import BOS, EOS, MAX_LENGTH, PAD, SPECIAL_TOKENS, VOCABULARY_SIZE, Corpus, Tokens
+from pocket_training.bag import HIDDEN, Bag, contrast
+from pocket_training.batches import LENGTH, make_batch
+from pocket_training.data import (
+    BOS,
+    EOS,
+    MAX_LENGTH,
+    PAD,
+    SPECIAL_TOKENS,
+    VOCABULARY_SIZE,
+    Corpus,
+    Tokens,
+    with_specials,
+)
+from pocket_training.loop import train
 
 LAYERS = 2
-HEADS = 6
-MULTI_VECTOR = 128
-BATCH = 128
-LENGTH = 80
-CHUNKS = 4
+HEADS = 3
+INTERMEDIATE = 256
+MULTI_VECTOR = 64
+BATCH = 104
+CROPPED = 24
+CHUNKS = 6
 TEMPERATURES = {"dense": 0.05, "sparse": 0.05, "multi_vector": 0.03, "sum": 0.02}
 SPARSE_SCALE = 0.2
 RATE = 6e-4
@@ -46,17 +58,16 @@ def encoder_config(layers: int, **more: Any) -> XLMRobertaConfig:
         hidden_size=HIDDEN,
         num_hidden_layers=layers,
         num_attention_heads=HEADS,
-        intermediate_size=4 * HIDDEN,
+        intermediate_size=INTERMEDIATE,
         hidden_act="gelu",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         max_position_embeddings=MAX_LENGTH + 2,
-        type_vocab_size=1,
         layer_norm_eps=1e-5,
         bos_token_id=BOS,
         pad_token_id=PAD,
         eos_token_id=EOS,
-        **more,
+        **({"type_vocab_size": 1} | more),
     )
 
 
@@ -69,13 +80,17 @@ class PocketM3(nn.Module):
         self.colbert_linear = nn.Linear(HIDDEN, MULTI_VECTOR)
         self.sparse_linear = nn.Linear(HIDDEN, 1)
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Last hidden states (n, length, hidden) of padded ids (n, length)."""
-        hidden: Tensor = self.trunk(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
+    def hidden(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Last hidden states (n, length, hidden) of padded ids (n, length), begun at positions `offsets` (n,)."""
+        places = None
+        if offsets is not None:
+            places = (torch.arange(ids.shape[1]) + PAD + 1 + offsets[:, None]).masked_fill(ids == PAD, PAD)
+        output = self.trunk(input_ids=ids, attention_mask=(ids != PAD).long(), position_ids=places)
+        hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def forward(self, ids: Tensor) -> Encoded:
-        hidden = self.hidden(ids)
+    def forward(self, ids: Tensor, offsets: Tensor | None = None) -> Encoded:
+        hidden = self.hidden(ids, offsets)
         dense = F.normalize(hidden[:, 0], dim=-1)
         weights = torch.relu(self.sparse_linear(hidden)).squeeze(-1) * (ids >= len(SPECIAL_TOKENS))
         vectors = F.normalize(self.colbert_linear(hidden[:, 1:]), dim=-1) * (ids[:, 1:] != PAD).unsqueeze(-1)
@@ -142,11 +157,21 @@ def start_heads(model: PocketM3, tokens: Tokens, idf: np.ndarray, seed: int) -> 
     model.colbert_linear.bias.copy_(-directions[:MULTI_VECTOR] @ centre)
 
 
-def encode_sorted(model: PocketM3, rows: list[np.ndarray], chunks: int) -> Encoded:
+def draw_offsets(rows: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """Where each text begins: half at the start, half anywhere, so that every position learns what one means."""
+    room = MAX_LENGTH - np.array([len(ids) for ids in rows])
+    return np.where(generator.random(len(rows)) < 0.5, 0, generator.integers(room + 1))
+
+
+def encode_sorted(model: PocketM3, rows: list[np.ndarray], chunks: int, offsets: np.ndarray | None = None) -> Encoded:
     """Encode texts sorted by length in a few chunks, so that little is padding; results in the given order."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     size = math.ceil(len(rows) / chunks)
-    parts = [model(pad([rows[i] for i in order[start : start + size]])) for start in range(0, len(rows), size)]
+    parts = []
+    for start in range(0, len(rows), size):
+        chosen = order[start : start + size]
+        places = None if offsets is None else torch.from_numpy(offsets[chosen])
+        parts.append(model(pad([rows[i] for i in chosen]), places))
     longest = max(part.ids.shape[1] for part in parts)
     back = torch.from_numpy(np.argsort(order))
 
@@ -184,21 +209,17 @@ def all_scores(query: Encoded, passage: Encoded) -> dict[str, Tensor]:
     return scores | {"sum": torch.stack(list(scores.values())).mean(0)}
 
 
-def joint_loss(scores: dict[str, Tensor], queries: Tensor, passages: Tensor) -> tuple[Tensor, dict[str, float]]:
+def joint_loss(scores: dict[str, Tensor], excluded: Tensor) -> tuple[Tensor, dict[str, float]]:
     """InfoNCE of the three scores and their mean, and the mean taught to each of the three."""
-    losses = {name: contrast(score / TEMPERATURES[name], queries, passages) for name, score in scores.items()}
-    teacher = torch.softmax(scores["sum"].detach() / TEMPERATURES["sum"], -1)
-    taught = [F.cross_entropy(scores[name] / TEMPERATURES[name], teacher) for name in scores if name != "sum"]
+    losses = {name: contrast(score / TEMPERATURES[name], excluded) for name, score in scores.items()}
+    teacher = torch.softmax(scores["sum"].detach().masked_fill(excluded, -1e4) / TEMPERATURES["sum"], -1)
+    taught = [
+        F.cross_entropy(scores[name].masked_fill(excluded, -1e4) / TEMPERATURES[name], teacher)
+        for name in scores
+        if name != "sum"
+    ]
     loss = torch.stack([*losses.values(), *(0.5 * loss for loss in taught)]).sum()
     return loss, {name: value.item() for name, value in losses.items()}
-
-
-@torch.no_grad()
-def extend_positions(trunk: nn.Module, seen: int) -> None:
-    """Give the positions that training never saw the mean of the last 16 that it saw, so long texts stay usable."""
-    rows = trunk.get_parameter("embeddings.position_embeddings.weight")
-    end = PAD + 1 + seen
-    rows[end:] = rows[end - 16 : end].mean(0)
 
 
 def train_embedder(
@@ -211,42 +232,21 @@ def train_embedder(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Train all weights jointly; `negatives` (pairs, k) holds mined passages of each pair, of which one is drawn.
-
-    The state is written every 50 steps; a later call with the same arguments goes on from there.
-    """
-    words = list(model.trunk.embeddings.word_embeddings.parameters())
-    others = [p for p in model.parameters() if p is not words[0]]
-    optimizer = torch.optim.AdamW(
-        [{"params": words, "lr": RATE * 2}, {"params": others, "lr": RATE}], betas=(0.9, 0.98), weight_decay=0.0
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1, (s + 1) / 40) * max(0.02, 1 - s / steps))
-    first = load_state(state_file, model, optimizer, schedule)
-    task = progress.add_task("embedder", total=steps, completed=first)
+    """Train all weights jointly; `negatives` (pairs, k) holds mined passages of each pair, of which one is drawn."""
+    words = model.trunk.get_parameter("embeddings.word_embeddings.weight")
+    others = [p for p in model.parameters() if p is not words]
     per_epoch = len(corpus.pairs) // BATCH
-    seen: list[dict[str, float]] = []
-    for step in range(first, steps):
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         order = np.random.default_rng([seed, 4, step // per_epoch]).permutation(len(corpus.pairs))
         rows = order[(step % per_epoch) * BATCH :][:BATCH]
         generator = np.random.default_rng([seed, 5, step])
-        queries = corpus.pairs[rows, 0]
-        drawn = negatives[rows, generator.integers(negatives.shape[1], size=len(rows))]
-        passages = np.concatenate([corpus.pairs[rows, 1], drawn])
-        titled = generator.random(len(passages)) < 0.5
-        query = encode_sorted(model, [with_specials(tokens.queries[q][:64]) for q in queries], 2)
-        texts = [with_specials(tokens.passage(p, t, LENGTH)) for p, t in zip(passages, titled, strict=True)]
-        passage = encode_sorted(model, texts, CHUNKS)
-        scores = all_scores(query, passage)
-        loss, losses = joint_loss(scores, torch.from_numpy(queries), torch.from_numpy(passages))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        seen.append(losses)
-        shown = ", ".join(f"{name} {np.mean([row[name] for row in seen[-50:]]):.3f}" for name in losses)
-        progress.update(task, advance=1, description=f"embedder: {shown}")
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            progress.console.print(f"step {step + 1}: {shown}")
-            save_state(state_file, step + 1, model, optimizer, schedule)
-    extend_positions(model.trunk, LENGTH + 2)
+        batch = make_batch(corpus, tokens, negatives, rows, CROPPED, generator)
+        query_rows = [with_specials(ids) for ids in batch.query_ids]
+        passage_rows = [with_specials(ids) for ids in batch.passage_ids]
+        query = encode_sorted(model, query_rows, 2)
+        passage = encode_sorted(model, passage_rows, CHUNKS, draw_offsets(passage_rows, generator))
+        return joint_loss(all_scores(query, passage), torch.from_numpy(batch.excluded()))
+
+    groups = [{"params": [words], "lr": 2 * RATE}, {"params": others, "lr": RATE}]
+    train("embedder", model, groups, steps, loss_of, state_file, progress)

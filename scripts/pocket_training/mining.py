@@ -1,46 +1,74 @@
-"""Passages that look relevant but are not a pair's: found by BM25 and by the bag of token vectors."""
+"""Passages that look relevant but are not a pair's: found by BM25, by the bag of token vectors, by the embedder."""
 
 from __future__ import annotations
 
-import bm25s
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-from bm25s.tokenization import Tokenized
+import torch
 from rich.progress import Progress
+from scipy.sparse import csr_array
 
 from pocket_training.bag import Bag, bag_vectors
-from pocket_training.data import VOCABULARY_SIZE, Corpus, Tokens
+from pocket_training.batches import LENGTH
+from pocket_training.data import VOCABULARY_SIZE, Corpus, Tokens, with_specials
+from pocket_training.embedder import PocketM3, encode_sorted
 
-BATCH = 1000
+BLOCK = 500
 FOUND = 40
 NEIGHBOURS = 3
+K1, B = 1.2, 0.75
 
 
-def lexical_candidates(tokens: Tokens, queries: list[np.ndarray], progress: Progress) -> np.ndarray:
-    """int32 (queries, FOUND): passages by falling BM25 score over our word pieces."""
-    index = bm25s.BM25()
-    vocabulary = {str(i): i for i in range(VOCABULARY_SIZE)}
-    index.index(Tokenized(ids=[ids.tolist() for ids in tokens.texts], vocab=vocabulary), show_progress=False)
+@dataclass
+class Texts:
+    """Texts as rows of vectors, of term weights, or of both; the score of two is the sum of the inner products."""
+
+    dense: np.ndarray | None = None
+    sparse: Any = None
+
+    def __len__(self) -> int:
+        return len(self.dense) if self.dense is not None else int(self.sparse.shape[0])
+
+
+def term_counts(rows: list[np.ndarray]) -> Any:
+    """csr_array (texts, vocabulary) of how often each token id occurs, float32."""
+    lengths = np.array([len(ids) for ids in rows])
+    owners = np.repeat(np.arange(len(rows)), lengths)
+    ones = np.ones(lengths.sum(), dtype=np.float32)
+    return csr_array((ones, (owners, np.concatenate(rows))), shape=(len(rows), VOCABULARY_SIZE)).tocsr()
+
+
+def bm25_weights(tokens: Tokens, idf: np.ndarray) -> Any:
+    """csr_array (passages, vocabulary): what each word piece adds to a passage's BM25 score."""
+    counts = term_counts(tokens.texts)
+    lengths = counts.sum(axis=1)
+    owners = np.repeat(np.arange(len(lengths)), np.diff(counts.indptr))
+    damping = K1 * (1 - B + B * lengths / lengths.mean())
+    counts.data *= (K1 + 1) * idf[counts.indices] / (counts.data + damping[owners])
+    return counts
+
+
+def best_passages(queries: Texts, passages: Texts, progress: Progress, description: str) -> np.ndarray:
+    """int32 (queries, FOUND): passages by falling score."""
     found = np.empty((len(queries), FOUND), dtype=np.int32)
-    for start in progress.track(range(0, len(queries), BATCH), description="BM25 negatives"):
-        batch = [[str(token) for token in ids] for ids in queries[start : start + BATCH]]
-        rows, _ = index.retrieve(batch, k=FOUND, show_progress=False, n_threads=2)
-        found[start : start + BATCH] = rows
+    turned = None if passages.sparse is None else passages.sparse.T.tocsr()
+    for start in progress.track(range(0, len(queries), BLOCK), description=description):
+        block = slice(start, start + BLOCK)
+        scores = torch.zeros(len(found[block]), len(passages))
+        if queries.dense is not None and passages.dense is not None:
+            torch.mm(torch.from_numpy(queries.dense[block]), torch.from_numpy(passages.dense).T, out=scores)
+        if turned is not None:
+            scores += torch.from_numpy((queries.sparse[block] @ turned).toarray())
+        found[block] = torch.topk(scores, FOUND).indices.numpy()
     return found
 
 
-def vector_candidates(queries: np.ndarray, passages: np.ndarray, progress: Progress) -> np.ndarray:
-    """int32 (queries, FOUND): passages by falling inner product."""
-    found = np.empty((len(queries), FOUND), dtype=np.int32)
-    for start in progress.track(range(0, len(queries), BATCH), description="vector negatives"):
-        scores = queries[start : start + BATCH] @ passages.T
-        rows = np.argpartition(scores, -FOUND, axis=1)[:, -FOUND:]
-        order = np.argsort(-np.take_along_axis(scores, rows, 1), axis=1)
-        found[start : start + BATCH] = np.take_along_axis(rows, order, 1)
-    return found
-
-
-def choose_negatives(corpus: Corpus, candidates: list[np.ndarray], count: int, seed: int) -> np.ndarray:
-    """int32 (pairs, count): drawn in equal parts from each candidate list (queries, FOUND).
+def choose_negatives(
+    corpus: Corpus, pairs: np.ndarray, candidates: list[np.ndarray], count: int, seed: int
+) -> np.ndarray:
+    """int32 (pairs, count): drawn in equal parts from each of the candidate lists (pairs, FOUND).
 
     Left out: every positive of the query, and passages of the positive's title next to it, which often continue it.
     """
@@ -49,13 +77,13 @@ def choose_negatives(corpus: Corpus, candidates: list[np.ndarray], count: int, s
         positives.setdefault(query, set()).add(passage)
     generator = np.random.default_rng([seed, 6])
     share = count // len(candidates)
-    chosen = np.empty((len(corpus.pairs), share * len(candidates)), dtype=np.int32)
-    for i, (query, passage) in enumerate(corpus.pairs.tolist()):
+    chosen = np.empty((len(pairs), share * len(candidates)), dtype=np.int32)
+    for i, (query, passage) in enumerate(pairs.tolist()):
         drawn: list[int] = []
         for found in candidates:
             allowed = [
                 row
-                for row in found[query].tolist()
+                for row in found[i].tolist()
                 if row not in positives[query]
                 and not (abs(row - passage) <= NEIGHBOURS and corpus.titles[row] == corpus.titles[passage])
             ]
@@ -64,8 +92,43 @@ def choose_negatives(corpus: Corpus, candidates: list[np.ndarray], count: int, s
     return chosen
 
 
-def mine(corpus: Corpus, tokens: Tokens, bag: Bag, count: int, seed: int, progress: Progress) -> np.ndarray:
+def mine(
+    corpus: Corpus, tokens: Tokens, bag: Bag, idf: np.ndarray, count: int, seed: int, progress: Progress
+) -> np.ndarray:
     """int32 (pairs, count) negatives of each pair, half from BM25 and half from the bag."""
-    lexical = lexical_candidates(tokens, tokens.queries, progress)
-    vectors = vector_candidates(bag_vectors(bag, tokens.queries), bag_vectors(bag, tokens.texts), progress)
-    return choose_negatives(corpus, [lexical, vectors], count, seed)
+    queries, places = np.unique(corpus.pairs[:, 0], return_inverse=True)
+    rows = [tokens.queries[q] for q in queries]
+    counts, weights = term_counts(rows), bm25_weights(tokens, idf)
+    lexical = best_passages(Texts(sparse=counts), Texts(sparse=weights), progress, "BM25 negatives")
+    own, others = bag_vectors(bag, rows), bag_vectors(bag, tokens.texts)
+    alike = best_passages(Texts(own), Texts(others), progress, "vector negatives")
+    return choose_negatives(corpus, corpus.pairs, [lexical[places], alike[places]], count, seed)
+
+
+@torch.inference_mode()
+def embed(model: PocketM3, rows: list[np.ndarray], progress: Progress, description: str) -> Texts:
+    """Dense and sparse vectors of texts given by their ids."""
+    dense, owners, columns, values = [], [], [], []
+    for start in progress.track(range(0, len(rows), BLOCK), description=description):
+        out = encode_sorted(model, [with_specials(ids) for ids in rows[start : start + BLOCK]], 16)
+        text, place = out.weights.nonzero(as_tuple=True)
+        dense.append(out.dense.numpy())
+        owners.append(text.numpy() + start)
+        columns.append(out.ids[text, place].numpy())
+        values.append(out.weights[text, place].numpy())
+    keys = np.concatenate(owners) * VOCABULARY_SIZE + np.concatenate(columns)
+    different, places = np.unique(keys, return_inverse=True)
+    best = np.zeros(len(different), dtype=np.float32)
+    np.maximum.at(best, places, np.concatenate(values))
+    sparse = csr_array((best, divmod(different, VOCABULARY_SIZE)), shape=(len(rows), VOCABULARY_SIZE))
+    return Texts(np.concatenate(dense), sparse.tocsr())
+
+
+def mine_by(
+    model: PocketM3, corpus: Corpus, tokens: Tokens, pairs: np.ndarray, count: int, seed: int, progress: Progress
+) -> np.ndarray:
+    """int32 (pairs, count) negatives, drawn from what the embedder itself finds first, by dense and sparse scores."""
+    queries = embed(model, [tokens.queries[q] for q in pairs[:, 0]], progress, "queries")
+    passages = embed(model, [ids[:LENGTH] for ids in tokens.texts], progress, "passages")
+    found = best_passages(queries, passages, progress, "negatives by the embedder")
+    return choose_negatives(corpus, pairs, [found], count, seed)

@@ -1,0 +1,67 @@
+"""The training loop that embedder and reranker share: optimiser, schedule, and a state to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+WARM_UP = 40
+SAVED_EVERY = 50
+SMALLEST_RATE = 0.02
+
+
+def train(
+    name: str,
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    steps: int,
+    loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
+    state_file: Path,
+    progress: Progress,
+) -> None:
+    """Minimise `loss_of(step)`, which also says what to show, with AdamW over the parameter `groups`.
+
+    A state is written every 50 steps; a later call with the same arguments goes on from there.
+    """
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / WARM_UP) * max(SMALLEST_RATE, 1 - step / steps)
+    )
+    first = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = int(state["step"])
+    task = progress.add_task(name, total=steps, completed=first)
+    seen: list[dict[str, float]] = []
+    for step in range(first, steps):
+        loss, figures = loss_of(step)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seen.append(figures)
+        shown = ", ".join(f"{key} {np.mean([row[key] for row in seen[-SAVED_EVERY:]]):.3f}" for key in figures)
+        progress.update(task, advance=1, description=f"{name}: {shown}")
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
+            progress.console.print(f"{name}, step {step + 1}: {shown}")
+            partial = state_file.with_suffix(".partial")
+            torch.save(
+                {
+                    "step": step + 1,
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                },
+                partial,
+            )
+            partial.replace(state_file)
