@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PACKAGE / "pocket")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--embedder-steps", type=int, default=1400)
-    parser.add_argument("--reranker-steps", type=int, default=1500)
+    parser.add_argument("--reranker-steps", type=int, default=1200)
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
