@@ -26,7 +26,7 @@ from pocket_training.data import (
 )
 from pocket_training.embedder import PocketM3, start_from_bag, start_heads, train_embedder
 from pocket_training.mining import mine, mine_by
-from pocket_training.reranker import BATCH, start_reranker, train_reranker
+from pocket_training.reranker import PAIRS, start_reranker, train_reranker
 from pocket_training.validation import ndcg, rerank, score_all, validation_set
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
@@ -50,14 +50,13 @@ def report(
     corpus: Corpus,
     tokens: Tokens,
     seed: int,
+    reranker: nn.Module,
     progress: Progress,
-    reranker: nn.Module | None = None,
 ) -> None:
-    """Print nDCG@10 on the held-out pairs: of each score, or of their mean's first passages reranked."""
+    """Print nDCG@10 on the held-out pairs: of each score, and of their mean's first passages reranked."""
     check = validation_set(corpus, seed)
     scores = score_all(model, tokens, check.queries, check.passages, progress)
-    if reranker is not None:
-        scores = {"reranked": rerank(reranker, tokens, check, scores["sum"], progress)}
+    scores["reranked"] = rerank(reranker, tokens, check, scores["sum"], progress)
     for name, score in scores.items():
         progress.console.print(f"held-out nDCG@10, {name}: {ndcg(score, check.relevant).mean():.3f}")
 
@@ -68,8 +67,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the training state")
     parser.add_argument("--out", type=Path, default=PACKAGE / "pocket")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--embedder-steps", type=int, default=1400)
-    parser.add_argument("--reranker-steps", type=int, default=1200)
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -97,24 +94,21 @@ def main() -> None:
         start_from_bag(model, bag)
         start_heads(model, tokens, idf, arguments.seed)
         state = work / "embedder_state.pt"
-        train_embedder(corpus, tokens, negatives, model, state, arguments.embedder_steps, arguments.seed, progress)
+        train_embedder(corpus, tokens, negatives, model, state, arguments.seed, progress)
         write_embedder(arguments.out / "embedder", model, tokenizer)
 
-        report(model, corpus, tokens, arguments.seed, progress)
-
         pairs = corpus.pairs[np.random.default_rng([arguments.seed, 10]).permutation(len(corpus.pairs))]
-        pairs = pairs[: arguments.reranker_steps * BATCH]
+        pairs = pairs[:PAIRS]
         if not (work / "lists.npy").exists():
             np.save(work / "lists.npy", mine_by(model, corpus, tokens, pairs, LISTED, arguments.seed, progress))
         lists = np.load(work / "lists.npy")
         reranker = start_reranker(model, tokens, arguments.seed)
         state = work / "reranker_state.pt"
-        steps = arguments.reranker_steps
-        train_reranker(corpus, tokens, pairs, lists, model, reranker, state, steps, arguments.seed, progress)
+        train_reranker(corpus, tokens, pairs, lists, model, reranker, state, arguments.seed, progress)
         folder = arguments.out / "reranker"
         write_checkpoint(folder, reranker, reranker.config, "XLMRobertaForSequenceClassification")
         save_tokenizer(tokenizer, folder, ["input_ids", "token_type_ids", "attention_mask"])
-        report(model, corpus, tokens, arguments.seed, progress, reranker)
+        report(model, corpus, tokens, arguments.seed, reranker, progress)
 
 
 if __name__ == "__main__":

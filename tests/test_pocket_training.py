@@ -38,7 +38,15 @@ def trained(state_file, progress, stop_at=None, steps=7):
         loss = (model(inputs) - 1).square().mean()
         return loss, {"loss": loss.item()}
 
-    loop.train("test", model, [{"params": list(model.parameters()), "lr": 0.1}], steps, loss_of, state_file, progress)
+    loop.train(
+        "test",
+        model,
+        [{"params": list(model.parameters()), "lr": 0.1}],
+        loop.Schedule(steps, steps, 3),
+        loss_of,
+        state_file,
+        progress,
+    )
     return model.state_dict()
 
 

@@ -27,7 +27,7 @@ from pocket_training.data import (
     Tokens,
     with_specials,
 )
-from pocket_training.loop import train
+from pocket_training.loop import Schedule, train
 
 LAYERS = 2
 HEADS = 3
@@ -39,6 +39,7 @@ CHUNKS = 6
 TEMPERATURES = {"dense": 0.05, "sparse": 0.05, "multi_vector": 0.03, "sum": 0.02}
 SPARSE_SCALE = 0.2
 RATE = 6e-4
+SCHEDULE = Schedule(steps=1400, horizon=1400, cool_down=1400)
 
 
 @dataclass
@@ -228,7 +229,6 @@ def train_embedder(
     negatives: np.ndarray,
     model: PocketM3,
     state_file: Path,
-    steps: int,
     seed: int,
     progress: Progress,
 ) -> None:
@@ -249,4 +249,4 @@ def train_embedder(
         return joint_loss(all_scores(query, passage), torch.from_numpy(batch.excluded()))
 
     groups = [{"params": [words], "lr": 2 * RATE}, {"params": others, "lr": RATE}]
-    train("embedder", model, groups, steps, loss_of, state_file, progress)
+    train("embedder", model, groups, SCHEDULE, loss_of, state_file, progress)

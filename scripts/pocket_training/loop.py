@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,31 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-WARM_UP = 40
 SAVED_EVERY = 50
 SMALLEST_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and the share of the full rate at each step.
+
+    The rate rises over 40 steps, falls linearly so that it would be 0 at `horizon`, and to 0 over the last `cool_down`.
+    """
+
+    steps: int
+    horizon: int
+    cool_down: int
+
+    def rate(self, step: int) -> float:
+        end = min(1 - step / self.horizon, (self.steps - step) / self.cool_down)
+        return min(1, (step + 1) / 40) * max(SMALLEST_RATE, end)
 
 
 def train(
     name: str,
     model: nn.Module,
     groups: list[dict[str, Any]],
-    steps: int,
+    schedule: Schedule,
     loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
     state_file: Path,
     progress: Progress,
@@ -30,29 +46,27 @@ def train(
     A state is written every 50 steps; a later call with the same arguments goes on from there.
     """
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / WARM_UP) * max(SMALLEST_RATE, 1 - step / steps)
-    )
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        rates.load_state_dict(state["schedule"])
         first = int(state["step"])
-    task = progress.add_task(name, total=steps, completed=first)
+    task = progress.add_task(name, total=schedule.steps, completed=first)
     seen: list[dict[str, float]] = []
-    for step in range(first, steps):
+    for step in range(first, schedule.steps):
         loss, figures = loss_of(step)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        rates.step()
         seen.append(figures)
         shown = ", ".join(f"{key} {np.mean([row[key] for row in seen[-SAVED_EVERY:]]):.3f}" for key in figures)
         progress.update(task, advance=1, description=f"{name}: {shown}")
-        if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 == schedule.steps:
             progress.console.print(f"{name}, step {step + 1}: {shown}")
             partial = state_file.with_suffix(".partial")
             torch.save(
@@ -60,7 +74,7 @@ def train(
                     "step": step + 1,
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
+                    "schedule": rates.state_dict(),
                 },
                 partial,
             )

@@ -17,13 +17,16 @@ from pocket_training.bag import HIDDEN
 from pocket_training.batches import LENGTH, passage_texts
 from pocket_training.data import BOS, EOS, PAD, Corpus, Tokens, with_specials
 from pocket_training.embedder import HEADS, LAYERS, PocketM3, all_scores, encode_sorted, encoder_config, pad
-from pocket_training.loop import train
+from pocket_training.loop import Schedule, train
 
 BATCH = 32
 LIST = 8
 CHUNKS = 6
 QUERY_LENGTH = 48
 RATE = 2.5e-4
+SCHEDULE = Schedule(steps=520, horizon=1200, cool_down=180)
+#: For so many pairs lists are mined.
+PAIRS = 38_400
 TEACHER_TEMPERATURE = 0.02
 TEACHER_SHARE = 0.3
 
@@ -203,7 +206,6 @@ def train_reranker(
     teacher: PocketM3,
     reranker: XLMRobertaForSequenceClassification,
     state_file: Path,
-    steps: int,
     seed: int,
     progress: Progress,
 ) -> None:
@@ -234,7 +236,7 @@ def train_reranker(
         "reranker",
         reranker,
         [{"params": list(reranker.parameters()), "lr": RATE}],
-        steps,
+        SCHEDULE,
         loss_of,
         state_file,
         progress,
