@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from conftest import M3
 
-from bge_integrations import load_embedder
 from bge_integrations.errors import (
     ClosedError,
     DiskFullError,
@@ -34,12 +33,6 @@ from bge_integrations.scoring import hybrid_scores
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 TEXTS = [f"Panda {i} eats bamboo number {i}." for i in range(20)]
 IDS = [f"id {i}" for i in range(20)]
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    with load_embedder("pocket") as embedder:
-        yield embedder
 
 
 @pytest.fixture
@@ -500,14 +493,17 @@ threading.Thread(target=optimize, daemon=True).start()
 while len(list(Path(sys.argv[1]).glob("shard-*"))) < 2: pass
 """,
     "while searching": """
-import threading
+import threading, time
+vector = index.embedder.encode(["bamboo"]).dense[0]
 def search():
     while True:
         try:
-            index.search("bamboo")
+            index.search_by_vector(vector)
         except BGEError:
             return
-for _ in range(4): threading.Thread(target=search, daemon=True).start()
+sys.setswitchinterval(1e-5)
+for _ in range(6): threading.Thread(target=search, daemon=True).start()
+time.sleep(0.1)
 """,
     "by sys.exit in a with block": "index.__enter__(); sys.exit()",
     "in memory": 'index = M3Index.open(":memory:", "pocket"); index.add(["A panda."])',

@@ -166,7 +166,7 @@ class EdgeEngine:
         self._closed.set()
         if self._optimizer == threading.get_ident():  # the garbage collector closes an index wherever it happens to run
             return
-        with self._optimizing, _engine_errors():  # the optimiser's process is ended, and its copy removed
+        with self._optimizing, self._lock.alone(), _engine_errors():  # when optimiser and searches have ended
             self._shard.close()
 
     def optimize(self) -> None:
