@@ -34,6 +34,18 @@ PUBLISHED = {
 }
 
 
+@pytest.fixture(scope="module")
+def pocket():
+    with load_embedder("pocket") as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="module")
+def pocket_reranker():
+    with load_reranker("pocket") as reranker:
+        yield reranker
+
+
 @pytest.fixture(scope="session")
 def hub_environment(tmp_path_factory) -> dict[str, str]:
     """The environment of a process that finds the tiny checkpoints in its hub cache under the published names."""

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from bge_integrations import load_embedder, load_reranker
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation import (
     Candidates,
@@ -31,18 +30,6 @@ from bge_integrations.evaluation.measures import bootstrap_intervals, randomisat
 from bge_integrations.scoring import hybrid_scores
 
 MODES = ("dense", "sparse", "multi_vector", "hybrid")
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    with load_embedder("pocket") as embedder:
-        yield embedder
-
-
-@pytest.fixture(scope="module")
-def pocket_reranker():
-    with load_reranker("pocket") as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

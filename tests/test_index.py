@@ -17,7 +17,6 @@ from conftest import BASE, M3
 from packaging.version import Version
 from qdrant_client import QdrantClient
 
-from bge_integrations import load_embedder
 from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import (
     ClosedError,
@@ -43,12 +42,6 @@ DOES = ("eats", "paints", "repairs", "forgets")
 WHAT = ("bamboo near the river", "a red bicycle", "the town hall", "letters from Japan")
 TEXTS = [" ".join(words) + "." for words in itertools.product(WHO, DOES, WHAT)]
 QUERIES = ["Who eats bamboo?", "bicycle repair", "a letter to the mayor", "zyx"]
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    with load_embedder("pocket") as embedder:
-        yield embedder
 
 
 @pytest.fixture(params=["edge", "client", "server"])

@@ -18,7 +18,7 @@ from mteb.models import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from mteb.types import PromptType
 
 import bge_integrations.mteb
-from bge_integrations import load_embedder, load_reranker
+from bge_integrations import load_embedder
 from bge_integrations.errors import InvalidInputError, TextTooLongError
 from bge_integrations.mteb import BGECrossEncoder, BGEEncoder, BGEM3Search
 from bge_integrations.scoring import hybrid_scores
@@ -139,18 +139,6 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     yield
     assert tried == []
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    with load_embedder("pocket") as embedder:
-        yield embedder
-
-
-@pytest.fixture(scope="module")
-def pocket_reranker():
-    with load_reranker("pocket") as reranker:
-        yield reranker
 
 
 def scores_of(model, task, **arguments):

@@ -10,17 +10,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bge_integrations
-from bge_integrations import load_embedder, load_reranker
+from bge_integrations import load_reranker
 from bge_integrations.scoring import hybrid_scores, lexical_scores, max_sim
 
 PACKAGE = Path(bge_integrations.__file__).parent
 DEMO = resources.files("bge_integrations") / "demo_documents"
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    with load_embedder("pocket") as embedder:
-        yield embedder
 
 
 @pytest.fixture(scope="module")

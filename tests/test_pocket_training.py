@@ -66,7 +66,6 @@ def make_corpus(titles, lengths, pairs, held_out=()):
         titles=list(titles),
         texts=["" for _ in titles],
         queries=["" for _ in pairs],
-        kinds=["" for _ in pairs],
         pairs=np.array(pairs),
         held_out=np.array(held_out),
         sections=sections(list(titles)),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.core.session import OnTruncate
+    from bge_integrations.core.session import Loaded, OnTruncate
     from bge_integrations.evaluation.dataset import Dataset
     from bge_integrations.evaluation.runs import Run
 
@@ -211,7 +211,7 @@ def evaluate(
     about = {
         "data": {"name": data.name, "documents": len(data.documents), "judged_queries": len(data.judged)},
         "embedder": _about_embedder(embedder),
-        "reranker": None if reranker is None else _about_reranker(reranker),
+        "reranker": None if reranker is None else _about(reranker),
         "weights": list(weights),
         "rerank_depth": rerank_depth,
         "depth": depth,
@@ -226,28 +226,24 @@ def _shown(comparison: Comparison) -> str:
     return f"{comparison.difference:+.3f} (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
 
 
-def _about_embedder(embedder: Embedder) -> dict[str, Any]:
+def _about(loaded: Loaded) -> dict[str, Any]:
     return {
-        "name": embedder.name,
-        "revision": embedder.revision,
-        "device": embedder.device,
-        "weights": embedder.weights_digest,
-        "pooling": embedder.pooling,
-        "max_length": embedder.max_length,
-        "dimension": embedder.dimension,
-        "dtype": embedder.dtype,
-        "query_instruction": embedder.query_instruction,
-        "passage_instruction": embedder.passage_instruction,
+        "name": loaded.name,
+        "device": loaded.device,
+        "weights": loaded.weights_digest,
+        "max_length": loaded.max_length,
+        "dtype": loaded.dtype,
     }
 
 
-def _about_reranker(reranker: Reranker) -> dict[str, Any]:
+def _about_embedder(embedder: Embedder) -> dict[str, Any]:
     return {
-        "name": reranker.name,
-        "device": reranker.device,
-        "weights": reranker.weights_digest,
-        "max_length": reranker.max_length,
-        "dtype": reranker.dtype,
+        **_about(embedder),
+        "revision": embedder.revision,
+        "pooling": embedder.pooling,
+        "dimension": embedder.dimension,
+        "query_instruction": embedder.query_instruction,
+        "passage_instruction": embedder.passage_instruction,
     }
 
 

@@ -31,7 +31,6 @@ class Corpus:
     titles: list[str]
     texts: list[str]
     queries: list[str]
-    kinds: list[str]
     pairs: np.ndarray
     held_out: np.ndarray
     sections: np.ndarray
@@ -63,25 +62,20 @@ def read_corpus(folder: Path, demo_folder: Path) -> Corpus:
         demo = {json.loads(line)["id"] for line in lines}
     row = {passage_id: i for i, passage_id in enumerate(passage_ids)}
     queries: dict[str, int] = {}
-    kinds, pairs = [], []
+    pairs = []
     with gzip.open(folder / "pairs.jsonl.gz", "rt", encoding="utf-8") as lines:
         for record in map(json.loads, lines):
             if record["passage_id"] in demo:
                 continue
-            query = record["query"]
-            if query not in queries:
-                queries[query] = len(queries)
-                kinds.append(record["kind"])
-            pairs.append((queries[query], row[record["passage_id"]]))
+            query = queries.setdefault(record["query"], len(queries))
+            pairs.append((query, row[record["passage_id"]]))
     distinct = sorted(set(titles))
     chosen = np.random.default_rng(0).permutation(len(distinct))[: len(distinct) // HELD_OUT]
     apart = {distinct[i] for i in chosen}
     kept_queries = {query for query, passage in pairs if titles[passage] not in apart}
     is_held_out = np.array([query not in kept_queries for query, _ in pairs])
     all_pairs = np.array(pairs)
-    return Corpus(
-        titles, texts, list(queries), kinds, all_pairs[~is_held_out], all_pairs[is_held_out], sections(titles)
-    )
+    return Corpus(titles, texts, list(queries), all_pairs[~is_held_out], all_pairs[is_held_out], sections(titles))
 
 
 def sections(titles: list[str]) -> np.ndarray:
