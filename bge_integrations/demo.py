@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import BGEError, InvalidInputError
+from bge_integrations.reading import SUFFIXES, find_files, read_passages
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 CANDIDATES = 20
 SHOWN = 3
 _BATCH = 256
-_CHUNK_CHARACTERS = 1000
 _REAL = "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3"
 
 
@@ -42,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     docs, question = setting("BGE_DEMO_DOCS") or None, setting("BGE_DEMO_QUESTION") or None
     model, reranker_model = setting("BGE_DEMO_MODEL") or "pocket", setting("BGE_DEMO_RERANKER") or "pocket"
     parser.add_argument(
-        "--docs", default=docs, help="a folder of .txt and .md files; without it, the bundled documents"
+        "--docs",
+        default=docs,
+        help=f"a folder with files of the kinds {', '.join(SUFFIXES)}; without it, the bundled ones",
     )
     parser.add_argument("--question", default=question, help="your question; without it, the bundled ones")
     parser.add_argument("--model", default=model, help="embedding model: hub id, folder, or 'pocket'")
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         console = Console()
         folder = None if options.docs is None else Path(options.docs).expanduser()
-        documents, questions = _material(folder, options.question)
+        questions = _questions(folder, options.question)
         console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker)
         if "pocket" in (options.model, options.reranker):
             console.print(
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         with _timed(console, "loaded both models"):
             embeddings = BGEEmbeddings(model=options.model)
             reranker = BGEReranker(model=options.reranker, top_n=None)
+        documents = _bundled_documents() if folder is None else _read(console, folder, options.model)
         with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
             store = _index(console, documents, embeddings, folder_of_store)
             for number, asked in enumerate(questions, start=1):
@@ -85,70 +87,47 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _material(docs: Path | None, question: str | None) -> tuple[list[Document], list[str]]:
-    """The documents and the questions, the user's or the bundled ones."""
+def _questions(docs: Path | None, question: str | None) -> list[str]:
+    """The user's question or the bundled ones, once it is clear that there are documents to ask."""
     if question is not None and not question.strip():
         raise InvalidInputError('the question is empty; ask one with Q="your question"')
     if docs is not None:
         if question is None:
             raise InvalidInputError('what should be asked about your documents? Say it with Q="your question"')
-        return read_folder(docs), [question]
-    bundled = resources.files("bge_integrations") / "demo_documents"
-    passages = _bundled_passages(bundled.joinpath("passages.jsonl").read_text("utf-8"))
+        find_files(docs)
     if question is not None:
-        return passages, [question]
-    lines = bundled.joinpath("questions.jsonl").read_text("utf-8").splitlines()
-    return passages, [json.loads(line)["question"] for line in lines]
+        return [question]
+    return [row["question"] for row in _bundled("questions.jsonl")]
 
 
-def _bundled_passages(lines: str) -> list[Document]:
+def _bundled(file: str) -> list[dict[str, str]]:
+    lines = resources.files("bge_integrations").joinpath("demo_documents", file).read_text("utf-8")
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def _bundled_documents() -> list[Document]:
     from langchain_core.documents import Document
 
-    rows = (json.loads(line) for line in lines.splitlines())
     return [
         Document(f"{row['title']}\n{row['text']}", id=row["id"], metadata={"source": f"{row['source']}, {row['id']}"})
-        for row in rows
+        for row in _bundled("passages.jsonl")
     ]
 
 
-def read_folder(folder: Path) -> list[Document]:
-    """The .txt and .md files below a folder, cut into chunks of about 1000 characters.
-
-    Raises:
-        InvalidInputError: No such folder, no such files, only empty ones, or a file that is not UTF-8.
-    """
+def _read(console: Console, folder: Path, model: str) -> list[Document]:
+    """The passages of the user's files; those that can't be read are named and left out."""
     from langchain_core.documents import Document
-    from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder} is no folder; pass one with .txt or .md files: DOCS=folder")
-    files = sorted(
-        f
-        for f in folder.rglob("*")
-        if f.suffix.lower() in {".txt", ".md"} and f.is_file() and not _is_hidden(f.relative_to(folder))
-    )
-    if not files:
-        raise InvalidInputError(f"{folder} has no .txt or .md files")
-    splitter = RecursiveCharacterTextSplitter(chunk_size=_CHUNK_CHARACTERS, chunk_overlap=100, add_start_index=True)
-    documents = []
-    for file in files:
-        source = str(file.relative_to(folder))
-        try:
-            text = file.read_text("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(
-                f"{file} is not UTF-8 text ({error.reason}); convert it, or leave it out"
-            ) from error
-        for chunk in splitter.split_documents([Document(text, metadata={"source": source})]):
-            place = f"{source}:{chunk.metadata['start_index']}"
-            documents.append(chunk.model_copy(update={"id": sha256(place.encode()).hexdigest()}))
+    from bge_integrations import load_embedder
+
+    with load_embedder(model) as embedder:
+        passages = read_passages(
+            folder, embedder, on_unreadable=lambda error: console.print(f"left out: {error}", highlight=False)
+        )
+        documents = [Document(passage.text, id=passage.id, metadata=passage.metadata) for passage in passages]
     if not documents:
-        raise InvalidInputError(f"the .txt and .md files in {folder} are empty")
+        raise InvalidInputError(f"no file in {folder} could be read")
     return documents
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _index(console: Console, documents: list[Document], embeddings: BGEEmbeddings, folder: str) -> Chroma:

@@ -11,6 +11,10 @@ class InvalidInputError(BGEError, ValueError):
     """A text, a list or an argument cannot be used; nothing was computed."""
 
 
+class UnreadableFileError(BGEError, ValueError):
+    """A document's file is damaged, encrypted, not UTF-8, or has no text."""
+
+
 class UnknownModelError(BGEError, ValueError):
     """Neither the catalogue nor the checkpoint's own files say how to run this model."""
 

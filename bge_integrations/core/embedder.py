@@ -150,6 +150,17 @@ class Embedder(Loaded):
         """What `load_embedder` takes to load it again: "pocket", the hub id, or the folder."""
         return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)
 
+    def _instruction(self, kind: TextKind | None) -> str:
+        """What is put before a text of this kind.
+
+        Raises:
+            InvalidInputError: There is no such kind.
+        """
+        instructions = {"query": self.query_instruction, "passage": self.passage_instruction, None: ""}
+        if kind not in instructions:
+            raise InvalidInputError(f"kind={kind!r} is none of 'query', 'passage', None")
+        return instructions[kind]
+
     @property
     def pass_settings(self) -> Hashable:
         """Equal for two embedders where one pass serves both."""
@@ -161,6 +172,21 @@ class Embedder(Loaded):
             self.max_length,
             self._dim,
         )
+
+    def count_tokens(self, texts: Iterable[str], *, kind: TextKind | None = None) -> list[int]:
+        """How many tokens the model sees of each text, with the special ones and the instruction of its kind.
+
+        Where it is more than `max_length`, `encode` cuts the text.
+
+        Raises:
+            InvalidInputError: Something is no text that can be encoded.
+            ClosedError: After close().
+        """
+        instruction = self._instruction(kind)
+        checked = check_texts(texts, "texts")
+        tokenizer = self._session.model.tokenizer
+        ids = tokenizer.ids([instruction + text for text in checked]) if checked else []
+        return [len(row) + tokenizer.text.size for row in ids]
 
     def encode(
         self,
@@ -243,8 +269,7 @@ class _Request:
         on_truncate: OnTruncate,
     ) -> None:
         checked = check_texts(texts, "texts")
-        if kind not in ("query", "passage", None):
-            raise InvalidInputError(f"kind={kind!r} is none of 'query', 'passage', None")
+        self._instruction = embedder._instruction(kind)
         if not (dense or sparse or multi_vector):
             raise InvalidInputError("nothing is asked for; set dense, sparse or multi_vector to True")
         if (sparse or multi_vector) and not embedder.has_sparse:
@@ -266,8 +291,6 @@ class _Request:
         )
         self._embedder = embedder
         self._max_length = max_length or embedder.max_length
-        instructions = {"query": embedder.query_instruction, "passage": embedder.passage_instruction}
-        self._instruction = instructions[kind] if kind else ""
         self._tokenizer = embedder._session.model.tokenizer
 
     def work(self, on_truncate: OnTruncate, show_progress: bool) -> Work[str]:
