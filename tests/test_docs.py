@@ -1,4 +1,4 @@
-"""README and docs: every Python block runs as written, and every command, link, message and model named is there.
+"""README, docs and the like: every Python block runs as written, and every command, link, message and model named is there.
 
 A page's blocks run in order in one program and one empty folder, as a reader would type them, with tiny checkpoints in
 the hub's cache. A block that can't run says so in a comment before it: `<!-- not run: needs a Qdrant server -->`.
@@ -21,7 +21,7 @@ from bge_integrations import catalog, errors
 
 PROJECT = TESTS.parent
 PACKAGE = Path(bge_integrations.__file__).parent
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
 RUN_PAGE = """
 import json, sys
 
@@ -74,7 +74,8 @@ def test_block_that_is_not_run_can_be_parsed(page, block):
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_a_comment_that_a_block_is_not_run_stands_before_a_block(page):
-    assert page.read_text("utf-8").count("<!-- not run") == sum(block.not_run is not None for block in BLOCKS[page])
+    comments = re.findall("^<!-- not run", page.read_text("utf-8"), re.M)
+    assert len(comments) == sum(block.not_run is not None for block in PYTHON[page])
 
 
 def commands(page: Path) -> str:
