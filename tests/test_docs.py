@@ -1,4 +1,4 @@
-"""README, docs and the like: every Python block runs as written, and every command, link, message and model named is there.
+"""README and docs: every Python block runs as written, and every command, link, message and model named is there.
 
 A page's blocks run in order in one program and one empty folder, as a reader would type them, with tiny checkpoints in
 the hub's cache. A block that can't run says so in a comment before it: `<!-- not run: needs a Qdrant server -->`.
