@@ -29,14 +29,14 @@ FILES = {
     "It lives in the mountains of China. Cubs are born blind and stay with their mother for two years.\n",
     "rome.txt": "Rome lies on the river Tiber. Legend says that Romulus founded the city in 753 BC.\n",
     "bm25.md": "# Ranking\n\nBM25 ranks documents by the words that they share with the query.\n",
-    "walrus.html": "<html><head><title>Python</title></head><body><h1>The walrus operator</h1><p>The operator := is called "
-    "walrus operator, since it looks like the eyes and tusks of a walrus.</p></body></html>",
+    "walrus.html": "<html><head><title>Python</title></head><body><h1>The walrus operator</h1><p>The operator := is "
+    "called walrus operator, since it looks like the eyes and tusks of a walrus.</p></body></html>",
     "iceland.txt": "Iceland has no army. The volcano Eyjafjallajokull stopped flights across Europe in 2010.\n",
     "sub/backup.md": "# Backups\n\nThe database is copied every night at two. Copies are kept for thirty days.\n",
 }
 QUESTIONS = {
     "What does the giant panda eat?": "pandas.md",
-    "Who founded Rome?": "rome.txt",
+    "When did Romulus found the city?": "rome.txt",
     "How does BM25 rank documents?": "bm25.md",
     "Why is it called the walrus operator?": "walrus.html",
     "Which volcano stopped flights across Europe?": "iceland.txt",
@@ -152,7 +152,7 @@ def test_both_frameworks_find_the_same(retriever_of, pipeline):
 @both
 @every
 def test_answers_are_quotes_with_sources(retriever_of, framework, pipeline):
-    text, sources = answer(framework, retriever_of(framework, pipeline), "Who founded Rome?")
+    text, sources = answer(framework, retriever_of(framework, pipeline), "When did Romulus found the city?")
     assert text.startswith("Legend says that Romulus founded the city in 753 BC. [1] ")
     assert sources[0].number == 1
     assert sources[0].metadata["source"] == "rome.txt"
@@ -233,7 +233,7 @@ def test_the_hybrid_index_is_closed_at_the_end(docs, tmp_path, framework):
 
 def test_history_without_a_chat_model(retriever_of):
     retriever = retriever_of(langchain)
-    history = [HumanMessage(PANDAS), AIMessage("Who founded Rome, and how does BM25 rank documents?")]
+    history = [HumanMessage(PANDAS), AIMessage("Who founded Rome, and how does BM25 rank?")]
     asked = {"question": FOLLOW_UP, "chat_history": history}
     assert langchain.standalone_question().invoke(asked) == f"{PANDAS} {FOLLOW_UP}"
     assert langchain.history_aware(retriever).invoke(asked)[0].metadata["source"] == "pandas.md"
@@ -271,16 +271,16 @@ def test_a_chat_model_answers_from_the_passages(retriever_of, framework):
 
 
 def test_a_chat_model_rewrites_the_question(retriever_of):
-    llm, asked = chat_model(langchain, "Who founded Rome?", "Romulus [1].")
+    llm, asked = chat_model(langchain, "When did Romulus found the city?", "Romulus [1].")
     history = [("human", "Tell me of Rome."), ("ai", "It lies on the Tiber.")]
     found = langchain.answer_chain(retriever_of(langchain), llm).invoke({"question": "Who?", "chat_history": history})
     assert found.sources[0].metadata["source"] == "rome.txt"
     assert "It lies on the Tiber." in asked[0]
-    assert "Question: Who founded Rome?" in asked[1]
+    assert "Question: When did Romulus found the city?" in asked[1]
 
 
 def test_an_llm_rewrites_the_question(retriever_of):
-    llm, asked = chat_model(llama_index, "Who founded Rome?", "Romulus [1].")
+    llm, asked = chat_model(llama_index, "When did Romulus found the city?", "Romulus [1].")
     history = [
         ChatMessage(role="user", content="Tell me of Rome."),
         ChatMessage(role="assistant", content="On the Tiber."),
@@ -288,7 +288,7 @@ def test_an_llm_rewrites_the_question(retriever_of):
     found = llama_index.chat_engine(retriever_of(llama_index), llm).chat("Who?", chat_history=history)
     assert [node.metadata["source"] for node in found.source_nodes] == ["rome.txt"]
     assert "On the Tiber." in asked[0]
-    assert "Question: Who founded Rome?" in asked[1]
+    assert "Question: When did Romulus found the city?" in asked[1]
 
 
 @both
@@ -315,7 +315,7 @@ def test_mistakes(retriever_of, tmp_path, framework):
 
 
 def test_a_chain_that_is_asked_with_a_bare_question_says_what_it_takes(retriever_of):
-    with pytest.raises(InvalidInputError, match='pass {"question"'):
+    with pytest.raises(InvalidInputError, match=r'pass \{"question"'):
         langchain.answer_chain(retriever_of(langchain), reranker="pocket").invoke(PANDAS)
 
 
@@ -328,7 +328,7 @@ def test_files_that_cannot_be_read(tmp_path, framework):
     assert len(read(framework, tmp_path, on_unreadable=left_out.append)) == 1
     assert len(left_out) == 1
     (tmp_path / "rome.txt").unlink()
-    with pytest.raises(InvalidInputError, match="no file in .* could be read"):
+    with pytest.raises(InvalidInputError, match=r"no file in .* could be read"):
         read(framework, tmp_path, on_unreadable=left_out.append)
 
 
@@ -336,7 +336,7 @@ def test_files_that_cannot_be_read(tmp_path, framework):
 async def test_async_gives_the_same(retriever_of, pipeline):
     chain = langchain.answer_chain(retriever_of(langchain, pipeline), reranker="pocket")
     engine = llama_index.answer_engine(retriever_of(llama_index, pipeline), reranker="pocket")
-    for question in (PANDAS, "Who founded Rome?"):
+    for question in (PANDAS, "When did Romulus found the city?"):
         asked = {"question": question}
         assert await chain.ainvoke(asked) == chain.invoke(asked) == next(chain.stream(asked))
         response, expected = await engine.aquery(question), engine.query(question)
@@ -355,11 +355,11 @@ async def test_async_with_a_chat_model(retriever_of):
     assert len(second.source_nodes) == 1
 
 
-@every
+@pytest.mark.parametrize("pipeline", ["dense", "hybrid"])
 def test_sixteen_threads(retriever_of, pipeline):
     chain = langchain.answer_chain(retriever_of(langchain, pipeline), reranker="pocket")
     engine = llama_index.answer_engine(retriever_of(llama_index, pipeline), reranker="pocket")
-    questions = list(QUESTIONS) * 4
+    questions = list(QUESTIONS) * 3
     expected = {question: chain.invoke({"question": question}).text for question in QUESTIONS}
     with ThreadPoolExecutor(16) as threads:
         answers = threads.map(lambda question: str(engine.query(question)), questions)
@@ -401,11 +401,11 @@ def test_only_numbers_of_passages_become_sources():
 @both
 def test_the_command(docs, tmp_path, monkeypatch, capsys, framework):
     for _ in range(2):
-        arguments = [str(docs), "--pipeline", "dense", "Who founded Rome?", "--index", str(tmp_path)]
+        arguments = [str(docs), "--pipeline", "dense", "When did Romulus found the city?", "--index", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])
-        monkeypatch.delitem(sys.modules, framework.__name__)  # runpy would warn
+        monkeypatch.delitem(sys.modules, framework.__name__, raising=False)  # runpy would warn
         with pytest.raises(SystemExit) as ended:
-            runpy.run_module(framework.__name__, run_name="__main__")
+            runpy.run_module(framework.__name__, run_name="__main__", alter_sys=True)
         assert ended.value.code == 0
         printed = capsys.readouterr()
         assert printed.out.startswith("Legend says that Romulus founded the city in 753 BC. [1]")
@@ -425,15 +425,26 @@ def test_the_command(docs, tmp_path, monkeypatch, capsys, framework):
         (["  "], "the question is '  '"),
         (["q", "--model", "bge-nonsense"], "unknown model 'bge-nonsense'"),
         (["q", "--reranker", "./nowhere"], "there is no folder ./nowhere"),
+        (["q", "--reranker", "./nowhere", "--pipeline", "hybrid"], "there is no folder ./nowhere"),
+        (["q", "--index", "file.csv"], "file.csv"),
     ],
 )
 @both
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, framework, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.csv").write_text("a,b")
     assert run("pipelines", framework._ask, arguments) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b", "c"], ["q", "--model", ""], ["q", "--pipeline", "sparse"]])
+def test_the_command_says_what_it_takes(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        run("pipelines", langchain._ask, arguments)
+    assert ended.value.code == 2
+    assert "usage: python -m pipelines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("framework", "other"), [("langchain", "llama_index"), ("llama_index", "langchain_core")])
@@ -445,10 +456,10 @@ def refuse(*arguments):
     raise AssertionError(f"a connection to {arguments}")
 socket.socket.connect = refuse
 name, other, docs = sys.argv[1:]
-sys.argv[1:] = [docs, "Who founded Rome?", "--pipeline", "hybrid"]
+sys.argv[1:] = [docs, "When did Romulus found the city?", "--pipeline", "hybrid"]
 sys.modules[other] = None
 try:
-    runpy.run_module(f"bge_integrations.pipelines.{name}", run_name="__main__")
+    runpy.run_module(f"bge_integrations.pipelines.{name}", run_name="__main__", alter_sys=True)
 except SystemExit as ended:
     assert ended.code == 0
 """,
@@ -469,4 +480,4 @@ def test_missing_packages_are_named_with_the_extra(monkeypatch, framework, packa
     with pytest.raises(ImportError, match=rf"{package}: pip install 'bge-integrations\[pipelines\]'"):
         importlib.import_module(name)
     with pytest.raises(SystemExit, match=rf"{package}: pip install 'bge-integrations\[pipelines\]'"):
-        runpy.run_module(name, run_name="__main__")
+        runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -52,8 +52,8 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
     )
     parser.add_argument("question", help="what you want to know")
     parser.add_argument("--pipeline", choices=get_args(Pipeline), default="dense", help="how passages are found")
-    parser.add_argument("--model", default="pocket", help="embedding model: hub id, folder, or 'pocket'")
-    parser.add_argument("--reranker", default="pocket", help="reranker: hub id, folder, or 'pocket'")
+    parser.add_argument("--model", type=_name, default="pocket", help="embedding model: hub id, folder, or 'pocket'")
+    parser.add_argument("--reranker", type=_name, default="pocket", help="reranker: hub id, folder, or 'pocket'")
     parser.add_argument("--index", type=Path, help="a folder to keep the index in, for the next question")
     given = vars(parser.parse_intermixed_args(arguments))
     if "pocket" in (given["model"], given["reranker"]):
@@ -74,6 +74,12 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
         page = f", page {source.metadata['page']}" if "page" in source.metadata else ""
         print(f"  [{source.number}] {source.metadata['source']}{page}")
     return 0
+
+
+def _name(model: str) -> str:
+    if not model:
+        raise argparse.ArgumentTypeError("a model's name can't be empty")
+    return model
 
 
 def missing(error: ImportError, module: str) -> BaseException:

@@ -90,8 +90,8 @@ def dense_retriever(
         InvalidInputError: There are no documents, or they lack ids.
         WrongModelError: The folder holds the vectors of another model.
     """
-    found = _chroma_retriever(documents, folder, "langchain-passages", model, k, filter)
-    return BGEReranker(model=reranker, top_n=top_n).wrap(found)
+    loaded = BGEReranker(model=reranker, top_n=top_n)
+    return loaded.wrap(_chroma_retriever(documents, folder, "langchain-passages", model, k, filter))
 
 
 @contextmanager
@@ -145,6 +145,7 @@ def parent_retriever(
     Arguments and errors are as in `dense_retriever`; k counts sentences.
     """
     check_ids([document.id for document in documents])
+    loaded = BGEReranker(model=reranker, top_n=top_n)
     parts = [
         Document(sentence, id=f"{document.id}/{number}", metadata={**document.metadata, "parent": document.id})
         for document in documents
@@ -154,7 +155,7 @@ def parent_retriever(
         parts=_chroma_retriever(parts, folder, "langchain-sentences", model, k, filter),
         parents={str(document.id): document for document in documents},
     )
-    return BGEReranker(model=reranker, top_n=top_n).wrap(found)
+    return loaded.wrap(found)
 
 
 class ParentRetriever(BaseRetriever):

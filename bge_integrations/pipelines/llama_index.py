@@ -103,9 +103,10 @@ def dense_retriever(
         InvalidInputError: There are no nodes, or two have the same id.
         WrongModelError: The folder holds the vectors of another model.
     """
+    loaded = BGERerank(model=reranker, top_n=top_n)
     index = _chroma_index(nodes, folder, "llama-index-passages", model)
     found = VectorIndexRetriever(index, similarity_top_k=k, filters=filters)
-    return RerankedRetriever(found, BGERerank(model=reranker, top_n=top_n))
+    return RerankedRetriever(found, loaded)
 
 
 @contextmanager
@@ -127,10 +128,11 @@ def hybrid_retriever(
         IndexLockedError: The folder's index is open already, here or in another process.
     """
     ids = check_ids([node.node_id for node in nodes])
+    loaded = BGERerank(model=reranker, top_n=top_n)
     with BGEM3Index(nodes=nodes, path=Path(folder) / "llama-index-m3", model=model) as index:
         delete_others(index.m3_index, ids)
         found = index.as_retriever(similarity_top_k=k, filters=filters)
-        yield RerankedRetriever(found, BGERerank(model=reranker, top_n=top_n))
+        yield RerankedRetriever(found, loaded)
 
 
 def parent_retriever(
@@ -149,6 +151,7 @@ def parent_retriever(
     `dense_retriever`; k counts sentences.
     """
     parents = dict(zip(check_ids([node.node_id for node in nodes]), nodes, strict=True))
+    loaded = BGERerank(model=reranker, top_n=top_n)
     parts = [
         IndexNode.from_text_node(node.model_copy(update={"id_": f"{parent}/{number}", "text": sentence}), parent)
         for parent, node in parents.items()
@@ -156,7 +159,7 @@ def parent_retriever(
     ]
     index = _chroma_index(parts, folder, "llama-index-sentences", model)
     found = VectorIndexRetriever(index, similarity_top_k=k, filters=filters, object_map=parents)
-    return RerankedRetriever(found, BGERerank(model=reranker, top_n=top_n))
+    return RerankedRetriever(found, loaded)
 
 
 def _chroma_index(nodes: Sequence[TextNode], folder: str | Path, name: str, model: str) -> VectorStoreIndex:

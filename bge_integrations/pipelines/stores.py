@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.errors import WrongModelError
+from bge_integrations.errors import InvalidInputError, WrongModelError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -22,10 +22,14 @@ def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, C
     """Chroma in a folder, and the collection of this name, made where there is none; it compares by cosine.
 
     Raises:
+        InvalidInputError: The folder is a file.
         WrongModelError: The collection holds the vectors of another model.
     """
     import chromadb
 
+    folder = Path(folder).expanduser()
+    if folder.is_file():
+        raise InvalidInputError(f"{folder} is a file; name a folder for the index")
     client = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
     collection = client.get_or_create_collection(
         name,
