@@ -36,11 +36,6 @@ class Options:
     reranker: str
     index: Path
 
-    @staticmethod
-    def left_out(error: UnreadableFileError) -> None:
-        """Name a file that can't be read; the others are asked."""
-        print(f"left out: {error}", file=sys.stderr)
-
 
 def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | None = None) -> int:
     """Ask, and print; the exit status is 0, or 1 after a mistake that is explained in one line."""
@@ -80,6 +75,11 @@ def _name(model: str) -> str:
     if not model:
         raise argparse.ArgumentTypeError("a model's name can't be empty")
     return model
+
+
+def left_out(error: UnreadableFileError) -> None:
+    """Name a file that can't be read; the others are asked."""
+    print(f"left out: {error}", file=sys.stderr)
 
 
 def missing(error: ImportError, module: str) -> BaseException:

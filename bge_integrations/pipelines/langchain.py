@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.pipelines.command import Options, missing, run
+from bge_integrations.pipelines.command import Options, left_out, missing, run
 
 try:
     from langchain_chroma import Chroma
@@ -43,7 +43,7 @@ from bge_integrations.pipelines.answers import (
 )
 from bge_integrations.pipelines.passages import check_ids, passages_of
 from bge_integrations.pipelines.quotes import sentences
-from bge_integrations.pipelines.stores import delete_others, open_chroma, outdated
+from bge_integrations.pipelines.stores import delete_others, delete_outdated, open_chroma
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -187,11 +187,11 @@ def _chroma_retriever(
     embeddings = BGEEmbeddings(model=model)
     client, collection = open_chroma(folder, name, model)
     rows = {i: (document.page_content, document.metadata) for i, document in zip(ids, documents, strict=True)}
-    wanted = set(outdated(collection, rows))
-    missing_documents = [document for document in documents if document.id in wanted]
+    wanted = set(delete_outdated(collection, rows))
+    new = [document for document in documents if document.id in wanted]
     store = Chroma(name, client=client, embedding_function=embeddings)
-    for start in range(0, len(missing_documents), _BATCH):
-        store.add_documents(missing_documents[start : start + _BATCH])
+    for start in range(0, len(new), _BATCH):
+        store.add_documents(new[start : start + _BATCH])
     return store.as_retriever(search_kwargs={"k": k, "filter": filter})
 
 
@@ -271,7 +271,7 @@ def _sources(documents: list[Document]) -> list[Source]:
 
 
 def _ask(options: Options) -> Answer:
-    documents = read_documents(options.path, options.model, options.left_out)
+    documents = read_documents(options.path, options.model, left_out)
     retriever: AbstractContextManager[BaseRetriever]
     if options.pipeline == "hybrid":
         retriever = hybrid_retriever(documents, options.index, model=options.model, reranker=options.reranker)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.pipelines.command import Options, missing, run
+from bge_integrations.pipelines.command import Options, left_out, missing, run
 
 try:
     from llama_index.core import PromptTemplate, VectorStoreIndex
@@ -49,7 +49,7 @@ from bge_integrations.pipelines.answers import (
 )
 from bge_integrations.pipelines.passages import check_ids, passages_of
 from bge_integrations.pipelines.quotes import sentences
-from bge_integrations.pipelines.stores import delete_others, open_chroma, outdated
+from bge_integrations.pipelines.stores import delete_others, delete_outdated, open_chroma
 
 _PROMPT = PromptTemplate(INSTRUCTION + "\n\n{passages}\n\nQuestion: {question}")
 _CONDENSE_PROMPT = PromptTemplate(CONDENSE + "\n\n{chat_history}\n\nLast question: {question}")
@@ -166,7 +166,9 @@ def _chroma_index(nodes: Sequence[TextNode], folder: str | Path, name: str, mode
     ids = check_ids([node.node_id for node in nodes])
     embedding = BGEEmbedding(model_name=model)
     _, collection = open_chroma(folder, name, model)
-    wanted = set(outdated(collection, {i: (node.text, node.metadata) for i, node in zip(ids, nodes, strict=True)}))
+    wanted = set(
+        delete_outdated(collection, {i: (node.text, node.metadata) for i, node in zip(ids, nodes, strict=True)})
+    )
     index = VectorStoreIndex.from_vector_store(ChromaVectorStore(chroma_collection=collection), embed_model=embedding)
     index.insert_nodes([node for node in nodes if node.node_id in wanted])
     return index
@@ -296,7 +298,7 @@ class EarlierQuestionsChatEngine(CondenseQuestionChatEngine):
 
 
 def _ask(options: Options) -> Answer:
-    nodes = read_nodes(options.path, options.model, options.left_out)
+    nodes = read_nodes(options.path, options.model, left_out)
     retriever: AbstractContextManager[BaseRetriever]
     if options.pipeline == "hybrid":
         retriever = hybrid_retriever(nodes, options.index, model=options.model, reranker=options.reranker)

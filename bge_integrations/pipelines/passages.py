@@ -37,7 +37,7 @@ def passages_of(
 def check_ids(ids: Sequence[str | None]) -> list[str]:
     """The documents' ids, by which a second run knows them; InvalidInputError where there are none, or two the same."""
     if not ids:
-        raise InvalidInputError("there are no documents; read some with passages in them")
+        raise InvalidInputError("there are no documents; pass at least one")
     found = [identifier for identifier in ids if identifier]
     if len(set(found)) < len(ids):
         raise InvalidInputError("each document needs an id of its own, by which the next run knows it again")

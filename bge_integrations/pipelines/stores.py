@@ -45,7 +45,7 @@ def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, C
     return client, collection
 
 
-def outdated(collection: Collection, passages: Mapping[str, Stored]) -> list[str]:
+def delete_outdated(collection: Collection, passages: Mapping[str, Stored]) -> list[str]:
     """Delete what is not among the passages, or was changed; the ids of passages that are then missing.
 
     What is there as it should be stays, and costs no model run.
