@@ -22,10 +22,11 @@ from bge_integrations.pipelines import langchain, llama_index
 from bge_integrations.pipelines.answers import NOTHING_FOUND, Source, cited_answer
 from bge_integrations.pipelines.command import run
 from bge_integrations.pipelines.quotes import Quote, cited, extract, sentences
-from bge_integrations.pipelines.stores import delete_outdated, open_chroma
+from bge_integrations.pipelines.stores import open_chroma
 
 FILES = {
-    "pandas.md": "# The giant panda {Ailuropoda}\n\nThe giant panda eats bamboo. It needs up to 38 kilograms of it each day.\n\n"
+    "pandas.md": "# The giant panda {Ailuropoda}\n\n"
+    "The giant panda eats bamboo. It needs up to 38 kilograms of it each day.\n\n"
     "It lives in the mountains of China. Cubs are born blind and stay with their mother for two years.\n",
     "rome.txt": "Rome lies on the river Tiber. Legend says that Romulus founded the city in 753 BC.\n",
     "bm25.md": "# Ranking\n\nBM25 ranks documents by the words that they share with the query.\n",
@@ -192,17 +193,29 @@ def test_a_second_run_brings_the_index_up_to_date(tmp_path, framework, pipeline)
 
 
 @both
-def test_what_is_unchanged_is_not_embedded_again(docs, tmp_path, framework):
-    documents = read(framework, docs)
-    texts = {d.id if framework is langchain else d.node_id: d for d in documents}
-    framework.dense_retriever(documents, tmp_path, **POCKET)
-    _, collection = open_chroma(
-        tmp_path, f"{'langchain' if framework is langchain else 'llama-index'}-passages", "pocket"
-    )
-    stored = {i: (d.page_content if framework is langchain else d.text, d.metadata) for i, d in texts.items()}
-    assert delete_outdated(collection, stored) == []
-    first = next(iter(stored))
-    assert delete_outdated(collection, {**stored, first: (stored[first][0], {"source": "renamed.md"})}) == [first]
+@pytest.mark.parametrize("pipeline", ["dense", "parent"])
+def test_what_is_unchanged_is_not_embedded_again(tmp_path, framework, pipeline):
+    """Shown by a vector of another text, which stays where it was put until its passage changes."""
+    docs, folder = tmp_path / "docs", tmp_path / "index"
+    docs.mkdir()
+    write(docs, {"rome.txt": "Rome lies on the Tiber.", "bm25.md": "BM25 ranks by words."})
+    name = f"{framework.__name__.rpartition('.')[2].replace('_', '-')}-"
+    name += "passages" if pipeline == "dense" else "sentences"
+
+    def vectors():
+        with build(framework, pipeline, read(framework, docs), folder):
+            found = open_chroma(folder, name, "pocket")[1].get(include=["embeddings"])
+        return {
+            i.partition("#")[0]: vector.tolist() for i, vector in zip(found["ids"], found["embeddings"], strict=True)
+        }
+
+    first = vectors()
+    _, collection = open_chroma(folder, name, "pocket")
+    (rome,) = (i for i in collection.get()["ids"] if i.startswith("rome.txt"))
+    collection.update(ids=[rome], embeddings=[first["bm25.md"]])
+    assert vectors()["rome.txt"] == first["bm25.md"]
+    (docs / "rome.txt").write_text("Rome lies on the river Tiber.")
+    assert vectors()["rome.txt"] not in (first["bm25.md"], first["rome.txt"])
 
 
 @both

@@ -166,9 +166,8 @@ def _chroma_index(nodes: Sequence[TextNode], folder: str | Path, name: str, mode
     ids = check_ids([node.node_id for node in nodes])
     embedding = BGEEmbedding(model_name=model)
     _, collection = open_chroma(folder, name, model)
-    wanted = set(
-        delete_outdated(collection, {i: (node.text, node.metadata) for i, node in zip(ids, nodes, strict=True)})
-    )
+    rows = {i: (node.text, node.metadata) for i, node in zip(ids, nodes, strict=True)}
+    wanted = set(delete_outdated(collection, rows))
     index = VectorStoreIndex.from_vector_store(ChromaVectorStore(chroma_collection=collection), embed_model=embedding)
     index.insert_nodes([node for node in nodes if node.node_id in wanted])
     return index
