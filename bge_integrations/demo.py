@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import BGEError, InvalidInputError
-from bge_integrations.reading import SUFFIXES, find_files, read_passages
+from bge_integrations.reading import SUFFIXES, Passage, find_files, read_passages
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -69,9 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         with _timed(console, "loaded both models"):
             embeddings = BGEEmbeddings(model=options.model)
             reranker = BGEReranker(model=options.reranker, top_n=None)
-        documents = _bundled_documents() if folder is None else _read(console, folder, options.model)
+        passages = bundled_passages() if folder is None else _read(console, folder, options.model)
         with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
-            store = _index(console, documents, embeddings, folder_of_store)
+            store = _index(console, passages, embeddings, folder_of_store)
             for number, asked in enumerate(questions, start=1):
                 _ask(console, store, reranker, asked, f"{number}/{len(questions)}")
     except (BGEError, OSError) as error:
@@ -105,37 +105,37 @@ def _bundled(file: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines.splitlines()]
 
 
-def _bundled_documents() -> list[Document]:
-    from langchain_core.documents import Document
-
+def bundled_passages() -> list[Passage]:
+    """The bundled demonstration documents, a passage each."""
     return [
-        Document(f"{row['title']}\n{row['text']}", id=row["id"], metadata={"source": f"{row['source']}, {row['id']}"})
+        Passage(f"{row['title']}\n{row['text']}", f"{row['source']}, {row['id']}", row["title"], None, 0)
         for row in _bundled("passages.jsonl")
     ]
 
 
-def _read(console: Console, folder: Path, model: str) -> list[Document]:
+def _read(console: Console, folder: Path, model: str) -> list[Passage]:
     """The passages of the user's files; those that can't be read are named and left out."""
-    from langchain_core.documents import Document
-
     from bge_integrations import load_embedder
 
     with load_embedder(model) as embedder:
-        passages = read_passages(
-            folder, embedder, on_unreadable=lambda error: console.print(f"left out: {error}", highlight=False)
+        passages = list(
+            read_passages(
+                folder, embedder, on_unreadable=lambda error: console.print(f"left out: {error}", highlight=False)
+            )
         )
-        documents = [Document(passage.text, id=passage.id, metadata=passage.metadata) for passage in passages]
-    if not documents:
+    if not passages:
         raise InvalidInputError(f"no file in {folder} could be read")
-    return documents
+    return passages
 
 
-def _index(console: Console, documents: list[Document], embeddings: BGEEmbeddings, folder: str) -> Chroma:
-    """Embed the documents into a Chroma collection in a folder."""
+def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings, folder: str) -> Chroma:
+    """Embed the passages into a Chroma collection in a folder."""
     import chromadb
     from langchain_chroma import Chroma
+    from langchain_core.documents import Document
     from rich.progress import track
 
+    documents = [Document(passage.text, id=passage.id, metadata=passage.metadata) for passage in passages]
     client = chromadb.PersistentClient(folder, settings=chromadb.Settings(anonymized_telemetry=False))
     store = Chroma(
         "demo",

@@ -1,0 +1,66 @@
+"""An answer without a language model: the sentences of the passages that fit the question best."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bge_integrations.core.selection import best, check_top_n
+
+if TYPE_CHECKING:
+    from bge_integrations.core.reranker import Reranker
+
+#: After an end mark and a space, after a full-width end mark, and at line breaks.
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\s*\n\s*")
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A sentence of a passage.
+
+    Attributes:
+        text: The sentence, as it stands in the passage.
+        passage: The passage's number, from 1.
+        score: The reranker's logit for question and sentence.
+    """
+
+    text: str
+    passage: int
+    score: float
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text, without empty ones."""
+    return [sentence for part in _BETWEEN_SENTENCES.split(text) if (sentence := part.strip())]
+
+
+def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: int = 3) -> list[Quote]:
+    """The sentences that fit the question best, in falling score; Markdown headings are none.
+
+    They are the best there are: whether they answer the question is for the reader to judge.
+
+    Args:
+        question: What is asked.
+        passages: The passages, best first: a sentence that several hold is quoted from the first of them.
+        reranker: Scores each sentence.
+        top_n: At most so many.
+
+    Raises:
+        InvalidInputError: top_n is less than 1, or a text can't be used.
+    """
+    check_top_n(top_n)
+    first: dict[str, int] = {}
+    for number, passage in enumerate(passages, start=1):
+        for sentence in sentences(passage):
+            if not sentence.startswith("#"):
+                first.setdefault(sentence, number)
+    scores = reranker.score([(question, sentence) for sentence in first]).tolist()
+    scored = [Quote(text, number, score) for (text, number), score in zip(first.items(), scores, strict=True)]
+    return [scored[place] for place in best(scores, top_n, None)]
+
+
+def cited(quotes: Sequence[Quote]) -> str:
+    """The quotes as one text, the number of its passage behind each: "Pandas eat bamboo. [1] They climb. [3]"."""
+    return " ".join(f"{quote.text} [{quote.passage}]" for quote in quotes)
