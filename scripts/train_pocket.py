@@ -26,8 +26,10 @@ from pocket_training.data import (
 )
 from pocket_training.embedder import PocketM3, start_from_bag, start_heads, train_embedder
 from pocket_training.mining import mine, mine_by
-from pocket_training.reranker import PAIRS, start_reranker, train_reranker
+from pocket_training.reranker import PAIRS, train_reranker
+from pocket_training.reranker_start import fit_match, start_reranker
 from pocket_training.validation import ndcg, rerank, score_all, validation_set
+from pocket_training.work_files import made_once
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from torch import nn
@@ -75,19 +77,22 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         corpus = read_corpus(arguments.corpus, PACKAGE / "demo_documents")
-        if not (work / "tokenizer.json").exists():
-            train_tokenizer(corpus).save(str(work / "tokenizer.json"))
-        tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+        kept = made_once(work / "tokenizer.json", lambda out: out.write(train_tokenizer(corpus).to_str().encode()))
+        tokenizer = Tokenizer.from_file(str(kept))
         tokens = tokenize(tokenizer, corpus)
         idf = inverse_frequency(tokens)
 
         bag = Bag()
-        if not (work / "bag.pt").exists():
-            torch.save(train_bag(corpus, tokens, idf, arguments.seed, progress).state_dict(), work / "bag.pt")
-        bag.load_state_dict(torch.load(work / "bag.pt", weights_only=True))
-        if not (work / "negatives.npy").exists():
-            np.save(work / "negatives.npy", mine(corpus, tokens, bag, idf, NEGATIVES, arguments.seed, progress))
-        negatives = np.load(work / "negatives.npy")
+        kept = made_once(
+            work / "bag.pt",
+            lambda out: torch.save(train_bag(corpus, tokens, idf, arguments.seed, progress).state_dict(), out),
+        )
+        bag.load_state_dict(torch.load(kept, weights_only=True))
+        kept = made_once(
+            work / "negatives.npy",
+            lambda out: np.save(out, mine(corpus, tokens, bag, idf, NEGATIVES, arguments.seed, progress)),
+        )
+        negatives = np.load(kept)
 
         torch.manual_seed(arguments.seed)
         model = PocketM3()
@@ -99,11 +104,15 @@ def main() -> None:
 
         pairs = corpus.pairs[np.random.default_rng([arguments.seed, 10]).permutation(len(corpus.pairs))]
         pairs = pairs[:PAIRS]
-        if not (work / "lists.npy").exists():
-            np.save(work / "lists.npy", mine_by(model, corpus, tokens, pairs, LISTED, arguments.seed, progress))
-        lists = np.load(work / "lists.npy")
+        kept = made_once(
+            work / "lists.npy",
+            lambda out: np.save(out, mine_by(model, corpus, tokens, pairs, LISTED, arguments.seed, progress)),
+        )
+        lists = np.load(kept)
         reranker = start_reranker(model, tokens, arguments.seed)
         state = work / "reranker_state.pt"
+        if not state.exists():
+            fit_match(reranker, model, pairs, lists, tokens, arguments.seed, progress)
         train_reranker(corpus, tokens, pairs, lists, model, reranker, state, arguments.seed, progress)
         folder = arguments.out / "reranker"
         write_checkpoint(folder, reranker, reranker.config, "XLMRobertaForSequenceClassification")

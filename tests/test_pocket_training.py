@@ -13,8 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from pocket_training import loop
 from pocket_training.batches import Batch, crop, stretch
-from pocket_training.data import Corpus, Tokens, sections
+from pocket_training.data import Corpus, Tokens, sections, with_specials
+from pocket_training.embedder import PocketM3, all_scores, encode_sorted
 from pocket_training.mining import Texts, best_passages, choose_negatives
+from pocket_training.reranker import score_pairs, teacher_scores
+from pocket_training.reranker_start import pair_ids, start_reranker
+from pocket_training.work_files import made_once
 
 
 @pytest.fixture
@@ -133,3 +137,49 @@ def test_best_passages_add_dense_and_sparse_scores(progress, monkeypatch):
     found = best_passages(Texts(queries, csr_array(weights)), Texts(passages, csr_array(others)), progress, "")
     exact = queries @ passages.T + weights @ others.T
     assert found.tolist() == np.argsort(-exact, axis=1)[:, :3].tolist()
+
+
+def test_a_file_is_made_once_and_never_half(tmp_path):
+    def fail(out):
+        out.write(b"half")
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        made_once(tmp_path / "a.npy", fail)
+    assert not (tmp_path / "a.npy").exists()
+    kept = made_once(tmp_path / "a.npy", lambda out: out.write(b"whole"))
+    assert made_once(kept, fail).read_bytes() == b"whole"
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Token ids of queries without repetitions, and of three passages for each."""
+    generator = np.random.default_rng(0)
+    queries = [generator.choice(np.arange(10, 200), 6, replace=False).astype(np.int32) for _ in range(3)]
+    passages = [generator.integers(10, 200, size=size).astype(np.int32) for size in (5, 30, 12, 7, 9, 40, 3, 20, 21)]
+    return queries, passages
+
+
+def test_the_teacher_scores_each_query_with_its_own_passages(texts):
+    torch.manual_seed(0)
+    teacher = PocketM3().eval()
+    queries, passages = texts
+    with torch.no_grad():
+        query = encode_sorted(teacher, [with_specials(ids) for ids in queries], 1)
+        passage = encode_sorted(teacher, [with_specials(ids) for ids in passages], 1)
+        expected = all_scores(query, passage)["sum"].view(3, 3, 3)[torch.arange(3), torch.arange(3)]
+    assert torch.allclose(teacher_scores(teacher, queries, passages), expected, atol=1e-6)
+
+
+def test_a_reranker_starts_with_the_passages_that_hold_the_query_in_front(texts):
+    """Before any training, even with an embedder that knows nothing but which token is which."""
+    torch.manual_seed(0)
+    model = PocketM3().eval()
+    queries, passages = texts
+    tokens = Tokens([np.empty(0, np.int32)] * len(passages), passages, queries)
+    reranker = start_reranker(model, tokens, seed=0).eval()
+    right = [np.concatenate([passage, query]) for query, passage in zip(queries, passages[:3], strict=True)]
+    pairs = [pair_ids(query, passage) for query in queries for passage in right]
+    with torch.no_grad():
+        logits = score_pairs(reranker, pairs, 1).view(3, 3)
+    assert logits.argmax(1).tolist() == [0, 1, 2]

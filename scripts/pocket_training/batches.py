@@ -11,7 +11,7 @@ from pocket_training.data import Corpus, Tokens
 QUERY_LENGTH = 64
 LENGTH = 128
 LONG = 320
-#: The share of texts that are a stretch of neighbouring passages, up to LONG ids, instead of one passage.
+#: The share of the embedder's texts that are a stretch of neighbouring passages instead of one.
 LONG_SHARE = 0.25
 CROP_LENGTHS = (6, 25)
 SHORTEST_CROPPED = 40
@@ -56,14 +56,14 @@ def stretch(row: int, corpus: Corpus, tokens: Tokens, length: int, generator: np
 
 
 def passage_texts(
-    rows: np.ndarray, corpus: Corpus, tokens: Tokens, generator: np.random.Generator
+    rows: np.ndarray, corpus: Corpus, tokens: Tokens, generator: np.random.Generator, long_share: float
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Ids of texts that hold these passages, and the first and the end of the passages that each text holds.
 
-    A quarter are stretches of neighbours; half carry the title.
+    A share of them are stretches of neighbours, up to LONG ids; half carry the title.
     """
     spans = [
-        stretch(row, corpus, tokens, LONG, generator) if generator.random() < LONG_SHARE else (row, row + 1)
+        stretch(row, corpus, tokens, LONG, generator) if generator.random() < long_share else (row, row + 1)
         for row in rows.tolist()
     ]
     texts = [
@@ -97,7 +97,7 @@ def make_batch(
     sources = sources[[len(tokens.texts[row]) >= SHORTEST_CROPPED for row in sources]]
     crops = [crop(tokens.texts[row], generator) for row in sources]
 
-    texts, firsts, ends = passage_texts(np.concatenate([golds, drawn]), corpus, tokens, generator)
+    texts, firsts, ends = passage_texts(np.concatenate([golds, drawn]), corpus, tokens, generator, LONG_SHARE)
     n = len(rows)
 
     def between(own: np.ndarray, cut: np.ndarray) -> np.ndarray:

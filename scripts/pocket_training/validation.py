@@ -12,7 +12,8 @@ from torch import nn
 from pocket_training.batches import LENGTH, QUERY_LENGTH
 from pocket_training.data import Corpus, Tokens, with_specials
 from pocket_training.embedder import PocketM3, all_scores, encode_sorted
-from pocket_training.reranker import pair_ids, score_pairs
+from pocket_training.reranker import score_pairs
+from pocket_training.reranker_start import pair_ids
 
 POOL = 10_000
 BLOCK = 256
