@@ -1,0 +1,1 @@
+"""Sample RAG pipelines."""
