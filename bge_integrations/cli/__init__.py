@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from bge_integrations.cli import output
 
 
@@ -24,7 +22,3 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

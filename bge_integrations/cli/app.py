@@ -26,6 +26,8 @@ class _Commands(TyperGroup):
     """Errors that a user can mend become one line; so do warnings."""
 
     def invoke(self, ctx: Any) -> Any:
+        if not sys.stderr.isatty():
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of a model that is downloaded at its first use
         with warnings.catch_warnings(record=True) as caught:
             try:
                 super().invoke(ctx)

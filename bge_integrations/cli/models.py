@@ -54,7 +54,7 @@ def models(
             )
             for row in rows
         ),
-        ("name", "kind", "dimension", "max length", "languages", "runs here", "cached"),
+        ("name", "kind", "dimension", "length", "languages", "runs", "cached"),
     )
 
 

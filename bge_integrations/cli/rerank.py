@@ -47,4 +47,4 @@ def rerank(
         for rank, place in enumerate(places, start=1):
             print_json({**rows[place], "rank": rank, "score": scores[place]})
     else:
-        print_table(((f"{scores[place]:+.3f}", rows[place][_FIELD]) for place in places), ("score", "text"))
+        print_table(((f"{scores[place]:+.3f}", rows[place][_FIELD]) for place in places), ("score", "text"), cut=True)

@@ -150,4 +150,4 @@ def _print_hits(query: str, hits: list[Hit], titled: bool, as_json: bool) -> Non
         return
     if titled:
         print(f"# {query}")
-    print_table(((f"{hit.score:.3f}", hit.id, hit.text) for hit in hits), ("score", "passage", "text"))
+    print_table(((f"{hit.score:.3f}", hit.id, hit.text) for hit in hits), ("score", "passage", "text"), cut=True)
