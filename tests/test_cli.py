@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BASE, M3, PUBLISHED
+from conftest import BASE, M3, PUBLISHED, TESTS
 
 from bge_integrations.catalog import CHECKPOINTS
 from bge_integrations.cli import index as index_command
@@ -589,3 +591,19 @@ def test_doctor(bge):
     assert found["extra cli"] == "installed"
     assert bge("doctor", "--dtype", "int8")[0] == 1
     assert "bfloat16: as asked" in bge("doctor", "--dtype", "bfloat16")[1]
+
+
+def test_the_page_runs_as_written(bge, tmp_path, monkeypatch):
+    """Each line of its bash blocks; what stands before or instead of `bge` runs in a shell, `bge` in this process."""
+    monkeypatch.chdir(tmp_path)
+    page = (TESTS.parent / "docs" / "cli.md").read_text("utf-8")
+    commands = "".join(re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)).splitlines()
+    assert len(commands) > 10
+    for command in commands:
+        before, found, arguments = command.rpartition("bge ")
+        shell = subprocess.run(["bash", "-c", before.rstrip(" |") if found else command], capture_output=True)
+        assert shell.returncode == 0
+        if found:
+            status, out, err = bge(*shlex.split(arguments), stdin=shell.stdout)
+            assert (status, err) == (0, ""), command
+            assert out or "embed" in command

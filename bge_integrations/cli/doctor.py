@@ -15,6 +15,7 @@ import typer
 from bge_integrations import __version__
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, print_table
+from bge_integrations.errors import BGEError
 
 if TYPE_CHECKING:
     import torch
@@ -117,12 +118,15 @@ def _test(device: str | None, dtype: str | None) -> tuple[str, bool]:
     from bge_integrations.scoring import hybrid_scores
 
     start = time.perf_counter()
-    with load_embedder("pocket", device=device, dtype=dtype) as embedder:
-        asked = embedder.encode([_QUESTION], kind="query", sparse=True, multi_vector=True)
-        passages = embedder.encode(_PASSAGES, kind="passage", sparse=True, multi_vector=True)
-        found = int(hybrid_scores(asked, passages).hybrid[0].argmax())
-    with load_reranker("pocket", device=device, dtype=dtype) as reranker:
-        first = int(reranker.score([(_QUESTION, passage) for passage in _PASSAGES]).argmax())
+    try:
+        with load_embedder("pocket", device=device, dtype=dtype) as embedder:
+            asked = embedder.encode([_QUESTION], kind="query", sparse=True, multi_vector=True)
+            passages = embedder.encode(_PASSAGES, kind="passage", sparse=True, multi_vector=True)
+            found = int(hybrid_scores(asked, passages).hybrid[0].argmax())
+        with load_reranker("pocket", device=device, dtype=dtype) as reranker:
+            first = int(reranker.score([(_QUESTION, passage) for passage in _PASSAGES]).argmax())
+    except (BGEError, OSError) as error:
+        return f"FAILED: {error}", False
     seconds = time.perf_counter() - start
     if found == first == 0:
         return f"passed: both pocket models found the right passage, {seconds:.1f} s with loading", True
