@@ -447,7 +447,7 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
     for arguments, name in (
         ([source, target, "--model", "pocket"], "columns"),
         ([source, target, *ALL, "--max-length", 100], "max_length"),
-        ([source, target, *ALL[2:], "--model", M3], "model and weights"),
+        ([source, target, *ALL[2:], "--model", M3], "model, weights"),
         ([rows_file(tmp_path / "other.jsonl", 41), target, *ALL], "input"),
     ):
         status, _, err = bge("embed", *arguments)

@@ -65,7 +65,7 @@ class Partial:
         if different and not overwrite:
             self.close()
             raise InvalidInputError(
-                f"{self.folder} was made with another {' and '.join(different)}; run that command again to finish it, "
+                f"{self.folder} was made with another {', '.join(different)}; run that command again to finish it, "
                 "delete the folder, or begin anew with --overwrite"
             )
         if different or settings["input"] is None:  # standard input can't be read again
