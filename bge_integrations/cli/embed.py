@@ -52,25 +52,25 @@ def embed(
     from bge_integrations.cli.rows import JsonLines, Parquet
 
     added = ["dense", *(["sparse"] if sparse else []), *(["multi_vector"] if multi_vector else [])]
-    rows = Parquet(input, field) if input.endswith(".parquet") else JsonLines(input, field)
+    rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, field, added)
     size = _CHUNK_WITH_MULTI_VECTORS if multi_vector else _CHUNK
-    total = None if input == "-" else _check_rows(rows, added, size)
-    # before the model is loaded: what the rows lack is told at once
+    # all are read once before the model is loaded: what is wrong with one is told at once
+    total = None if input == "-" else sum(map(len, rows.chunks(size)))
     schema = rows.schema(size) if output.endswith(".parquet") else None
     from bge_integrations.core.embedder import load_embedder
 
     with load_embedder(model, device=device, dtype=dtype, max_length=max_length) as embedder:
         if sparse or multi_vector:
             embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # refuses what the model lacks
-        settings = _settings(input, embedder, kind, field, added)
+        settings = _settings(rows, embedder, kind, field, added)
         as_asked: dict[str, Any] = {"sparse": sparse, "multi_vector": multi_vector}
         as_asked["kind"] = None if kind == "none" else kind
         with closing(_writer(output, settings, schema, added, size, overwrite)) as writer:
             if writer.done and not quiet:
                 say(f"going on after {writer.done} rows")
             try:
-                for chunk, texts in _left(rows, field, size, added, writer.done, total, progress_is_shown(quiet)):
-                    writer.write(chunk, _columns(embedder.encode(texts, **as_asked)))
+                for chunk in _left(rows, size, writer.done, total, progress_is_shown(quiet)):
+                    writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **as_asked)))
             except KeyboardInterrupt:
                 again = "" if "-" in (input, output) else f"; run the same command again to go on from {output}.partial"
                 say(f"interrupted{again}")
@@ -94,28 +94,10 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
         raise InvalidInputError(f"there is no folder {Path(output).parent}; make it first")
 
 
-def _check_rows(rows: Rows, added: list[str], size: int) -> int:
-    """How many there are, once it is clear that all can be embedded."""
-    total = 0
-    for chunk in rows.chunks(size):
-        _check_names(chunk, added)
-        total += len(chunk)
-    return total
-
-
-def _check_names(chunk: Chunk, added: list[str]) -> None:
-    from bge_integrations.cli.rows import names_of
-
-    if taken := [name for name in added if name in names_of(chunk)]:
-        raise InvalidInputError(f"the rows have {' and '.join(taken)} already; rename or leave out that column")
-
-
-def _settings(input: str, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:
+def _settings(rows: Rows, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:
     """What the output depends on."""
-    from bge_integrations.cli.rows import digest_of
-
     return {
-        "input": None if input == "-" else digest_of(input),
+        "input": rows.digest,
         "model": embedder.name,
         **embedder.vector_settings("query" if kind == "query" else "passage"),
         "kind": kind,
@@ -131,15 +113,12 @@ def _writer(
 
     if output == "-":
         return StreamWriter()
-    partial = Partial(Path(output).expanduser(), settings, overwrite)
+    partial = Partial(Path(output), settings, overwrite)
     return LinesWriter(partial, size) if schema is None else PartsWriter(partial, schema, added)
 
 
-def _left(
-    rows: Rows, field: str, size: int, added: list[str], done: int, total: int | None, shown: bool
-) -> Iterator[tuple[Chunk, list[str]]]:
-    """The chunks that are not done yet, and their texts."""
-    from bge_integrations.cli.rows import texts_of
+def _left(rows: Rows, size: int, done: int, total: int | None, shown: bool) -> Iterator[Chunk]:
+    """The chunks after the first `done` rows."""
     from bge_integrations.core.progress import progress_bar
 
     read = 0
@@ -147,8 +126,7 @@ def _left(
         for chunk in rows.chunks(size):
             read += len(chunk)
             if read > done:
-                _check_names(chunk, added)
-                yield chunk, texts_of(chunk, field)
+                yield chunk
                 bar.update(len(chunk))
 
 

@@ -45,7 +45,6 @@ def index(
     from bge_integrations.index import M3Index
 
     start = time.perf_counter()
-    folder = folder.expanduser()
     files = find_files(folder)
     with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
         _check_same_folder(opened, folder, files)

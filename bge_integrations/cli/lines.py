@@ -24,7 +24,7 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
         InvalidInputError: A line is not UTF-8, or there is none.
     """
     empty = True
-    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).expanduser().open("rb") as stream:
+    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
