@@ -31,16 +31,10 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure as the arguments say; the exit status is 0, or 1 after a mistake that is explained in one line."""
-    options = _parser().parse_args(arguments)
     try:
-        with ExitStack() as stack, warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", TruncationWarning)
-            _check_names(options)
-            data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
-            embedder = stack.enter_context(load_embedder(options.model))
-            reranker = stack.enter_context(load_reranker(options.reranker)) if options.reranker else None
-            outcomes = [_measure(data, embedder, reranker, options) for data in data_sets]
-        _write(outcomes, options)
+            run(arguments, "bge_integrations.evaluation")
         _repeat(caught)
     except (BGEError, OSError, ImportError) as error:
         print(f"evaluation: {' '.join(str(error).split())}", file=sys.stderr)
@@ -48,10 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bge_integrations.evaluation", description="Measure retrieval on data sets in BEIR's layout."
-    )
+def run(arguments: list[str] | None, program: str) -> None:
+    """Measure as the arguments say, under the name of that program; mistakes are raised."""
+    options = _parser(program).parse_args(arguments)
+    with ExitStack() as stack:
+        _check_names(options)
+        data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
+        embedder = stack.enter_context(load_embedder(options.model))
+        reranker = stack.enter_context(load_reranker(options.reranker)) if options.reranker else None
+        outcomes = [_measure(data, embedder, reranker, options) for data in data_sets]
+    _write(outcomes, options)
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="Measure retrieval on data sets in BEIR's layout.")
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="with corpus.jsonl, queries.jsonl and qrels/<split>.tsv")
     add("--model", required=True, help="embedding model: hub id, folder, or 'pocket'")

@@ -1,0 +1,24 @@
+"""The command `bge`: index, search, ask, rerank, embed, eval, models, download, doctor."""
+
+from __future__ import annotations
+
+from bge_integrations.cli import output
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; `arguments` are those of this process where there are none.
+
+    Returns:
+        The exit status: 0, 1 after a mistake that is explained in one line, 2 for wrong usage, 3 where a part was left
+        out, 130 after Ctrl-C, 141 where the reader of the output has gone.
+    """
+    try:
+        from bge_integrations.cli.app import app
+    except ImportError as error:
+        output.say(f"the command needs {error.name}: pip install 'bge-integrations[cli]'")
+        return 1
+    try:
+        app(arguments, prog_name="bge")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0

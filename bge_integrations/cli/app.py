@@ -1,0 +1,77 @@
+"""All commands as one application, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from bge_integrations import __version__
+from bge_integrations.cli.doctor import doctor
+from bge_integrations.cli.embed import embed
+from bge_integrations.cli.evaluation import evaluate
+from bge_integrations.cli.index import index
+from bge_integrations.cli.models import download, models
+from bge_integrations.cli.output import say
+from bge_integrations.cli.rerank import rerank
+from bge_integrations.cli.search import ask, search
+from bge_integrations.errors import BGEError, TruncationWarning
+
+
+class _Commands(TyperGroup):
+    """Errors that a user can mend become one line; so do warnings."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if not sys.stderr.isatty():
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of a model that is downloaded at its first use
+        with warnings.catch_warnings(record=True) as caught:
+            try:
+                super().invoke(ctx)
+                sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
+                raise typer.Exit(141) from None  # what the shell shows for a program ended by a closed pipe
+            except KeyboardInterrupt:
+                say("interrupted")
+                raise typer.Exit(130) from None
+            except (BGEError, ImportError) as error:
+                say(error)
+                raise typer.Exit(1) from None
+            except OSError as error:
+                say(f"{error.filename}: {error.strerror}" if error.filename else error)
+                raise typer.Exit(1) from None
+            finally:
+                _repeat(caught)
+
+
+def _repeat(caught: list[warnings.WarningMessage]) -> None:
+    """The different warnings, those about texts that were cut as one."""
+    if any(issubclass(warning.category, TruncationWarning) for warning in caught):
+        say("some texts were longer than the model's longest input and were cut; split them, or raise --max-length")
+    others = [warning for warning in caught if not issubclass(warning.category, TruncationWarning)]
+    for message in dict.fromkeys(str(warning.message) for warning in others):
+        say(message)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"bge {__version__}")
+        raise typer.Exit
+
+
+def _start(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None:
+    """BGE embedding and reranker models: index and search your files, embed, rerank, measure."""
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+app.callback()(_start)
+for command in (index, search, ask, rerank, embed, models, download, doctor):
+    app.command()(command)
+# its own parser reads the arguments, --help included
+app.command("eval", add_help_option=False, context_settings={"ignore_unknown_options": True})(evaluate)

@@ -1,0 +1,165 @@
+"""`bge doctor`: what this installation has, what it chooses and why, and whether it computes what it should."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bge_integrations import __version__
+from bge_integrations.cli import options
+from bge_integrations.cli.output import print_json, print_table
+from bge_integrations.errors import BGEError
+
+if TYPE_CHECKING:
+    import torch
+
+_PACKAGE = "bge-integrations"
+#: Extras for working on the package itself.
+_NOT_FOR_USERS = ("alternatives", "dev", "docs", "train")
+_QUESTION = "What does the giant panda eat?"
+_PASSAGES = ["The giant panda eats bamboo.", "Rome lies on the river Tiber."]
+
+
+def doctor(
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    online: Annotated[bool, typer.Option("--online", help="Ask the model hub, too.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show versions, device, dtype and threads with their reasons, the cache, extras, and a small test.
+
+    Exit status 1: the test failed.
+    """
+    import torch
+
+    from bge_integrations.core.session import place
+
+    chosen, number_type = place(device, dtype)
+    test, passed = _test(device, dtype)
+    found = {
+        "bge_integrations": __version__,
+        "python": f"{platform.python_version()}, {platform.platform()}",
+        **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "huggingface_hub")},
+        "device": f"{chosen}: {_device_reason(device, chosen)}",
+        "dtype": f"{str(number_type).removeprefix('torch.')}: {_dtype_reason(dtype, chosen)}",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; OMP_NUM_THREADS sets another number",
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "memory": _memory(chosen),
+        "cache": _cache(),
+        **({"hub": _hub()} if online else {}),
+        "test": test,
+        **{f"extra {extra}": state for extra, state in _extras()},
+    }
+    if as_json:
+        print_json({**found, "passed": passed})
+    else:
+        print_table(found.items())
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _device_reason(asked: str | None, chosen: torch.device) -> str:
+    import torch
+
+    if asked is not None:
+        return "as asked"
+    if chosen.type == "cuda":
+        return f"torch finds {torch.cuda.get_device_name(chosen)}"
+    return "torch finds no CUDA device" if torch.version.cuda else "this build of torch has no CUDA"
+
+
+def _dtype_reason(asked: str | None, device: torch.device) -> str:
+    if asked is not None:
+        return "as asked"
+    return f"the default on {'CUDA' if device.type == 'cuda' else 'the CPU'}"
+
+
+def _memory(device: torch.device) -> str:
+    import torch
+
+    sizes = []
+    if hasattr(os, "sysconf"):
+        sizes.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB")
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        sizes.append(f"{device}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    return ", ".join(sizes) or "unknown"
+
+
+def _cache() -> str:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    size = scan_cache_dir().size_on_disk if Path(HF_HUB_CACHE).is_dir() else 0
+    return f"{HF_HUB_CACHE}, {size / 1e6:.0f} MB; HF_HOME sets another place"
+
+
+def _hub() -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info("BAAI/bge-m3", timeout=5)
+    except Exception as error:  # the hub library lets many kinds of network errors through
+        return f"not reachable ({type(error).__name__}: {error}); models in the cache and folders work without it"
+    return "reachable"
+
+
+def _test(device: str | None, dtype: str | None) -> tuple[str, bool]:
+    """Whether both pocket models load and find the right one of two passages."""
+    from bge_integrations.core.embedder import load_embedder
+    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.scoring import hybrid_scores
+
+    start = time.perf_counter()
+    try:
+        with load_embedder("pocket", device=device, dtype=dtype) as embedder:
+            asked = embedder.encode([_QUESTION], kind="query", sparse=True, multi_vector=True)
+            passages = embedder.encode(_PASSAGES, kind="passage", sparse=True, multi_vector=True)
+            found = int(hybrid_scores(asked, passages).hybrid[0].argmax())
+        with load_reranker("pocket", device=device, dtype=dtype) as reranker:
+            first = int(reranker.score([(_QUESTION, passage) for passage in _PASSAGES]).argmax())
+    except (BGEError, OSError) as error:
+        return f"FAILED: {error}", False
+    seconds = time.perf_counter() - start
+    if found == first == 0:
+        return f"passed: both pocket models found the right passage, {seconds:.1f} s with loading", True
+    wrong = " and ".join(name for name, place in (("embedder", found), ("reranker", first)) if place)
+    return f"FAILED: the pocket {wrong} chose the wrong passage; please report it with this output", False
+
+
+def _extras() -> Iterator[tuple[str, str]]:
+    """Each extra of the package, and how to get what it lacks."""
+    try:
+        extras = metadata.metadata(_PACKAGE).get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:  # run from a folder without being installed
+        return
+    for extra in sorted(set(extras) - set(_NOT_FOR_USERS)):
+        lacking = sorted(_lacking(extra))
+        yield extra, f"lacks {', '.join(lacking)}: pip install '{_PACKAGE}[{extra}]'" if lacking else "installed"
+
+
+def _lacking(extra: str) -> set[str]:
+    """The requirements of an extra that are not met."""
+    from packaging.requirements import Requirement
+
+    found: set[str] = set()
+    for requirement in map(Requirement, metadata.requires(_PACKAGE) or []):
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if requirement.name == _PACKAGE:
+            found = found.union(*map(_lacking, requirement.extras))
+            continue
+        try:
+            met = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+        except metadata.PackageNotFoundError:
+            met = False
+        if not met:
+            found.add(str(requirement).split(";")[0])
+    return found

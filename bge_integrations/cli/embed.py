@@ -1,0 +1,141 @@
+"""`bge embed`: rows of a file, with vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from bge_integrations.cli import options
+from bge_integrations.cli.output import progress_is_shown, say
+from bge_integrations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    from bge_integrations.cli.partial import Columns, Writer
+    from bge_integrations.cli.rows import Chunk, Rows
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.outputs import Embeddings
+
+_SUFFIXES = (".jsonl", ".parquet")
+#: Rows that are encoded and written at a time; multi-vectors of a row take megabytes.
+_CHUNK, _CHUNK_WITH_MULTI_VECTORS = 256, 32
+
+
+def embed(
+    input: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - reads JSONL from standard input.")],
+    output: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - writes JSONL to standard output.")],
+    model: options.Embedder = "BAAI/bge-m3",
+    kind: Annotated[
+        Literal["passage", "query", "none"], typer.Option(help="Whose instruction is put in front of the texts.")
+    ] = "passage",
+    field: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
+    sparse: Annotated[bool, typer.Option("--sparse", help="Lexical weights, too.")] = False,
+    multi_vector: Annotated[bool, typer.Option("--multi-vector", help="A vector per token, too.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT, and rows left by a run with other settings.")
+    ] = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_length: options.MaxLength = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Embed the texts of JSONL or Parquet rows; the rows keep their columns and get dense, sparse, multi_vector.
+
+    Until the end the rows are in OUTPUT.partial, and the same command goes on where it was interrupted.
+    """
+    _check_files(input, output, overwrite)
+    from bge_integrations.cli.rows import JsonLines, Parquet
+
+    added = ["dense", *(["sparse"] if sparse else []), *(["multi_vector"] if multi_vector else [])]
+    rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, field, added)
+    size = _CHUNK_WITH_MULTI_VECTORS if multi_vector else _CHUNK
+    # all are read once before the model is loaded: what is wrong with one is told at once
+    total = None if input == "-" else sum(map(len, rows.chunks(size)))
+    schema = rows.schema(size) if output.endswith(".parquet") else None
+    from bge_integrations.core.embedder import load_embedder
+
+    with load_embedder(model, device=device, dtype=dtype, max_length=max_length) as embedder:
+        if sparse or multi_vector:
+            embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # refuses what the model lacks
+        settings = _settings(rows, embedder, kind, field, added)
+        as_asked: dict[str, Any] = {"sparse": sparse, "multi_vector": multi_vector}
+        as_asked["kind"] = None if kind == "none" else kind
+        with closing(_writer(output, settings, schema, added, size, overwrite)) as writer:
+            if writer.done and not quiet:
+                say(f"going on after {writer.done} rows")
+            try:
+                for chunk in _left(rows, size, writer.done, total, progress_is_shown(quiet)):
+                    writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **as_asked)))
+            except KeyboardInterrupt:
+                again = "" if "-" in (input, output) else f"; run the same command again to go on from {output}.partial"
+                say(f"interrupted{again}")
+                raise typer.Exit(130) from None
+            writer.finish()
+
+
+def _check_files(input: str, output: str, overwrite: bool) -> None:
+    for file in (input, output):
+        if file != "-" and not file.endswith(_SUFFIXES):
+            raise typer.BadParameter(f"{file} must end with {' or '.join(_SUFFIXES)}, or be -")
+    if input == "-" and output.endswith(".parquet"):
+        raise InvalidInputError("Parquet needs to know all rows before the first is written; save the input to a file")
+    if output == "-":
+        return
+    if Path(output).exists() and not overwrite:
+        raise InvalidInputError(f"{output} exists; name another file, or replace it with --overwrite")
+    if input != "-" and Path(input).resolve() == Path(output).resolve():
+        raise InvalidInputError("input and output are the same file; name another output")
+    if not Path(output).absolute().parent.is_dir():
+        raise InvalidInputError(f"there is no folder {Path(output).parent}; make it first")
+
+
+def _settings(rows: Rows, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:
+    """What the output depends on."""
+    return {
+        "input": rows.digest,
+        "model": embedder.name,
+        **embedder.vector_settings("query" if kind == "query" else "passage"),
+        "kind": kind,
+        "field": field,
+        "columns": added,
+    }
+
+
+def _writer(
+    output: str, settings: dict[str, Any], schema: pa.Schema | None, added: list[str], size: int, overwrite: bool
+) -> Writer:
+    from bge_integrations.cli.partial import LinesWriter, Partial, PartsWriter, StreamWriter
+
+    if output == "-":
+        return StreamWriter()
+    partial = Partial(Path(output), settings, overwrite)
+    return LinesWriter(partial, size) if schema is None else PartsWriter(partial, schema, added)
+
+
+def _left(rows: Rows, size: int, done: int, total: int | None, shown: bool) -> Iterator[Chunk]:
+    """The chunks after the first `done` rows."""
+    from bge_integrations.core.progress import progress_bar
+
+    read = 0
+    with progress_bar(None if total is None else total - done, "row", shown) as bar:
+        for chunk in rows.chunks(size):
+            read += len(chunk)
+            if read > done:
+                yield chunk
+                bar.update(len(chunk))
+
+
+def _columns(encoded: Embeddings) -> Columns:
+    columns: Columns = {}
+    if encoded.dense is not None:
+        columns["dense"] = list(encoded.dense)
+    if encoded.sparse is not None:
+        columns["sparse"] = [row._asdict() for row in encoded.sparse]
+    if encoded.multi_vector is not None:
+        columns["multi_vector"] = [list(vectors) for vectors in encoded.multi_vector]
+    return columns

@@ -1,0 +1,59 @@
+"""Lines of text and of JSON, from a file or standard input; a mistake names its line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from bge_integrations.core.checks import check_text
+from bge_integrations.errors import InvalidInputError
+
+
+def name_of(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def read_lines(file: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank and their numbers, from 1; "-" is standard input.
+
+    Raises:
+        InvalidInputError: A line is not UTF-8, or there is none.
+    """
+    empty = True
+    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise InvalidInputError(f"{name_of(file)}, line {number} is not UTF-8 ({error.reason})") from error
+            if text:
+                empty = False
+                yield number, text
+    if empty:
+        raise InvalidInputError(f"{name_of(file)} is empty")
+
+
+def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, each with a text under `field`.
+
+    Raises:
+        InvalidInputError: A line holds something else.
+    """
+    for number, line in read_lines(file):
+        place = f"{name_of(file)}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"{place} is no JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InvalidInputError(f"{place} is no JSON object")
+        if not isinstance(row.get(field), str):
+            raise InvalidInputError(
+                f"{place} has no text under {field!r}; it has {', '.join(map(repr, row)) or 'nothing'}"
+            )
+        check_text(row[field], f"{place}, {field!r}")
+        yield row

@@ -1,0 +1,115 @@
+"""`bge models` and `bge download`: the catalogue, and what of it is on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bge_integrations import catalog
+from bge_integrations.cli import options
+from bge_integrations.cli.output import print_json, print_table, progress_is_shown
+from bge_integrations.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from huggingface_hub import CachedRepoInfo
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List the BGE checkpoints, which of them this release runs, and which are in the hub's cache.
+
+    The two models called 'pocket' come with the package and are not in the list.
+    """
+    cached = _cached_repositories()
+    if name is not None:
+        row = catalog.find(name)
+        if row is None:
+            raise UnknownModelError(f"there is no {name} in the catalogue; `bge models` lists what there is")
+        described = _described(row, cached)
+        if as_json:
+            print_json(described)
+        else:
+            print_table((key, "-" if value in (None, "", {}) else value) for key, value in described.items())
+        return
+    rows = [_described(row, cached) for row in catalog.CHECKPOINTS]
+    if as_json:
+        for described in rows:
+            print_json(described)
+        return
+    print_table(
+        (
+            (
+                row["name"],
+                row["kind"],
+                row["dimension"] or "-",
+                row["max_length"],
+                row["languages"],
+                "yes" if row["supported"] else "later",
+                row["cached"] if row["cached"] == "no" else f"{row['cached']}, {row['size'] / 1e6:.0f} MB",
+            )
+            for row in rows
+        ),
+        ("name", "kind", "dimension", "length", "languages", "runs", "cached"),
+    )
+
+
+def download(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Hub ids, or names of the catalogue.")],
+    quiet: options.Quiet = False,
+) -> None:
+    """Download the files of checkpoints that are needed to run them, and print their folders."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    from bge_integrations.models.checkpoint import locate
+    from bge_integrations.models.profile import check_supported
+
+    rows = [catalog.find(name) for name in names]
+    for name, row in zip(names, rows, strict=True):
+        if row is not None:
+            check_supported(name, row.family, row.kind)
+    if not progress_is_shown(quiet):
+        disable_progress_bars()
+    for name, row in zip(names, rows, strict=True):
+        _, folder = locate(name, row.kind if row else "embedder")
+        print(folder)
+
+
+def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> dict[str, Any]:
+    found = cached.get(row.name)
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "family": row.family,
+        "dimension": row.dimension,
+        "max_length": row.max_length,
+        "languages": row.languages,
+        "pooling": row.pooling,
+        "query_instruction": row.instructions.query,
+        "passage_instruction": row.instructions.passage,
+        "instruction_format": row.instruction_format,
+        "tasks": {task: asdict(instructions) for task, instructions in row.tasks.items()},
+        "supported": row.family in catalog.SUPPORTED_FAMILIES,
+        "cached": "no" if found is None else "yes" if _is_whole(found) else "in part",
+        "size": 0 if found is None else found.size_on_disk,
+    }
+
+
+def _is_whole(repository: CachedRepoInfo) -> bool:
+    from bge_integrations.models.checkpoint import is_complete  # torch, only where something is cached
+
+    return any(is_complete(revision.snapshot_path) for revision in repository.revisions)
+
+
+def _cached_repositories() -> dict[str, CachedRepoInfo]:
+    """What lies in the hub's cache, by its hub id."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if not Path(HF_HUB_CACHE).is_dir():
+        return {}
+    return {repo.repo_id: repo for repo in scan_cache_dir().repos if repo.repo_type == "model"}

@@ -1,0 +1,59 @@
+"""What the commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+#: Characters of a column beside one that is cut.
+_WIDEST = 40
+
+
+def print_json(row: object) -> None:
+    """One line of JSON."""
+    print(json.dumps(row, ensure_ascii=False))
+
+
+def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cut: bool = False) -> None:
+    """A table as wide as the terminal; into a pipe or a file, whole cells with tabs between and no header.
+
+    Args:
+        rows: Cells; line breaks and tabs in them become spaces.
+        header: The columns' names; none are shown without it.
+        cut: Cut what is too long, the last column first, instead of going on in the next line.
+    """
+    cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    if not cells or not sys.stdout.isatty():
+        for line in cells:
+            print("\t".join(line))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    head = box.SIMPLE_HEAD if header else None
+    table = Table(box=head, show_edge=False, pad_edge=False, show_header=bool(header), expand=cut)
+    columns = len(header or cells[0])
+    for i in range(columns):
+        name = header[i] if header else ""
+        if not cut:
+            table.add_column(name, overflow="fold")
+        elif i < columns - 1:
+            table.add_column(name, max_width=_WIDEST, no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(name, ratio=1, no_wrap=True, overflow="ellipsis")
+    for line in cells:
+        table.add_row(*map(Text, line))
+    Console().print(table)
+
+
+def say(message: Any) -> None:
+    """A remark or an error, on one line."""
+    print(f"bge: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def progress_is_shown(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()

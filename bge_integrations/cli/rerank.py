@@ -1,0 +1,50 @@
+"""`bge rerank`: candidates of any origin, best first."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bge_integrations.cli import options
+from bge_integrations.cli.lines import read_lines, read_rows
+from bge_integrations.cli.output import print_json, print_table, progress_is_shown
+from bge_integrations.errors import InvalidInputError
+
+_FIELD = "text"
+
+
+def rerank(
+    query: Annotated[str, typer.Argument(help="The question.")],
+    file: Annotated[str, typer.Argument(help="Candidates, one a line; - is standard input.")] = "-",
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help=f"The lines are JSON objects with '{_FIELD}'; so are those of *.jsonl.")
+    ] = False,
+    model: options.Reranker = "BAAI/bge-reranker-v2-m3",
+    top_n: Annotated[int | None, typer.Option(min=1, help="How many to keep. Without it, all.")] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_length: options.MaxLength = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Order candidates by how relevant they are to a question."""
+    if not query.strip():
+        raise InvalidInputError("the question is empty")
+    rows: list[dict[str, Any]]
+    if jsonl or file.endswith(".jsonl"):
+        rows = list(read_rows(file, _FIELD))
+    else:
+        rows = [{_FIELD: line} for _, line in read_lines(file)]
+    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.selection import best
+
+    with load_reranker(model, device=device, dtype=dtype, max_length=max_length) as reranker:
+        pairs = [(query, row[_FIELD]) for row in rows]
+        scores = reranker.score(pairs, show_progress=progress_is_shown(quiet)).tolist()
+    places = best(scores, top_n, None)
+    if as_json:
+        for rank, place in enumerate(places, start=1):
+            print_json({**rows[place], "rank": rank, "score": scores[place]})
+    else:
+        print_table(((f"{scores[place]:+.3f}", rows[place][_FIELD]) for place in places), ("score", "text"), cut=True)

@@ -1,0 +1,149 @@
+"""The rows that `bge embed` reads: JSONL or Parquet, some hundreds at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from bge_integrations.cli.lines import read_rows
+from bge_integrations.core.checks import check_text
+from bge_integrations.errors import InvalidInputError
+
+#: Rows as they were read.
+Chunk: TypeAlias = list[dict[str, Any]] | pa.RecordBatch
+
+
+class Rows(Protocol):
+    """Rows with a text under one field."""
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the file; None where it can't be read twice."""
+        ...
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """All rows, `size` of them at a time.
+
+        Raises:
+            InvalidInputError: A row has no text, or a column that is to be added; the message names it.
+        """
+        ...
+
+    def texts(self, chunk: Chunk) -> list[str]: ...
+
+    def schema(self, size: int) -> pa.Schema:
+        """The columns and types that hold all rows."""
+        ...
+
+
+class JsonLines:
+    """The objects of a JSONL file, or of standard input ("-").
+
+    Args:
+        file: Where they are.
+        field: The column with the texts.
+        added: The columns that are to be added, which the rows can't have.
+    """
+
+    def __init__(self, file: str, field: str, added: list[str]) -> None:
+        self._file = file
+        self._field = field
+        self._added = added
+
+    @property
+    def digest(self) -> str | None:
+        return None if self._file == "-" else _digest(Path(self._file))
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        rows = read_rows(self._file, self._field)
+        while chunk := list(islice(rows, size)):
+            _check_names(_names(chunk), self._added)
+            yield chunk
+
+    def texts(self, chunk: Chunk) -> list[str]:
+        return [row[self._field] for row in chunk]
+
+    def schema(self, size: int) -> pa.Schema:
+        found = pa.schema([])
+        for chunk in self.chunks(size):
+            try:
+                columns = {name: pa.array([row.get(name) for row in chunk]) for name in _names(chunk)}
+                found = pa.unify_schemas([found, pa.table(columns).schema], promote_options="permissive")
+            except (pa.ArrowException, OverflowError) as error:
+                raise InvalidInputError(
+                    f"{self._file} has a column whose values Parquet can't hold together ({error}); write .jsonl"
+                ) from error
+        return found
+
+
+class Parquet:
+    """The rows of a Parquet file; arguments as those of `JsonLines`."""
+
+    def __init__(self, file: str, field: str, added: list[str]) -> None:
+        self._path = Path(file)
+        self._field = field
+        try:
+            with self._path.open("rb"):  # an OSError of its own where there is no such file
+                self._schema = pq.read_schema(self._path)
+        except pa.ArrowInvalid as error:
+            raise InvalidInputError(f"{file} is no Parquet file ({error})") from error
+        _check_names(self._schema.names, added)
+        if field not in self._schema.names:
+            raise InvalidInputError(f"{file} has no column {field!r}; it has {', '.join(self._schema.names)}")
+        kind = self._schema.field(field).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise InvalidInputError(f"the column {field!r} of {file} holds {kind}, no texts; name another with --field")
+
+    @property
+    def digest(self) -> str | None:
+        return _digest(self._path)
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        start = 0
+        with pq.ParquetFile(self._path) as opened:
+            for batch in opened.iter_batches(size):
+                for i, text in enumerate(self.texts(batch), start=start + 1):
+                    check_text(text, f"{self._path}, row {i}, {self._field!r}")
+                yield batch
+                start += batch.num_rows
+        if not start:
+            raise InvalidInputError(f"{self._path} is empty")
+
+    def texts(self, chunk: Chunk) -> list[str]:
+        assert isinstance(chunk, pa.RecordBatch)
+        texts: list[str] = chunk.column(self._field).to_pylist()
+        return texts
+
+    def schema(self, size: int) -> pa.Schema:
+        return self._schema
+
+
+def as_rows(chunk: Chunk) -> list[dict[str, Any]]:
+    return chunk.to_pylist() if isinstance(chunk, pa.RecordBatch) else chunk
+
+
+def as_table(chunk: Chunk, schema: pa.Schema) -> pa.Table:
+    if isinstance(chunk, pa.RecordBatch):
+        return pa.Table.from_batches([chunk], schema)
+    return pa.Table.from_pylist(chunk, schema)
+
+
+def _check_names(names: list[str], added: list[str]) -> None:
+    if taken := [name for name in added if name in names]:
+        raise InvalidInputError(f"the rows have {' and '.join(taken)} already; rename or leave out that column")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _names(rows: list[dict[str, Any]]) -> list[str]:
+    """All keys, as they first come."""
+    return list(dict.fromkeys(name for row in rows for name in row))

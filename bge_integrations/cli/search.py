@@ -1,0 +1,153 @@
+"""`bge search` and `bge ask`: passages, or sentences of them, from an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bge_integrations.cli import options
+from bge_integrations.cli.lines import read_lines
+from bge_integrations.cli.output import print_json, print_table, say
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.scoring import Mode
+
+if TYPE_CHECKING:
+    from bge_integrations.core.reranker import Reranker
+    from bge_integrations.index import Hit
+
+#: Passages that a reranker gets, at least.
+_CANDIDATES = 20
+#: Passages whose sentences are asked.
+_ASKED = 5
+#: Queries of standard input that are encoded together.
+_TOGETHER = 64
+
+_Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        help="Only passages with this metadata: source=notes/a.md, page=3. Several must all hold.",
+    ),
+]
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="The question; - reads questions from standard input, one a line.")],
+    index: options.Index,
+    top_n: Annotated[int, typer.Option(min=1, help="How many passages.")] = 5,
+    mode: Annotated[Mode, typer.Option(help="What the score is made of.")] = "hybrid",
+    filters: _Filters = None,
+    rerank: Annotated[str | None, typer.Option(metavar="MODEL", help="Reranker that orders the best anew.")] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find the best passages of an index."""
+    condition = _filter_of(filters)
+    queries = _queries_of(query)
+    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.index import M3Index
+
+    k = max(top_n, _CANDIDATES) if rerank else top_n
+    with ExitStack() as stack:
+        opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, create=False))
+        reranker = stack.enter_context(load_reranker(rerank, device=device, dtype=dtype)) if rerank else None
+        while together := list(islice(queries, _TOGETHER)):
+            found = opened.search_many(together, k, mode=mode, filter=condition)
+            for asked, hits in zip(together, found, strict=True):
+                best = _reranked(asked, hits, reranker)[:top_n] if reranker else hits
+                _print_hits(asked, best, titled=query == "-", as_json=as_json)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    index: options.Index,
+    top_n: Annotated[int, typer.Option(min=1, help="How many sentences.")] = 3,
+    filters: _Filters = None,
+    rerank: Annotated[
+        str, typer.Option(metavar="MODEL", help="Reranker that chooses the sentences.")
+    ] = "BAAI/bge-reranker-v2-m3",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Answer with the sentences of the best passages that fit the question best, and their sources."""
+    condition = _filter_of(filters)
+    _check_query(question)
+    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.index import M3Index
+    from bge_integrations.pipelines.quotes import extract
+
+    with (
+        M3Index.open(index, device=device, dtype=dtype, create=False) as opened,
+        load_reranker(rerank, device=device, dtype=dtype) as reranker,
+    ):
+        hits = opened.search(question, _ASKED, filter=condition)
+        quotes = extract(question, [hit.text for hit in hits], reranker, top_n=top_n) if hits else []
+    if not quotes:
+        say("no passage found")
+    if as_json:
+        answer = [
+            {"text": quote.text, "score": quote.score, "passage": asdict(hits[quote.passage - 1])} for quote in quotes
+        ]
+        print_json({"question": question, "answer": answer})
+        return
+    numbers = {passage: i for i, passage in enumerate(dict.fromkeys(quote.passage for quote in quotes), start=1)}
+    for quote in quotes:
+        print(f"{quote.text} [{numbers[quote.passage]}]")
+    if quotes:
+        print()
+    for passage, number in numbers.items():
+        print(f"[{number}] {hits[passage - 1].id}")
+
+
+def _queries_of(query: str) -> Iterator[str]:
+    if query == "-":
+        return (line for _, line in read_lines("-"))
+    _check_query(query)
+    return iter([query])
+
+
+def _check_query(query: str) -> None:
+    if not query.strip():
+        raise InvalidInputError("the question is empty")
+
+
+def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
+    """`KEY=VALUE` as the index's filter; a value that reads as a JSON number, bool or string is one."""
+    conditions = []
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{pair!r} must be KEY=VALUE", param_hint="--filter")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        conditions.append({key: value if isinstance(value, (str, int, float)) else text})
+    return {"$and": conditions} if conditions else None
+
+
+def _reranked(query: str, hits: list[Hit], reranker: Reranker) -> list[Hit]:
+    scores = reranker.score([(query, hit.text) for hit in hits]).tolist()
+    scored = [replace(hit, score=score) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(scored, key=lambda hit: -hit.score)
+
+
+def _print_hits(query: str, hits: list[Hit], titled: bool, as_json: bool) -> None:
+    if not hits:
+        say(f"no passage found for {query!r}")
+    if as_json:
+        for rank, hit in enumerate(hits, start=1):
+            print_json({"query": query, "rank": rank, **asdict(hit)})
+        return
+    if titled:
+        print(f"# {query}")
+    print_table(((f"{hit.score:.3f}", hit.id, hit.text) for hit in hits), ("score", "passage", "text"), cut=True)

@@ -1,0 +1,609 @@
+"""The command `bge`: right once for each command, mistakes in one line, and runs that are interrupted."""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import BASE, M3, PUBLISHED, TESTS
+
+from bge_integrations.catalog import CHECKPOINTS
+from bge_integrations.cli import index as index_command
+from bge_integrations.cli import main, output, partial
+from bge_integrations.index import M3Index
+
+FILES = {
+    "pandas.md": "# Pandas\n\nThe giant panda eats bamboo. It sleeps in trees.",
+    "sub/rome.txt": "Rome lies on the river Tiber. It was founded in 753 BC.",
+    "heron.html": "<title>Heron</title><p>The heron eats fish and stands in shallow water.</p>",
+}
+QUESTION = "What does the giant panda eat?"
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded(pocket, pocket_reranker):
+    """Both models stay in memory, so that each call in this process shares them."""
+
+
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C works in the tests' process, also where they were started with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def bge(capsys, monkeypatch):
+    """Runs the command in this process: exit status, output, remarks."""
+
+    def run(*arguments, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
+
+
+def in_a_process(*arguments, code="", **options):
+    start = [sys.executable, "-m", "bge_integrations"]
+    if code:
+        start = [sys.executable, "-c", f"import sys\n{code}\nfrom bge_integrations.cli import main\nsys.exit(main())"]
+    return subprocess.run(
+        [*start, *map(str, arguments)], env=OFFLINE, capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def interrupt_at(call, function):
+    """The function, which Ctrl-C interrupts when it has returned that often."""
+    calls = []
+
+    def interrupted(*arguments, **named):
+        found = function(*arguments, **named)
+        calls.append(found)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    return interrupted
+
+
+def write_files(folder, files=FILES):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+@pytest.fixture
+def docs(tmp_path):
+    return write_files(tmp_path / "docs")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An index of the files."""
+    folder = tmp_path_factory.mktemp("made")
+    assert (
+        main(["index", str(write_files(folder / "docs")), "--index", str(folder / "index"), "--model", "pocket"]) == 0
+    )
+    return folder / "index"
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def contents(index):
+    with M3Index.open(index, create=False) as opened:
+        return {entry.id: (entry.text, entry.metadata) for entry in opened}
+
+
+def rows_file(path, count=40):
+    path.write_text("".join(json.dumps({"id": i, "text": f"Panda {i} ate {i} kilos."}) + "\n" for i in range(count)))
+    return path
+
+
+# the command itself
+
+
+def test_help_loads_no_torch():
+    code = "import atexit; atexit.register(lambda: print('loaded', 'torch' in sys.modules))"
+    for arguments in (["--help"], ["embed", "--help"], ["index", "--help"]):
+        done = in_a_process(*arguments, code=code)
+        assert done.returncode == 0
+        assert "Usage: bge" in done.stdout
+        assert done.stdout.endswith("loaded False\n")
+
+
+def test_wrong_usage_is_status_2(bge, tmp_path):
+    for arguments in (
+        ["nonsense"],
+        ["search", "q"],
+        ["search", "q", "--index", "x", "--top-n", "0"],
+        ["search", "q", "--index", "x", "--filter", "page"],
+        ["embed", "in.csv", "out.jsonl"],
+    ):
+        status, out, err = bge(*arguments)
+        assert status == 2, arguments
+        assert out == ""
+        assert err.startswith("Usage: bge")
+    assert bge("--version")[0] == 0
+
+
+def test_without_the_extra_it_says_what_to_install():
+    done = in_a_process("models", code="sys.modules['typer'] = None")
+    assert done.returncode == 1
+    assert done.stderr == "bge: the command needs typer: pip install 'bge-integrations[cli]'\n"
+
+
+def test_a_closed_pipe_ends_it_quietly(tmp_path):
+    rows = rows_file(tmp_path / "in.jsonl", 600)
+    command = [sys.executable, "-m", "bge_integrations", "embed", str(rows), "-", "--model", "pocket"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=OFFLINE) as process:
+        assert json.loads(process.stdout.readline())["id"] == 0
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+def test_a_table_is_cut_to_the_terminal_and_whole_in_a_pipe(monkeypatch, capsys):
+    rows = [("0.5", "a.md#0", "bamboo " * 30), ("0.4", "b.md#0", "[bold] Rome")]
+    output.print_table(rows, ("score", "passage", "text"), cut=True)
+    assert capsys.readouterr().out == f"0.5\ta.md#0\t{('bamboo ' * 30).strip()}\n0.4\tb.md#0\t[bold] Rome\n"
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.print_table(rows, ("score", "passage", "text"), cut=True)
+    shown = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 60 for line in shown[1:])  # the first has the codes for bold, too
+    assert shown[2].startswith("0.5")
+    assert shown[2].endswith("…")
+    assert "[bold] Rome" in shown[3]
+
+
+# index
+
+
+def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
+    where = ("--index", tmp_path / "index", "--json")
+    status, out, err = bge("index", docs, *where, "--model", "pocket")
+    assert (status, err) == (0, "")
+    assert json.loads(out) | {"seconds": 0} == {
+        "files": 3, "passages": 3, "added": 3, "unchanged": 0, "removed": 0, "left_out": 0, "seconds": 0,
+    }  # fmt: skip
+
+    encoded = []
+    encode = M3Index._carry_out
+    monkeypatch.setattr(M3Index, "_carry_out", lambda self, plan, e: encoded.extend(plan.new) or encode(self, plan, e))
+    assert json.loads(bge("index", docs, *where)[1])["unchanged"] == 3
+    assert encoded == []
+
+    (docs / "pandas.md").write_text("The red panda eats bamboo, too.")
+    (docs / "heron.html").unlink()
+    (docs / "empty.txt").write_text("")
+    status, out, err = bge("index", docs, *where)
+    assert status == 3
+    assert err == f"bge: left out: {docs / 'empty.txt'} has no text\n"
+    assert json.loads(out).items() >= {"added": 1, "unchanged": 1, "removed": 1, "left_out": 1}.items()
+    assert [entry.text for entry in encoded] == ["The red panda eats bamboo, too."]
+    found = contents(tmp_path / "index")
+    assert sorted(found) == ["pandas.md#0", "sub/rome.txt#0"]
+    assert found["sub/rome.txt#0"][1] == {"source": "sub/rome.txt", "title": "rome", "start": 0}
+
+
+def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
+    with M3Index.open(tmp_path / "index", "pocket") as opened:
+        opened.add(["Added by hand."], ids=["mine"])
+    assert bge("index", docs, "--index", tmp_path / "index")[0] == 0
+    assert "mine" in contents(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("folder", "index", "model", "message"),
+    [
+        ("nowhere", "new", "pocket", "there is no file or folder nowhere"),
+        ("docs", "docs", "pocket", "is not an index and not empty"),
+        ("docs", "new", BASE, "has no sparse and multi-vector heads; use BAAI/bge-m3"),
+        ("docs", "made", M3, "the index was made with pocket"),
+        ("other", "made", "pocket", "is the index of another folder (with heron.html)"),
+        ("unreadable", "new", "pocket", "none of the files could be read"),
+        ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
+    ],
+)
+def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, {"other/owls.md": "Owls hunt at night.", "unreadable/empty.md": " "})
+    before = contents(made)
+    status, out, err = bge("index", folder, "--index", made if index == "made" else index, "--model", model)
+    assert (status, out) == (1, "")
+    assert err.startswith("bge: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert contents(made) == before
+
+
+def test_an_interrupted_index_is_finished_by_the_next_run(bge, docs, tmp_path, monkeypatch):
+    write_files(docs, {f"n{i}.txt": f"Note {i} is about badgers." for i in range(12)})
+    index, undisturbed = tmp_path / "index", tmp_path / "undisturbed"
+    assert bge("index", docs, "--index", undisturbed, "--model", "pocket")[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(index_command, "_BATCH", 4)
+        patched.setattr(M3Index, "add", interrupt_at(2, M3Index.add))
+        status, out, err = bge("index", docs, "--index", index, "--model", "pocket")
+    assert (status, out) == (130, "")
+    assert f"interrupted; {index} holds 8 passages. Run the same command again to finish" in err
+    status, out, _ = bge("index", docs, "--index", index, "--json")
+    assert (status, json.loads(out)["unchanged"]) == (0, 8)
+    assert contents(index) == contents(undisturbed)
+
+
+# search, ask, rerank
+
+
+def test_search(bge, made):
+    status, out, err = bge("search", QUESTION, "--index", made, "--top-n", 2)
+    assert (status, err) == (0, "")
+    first, second = (line.split("\t") for line in out.splitlines())
+    assert first[1:] == ["pandas.md#0", "# Pandas The giant panda eats bamboo. It sleeps in trees."]
+    assert float(first[0]) > float(second[0])
+    with M3Index.open(made) as opened:
+        expected = opened.search(QUESTION, 2, mode="dense")
+    found = lines(bge("search", QUESTION, "--index", made, "--top-n", 2, "--mode", "dense", "--json")[1])
+    assert [(row["rank"], row["id"]) for row in found] == [(i, hit.id) for i, hit in enumerate(expected, start=1)]
+    assert found[0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
+    assert found[0]["metadata"]["source"] == expected[0].metadata["source"]
+
+
+def test_search_with_filters_and_a_reranker(bge, made, pocket_reranker):
+    asked = ("search", QUESTION, "--index", made, "--json")
+    both = ("--filter", "source=sub/rome.txt", "--filter", "start=0")
+    assert [row["id"] for row in lines(bge(*asked, *both)[1])] == ["sub/rome.txt#0"]
+    status, out, err = bge(*asked, "--filter", "source=nowhere.md")
+    assert (status, out) == (0, "")
+    assert "no passage found" in err
+    found = lines(bge(*asked, "--rerank", "pocket", "--top-n", 1)[1])
+    texts = [text for text, _ in contents(made).values()]
+    best = max(pocket_reranker.score([(QUESTION, text) for text in texts]).tolist())
+    assert [row["score"] for row in found] == [pytest.approx(best, abs=1e-4)]
+
+
+def test_search_reads_queries_from_standard_input(bge, made):
+    status, out, _ = bge("search", "-", "--index", made, "--top-n", 1, "--json", stdin=b"giant panda\n\nriver Tiber\n")
+    assert status == 0
+    assert [(row["query"], row["id"]) for row in lines(out)] == [
+        ("giant panda", "pandas.md#0"),
+        ("river Tiber", "sub/rome.txt#0"),
+    ]
+    assert bge("search", "-", "--index", made, stdin=b"\n")[::2] == (1, "bge: standard input is empty\n")
+
+
+def test_ask_quotes_sentences_with_their_sources(bge, made):
+    status, out, err = bge("ask", QUESTION, "--index", made, "--rerank", "pocket", "--top-n", 1)
+    assert (status, err) == (0, "")
+    assert out == "The giant panda eats bamboo. [1]\n\n[1] pandas.md#0\n"
+    answer = lines(bge("ask", QUESTION, "--index", made, "--rerank", "pocket", "--json")[1])[0]["answer"]
+    assert answer[0]["text"] == "The giant panda eats bamboo."
+    assert answer[0]["passage"]["metadata"]["source"] == "pandas.md"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "q", "--index", "nowhere"], "there is no index in"),
+        (["search", "q", "--index", "docs"], "is not an index and not empty"),
+        (["search", " ", "--index", "made"], "the question is empty"),
+        (["search", "q", "--index", "made", "--rerank", BASE], "belongs to the embedders"),
+        (["search", "q", "--index", "made", "--device", "cuda:99"], "device="),
+        (["ask", " ", "--index", "made"], "the question is empty"),
+        (["ask", "q", "--index", "made", "--rerank", "nowhere/at/all"], "there is no folder nowhere/at/all"),
+        (["rerank", "q", "nowhere.txt", "--model", "pocket"], "nowhere.txt: No such file or directory"),
+        (["rerank", "q", "bad.jsonl", "--model", "pocket"], "bad.jsonl, line 2 is no JSON"),
+        (["rerank", "q", "latin.txt", "--model", "pocket"], "latin.txt, line 1 is not UTF-8"),
+    ],
+)
+def test_mistakes_of_search_ask_and_rerank(bge, docs, made, monkeypatch, arguments, message):
+    monkeypatch.chdir(docs.parent)
+    (docs.parent / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (docs.parent / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    status, out, err = bge(*[made if argument == "made" else argument for argument in arguments])
+    assert (status, out) == (1, "")
+    assert err.startswith("bge: ")
+    assert message in err
+
+
+def test_rerank(bge, tmp_path, pocket_reranker):
+    candidates = ["Rome lies on the Tiber.", "The giant panda eats bamboo."]
+    scores = pocket_reranker.score([(QUESTION, text) for text in candidates])
+    stdin = "\n".join(candidates).encode()
+    found = lines(bge("rerank", QUESTION, "--model", "pocket", "--json", stdin=stdin)[1])
+    assert [row["text"] for row in found] == candidates[::-1]
+    assert [row["score"] for row in found] == pytest.approx(scores[::-1].tolist(), abs=1e-4)
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": t, "n": i}) + "\n" for i, t in enumerate(candidates)))
+    found = lines(bge("rerank", QUESTION, tmp_path / "c.jsonl", "--model", "pocket", "--top-n", 1, "--json")[1])
+    assert [(row["n"], row["rank"]) for row in found] == [(1, 1)]
+    plain = bge("rerank", QUESTION, "-", "--model", "pocket", stdin=stdin)[1].splitlines()
+    assert plain[0].split("\t")[1] == candidates[1]
+
+
+# embed
+
+
+def read_output(path):
+    return pq.read_table(path).to_pylist() if path.suffix == ".parquet" else lines(path.read_text())
+
+
+def assert_same_rows(found, expected):
+    plain = ("dense", "sparse", "multi_vector")
+    assert [{k: v for k, v in row.items() if k not in plain} for row in found] == [
+        {k: v for k, v in row.items() if k not in plain} for row in expected
+    ]
+    assert [row["sparse"]["indices"] for row in found] == [row["sparse"]["indices"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one["dense"], other["dense"], atol=1e-6)
+        np.testing.assert_allclose(one["sparse"]["values"], other["sparse"]["values"], atol=1e-6)
+        np.testing.assert_allclose(one["multi_vector"], other["multi_vector"], atol=1e-6)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("bge_integrations.cli.embed._CHUNK_WITH_MULTI_VECTORS", 8)
+
+
+ALL = ("--model", "pocket", "--sparse", "--multi-vector")
+
+
+@pytest.mark.parametrize("out_suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("in_suffix", [".jsonl", ".parquet"])
+def test_embed_keeps_columns_and_adds_vectors(bge, tmp_path, pocket, small_chunks, in_suffix, out_suffix):
+    source, target = tmp_path / f"in{in_suffix}", tmp_path / f"out{out_suffix}"
+    rows = [{"n": i, "body": f"Panda {i} eats bamboo.", "tags": ["a", "b"]} for i in range(20)]
+    if in_suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), source, row_group_size=7)
+    else:
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = bge("embed", source, target, *ALL, "--field", "body", "--kind", "query")
+    assert (status, err) == (0, "")
+    expected = pocket.encode([row["body"] for row in rows], kind="query", sparse=True, multi_vector=True)
+    found = read_output(target)
+    vectors = [
+        {"dense": dense, "sparse": {"indices": indices.tolist(), "values": values}, "multi_vector": multi_vector}
+        for dense, (indices, values), multi_vector in zip(
+            expected.dense, expected.sparse, expected.multi_vector, strict=True
+        )
+    ]
+    assert_same_rows(found, [row | vector for row, vector in zip(rows, vectors, strict=True)])
+    assert set(tmp_path.iterdir()) == {source, target}
+    if out_suffix == ".parquet":
+        assert pq.read_schema(target).field("dense").type == pa.list_(pa.float32())
+
+
+def test_embed_from_and_to_a_pipe(bge, pocket):
+    status, out, err = bge("embed", "-", "-", "--model", "pocket", stdin=b'{"text": "a"}\n{"text": "b", "n": 1}\n')
+    assert (status, err) == (0, "")
+    assert [row.get("n") for row in lines(out)] == [None, 1]
+    np.testing.assert_allclose([row["dense"] for row in lines(out)], pocket.encode(["a", "b"]).dense, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_an_interrupted_embedding_goes_on(bge, tmp_path, small_chunks, monkeypatch, suffix):
+    source, target, undisturbed = rows_file(tmp_path / "in.jsonl"), tmp_path / f"o{suffix}", tmp_path / f"u{suffix}"
+    assert bge("embed", source, undisturbed, *ALL)[0] == 0
+    writer = partial.LinesWriter if suffix == ".jsonl" else partial.PartsWriter
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "write", interrupt_at(2, writer.write))
+        status, _, err = bge("embed", source, target, *ALL)
+    assert status == 130
+    assert f"interrupted; run the same command again to go on from {target}.partial" in err
+    assert not target.exists()
+    if suffix == ".jsonl":
+        with (tmp_path / "o.jsonl.partial" / "rows.jsonl").open("a") as file:
+            file.write('{"id": 16, "text": "Pan')  # as a kill in the middle of a line leaves it
+    status, _, err = bge("embed", source, target, *ALL)
+    assert (status, err) == (0, "bge: going on after 16 rows\n")
+    assert_same_rows(read_output(target), read_output(undisturbed))
+    assert not (tmp_path / f"o{suffix}.partial").exists()
+
+
+def test_a_killed_embedding_goes_on(bge, tmp_path, small_chunks):
+    source, target, undisturbed = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tmp_path / "u.jsonl"
+    code = """
+import os, signal
+from bge_integrations.cli import embed, partial
+embed._CHUNK_WITH_MULTI_VECTORS = 8
+write, calls = partial.LinesWriter.write, []
+def killed(*arguments):
+    write(*arguments)
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+partial.LinesWriter.write = killed
+"""
+    assert in_a_process("embed", source, target, *ALL, code=code).returncode == -signal.SIGKILL
+    assert not target.exists()
+    status, _, err = bge("embed", source, target, *ALL)
+    assert (status, err) == (0, "bge: going on after 24 rows\n")
+    assert bge("embed", source, undisturbed, *ALL)[0] == 0
+    assert_same_rows(read_output(target), read_output(undisturbed))
+
+
+def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks, monkeypatch):
+    source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(partial.LinesWriter, "write", interrupt_at(2, partial.LinesWriter.write))
+        assert bge("embed", source, target, *ALL)[0] == 130
+    kept = (tmp_path / "out.jsonl.partial" / "rows.jsonl").read_bytes()
+    for arguments, name in (
+        ([source, target, "--model", "pocket"], "columns"),
+        ([source, target, *ALL, "--max-length", 100], "max_length"),
+        ([source, target, *ALL[2:], "--model", M3], "model, weights"),
+        ([rows_file(tmp_path / "other.jsonl", 41), target, *ALL], "input"),
+    ):
+        status, _, err = bge("embed", *arguments)
+        assert status == 1
+        assert f"was made with another {name}" in err
+    assert (tmp_path / "out.jsonl.partial" / "rows.jsonl").read_bytes() == kept
+    assert bge("embed", source, target, "--model", "pocket", "--overwrite")[0] == 0
+    assert list(lines(target.read_text())[39]) == ["id", "text", "dense"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jsonl", "out.jsonl"], "nowhere.jsonl: No such file or directory"),
+        (["nowhere.parquet", "out.jsonl"], "nowhere.parquet: No such file or directory"),
+        (["bad.jsonl", "out.jsonl"], "bad.jsonl, line 2 is no JSON"),
+        (["list.jsonl", "out.jsonl"], "list.jsonl, line 1 is no JSON object"),
+        (
+            ["in.jsonl", "out.jsonl", "--field", "body"],
+            "in.jsonl, line 1 has no text under 'body'; it has 'id', 'text'",
+        ),
+        (["bad.parquet", "out.jsonl"], "bad.parquet is no Parquet file"),
+        (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; it has n, null"),
+        (["in.parquet", "out.jsonl", "--field", "n"], "holds int64"),
+        (["in.parquet", "out.jsonl", "--field", "null"], "row 2"),
+        (["empty.jsonl", "out.jsonl"], "empty.jsonl is empty"),
+        (["taken.jsonl", "out.jsonl"], "the rows have dense already"),
+        (["mixed.jsonl", "out.parquet"], "Parquet can't hold together"),
+        (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
+        (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
+        (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
+        (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
+        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is not supported"),
+    ],
+)
+def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    rows_file(tmp_path / "in.jsonl", 3)
+    write_files(
+        tmp_path,
+        {
+            "bad.jsonl": '{"text": "a"}\n{"text"\n',
+            "list.jsonl": "[1]\n",
+            "bad.parquet": "no",
+            "empty.jsonl": "",
+            "taken.jsonl": '{"text": "a", "dense": [1]}\n',
+            "mixed.jsonl": '{"text": "a", "n": 1}\n{"text": "a", "n": "one"}\n',
+            "there.jsonl": "kept",
+        },
+    )
+    pq.write_table(pa.table({"n": [1, 2], "null": ["a", None]}), "in.parquet")
+    before = sorted(tmp_path.iterdir())
+    status, out, err = bge("embed", *arguments, *([] if "--model" in arguments else ["--model", "pocket"]))
+    assert (status, out) == (1, "")
+    assert err.startswith("bge: ")
+    assert message in err
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "there.jsonl").read_text() == "kept"
+
+
+def test_texts_that_were_cut_are_told_once(tmp_path):
+    rows_file(tmp_path / "in.jsonl", 300)
+    done = in_a_process("embed", tmp_path / "in.jsonl", "-", "--model", "pocket", "--max-length", "4")
+    assert done.returncode == 0
+    assert done.stderr.startswith("bge: some texts were longer than the model's longest input and were cut")
+    assert done.stderr.count("\n") == 1
+
+
+# eval, models, download, doctor
+
+
+def test_eval_is_the_evaluation(bge, tmp_path):
+    write_files(
+        tmp_path / "data",
+        {
+            "corpus.jsonl": '{"_id": "d1", "text": "The panda eats bamboo."}\n{"_id": "d2", "text": "Rome is old."}\n',
+            "queries.jsonl": '{"_id": "q1", "text": "What does the panda eat?"}\n',
+            "qrels/test.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+        },
+    )
+    status, out, _ = bge("eval", tmp_path / "data", "--model", "pocket", "--no-baseline", "--json", "-")
+    assert status == 0
+    assert json.loads(out)[0]["data"]["name"] == "data"
+    status, _, err = bge("eval", tmp_path / "nowhere", "--model", "pocket")
+    assert status == 1
+    assert err.startswith("bge: ")
+    assert bge("eval", tmp_path)[0] == 2
+    status, out, _ = bge("eval", "--help")
+    assert status == 0
+    assert out.startswith("usage: bge eval ")
+    assert "--rerank-depth" in out
+
+
+def test_models_and_what_of_them_is_cached(hub_environment, bge):
+    done = subprocess.run(
+        [sys.executable, "-m", "bge_integrations", "models", "--json"],
+        env=hub_environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    rows = lines(done.stdout)
+    assert [row["name"] for row in rows] == [row.name for row in CHECKPOINTS]
+    assert {row["name"] for row in rows if row["cached"] == "yes"} == {f"BAAI/{name}" for name in PUBLISHED}
+    assert {row["name"]: row["supported"] for row in rows}.items() >= {
+        "BAAI/bge-m3": True,
+        "BAAI/bge-en-icl": False,
+    }.items()
+    shown = dict(line.split("\t") for line in bge("models", "bge-base-en-v1.5")[1].splitlines())
+    assert shown["query_instruction"].startswith("Represent this sentence")
+    assert shown["pooling"] == "cls"
+    assert bge("models", "bge-nonsense")[::2] == (
+        1,
+        "bge: there is no bge-nonsense in the catalogue; `bge models` lists what there is\n",
+    )
+
+
+def test_download(bge, hub_environment):
+    def download(*names):
+        command = [sys.executable, "-m", "bge_integrations", "download", *names]
+        return subprocess.run(command, env=hub_environment, capture_output=True, text=True, timeout=120)
+
+    done = download("bge-m3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(f"models--BAAI--bge-m3/snapshots/{'0' * 40}")
+    done = download("BAAI/bge-large-en")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("bge: BAAI/bge-large-en: it is not in the cache, and downloading it failed")
+    assert done.stderr.count("\n") == 1
+    status, _, err = bge("download", "bge-en-icl")
+    assert status == 1
+    assert "not supported yet" in err
+
+
+def test_doctor(bge):
+    status, out, err = bge("doctor", "--json")
+    found = json.loads(out)
+    assert (status, err) == (0, "")
+    assert found["passed"] is True
+    assert ": " in found["device"]
+    assert found["extra cli"] == "installed"
+    assert bge("doctor", "--dtype", "int8")[0] == 1
+    assert "bfloat16: as asked" in bge("doctor", "--dtype", "bfloat16")[1]
+
+
+def test_the_page_runs_as_written(bge, tmp_path, monkeypatch):
+    """Each line of its bash blocks; what stands before or instead of `bge` runs in a shell, `bge` in this process."""
+    monkeypatch.chdir(tmp_path)
+    page = (TESTS.parent / "docs" / "cli.md").read_text("utf-8")
+    commands = "".join(re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)).splitlines()
+    assert len(commands) > 10
+    for command in commands:
+        before, found, arguments = command.rpartition("bge ")
+        shell = subprocess.run(["bash", "-c", before.rstrip(" |") if found else command], capture_output=True)
+        assert shell.returncode == 0
+        if found:
+            status, out, err = bge(*shlex.split(arguments), stdin=shell.stdout)
+            assert (status, err) == (0, ""), command
+            assert out or "embed" in command
