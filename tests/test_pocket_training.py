@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGE = PROJECT / "bge_integrations"
+sys.path.insert(0, str(PROJECT / "scripts"))
 
 from pocket_training import loop
 from pocket_training.batches import Batch, crop, stretch
@@ -171,15 +175,26 @@ def test_the_teacher_scores_each_query_with_its_own_passages(texts):
     assert torch.allclose(teacher_scores(teacher, queries, passages), expected, atol=1e-6)
 
 
-def test_a_reranker_starts_with_the_passages_that_hold_the_query_in_front(texts):
-    """Before any training, even with an embedder that knows nothing but which token is which."""
-    torch.manual_seed(0)
+def test_a_reranker_starts_with_the_passage_that_holds_the_query_in_front():
+    """Before any training: by the bundled embedder, written into it."""
     model = PocketM3().eval()
-    queries, passages = texts
-    tokens = Tokens([np.empty(0, np.int32)] * len(passages), passages, queries)
+    folder = PACKAGE / "pocket" / "embedder"
+    model.trunk.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    for name in ("colbert_linear", "sparse_linear"):
+        getattr(model, name).load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def ids(text):
+        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    queries = ["what do giant pandas eat", "height of mount everest", "who founded rome"]
+    passages = [
+        "The giant panda lives in the mountains of China and eats bamboo, up to 38 kilograms of it a day.",
+        "Mount Everest, the highest mountain above sea level, has a height of 8,849 metres.",
+        "Rome was founded, legend says, by Romulus in 753 BC, on the banks of the Tiber.",
+    ]
+    tokens = Tokens([], [ids(text) for text in passages], [])
     reranker = start_reranker(model, tokens, seed=0).eval()
-    right = [np.concatenate([passage, query]) for query, passage in zip(queries, passages[:3], strict=True)]
-    pairs = [pair_ids(query, passage) for query in queries for passage in right]
     with torch.no_grad():
-        logits = score_pairs(reranker, pairs, 1).view(3, 3)
+        logits = score_pairs(reranker, [pair_ids(ids(q), ids(p)) for q in queries for p in passages], 1).view(3, 3)
     assert logits.argmax(1).tolist() == [0, 1, 2]

@@ -140,7 +140,7 @@ def start_reranker(model: PocketM3, tokens: Tokens, seed: int) -> XLMRobertaForS
     outside = directions.outside()
     turned, strengths, main = torch.linalg.svd(model.colbert_linear.weight @ outside, full_matrices=False)
     vectors, centre = strengths[: HEAD - 1, None] * main[: HEAD - 1], turned.T[: HEAD - 1] @ model.colbert_linear.bias
-    sample_ids = pad([with_specials(ids[:LENGTH]) for ids in tokens.texts[:: len(tokens.texts) // 200]])
+    sample_ids = pad([with_specials(ids[:LENGTH]) for ids in tokens.texts[:: max(1, len(tokens.texts) // 200)]])
     sample = model.hidden(sample_ids)
     side = _reach(trunk, directions.side, sample_ids)
     norm = (sample.flatten(0, 1) @ vectors.T + centre).square().sum(-1).mean()
