@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
 
-PROJECT = Path(__file__).resolve().parent.parent
-PACKAGE = PROJECT / "bge_integrations"
-sys.path.insert(0, str(PROJECT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from pocket_training import loop
 from pocket_training.batches import Batch, crop, stretch
@@ -23,6 +21,8 @@ from pocket_training.mining import Texts, best_passages, choose_negatives
 from pocket_training.reranker import score_pairs, teacher_scores
 from pocket_training.reranker_start import pair_ids, start_reranker
 from pocket_training.work_files import made_once
+
+import bge_integrations
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_teacher_scores_each_query_with_its_own_passages(texts):
 def test_a_reranker_starts_with_the_passage_that_holds_the_query_in_front():
     """Before any training: by the bundled embedder, written into it."""
     model = PocketM3().eval()
-    folder = PACKAGE / "pocket" / "embedder"
+    folder = Path(bge_integrations.__file__).parent / "pocket" / "embedder"
     model.trunk.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     for name in ("colbert_linear", "sparse_linear"):
         getattr(model, name).load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
