@@ -512,6 +512,9 @@ def test_a_small_folder(tmp_path):
         ({"qrels": QRELS + "q\tz\t1\n"}, "document 'z', which is not there"),
         ({"qrels": "q\ta\t0\n"}, "no judgement is above 0"),
         ({"qrels": ""}, "no judgement is above 0"),
+        ({"corpus": CORPUS + '{"_id": "\\ud800", "text": ""}\n'}, "lone surrogate"),
+        ({"corpus": CORPUS + "[" * 100_000 + "\n"}, "line 4 is no row: its JSON is nested too deeply"),
+        ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; the highest is 1000"),
     ],
 )
 def test_mistakes_in_folders(tmp_path, files, message):
@@ -610,6 +613,12 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["{demo}", "--model", "pocket", "--rerank-depth", "0"], "depth of reranking is 0"),
         (["{demo}", "--model", "pocket", "--language", "klingon"], "no stemmer for language='klingon'"),
         (["{demo}", "{demo}", "--model", "pocket", "--runs", "runs"], "have the same name"),
+        # before any model is looked for
+        (["{demo}", "--model", "./nothing", "--weights", "1,2"], "must be three numbers"),
+        (["{demo}", "--model", "./nothing", "--tune", "--modes", "dense"], "leave --modes out"),
+        (["{demo}", "--model", "./nothing", "--tune"], "judged queries leave"),
+        (["{demo}", "--model", "./nothing", "--json", "{demo}"], "is a folder"),
+        (["{demo}", "--model", "./nothing", "--runs", "{demo}/corpus.jsonl"], "is a file"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, demo_folder, arguments, message):

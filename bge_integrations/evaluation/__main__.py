@@ -21,7 +21,7 @@ from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.report import Report, evaluate
-from bge_integrations.evaluation.tuning import Tuned, tune_weights
+from bge_integrations.evaluation.tuning import Tuned, check_enough_queries, tune_weights
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -46,8 +46,11 @@ def run(arguments: list[str] | None, program: str) -> None:
     """Measure as the arguments say, under the name of that program; mistakes are raised."""
     options = _parser(program).parse_args(arguments)
     with ExitStack() as stack:
-        _check_names(options)
+        _check(options)
         data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
+        if options.tune:
+            for data in data_sets:
+                check_enough_queries(data)
         embedder = stack.enter_context(load_embedder(options.model))
         reranker = stack.enter_context(load_reranker(options.reranker)) if options.reranker else None
         outcomes = [_measure(data, embedder, reranker, options) for data in data_sets]
@@ -70,7 +73,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="of BM25's stemmer and stop words: english; cjk for Chinese, Japanese, Korean",
     )
     add("--no-baseline", action="store_true", help="leave BM25 out")
-    add("--tune", action="store_true", help="find hybrid weights on half of the queries and measure them on the others")
+    add(
+        "--tune",
+        action="store_true",
+        help="find hybrid weights on half of the queries, whatever --weights says, and measure them on the others",
+    )
     add("--json", metavar="FILE", help="all figures as JSON; - writes them to standard output instead of the tables")
     add("--runs", metavar="FOLDER", help="one TREC run per data set and method")
     add("--markdown", metavar="FILE", help="the tables as Markdown")
@@ -85,7 +92,16 @@ def _weights_of(text: str) -> Weights:
     return dense, sparse, multi_vector
 
 
-def _check_names(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
+    """What would only come out when everything is measured."""
+    _weights_of(options.weights)
+    if options.tune and options.modes:
+        raise InvalidInputError("--tune needs the candidates of all modes; leave --modes out")
+    for option, file in (("--json", options.json), ("--markdown", options.markdown)):
+        if file and Path(file).is_dir():
+            raise InvalidInputError(f"{option} {file} is a folder; name a file")
+    if options.runs and Path(options.runs).exists() and not Path(options.runs).is_dir():
+        raise InvalidInputError(f"--runs {options.runs} is a file; name a folder")
     names = [Path(folder).resolve().name for folder in options.folders]
     if options.runs and len(set(names)) != len(names):
         raise InvalidInputError("two of the folders have the same name, so their runs would overwrite each other")

@@ -13,6 +13,8 @@ from bge_integrations.core.checks import check_text
 from bge_integrations.errors import InvalidInputError
 
 _LAYOUT = "a data set is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
+#: The measures count the documents of each grade up to the highest.
+_HIGHEST_GRADE = 1000
 
 
 class Dataset:
@@ -31,7 +33,7 @@ class Dataset:
 
     Raises:
         InvalidInputError: An id or a text can't be used, a judgement names an id that is not there, a grade is no
-            whole number, or no grade is above 0.
+            whole number up to 1000, or no grade is above 0.
     """
 
     def __init__(
@@ -133,12 +135,17 @@ def _grade_of(grade: object, query: str, document: str) -> int:
         raise InvalidInputError(
             f"the grade of document {document!r} for query {query!r} is {grade!r}; grades are whole numbers"
         )
+    if int(grade) > _HIGHEST_GRADE:
+        raise InvalidInputError(
+            f"the grade of document {document!r} for query {query!r} is {grade}; the highest is {_HIGHEST_GRADE}"
+        )
     return int(grade)
 
 
 def _check_id(key: object, kind: str) -> None:
     if not isinstance(key, str) or not key:
         raise InvalidInputError(f"a {kind} has the id {key!r}; ids are texts of one character at least")
+    check_text(key, f"the id {key!r} of a {kind}")
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -160,6 +167,8 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InvalidInputError(f"{place} is no JSON: {error.msg} at character {error.pos + 1}") from error
+        except RecursionError as error:
+            raise InvalidInputError(f"{place} is no row: its JSON is nested too deeply") from error
         if not isinstance(row, dict) or not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
             raise InvalidInputError(f'{place} must be an object with "_id" and "text", both texts')
         if row["_id"] in seen:

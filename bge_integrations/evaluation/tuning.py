@@ -113,18 +113,29 @@ def tune_weights(
     )
 
 
+def check_enough_queries(data: Dataset, share: float = 0.5) -> int:
+    """Of the judged queries, how many weights are found on.
+
+    Raises:
+        InvalidInputError: That leaves too few of them on a side.
+    """
+    queries = len(data.judged)
+    cut = round(share * queries)
+    if min(cut, queries - cut) < _FEWEST:
+        raise InvalidInputError(
+            f"{data.name}: {queries} judged queries leave {cut} to find weights on and {queries - cut} to measure "
+            f"them on; at least {_FEWEST} are needed on each side"
+        )
+    return cut
+
+
 def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """The data with the judgements of `share` of the queries, and with those of the others."""
     if not 0 < share < 1:
         raise InvalidInputError(f"share={share} must be above 0 and below 1")
     queries = data.judged
     order = np.random.default_rng(seed).permutation(len(queries)).tolist()
-    cut = round(share * len(queries))
-    if min(cut, len(queries) - cut) < _FEWEST:
-        raise InvalidInputError(
-            f"{len(queries)} judged queries leave {cut} to find weights on and {len(queries) - cut} to measure "
-            f"them on; at least {_FEWEST} are needed on each side"
-        )
+    cut = check_enough_queries(data, share)
     return data.only([queries[i] for i in order[:cut]]), data.only([queries[i] for i in order[cut:]])
 
 
