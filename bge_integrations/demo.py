@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import BGEError, InvalidInputError
-from bge_integrations.reading import SUFFIXES, Passage, find_files, read_passages
+from bge_integrations.reading import SUFFIXES, Passage, find_files
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         from rich.console import Console
 
         from bge_integrations.langchain import BGEEmbeddings, BGEReranker
+        from bge_integrations.pipelines.passages import passages_of
 
         console = Console()
         folder = None if options.docs is None else Path(options.docs).expanduser()
@@ -69,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
         with _timed(console, "loaded both models"):
             embeddings = BGEEmbeddings(model=options.model)
             reranker = BGEReranker(model=options.reranker, top_n=None)
-        passages = bundled_passages() if folder is None else _read(console, folder, options.model)
+        passages = passages_of(
+            folder, options.model, lambda error: console.print(f"left out: {error}", highlight=False)
+        )
         with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
             store = _index(console, passages, embeddings, folder_of_store)
             for number, asked in enumerate(questions, start=1):
@@ -111,21 +114,6 @@ def bundled_passages() -> list[Passage]:
         Passage(f"{row['title']}\n{row['text']}", f"{row['source']}, {row['id']}", row["title"], None, 0)
         for row in _bundled("passages.jsonl")
     ]
-
-
-def _read(console: Console, folder: Path, model: str) -> list[Passage]:
-    """The passages of the user's files; those that can't be read are named and left out."""
-    from bge_integrations import load_embedder
-
-    with load_embedder(model) as embedder:
-        passages = list(
-            read_passages(
-                folder, embedder, on_unreadable=lambda error: console.print(f"left out: {error}", highlight=False)
-            )
-        )
-    if not passages:
-        raise InvalidInputError(f"no file in {folder} could be read")
-    return passages
 
 
 def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings, folder: str) -> Chroma:
