@@ -152,6 +152,8 @@ def test_comparisons(report):
         compare(report["dense"], measure_run(tiny({"q1": {"a": 1}}), Run("mine", {})))
     with pytest.raises(InvalidInputError, match=r"'P@1' is none of nDCG@10"):
         compare(report["dense"], report["sparse"], "P@1")
+    with pytest.raises(InvalidInputError, match=r"is none of nDCG@10"):
+        compare(report["dense"], report["sparse"], ["MAP"])
 
 
 # Searching
@@ -225,10 +227,35 @@ def test_other_unusable_arguments_of_a_search(demo, pocket, report):
         find_candidates(demo, pocket, depth=0)
     with pytest.raises(InvalidInputError, match="put it among the modes"):
         find_candidates(demo, pocket, modes=["dense"], on_truncate="ignore").run("sparse")
-    with pytest.raises(InvalidInputError, match="depth of reranking is 0"):
-        rerank(demo, report["dense"].run, None, 0)
+    with pytest.raises(InvalidInputError, match="put it among the modes"):
+        report.candidates.run("lexical")
+    with pytest.raises(InvalidInputError, match="three numbers"):
+        report.candidates.run("hybrid", weights=())
     with pytest.raises(InvalidInputError, match="named 'hybrid', as a method is"):
         evaluate(demo, pocket, baseline=report["hybrid"].run)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 1.5, "a", True, None])
+def test_a_depth_is_a_whole_number(demo, pocket, pocket_reranker, report, depth):
+    data, candidates = constructed()
+    for call in (
+        lambda: bm25(demo, depth=depth),
+        lambda: evaluate(demo, pocket, depth=depth),
+        lambda: evaluate(demo, pocket, rerank_depth=depth),
+        lambda: find_candidates(demo, pocket, depth=depth),
+        lambda: report.candidates.run("dense", depth),
+        lambda: rerank(demo, report["dense"].run, pocket_reranker, depth),
+        lambda: tune_weights(data, candidates, depth=depth),
+    ):
+        with pytest.raises(InvalidInputError, match=rf"depth={depth!r} must be a whole number of at least 1"):
+            call()
+
+
+def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
+    monkeypatch.delattr("bge_integrations.evaluation.report.bm25")
+    for arguments in ({"weights": (0, 0, 0)}, {"on_truncate": "cut"}, {"modes": 5}, {"modes": [["dense"]]}):
+        with pytest.raises(InvalidInputError, match=next(iter(arguments))):
+            evaluate(demo, pocket, **arguments)
 
 
 # Reranking
@@ -249,6 +276,16 @@ def test_bm25_can_be_reranked_and_other_data_can_not(demo, pocket_reranker):
     assert run.name == "BM25 + rerank"
     with pytest.raises(InvalidInputError, match="does not have both"):
         rerank(tiny({"q1": {"a": 1}}), bm25(demo), pocket_reranker)
+    with pytest.raises(InvalidInputError, match="document 'z', .* does not have both"):  # below the depth too
+        rerank(tiny({"q1": {"a": 1}}), Run("mine", {"q1": [("a", 2.0), ("z", 1.0)]}), pocket_reranker, 1)
+
+
+def test_nothing_found_is_nothing_reranked(pocket_reranker):
+    data = tiny({"q1": {"a": 1}, "q2": {"a": 1}})
+    run = rerank(data, Run("mine", {"q1": [], "q2": [("b", 2.0), ("a", 1.0)]}), pocket_reranker)
+    assert run.rankings["q1"] == []
+    assert {document for document, _ in run.rankings["q2"]} == {"a", "b"}
+    assert rerank(data, Run("mine", {"q1": []}), pocket_reranker).rankings == {"q1": []}
 
 
 # BM25
@@ -298,6 +335,13 @@ def test_what_bm25_can_not_do_it_says():
         bm25(data, language="finnish")
     with pytest.raises(InvalidInputError, match=r"no document .* has a word"):
         bm25(tiny({"q1": {"a": 1}}, ["a"]))
+    for k1 in (-1, math.inf, math.nan, "a"):
+        with pytest.raises(InvalidInputError, match="k1=.* must be a number of at least 0"):
+            bm25(data, k1=k1)
+    for b in (-0.1, 1.5, math.nan, "a"):
+        with pytest.raises(InvalidInputError, match="b=.* must be a number from 0 to 1"):
+            bm25(data, b=b)
+    assert bm25(data, k1=0, b=np.float32(0.5)).name == "BM25"
 
 
 # Runs in files
@@ -385,9 +429,12 @@ def test_what_can_not_be_tuned(demo, pocket, base):
     with pytest.raises(InvalidInputError, match=r"19 judged queries leave 10 .* and 9 "):
         tune_weights(data, candidates)
     data, candidates = constructed()
-    for share in (0, 1):
+    for share in (0, 1, math.nan, "half"):
         with pytest.raises(InvalidInputError, match="above 0 and below 1"):
             tune_weights(data, candidates, share=share)
+    for seed in (-1, 1.5, "a"):
+        with pytest.raises(InvalidInputError, match="seed=.* must be a whole number of at least 0"):
+            tune_weights(data, candidates, seed=seed)
     with pytest.raises(InvalidInputError, match="none of nDCG@10"):
         tune_weights(data, candidates, "P@1")
     with pytest.raises(InvalidInputError, match="no sparse and multi-vector heads"):
@@ -396,6 +443,9 @@ def test_what_can_not_be_tuned(demo, pocket, base):
         tune_weights(data, find_candidates(data, pocket, modes=["hybrid"]))
     with pytest.raises(InvalidInputError, match="find them with the same data"):
         tune_weights(data, find_candidates(demo, pocket, on_truncate="ignore"))
+    others = Dataset(queries=data.queries, documents=data.documents | {"new": "one more"}, qrels=data.qrels)
+    with pytest.raises(InvalidInputError, match="find them with the same data"):
+        tune_weights(others, candidates)
 
 
 # The report
@@ -610,7 +660,7 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["{demo}", "--model", "pocket", "--weights", "1,2"], "must be three numbers"),
         (["{demo}", "--model", "pocket", "--weights", "0,0,0"], "must be three numbers >= 0"),
         (["{demo}", "--model", "pocket", "--modes", "lexical"], "each once"),
-        (["{demo}", "--model", "pocket", "--rerank-depth", "0"], "depth of reranking is 0"),
+        (["{demo}", "--model", "pocket", "--rerank-depth", "0"], "must be a whole number of at least 1"),
         (["{demo}", "--model", "pocket", "--language", "klingon"], "no stemmer for language='klingon'"),
         (["{demo}", "{demo}", "--model", "pocket", "--runs", "runs"], "have the same name"),
         # before any model is looked for

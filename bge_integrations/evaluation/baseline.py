@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.extra import import_extra
-from bge_integrations.evaluation.runs import Run
+from bge_integrations.evaluation.runs import Run, check_depth
 
 #: Han, kana and hangul, which are written without spaces or with few.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -43,7 +45,7 @@ def bm25(
         language: Of the stemmer and the stop words ("english", "german", ...), or "cjk".
         stemmer: Whether words are reduced to their stems.
         stopwords: Whether the language's most frequent words are left out.
-        k1: How much a word's repetitions count.
+        k1: How much a word's repetitions count, from 0 (not at all).
         b: How much long documents are held back, from 0 to 1.
         depth: How many documents per query.
         show_progress: Show a bar.
@@ -53,8 +55,14 @@ def bm25(
 
     Raises:
         InvalidInputError: There is no stemmer or no list of stop words for this language, the documents are written in
-            characters that `language="cjk"` is for, or no document has a word.
+            characters that `language="cjk"` is for, no document has a word, or an argument can't be
+            used.
     """
+    check_depth(depth)
+    if not isinstance(k1, Real) or not 0 <= k1 < math.inf:
+        raise InvalidInputError(f"k1={k1!r} must be a number of at least 0")
+    if not isinstance(b, Real) or not 0 <= b <= 1:
+        raise InvalidInputError(f"b={b!r} must be a number from 0 to 1")
     bm25s = import_extra("bm25s")
     started = time.perf_counter()
     document_ids = sorted(data.documents)  # so that among equal scores the smaller id comes first

@@ -187,7 +187,7 @@ def randomisation_test(differences: NDArray[np.float64], *, resamples: int = _RE
 
 def check_measure(measure: str) -> None:
     """Raise InvalidInputError unless there is such a measure."""
-    if measure not in MEASURES:
+    if not isinstance(measure, str) or measure not in MEASURES:
         raise InvalidInputError(f"measure={measure!r} is none of {', '.join(MEASURES)}")
 
 

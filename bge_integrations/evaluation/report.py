@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bge_integrations
+from bge_integrations.core.checks import check_on_truncate
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.extra import import_extra
 from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.measures import MEASURES, Comparison, Result, compare, measure_run
-from bge_integrations.evaluation.reranking import check_rerank_depth, rerank
+from bge_integrations.evaluation.reranking import rerank
 from bge_integrations.evaluation.retrieval import Candidates, check_modes, find_candidates
-from bge_integrations.scoring import Mode, Weights
+from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.scoring import Mode, Weights, weights_by_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.core.session import Loaded, OnTruncate
     from bge_integrations.evaluation.dataset import Dataset
-    from bge_integrations.evaluation.runs import Run
 
 _MAIN = "nDCG@10"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "ir-measures", "bm25s", "PyStemmer")
@@ -189,7 +190,10 @@ def evaluate(
         ImportError: The extra "eval" is not installed.
     """
     chosen = check_modes(modes, embedder)
-    check_rerank_depth(rerank_depth)
+    weights_by_name(weights)  # this and what follows now, not after BM25's search
+    check_depth(rerank_depth, "rerank_depth")
+    check_depth(depth)
+    check_on_truncate(on_truncate)
     results: dict[str, Result] = {}
     base = None
     if baseline:  # first, as it fails fastest
@@ -212,7 +216,7 @@ def evaluate(
         "data": {"name": data.name, "documents": len(data.documents), "judged_queries": len(data.judged)},
         "embedder": _about_embedder(embedder),
         "reranker": None if reranker is None else _about(reranker),
-        "weights": list(weights),
+        "weights": list(map(float, weights)),
         "rerank_depth": rerank_depth,
         "depth": depth,
         "versions": {"bge-integrations": bge_integrations.__version__, **_versions()},

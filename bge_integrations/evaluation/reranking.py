@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.evaluation.runs import Run
+from bge_integrations.evaluation.runs import Run, check_depth
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
@@ -39,14 +39,15 @@ def rerank(
     Raises:
         InvalidInputError: The run names queries or documents that are not in the data, or depth is below 1.
     """
-    check_rerank_depth(depth)
+    check_depth(depth)
+    for query, ranking in run.rankings.items():
+        for document, _ in ranking:
+            if query not in data.queries or document not in data.documents:
+                raise InvalidInputError(
+                    f"the run {run.name!r} has query {query!r} and document {document!r}, and {data.name!r} does not "
+                    "have both; rerank a run with the data that it was made from"
+                )
     tops = [(query, document) for query, ranking in run.rankings.items() for document, _ in ranking[:depth]]
-    for query, document in tops:
-        if query not in data.queries or document not in data.documents:
-            raise InvalidInputError(
-                f"the run {run.name!r} has query {query!r} and document {document!r}, and {data.name!r} does not have "
-                "both; rerank a run with the data that it was made from"
-            )
     started = time.perf_counter()
     logits = reranker.score(
         [(data.queries[query], data.documents[document]) for query, document in tops],
@@ -59,13 +60,6 @@ def rerank(
     for query, ranking in run.rankings.items():
         scored = [(document, score_of[query, document]) for document, _ in ranking[:depth]]
         scored.sort(key=lambda pair: (-pair[1], pair[0]))
-        lowest = scored[-1][1]
-        rest = [(document, lowest - below) for below, (document, _) in enumerate(ranking[depth:], start=1)]
+        rest = [(document, scored[-1][1] - below) for below, (document, _) in enumerate(ranking[depth:], start=1)]
         rankings[query] = scored + rest
     return Run(f"{run.name} + rerank", rankings, {**run.seconds, "rerank": taken})
-
-
-def check_rerank_depth(depth: object) -> None:
-    """Raise InvalidInputError unless this is a whole number of at least 1."""
-    if not isinstance(depth, int) or depth < 1:
-        raise InvalidInputError(f"the depth of reranking is {depth!r}; it must be a whole number of at least 1")

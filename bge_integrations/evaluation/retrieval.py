@@ -7,7 +7,7 @@ chunk and the queries, not on the number of documents.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.evaluation.runs import Run
+from bge_integrations.evaluation.runs import Run, check_depth
 from bge_integrations.scoring import (
     REPRESENTATIONS,
     Mode,
@@ -89,14 +89,15 @@ class Candidates:
         Raises:
             InvalidInputError: The mode's representations were not computed, or an argument can't be used.
         """
+        check_depth(depth)
         if depth > self.kept:
             raise InvalidInputError(f"depth={depth}, but {self.kept} documents were kept; ask find_candidates for more")
         representations = representations_of([mode])
-        if not set(representations) <= set(representations_of(self.modes)):
+        if mode not in _MODES or not set(representations) <= set(representations_of(self.modes)):
             raise InvalidInputError(f"{mode!r} was not searched for; put it among the modes")
         rankings = {}
         for query, places, scores in zip(self.query_ids, self.places, self.scores, strict=True):
-            found = _scores_of(mode, scores, weights or self.weights)
+            found = _scores_of(mode, scores, self.weights if weights is None else weights)
             order = np.argsort(-found, kind="stable")[:depth]
             if mode == "sparse":
                 order = order[found[order] > 0]
@@ -138,8 +139,7 @@ def find_candidates(
     """
     chosen = check_modes(modes, embedder)
     weights_by_name(weights)  # now, not after the encoding
-    if not isinstance(depth, int) or depth < 1:
-        raise InvalidInputError(f"depth={depth!r} must be a whole number of at least 1")
+    check_depth(depth)
     representations = representations_of(chosen)
     asked = {name: name in representations for name in REPRESENTATIONS}
     started = time.perf_counter()
@@ -191,8 +191,8 @@ def check_modes(modes: Sequence[Mode] | None, embedder: Embedder) -> tuple[Mode,
     available = _MODES if embedder.has_sparse and embedder.has_multi_vector else _MODES[:1]
     if modes is None:
         return available
-    chosen = tuple(modes)
-    if isinstance(modes, str) or not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(_MODES):
+    chosen = () if isinstance(modes, str) or not isinstance(modes, Iterable) else tuple(modes)
+    if not chosen or any(mode not in _MODES for mode in chosen) or len(set(chosen)) != len(chosen):
         raise InvalidInputError(f"modes={modes!r} must be some of {', '.join(map(repr, _MODES))}, each once, in a list")
     if missing := [mode for mode in chosen if mode not in available]:
         raise InvalidInputError(

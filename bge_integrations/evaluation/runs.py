@@ -87,3 +87,9 @@ class Run:
             raise InvalidInputError(f"{path} is not UTF-8 text ({error.reason})") from error
         rankings = {query: [(document, -score) for score, _, document in sorted(rows)] for query, rows in found.items()}
         return cls(tag, rankings)
+
+
+def check_depth(depth: object, argument: str = "depth") -> None:
+    """Raise InvalidInputError unless this is a number of documents."""
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+        raise InvalidInputError(f"{argument}={depth!r} must be a whole number of at least 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from bge_integrations.evaluation.measures import (
     measure_run,
 )
 from bge_integrations.evaluation.retrieval import Candidates, find_candidates
+from bge_integrations.evaluation.runs import check_depth
 from bge_integrations.scoring import Mode, Weights
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ def tune_weights(
             argument can't be used.
     """
     check_measure(measure)
+    check_depth(depth)
     train, held_out = _split(data, share, seed)
     if isinstance(source, Candidates):
         candidates = source
@@ -96,7 +99,7 @@ def tune_weights(
         raise InvalidInputError(
             "weights need candidates of all four modes; leave modes out where they are searched for"
         )
-    if candidates.query_ids != data.judged:
+    if candidates.query_ids != data.judged or candidates.document_ids != sorted(data.documents):
         raise InvalidInputError(f"these are not the candidates for {data.name!r}; find them with the same data")
     trained_on, tested_on = candidates.only(train.judged), candidates.only(held_out.judged)
     weights = _best_weights(train, trained_on, measure, depth, show_progress)
@@ -131,8 +134,10 @@ def check_enough_queries(data: Dataset, share: float = 0.5) -> int:
 
 def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """The data with the judgements of `share` of the queries, and with those of the others."""
-    if not 0 < share < 1:
-        raise InvalidInputError(f"share={share} must be above 0 and below 1")
+    if not isinstance(share, Real) or not 0 < share < 1:
+        raise InvalidInputError(f"share={share!r} must be above 0 and below 1")
+    if not isinstance(seed, int) or seed < 0:
+        raise InvalidInputError(f"seed={seed!r} must be a whole number of at least 0")
     queries = data.judged
     order = np.random.default_rng(seed).permutation(len(queries)).tolist()
     cut = check_enough_queries(data, share)
