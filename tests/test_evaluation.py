@@ -258,6 +258,44 @@ def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
             evaluate(demo, pocket, **arguments)
 
 
+def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
+    run, candidates = report["dense"].run, report.candidates
+    wrong = {
+        "data is of type str; pass a Dataset": [
+            lambda: evaluate("demo", pocket),
+            lambda: find_candidates("demo", pocket),
+            lambda: bm25("demo"),
+            lambda: measure_run("demo", run),
+            lambda: rerank("demo", run, pocket_reranker),
+            lambda: tune_weights("demo", candidates),
+        ],
+        "embedder is of type Reranker; pass what load_embedder": [
+            lambda: evaluate(demo, pocket_reranker),
+            lambda: find_candidates(demo, pocket_reranker),
+        ],
+        "embedder is of type str; pass what load_embedder": [lambda: evaluate(demo, "pocket")],
+        "reranker is of type Embedder; pass what load_reranker": [
+            lambda: evaluate(demo, pocket, reranker=pocket),
+            lambda: rerank(demo, run, pocket),
+        ],
+        "reranker is of type str; pass what load_reranker": [lambda: evaluate(demo, pocket, reranker="pocket")],
+        "baseline is of type str; pass True": [lambda: evaluate(demo, pocket, baseline="bm25")],
+        "run is of type Result; pass a Run": [
+            lambda: measure_run(demo, report["dense"]),
+            lambda: rerank(demo, report["dense"], pocket_reranker),
+        ],
+        "source is of type Report; pass an embedder, or": [lambda: tune_weights(demo, report)],
+        "compare takes two results, .* not a Run": [
+            lambda: compare(run, report["dense"]),
+            lambda: compare(report["dense"], run),
+        ],
+    }
+    for message, calls in wrong.items():
+        for call in calls:
+            with pytest.raises(InvalidInputError, match=message):
+                call()
+
+
 # Reranking
 
 
@@ -276,7 +314,7 @@ def test_bm25_can_be_reranked_and_other_data_can_not(demo, pocket_reranker):
     assert run.name == "BM25 + rerank"
     with pytest.raises(InvalidInputError, match="does not have both"):
         rerank(tiny({"q1": {"a": 1}}), bm25(demo), pocket_reranker)
-    with pytest.raises(InvalidInputError, match="document 'z', .* does not have both"):  # below the depth too
+    with pytest.raises(InvalidInputError, match=r"document 'z', .* does not have both"):  # below the depth too
         rerank(tiny({"q1": {"a": 1}}), Run("mine", {"q1": [("a", 2.0), ("z", 1.0)]}), pocket_reranker, 1)
 
 
@@ -336,10 +374,10 @@ def test_what_bm25_can_not_do_it_says():
     with pytest.raises(InvalidInputError, match=r"no document .* has a word"):
         bm25(tiny({"q1": {"a": 1}}, ["a"]))
     for k1 in (-1, math.inf, math.nan, "a"):
-        with pytest.raises(InvalidInputError, match="k1=.* must be a number of at least 0"):
+        with pytest.raises(InvalidInputError, match=r"k1=.* must be a number of at least 0"):
             bm25(data, k1=k1)
     for b in (-0.1, 1.5, math.nan, "a"):
-        with pytest.raises(InvalidInputError, match="b=.* must be a number from 0 to 1"):
+        with pytest.raises(InvalidInputError, match=r"b=.* must be a number from 0 to 1"):
             bm25(data, b=b)
     assert bm25(data, k1=0, b=np.float32(0.5)).name == "BM25"
 
@@ -433,7 +471,7 @@ def test_what_can_not_be_tuned(demo, pocket, base):
         with pytest.raises(InvalidInputError, match="above 0 and below 1"):
             tune_weights(data, candidates, share=share)
     for seed in (-1, 1.5, "a"):
-        with pytest.raises(InvalidInputError, match="seed=.* must be a whole number of at least 0"):
+        with pytest.raises(InvalidInputError, match=r"seed=.* must be a whole number of at least 0"):
             tune_weights(data, candidates, seed=seed)
     with pytest.raises(InvalidInputError, match="none of nDCG@10"):
         tune_weights(data, candidates, "P@1")

@@ -12,7 +12,7 @@ import numpy as np
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.evaluation.dataset import Dataset
+from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.extra import import_extra
 from bge_integrations.evaluation.runs import Run, check_depth
 
@@ -58,6 +58,7 @@ def bm25(
             characters that `language="cjk"` is for, no document has a word, or an argument can't be
             used.
     """
+    check_data(data)
     check_depth(depth)
     if not isinstance(k1, Real) or not 0 <= k1 < math.inf:
         raise InvalidInputError(f"k1={k1!r} must be a number of at least 0")

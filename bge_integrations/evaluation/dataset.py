@@ -119,6 +119,12 @@ class Dataset:
             )
 
 
+def check_data(data: object) -> None:
+    """Raise InvalidInputError unless this is a data set."""
+    if not isinstance(data, Dataset):
+        raise InvalidInputError(f"the data is of type {type(data).__name__}; pass a Dataset, or Dataset.read(folder)")
+
+
 def _text_of(key: str, document: object) -> str:
     _check_id(key, "document")
     if isinstance(document, Mapping):

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.extra import import_extra
+from bge_integrations.evaluation.runs import Run, check_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-    from bge_integrations.evaluation.dataset import Dataset
-    from bge_integrations.evaluation.runs import Run
 
 #: What is measured, and how ir-measures calls it.
 MEASURES = {"nDCG@10": "nDCG@10", "Recall@100": "R@100", "MRR@10": "RR@10", "MAP": "AP"}
@@ -82,7 +81,7 @@ def measure_run(data: Dataset, run: Run) -> Result:
     so do queries for which nothing was found. The order is that of the run, whatever its ties.
 
     Raises:
-        InvalidInputError: No query of the run has judgements.
+        InvalidInputError: No query of the run has judgements, or an argument is of another type.
     """
     per_query = figures(data, run)
     values = np.array([list(per_query[name].values()) for name in MEASURES])
@@ -96,6 +95,8 @@ def measure_run(data: Dataset, run: Run) -> Result:
 
 def figures(data: Dataset, run: Run) -> dict[str, dict[str, float]]:
     """By measure and judged query, as in `measure_run`."""
+    check_data(data)
+    check_run(run)
     ir_measures = import_extra("ir_measures")
     # ranks instead of scores: trec_eval would reorder equal scores, and round others until they are equal
     ranked = {
@@ -118,8 +119,14 @@ def compare(first: Result, second: Result, measure: str = "nDCG@10") -> Comparis
     """Whether the first is better than the second, and how sure that is.
 
     Raises:
-        InvalidInputError: No such measure, or the two were measured on different queries.
+        InvalidInputError: No such measure, one is no result, or the two were measured on different queries.
     """
+    for result in (first, second):
+        if not isinstance(result, Result):
+            raise InvalidInputError(
+                f"compare takes two results, such as report['hybrid'] or measure_run(data, run), not a "
+                f"{type(result).__name__}"
+            )
     check_measure(measure)
     ours, theirs = first.per_query[measure], second.per_query[measure]
     if ours.keys() != theirs.keys():

@@ -16,10 +16,11 @@ import bge_integrations
 from bge_integrations.core.checks import check_on_truncate
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import bm25
+from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.extra import import_extra
 from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.measures import MEASURES, Comparison, Result, compare, measure_run
-from bge_integrations.evaluation.reranking import rerank
+from bge_integrations.evaluation.reranking import check_reranker, rerank
 from bge_integrations.evaluation.retrieval import Candidates, check_modes, find_candidates
 from bge_integrations.evaluation.runs import Run, check_depth
 from bge_integrations.scoring import Mode, Weights, weights_by_name
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.core.session import Loaded, OnTruncate
-    from bge_integrations.evaluation.dataset import Dataset
 
 _MAIN = "nDCG@10"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "ir-measures", "bm25s", "PyStemmer")
@@ -189,7 +189,15 @@ def evaluate(
         InvalidInputError: The embedder does not have such a mode, or an argument can't be used.
         ImportError: The extra "eval" is not installed.
     """
+    check_data(data)
     chosen = check_modes(modes, embedder)
+    if reranker is not None:
+        check_reranker(reranker)
+    if baseline and not isinstance(baseline, (bool, Run)):
+        raise InvalidInputError(
+            f"baseline is of type {type(baseline).__name__}; pass True for English BM25, False, or a Run such as "
+            "bm25(data, language='german')"
+        )
     weights_by_name(weights)  # this and what follows now, not after BM25's search
     check_depth(rerank_depth, "rerank_depth")
     check_depth(depth)

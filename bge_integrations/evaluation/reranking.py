@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.evaluation.dataset import Dataset, check_data
+from bge_integrations.evaluation.runs import Run, check_depth, check_run
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.core.session import OnTruncate
-    from bge_integrations.evaluation.dataset import Dataset
 
 
 def rerank(
@@ -37,8 +37,11 @@ def rerank(
         show_progress: Show a bar.
 
     Raises:
-        InvalidInputError: The run names queries or documents that are not in the data, or depth is below 1.
+        InvalidInputError: The run names queries or documents that are not in the data, or an argument can't be used.
     """
+    check_data(data)
+    check_run(run)
+    check_reranker(reranker)
     check_depth(depth)
     for query, ranking in run.rankings.items():
         for document, _ in ranking:
@@ -63,3 +66,11 @@ def rerank(
         rest = [(document, scored[-1][1] - below) for below, (document, _) in enumerate(ranking[depth:], start=1)]
         rankings[query] = scored + rest
     return Run(f"{run.name} + rerank", rankings, {**run.seconds, "rerank": taken})
+
+
+def check_reranker(reranker: object) -> None:
+    """Raise InvalidInputError unless this is a loaded reranker."""
+    from bge_integrations.core.reranker import Reranker  # here, since it imports torch
+
+    if not isinstance(reranker, Reranker):
+        raise InvalidInputError(f"the reranker is of type {type(reranker).__name__}; pass what load_reranker gives")

@@ -15,6 +15,7 @@ import numpy as np
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.runs import Run, check_depth
 from bge_integrations.scoring import (
     REPRESENTATIONS,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.session import OnTruncate
-    from bge_integrations.evaluation.dataset import Dataset
 
 _MODES: tuple[Mode, ...] = get_args(Mode)
 #: Documents of each mode that are kept for each query, at least: enough to rank by other weights later.
@@ -137,6 +137,7 @@ def find_candidates(
     Raises:
         InvalidInputError: The embedder does not have such a mode, or an argument can't be used.
     """
+    check_data(data)
     chosen = check_modes(modes, embedder)
     weights_by_name(weights)  # now, not after the encoding
     check_depth(depth)
@@ -186,8 +187,12 @@ def check_modes(modes: Sequence[Mode] | None, embedder: Embedder) -> tuple[Mode,
     """The modes to search by: those asked for, or all that the embedder has.
 
     Raises:
-        InvalidInputError: The embedder does not have such a mode, or there is no such mode.
+        InvalidInputError: This is no embedder, it does not have such a mode, or there is no such mode.
     """
+    from bge_integrations.core.embedder import Embedder  # here, since it imports torch
+
+    if not isinstance(embedder, Embedder):
+        raise InvalidInputError(f"the embedder is of type {type(embedder).__name__}; pass what load_embedder gives")
     available = _MODES if embedder.has_sparse and embedder.has_multi_vector else _MODES[:1]
     if modes is None:
         return available

@@ -89,6 +89,12 @@ class Run:
         return cls(tag, rankings)
 
 
+def check_run(run: object) -> None:
+    """Raise InvalidInputError unless this is a run."""
+    if not isinstance(run, Run):
+        raise InvalidInputError(f"the run is of type {type(run).__name__}; pass a Run, such as report['dense'].run")
+
+
 def check_depth(depth: object, argument: str = "depth") -> None:
     """Raise InvalidInputError unless this is a number of documents."""
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:

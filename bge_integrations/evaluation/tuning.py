@@ -11,6 +11,7 @@ import numpy as np
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.measures import (
     DEPTHS,
     Comparison,
@@ -26,7 +27,6 @@ from bge_integrations.scoring import Mode, Weights
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.evaluation.dataset import Dataset
 
 _SINGLE: tuple[Mode, ...] = ("dense", "sparse", "multi_vector")
 _DEFAULT: Weights = (1.0, 1.0, 1.0)
@@ -87,6 +87,13 @@ def tune_weights(
         InvalidInputError: The embedder has no such representations, there are fewer than 10 queries on a side, or an
             argument can't be used.
     """
+    from bge_integrations.core.embedder import Embedder  # here, since it imports torch
+
+    check_data(data)
+    if not isinstance(source, (Candidates, Embedder)):
+        raise InvalidInputError(
+            f"the source is of type {type(source).__name__}; pass an embedder, or candidates such as report.candidates"
+        )
     check_measure(measure)
     check_depth(depth)
     train, held_out = _split(data, share, seed)
