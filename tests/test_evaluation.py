@@ -407,13 +407,52 @@ def test_runs_that_can_not_be_written_or_read(tmp_path):
         file.write_text(f"q Q0 c 1 0.5 tag\n{wrong}\n")
         with pytest.raises(InvalidInputError, match="line 2 must be"):
             Run.read(file)
-    with pytest.raises(InvalidInputError, match="is missing"):
-        Run.read(tmp_path / "none.trec")
+    for name in ("", tmp_path, tmp_path / "none.trec"):
+        with pytest.raises(InvalidInputError, match=r"is no file; Run\.save writes one"):
+            Run.read(name)
+    file.write_text("\n")
+    with pytest.raises(InvalidInputError, match=r"a\.trec is empty"):
+        Run.read(file)
+    file.write_text("q Q0 d 1 nan tag\n")
+    with pytest.raises(InvalidInputError, match=r"a\.trec: the scores of query 'q' must be finite"):
+        Run.read(file)
+    file.write_text("\ufeffq Q0 d 1 0.5 tag\n", "utf-8")  # as Windows' editors begin a file
+    assert Run.read(file).rankings == {"q": [("d", 0.5)]}
+    for name in ("", " ", 5):
+        with pytest.raises(InvalidInputError, match="give it a name"):
+            Run(name, {})
     for scores in ([1.0, 2.0], [float("nan"), 0.0]):
         with pytest.raises(InvalidInputError, match="fall from first to last"):
             Run("m", {"q": list(zip("ab", scores, strict=True))})
     with pytest.raises(InvalidInputError, match="stands twice"):
         Run("m", {"q": [("a", 2.0), ("a", 1.0)]})
+
+
+def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("before")
+    run = report["dense"].run
+    for path, message in (("", "name is empty"), (tmp_path, "is a folder"), (file / "a.trec", "file is a file")):
+        with pytest.raises(InvalidInputError, match=message):
+            run.save(path)
+    for folder, message in (("", "name is empty"), (file, "file is a file"), (file / "below", "file is a file")):
+        for save in (report.save, report.save_runs):
+            with pytest.raises(InvalidInputError, match=message):
+                save(folder)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(InvalidInputError, match="can't be written to"):
+        report.save(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "before"
+
+
+def test_a_report_of_which_one_run_can_not_be_written_writes_none(tmp_path, pocket):
+    documents = {"a": "panda", "b c": "Rome"}  # BM25 finds the first alone
+    data = Dataset(queries={"q": "panda"}, documents=documents, qrels={"q": {"a": 1}})
+    with pytest.raises(InvalidInputError, match="'b c' has whitespace"):
+        evaluate(data, pocket).save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # Weights
@@ -557,6 +596,8 @@ def test_reading_a_folder(demo_folder, demo):
         Dataset.read(demo_folder, "train")
     with pytest.raises(InvalidInputError, match="is no folder"):
         Dataset.read(demo_folder / "none")
+    with pytest.raises(InvalidInputError, match="name is empty"):
+        Dataset.read("")
 
 
 CORPUS = '{"_id": "a", "title": "", "text": "A\u2028B"}\n\n{"_id": "b", "text": ""}\n'

@@ -70,6 +70,8 @@ class Dataset:
         Raises:
             InvalidInputError: A file is missing or can't be read; the message has the file and the line.
         """
+        if not os.fspath(folder):  # pathlib would take the current folder
+            raise InvalidInputError(f"the folder's name is empty; {_LAYOUT}")
         place = Path(folder)
         if not place.is_dir():
             raise InvalidInputError(f"{place} is no folder; {_LAYOUT}")

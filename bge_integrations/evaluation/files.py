@@ -1,4 +1,4 @@
-"""Results on disk: a file is written whole or not at all."""
+"""Results on disk: a place is checked before there is anything to write, and a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import os
 import tempfile
 from pathlib import Path
 
+from bge_integrations.errors import InvalidInputError
+
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text beside the file and move it into place; folders are made where there are none."""
+    """Write UTF-8 text beside the file and move it into place; folders are made where there are none.
+
+    Raises:
+        InvalidInputError: As in `check_file`.
+    """
+    check_file(path)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
@@ -22,6 +29,27 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raise InvalidInputError unless a file can be written here."""
+    if not os.fspath(path):
+        raise InvalidInputError("the file's name is empty; name a file")
+    if Path(path).is_dir():
+        raise InvalidInputError(f"{path} is a folder; name a file")
+    check_folder(Path(path).parent)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise InvalidInputError unless files can be written into this folder, which may have to be made."""
+    if not os.fspath(folder):
+        raise InvalidInputError("the folder's name is empty; name a folder")
+    place = Path(folder).absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        raise InvalidInputError(f"{there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise InvalidInputError(f"{there} can't be written to; name another folder")
 
 
 def _umask() -> int:

@@ -18,7 +18,7 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.extra import import_extra
-from bge_integrations.evaluation.files import write_text
+from bge_integrations.evaluation.files import check_folder, write_text
 from bge_integrations.evaluation.measures import MEASURES, Comparison, Result, compare, measure_run
 from bge_integrations.evaluation.reranking import check_reranker, rerank
 from bge_integrations.evaluation.retrieval import Candidates, check_modes, find_candidates
@@ -113,14 +113,25 @@ class Report:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write report.json and one TREC run per method, `<method>.trec`, into the folder."""
+        """Write report.json and one TREC run per method, `<method>.trec`, into the folder.
+
+        Raises:
+            InvalidInputError: As in `save_runs`.
+        """
         self.save_runs(folder)
         write_text(Path(folder) / "report.json", self.to_json() + "\n")
 
     def save_runs(self, folder: str | os.PathLike[str]) -> None:
-        """Write one TREC run per method, `<method>.trec`, into the folder."""
-        for result in self.results.values():
-            result.run.save(Path(folder) / f"{result.run.tag.replace('/', '_')}.trec")
+        """Write one TREC run per method, `<method>.trec`, into the folder.
+
+        Raises:
+            InvalidInputError: An id has whitespace, or nothing can be written there; nothing was written.
+        """
+        check_folder(folder)
+        runs = [result.run for result in self.results.values()]
+        texts = {f"{run.tag.replace('/', '_')}.trec": run.to_trec() for run in runs}
+        for file, text in texts.items():
+            write_text(Path(folder) / file, text)
 
     def __str__(self) -> str:
         console = import_extra("rich.console").Console(file=io.StringIO(), width=_WIDTH)

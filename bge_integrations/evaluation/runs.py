@@ -17,12 +17,13 @@ class Run:
     """What a method found.
 
     Attributes:
-        name: The method's.
+        name: The method's; not blank.
         rankings: By query id, (document id, score) pairs, best first. A query for which nothing was found is left out.
         seconds: What took how long, where that was measured: "encode" the documents, "search", "rerank".
 
     Raises:
-        InvalidInputError: A ranking is not in the order of its scores, or names a document twice.
+        InvalidInputError: The name is blank, or a ranking is not in the order of its scores, or names a document
+            twice.
     """
 
     name: str
@@ -30,6 +31,8 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidInputError(f"a run is named {self.name!r}; give it a name that is not blank")
         for query, ranking in self.rankings.items():
             scores = [score for _, score in ranking]
             if not all(map(math.isfinite, scores)) or any(a < b for a, b in pairwise(scores)):
@@ -48,30 +51,35 @@ class Run:
         """Write `query Q0 document rank score tag` lines; scores have all their digits.
 
         Raises:
-            InvalidInputError: An id has whitespace, which the format can't hold; nothing was written.
+            InvalidInputError: An id has whitespace, which the format can't hold, or no file can be written there;
+                nothing was written.
         """
+        write_text(path, self.to_trec())
+
+    def to_trec(self) -> str:
+        """The lines that `save` writes."""
         lines = []
         for query, ranking in self.rankings.items():
+            check_trec_id(query)
             for rank, (document, score) in enumerate(ranking, start=1):
-                for key in (query, document):
-                    if not key or len(key.split()) != 1 or key.split()[0] != key:
-                        raise InvalidInputError(
-                            f"the id {key!r} has whitespace, which TREC's format can't hold; rename it"
-                        )
+                check_trec_id(document)
                 lines.append(f"{query} Q0 {document} {rank} {float(score)!r} {self.tag}\n")
-        write_text(path, "".join(lines))
+        return "".join(lines)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
         """Read a TREC run of any program; the order is that of the scores, and among equal ones that of the ranks.
 
         Raises:
-            InvalidInputError: A line has not six fields, or rank or score is no number; the message has the line.
+            InvalidInputError: There is no such file, it is empty, or a line has not six fields, or rank or score is no
+                number; the message has the line.
         """
+        if Path(path).is_dir() or not Path(path).exists():
+            raise InvalidInputError(f"{str(path)!r} is no file; Run.save writes one")
         found: dict[str, list[tuple[float, int, str]]] = {}
         tag = Path(path).stem
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         try:
@@ -81,18 +89,27 @@ class Run:
                             raise InvalidInputError(
                                 f"{path}, line {number} must be: query Q0 document rank score tag"
                             ) from error
-        except FileNotFoundError as error:
-            raise InvalidInputError(f"{path} is missing; Run.save writes such a file") from error
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"{path} is not UTF-8 text ({error.reason})") from error
+        if not found:
+            raise InvalidInputError(f"{path} is empty; a run has lines: query Q0 document rank score tag")
         rankings = {query: [(document, -score) for score, _, document in sorted(rows)] for query, rows in found.items()}
-        return cls(tag, rankings)
+        try:
+            return cls(tag, rankings)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error}") from error
 
 
 def check_run(run: object) -> None:
     """Raise InvalidInputError unless this is a run."""
     if not isinstance(run, Run):
         raise InvalidInputError(f"the run is of type {type(run).__name__}; pass a Run, such as report['dense'].run")
+
+
+def check_trec_id(key: str) -> None:
+    """Raise InvalidInputError for an id that a TREC line can't hold, since it is cut at spaces."""
+    if key.split() != [key]:
+        raise InvalidInputError(f"the id {key!r} has whitespace, which TREC's format can't hold; rename it")
 
 
 def check_depth(depth: object, argument: str = "depth") -> None:
