@@ -10,7 +10,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import BASE, M3, RERANKER, assert_close
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation import (
@@ -671,6 +671,9 @@ def test_mistakes_in_dictionaries(arguments, message):
 
 # The command
 
+#: Whoever loads it first says so, instead of what is expected.
+NO_MODEL = ["--model", "./nothing"]
+
 
 def command(folder, *arguments):
     return subprocess.run(
@@ -736,18 +739,33 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["none", "--model", "pocket"], "none is no folder"),
         (["{demo}", "--model", "pocket", "--split", "dev"], "no split 'dev'; it has 'bare', 'test'"),
         (["{demo}", "--model", "./nothing"], "nothing"),
-        (["{demo}", "--model", "pocket", "--weights", "1,2"], "must be three numbers"),
-        (["{demo}", "--model", "pocket", "--weights", "0,0,0"], "must be three numbers >= 0"),
-        (["{demo}", "--model", "pocket", "--modes", "lexical"], "each once"),
-        (["{demo}", "--model", "pocket", "--rerank-depth", "0"], "must be a whole number of at least 1"),
-        (["{demo}", "--model", "pocket", "--language", "klingon"], "no stemmer for language='klingon'"),
         (["{demo}", "{demo}", "--model", "pocket", "--runs", "runs"], "have the same name"),
+        (["{demo}", "--model", M3, "--reranker", M3], "is no reranker; name a reranker, or leave --reranker out"),
+        (["{demo}", "--model", RERANKER], "is a reranker; name it with --reranker, and an embedding"),
+        (["{demo}", "--model", "bge-reranker-base"], "is a reranker; name it with --reranker, and an embedding"),
+        (["{demo}", "--model", "pocket", "--reranker", "bge-m3"], "is no reranker; name a reranker, or leave"),
+        (["{demo}", "--model", BASE, "--weights", "1,0.3,1"], "--weights needs sparse and multi-vector scores"),
+        (["{demo}", "--model", BASE, "--modes", "hybrid"], "--modes hybrid needs sparse and multi-vector scores"),
         # before any model is looked for
-        (["{demo}", "--model", "./nothing", "--weights", "1,2"], "must be three numbers"),
-        (["{demo}", "--model", "./nothing", "--tune", "--modes", "dense"], "leave --modes out"),
-        (["{demo}", "--model", "./nothing", "--tune"], "judged queries leave"),
-        (["{demo}", "--model", "./nothing", "--json", "{demo}"], "is a folder"),
-        (["{demo}", "--model", "./nothing", "--runs", "{demo}/corpus.jsonl"], "is a file"),
+        (["{demo}", "", *NO_MODEL], "the folder's name is empty"),
+        (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three numbers with commas between"),
+        (["{demo}", *NO_MODEL, "--weights", "0,0,0"], "--weights 0,0,0 must be three numbers"),
+        (["{demo}", *NO_MODEL, "--weights", "1,2,3", "--modes", "dense,sparse"], "--weights is for hybrid"),
+        (["{demo}", *NO_MODEL, "--modes", "lexical"], "--modes lexical must be some of dense, sparse"),
+        (["{demo}", *NO_MODEL, "--modes", ""], "must be some of dense, sparse"),
+        (["{demo}", *NO_MODEL, "--modes", "dense,dense"], "each once"),
+        (["{demo}", *NO_MODEL, "--tune", "--modes", "dense"], "leave --modes out"),
+        (["{demo}", *NO_MODEL, "--tune"], "judged queries leave"),
+        (["{demo}", *NO_MODEL, "--rerank-depth", "0"], "--rerank-depth=0 must be a whole number"),
+        (["{demo}", *NO_MODEL, "--rerank-depth", "5"], "--rerank-depth needs a --reranker"),
+        (["{demo}", *NO_MODEL, "--language", "klingon"], "--language klingon is none of danish"),
+        (["{demo}", *NO_MODEL, "--language", "finnish"], "take one of them, or leave BM25 out with --no-baseline"),
+        (["{demo}", *NO_MODEL, "--language", "german", "--no-baseline"], "leave one of the two out"),
+        (["{demo}", *NO_MODEL, "--json", "{demo}"], "is a folder; name a file"),
+        (["{demo}", *NO_MODEL, "--json", "{demo}/corpus.jsonl/a"], "corpus.jsonl is a file; name a folder"),
+        (["{demo}", *NO_MODEL, "--markdown", ""], "--markdown: the file's name is empty"),
+        (["{demo}", *NO_MODEL, "--runs", ""], "--runs: the folder's name is empty"),
+        (["{demo}", *NO_MODEL, "--runs", "{demo}/corpus.jsonl"], "is a file; name a folder"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, demo_folder, arguments, message):
@@ -757,6 +775,32 @@ def test_a_mistake_is_one_line(capsys, demo_folder, arguments, message):
     assert written.err.startswith("evaluation: ")
     assert written.err.count("\n") == 1
     assert message in written.err
+
+
+def test_ids_that_a_run_can_not_hold_are_found_first(capsys, tmp_path):
+    written(tmp_path, corpus=CORPUS + '{"_id": "b c", "text": ""}\n')
+    assert main([str(tmp_path), *NO_MODEL, "--runs", str(tmp_path / "runs")]) == 1
+    assert "the id 'b c' has whitespace, which TREC's format can't hold" in capsys.readouterr().err
+    assert main([str(tmp_path), *NO_MODEL]) == 1
+    assert "there is no folder ./nothing" in capsys.readouterr().err
+
+
+def test_documents_in_another_script_are_found_first(capsys, tmp_path):
+    written(tmp_path, corpus='{"_id": "a", "text": "大熊猫吃竹子"}\n')
+    assert main([str(tmp_path), *NO_MODEL]) == 1
+    assert "--language cjk" in capsys.readouterr().err
+
+
+def test_texts_that_are_cut_are_told_of_each_data_set(capsys, tmp_path):
+    for name, words in (("short", 3), ("long", 600), ("longer", 900)):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, corpus=json.dumps({"_id": "a", "text": "panda " * words}) + "\n")
+    folders = [str(tmp_path / name) for name in ("short", "long", "longer")]
+    assert main([*folders, "--model", "pocket", "--reranker", "pocket"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"evaluation: {name}: some texts were longer than the model's max_length and were cut"
+        for name in ("long", "longer")
+    ]
 
 
 def test_the_command_s_exit_status(tmp_path):

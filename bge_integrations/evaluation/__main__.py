@@ -5,7 +5,6 @@ The tables, or the JSON with `--json -`, go to standard output, and progress to 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import warnings
@@ -20,22 +19,24 @@ from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarni
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import write_text
+from bge_integrations.evaluation.options import check_data, check_embedder, read_options
 from bge_integrations.evaluation.report import Report, evaluate
-from bge_integrations.evaluation.tuning import Tuned, check_enough_queries, tune_weights
+from bge_integrations.evaluation.tuning import Tuned, tune_weights
 
 if TYPE_CHECKING:
+    import argparse
+
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.scoring import Weights
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure as the arguments say; the exit status is 0, or 1 after a mistake that is explained in one line."""
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", TruncationWarning)
             run(arguments, "bge_integrations.evaluation")
-        _repeat(caught)
+        for warning in caught:
+            print(f"evaluation: {warning.message}", file=sys.stderr)
     except (BGEError, OSError, ImportError) as error:
         print(f"evaluation: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -44,84 +45,58 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str] | None, program: str) -> None:
     """Measure as the arguments say, under the name of that program; mistakes are raised."""
-    options = _parser(program).parse_args(arguments)
+    options = read_options(arguments, program)
+    data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
+    for data in data_sets:
+        check_data(data, options)
     with ExitStack() as stack:
-        _check(options)
-        data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
-        if options.tune:
-            for data in data_sets:
-                check_enough_queries(data)
-        embedder = stack.enter_context(load_embedder(options.model))
-        reranker = stack.enter_context(load_reranker(options.reranker)) if options.reranker else None
+        embedder = stack.enter_context(_load_embedder(options.model))
+        check_embedder(embedder, options)
+        reranker = None if options.reranker is None else stack.enter_context(_load_reranker(options.reranker))
         outcomes = [_measure(data, embedder, reranker, options) for data in data_sets]
     _write(outcomes, options)
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description="Measure retrieval on data sets in BEIR's layout.")
-    add = parser.add_argument
-    add("folders", nargs="+", metavar="FOLDER", help="with corpus.jsonl, queries.jsonl and qrels/<split>.tsv")
-    add("--model", required=True, help="embedding model: hub id, folder, or 'pocket'")
-    add("--reranker", help="reranker: hub id, folder, or 'pocket'")
-    add("--modes", help="dense,sparse,multi_vector,hybrid; without it, all that the model has")
-    add("--weights", default="1,1,1", help="of dense, sparse and multi-vector scores: 1,1,1")
-    add("--rerank-depth", type=int, default=50, help="documents per query that are reranked: 50")
-    add("--split", default="test", help="which of the qrels: test")
-    add(
-        "--language",
-        default="english",
-        help="of BM25's stemmer and stop words: english; cjk for Chinese, Japanese, Korean",
-    )
-    add("--no-baseline", action="store_true", help="leave BM25 out")
-    add(
-        "--tune",
-        action="store_true",
-        help="find hybrid weights on half of the queries, whatever --weights says, and measure them on the others",
-    )
-    add("--json", metavar="FILE", help="all figures as JSON; - writes them to standard output instead of the tables")
-    add("--runs", metavar="FOLDER", help="one TREC run per data set and method")
-    add("--markdown", metavar="FILE", help="the tables as Markdown")
-    return parser
-
-
-def _weights_of(text: str) -> Weights:
+def _load_embedder(model: str) -> Embedder:
     try:
-        dense, sparse, multi_vector = map(float, text.split(","))
-    except ValueError as error:
-        raise InvalidInputError(f"--weights {text} must be three numbers with commas between them: 1,0.3,1") from error
-    return dense, sparse, multi_vector
+        return load_embedder(model)
+    except InvalidInputError as error:
+        if "load_reranker" in str(error):  # Python's advice
+            raise InvalidInputError(
+                f"--model {model} is a reranker; name it with --reranker, and an embedding model with --model"
+            ) from error
+        raise
 
 
-def _check(options: argparse.Namespace) -> None:
-    """What would only come out when everything is measured."""
-    _weights_of(options.weights)
-    if options.tune and options.modes:
-        raise InvalidInputError("--tune needs the candidates of all modes; leave --modes out")
-    for option, file in (("--json", options.json), ("--markdown", options.markdown)):
-        if file and Path(file).is_dir():
-            raise InvalidInputError(f"{option} {file} is a folder; name a file")
-    if options.runs and Path(options.runs).exists() and not Path(options.runs).is_dir():
-        raise InvalidInputError(f"--runs {options.runs} is a file; name a folder")
-    names = [Path(folder).resolve().name for folder in options.folders]
-    if options.runs and len(set(names)) != len(names):
-        raise InvalidInputError("two of the folders have the same name, so their runs would overwrite each other")
+def _load_reranker(model: str) -> Reranker:
+    try:
+        return load_reranker(model)
+    except InvalidInputError as error:
+        if "load_embedder" in str(error):  # Python's advice
+            raise InvalidInputError(
+                f"--reranker {model} is no reranker; name a reranker, or leave --reranker out"
+            ) from error
+        raise
 
 
 def _measure(
     data: Dataset, embedder: Embedder, reranker: Reranker | None, options: argparse.Namespace
 ) -> tuple[Report, Tuned | None]:
     shown = sys.stderr.isatty()
-    report = evaluate(
-        data,
-        embedder,
-        modes=options.modes and options.modes.split(","),
-        weights=_weights_of(options.weights),
-        reranker=reranker,
-        rerank_depth=options.rerank_depth,
-        baseline=False if options.no_baseline else bm25(data, language=options.language, show_progress=shown),
-        show_progress=shown,
-    )
-    return report, tune_weights(data, report.candidates, show_progress=shown) if options.tune else None
+    language = options.language or "english"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TruncationWarning)
+        report = evaluate(
+            data,
+            embedder,
+            reranker=reranker,
+            baseline=not options.no_baseline and bm25(data, language=language, show_progress=shown),
+            show_progress=shown,
+            **options.search,
+        )
+        tuned = tune_weights(data, report.candidates, show_progress=shown) if options.tune else None
+    _repeat(caught, data)
+    return report, tuned
 
 
 def _write(outcomes: list[tuple[Report, Tuned | None]], options: argparse.Namespace) -> None:
@@ -133,12 +108,12 @@ def _write(outcomes: list[tuple[Report, Tuned | None]], options: argparse.Namesp
             print(report)
             if tuned:
                 print(_sentence(tuned))
-        if options.json:
+        if options.json is not None:
             write_text(options.json, text)
-    if options.markdown:
+    if options.markdown is not None:
         parts = [report.markdown() + (f"\n{_sentence(tuned)}\n" if tuned else "") for report, tuned in outcomes]
         write_text(options.markdown, "\n".join(parts))
-    if options.runs:
+    if options.runs is not None:
         for report, _ in outcomes:
             report.save_runs(Path(options.runs) / report.about["data"]["name"])
 
@@ -172,13 +147,13 @@ def _sentence(tuned: Tuned) -> str:
     )
 
 
-def _repeat(caught: list[warnings.WarningMessage]) -> None:
-    """The warnings of the run, those about texts that were cut as one."""
+def _repeat(caught: list[warnings.WarningMessage], data: Dataset) -> None:
+    """The warnings about a data set, those about texts that were cut as one, which names it."""
     if any(issubclass(warning.category, TruncationWarning) for warning in caught):
-        print("evaluation: some texts were longer than the model's max_length and were cut", file=sys.stderr)
+        warnings.warn(f"{data.name}: some texts were longer than the model's max_length and were cut", stacklevel=2)
     for warning in caught:
         if not issubclass(warning.category, TruncationWarning):
-            print(f"evaluation: {warning.message}", file=sys.stderr)
+            warnings.warn(warning.message, stacklevel=2)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np
@@ -64,6 +63,7 @@ def bm25(
         raise InvalidInputError(f"k1={k1!r} must be a number of at least 0")
     if not isinstance(b, Real) or not 0 <= b <= 1:
         raise InvalidInputError(f"b={b!r} must be a number from 0 to 1")
+    check_language(data, language, stemmer=stemmer, stopwords=stopwords)
     bm25s = import_extra("bm25s")
     started = time.perf_counter()
     document_ids = sorted(data.documents)  # so that among equal scores the smaller id comes first
@@ -73,7 +73,6 @@ def bm25(
     if language == "cjk":
         words, query_words = [_pairs(text) for text in documents], [_pairs(text) for text in texts]
     else:
-        _check_script(documents)
         words = _words(documents, language, stemmer, stopwords)
         query_words = _words(texts, language, stemmer, stopwords)
     if not any(words):
@@ -97,28 +96,50 @@ def bm25(
     return Run("BM25" if language == "english" else f"BM25 {language}", rankings, seconds)
 
 
-def _words(texts: list[str], language: str, stemmer: bool, stopwords: bool) -> list[list[str]]:
-    bm25s = import_extra("bm25s")
-    stemmers = import_extra("Stemmer")
-    if stemmer and language not in stemmers.algorithms():
+def languages() -> list[str]:
+    """Those that have a stemmer and stop words, and "cjk"."""
+    return [*filter(_has_stop_words, import_extra("Stemmer").algorithms()), "cjk"]
+
+
+def check_language(data: Dataset, language: str, *, stemmer: bool = True, stopwords: bool = True) -> None:
+    """Raise InvalidInputError unless BM25 can do this language, and the documents' script is its own."""
+    if language == "cjk":
+        return
+    stemmers = import_extra("Stemmer").algorithms()
+    if stemmer and language not in stemmers:
         raise InvalidInputError(
             f"there is no stemmer for language={language!r}; leave it out with stemmer=False, or take one of "
-            f"{', '.join(stemmers.algorithms())}, or 'cjk' for Chinese, Japanese and Korean"
+            f"{', '.join(stemmers)}, or 'cjk' for Chinese, Japanese and Korean"
         )
-    try:
-        words: list[list[str]] = bm25s.tokenize(
-            texts,
-            stopwords=language if stopwords else None,
-            stemmer=stemmers.Stemmer(language) if stemmer else None,
-            return_ids=False,
-            show_progress=False,
-        )
-    except ValueError as error:
-        if not stopwords:
-            raise
+    if stopwords and not _has_stop_words(language):
         raise InvalidInputError(
             f"there are no stop words for language={language!r}; leave them out with stopwords=False"
-        ) from error
+        )
+    # in another script whole sentences would be taken as words, and the baseline would be none
+    characters = sum(map(len, data.documents.values()))
+    if sum(len(run) for text in data.documents.values() for run in _CJK_RUN.findall(text)) > characters / 2:
+        raise InvalidInputError(
+            "these documents are mostly Chinese, Japanese or Korean, without spaces between words; give BM25 "
+            "language='cjk' (--language cjk), or leave it out with baseline=False (--no-baseline)"
+        )
+
+
+def _has_stop_words(language: str) -> bool:
+    try:
+        import_extra("bm25s").tokenize([], stopwords=language, show_progress=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _words(texts: list[str], language: str, stemmer: bool, stopwords: bool) -> list[list[str]]:
+    words: list[list[str]] = import_extra("bm25s").tokenize(
+        texts,
+        stopwords=language if stopwords else None,
+        stemmer=import_extra("Stemmer").Stemmer(language) if stemmer else None,
+        return_ids=False,
+        show_progress=False,
+    )
     return words
 
 
@@ -131,13 +152,3 @@ def _pairs(text: str) -> list[str]:
         else:
             found.append(run)
     return found
-
-
-def _check_script(documents: Sequence[str]) -> None:
-    """Whole sentences would be taken as words, and the baseline would be none."""
-    characters = sum(map(len, documents))
-    if sum(len(run) for text in documents for run in _CJK_RUN.findall(text)) > characters / 2:
-        raise InvalidInputError(
-            "these documents are mostly Chinese, Japanese or Korean, without spaces between words; give BM25 "
-            "language='cjk' (--language cjk), or leave it out with baseline=False (--no-baseline)"
-        )
