@@ -155,7 +155,8 @@ class BGEM3Search:
     Args:
         embedder: From `load_embedder`; it stays the caller's to close. Modes other than "dense" need bge-m3.
         mode: What documents are ranked by. "hybrid" is the weighted mean, `HybridScores.hybrid` in `scoring`.
-        weights: Of dense, sparse and multi-vector scores in the hybrid; what has weight 0 is not computed.
+        weights: Of dense, sparse and multi-vector scores in "hybrid"; None takes (1, 1, 1). What has weight 0 is not
+            computed.
         on_truncate: As in `Embedder.encode`; warnings come once per chunk of documents.
 
     Attributes:
@@ -171,7 +172,7 @@ class BGEM3Search:
         embedder: Embedder,
         *,
         mode: Mode = "hybrid",
-        weights: Weights = (1.0, 1.0, 1.0),
+        weights: Weights | None = None,
         on_truncate: OnTruncate = "warn",
     ) -> None:
         check_on_truncate(on_truncate)
@@ -181,6 +182,9 @@ class BGEM3Search:
             raise InvalidInputError(
                 f"{embedder.name} has dense vectors only; use BGEEncoder or mode='dense', or load bge-m3 (or 'pocket')"
             )
+        if mode != "hybrid" and weights is not None:
+            raise InvalidInputError(f"mode={mode!r} has no weights; leave them out, or take mode='hybrid'")
+        weights = (1.0, 1.0, 1.0) if weights is None else weights
         self._embedder = embedder
         self._weights = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
         self._on_truncate = on_truncate

@@ -198,7 +198,7 @@ def test_search_is_what_the_scoring_module_gives(pocket, mode, chunk, monkeypatc
     monkeypatch.setattr(bge_integrations.mteb, "_CHUNK_DOCUMENTS", chunk)
     monkeypatch.setattr(bge_integrations.mteb, "_BLOCK_QUERIES", 4)
     weights = (1.0, 0.25, 2.0)
-    model = BGEM3Search(pocket, mode=mode, weights=weights)
+    model = BGEM3Search(pocket, mode=mode, weights=weights if mode == "hybrid" else None)
     expected = expected_scores(pocket, mode, weights)
     arguments = {"encode_kwargs": {"batch_size": 5, "show_progress_bar": False}}
     found = scores_of(model, Questions(), **arguments)["ndcg_at_10"]
@@ -442,6 +442,7 @@ def test_texts_that_are_too_long_can_be_refused():
         ({"mode": "lexical"}, "none of 'dense'"),
         ({"weights": (1, 1)}, "three numbers"),
         ({"weights": (0, 0, 0)}, "three numbers"),
+        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense' has no weights; leave them out"),
         ({"weights": (1, -1, 1)}, "three numbers"),
         ({"on_truncate": "cut"}, "on_truncate"),
     ],
