@@ -233,6 +233,10 @@ def test_other_unusable_arguments_of_a_search(demo, pocket, report):
         report.candidates.run("hybrid", weights=())
     with pytest.raises(InvalidInputError, match="named 'hybrid', as a method is"):
         evaluate(demo, pocket, baseline=report["hybrid"].run)
+    with pytest.raises(
+        InvalidInputError, match=r"named 'hybrid\+rerank', as a method is"
+    ):  # their files' names are one
+        evaluate(demo, pocket, baseline=Run("hybrid+rerank", report["hybrid"].run.rankings))
 
 
 @pytest.mark.parametrize("depth", [0, -1, 1.5, "a", True, None])
@@ -764,6 +768,9 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["{demo}", *NO_MODEL, "--json", "{demo}"], "is a folder; name a file"),
         (["{demo}", *NO_MODEL, "--json", "{demo}/corpus.jsonl/a"], "corpus.jsonl is a file; name a folder"),
         (["{demo}", *NO_MODEL, "--markdown", ""], "--markdown: the file's name is empty"),
+        (["{demo}", *NO_MODEL, "--markdown", "a", "--json", "./a"], "have the same name; give each its own"),
+        (["{demo}", "--model", ""], "--model is empty"),
+        (["{demo}", *NO_MODEL, "--reranker", ""], "--reranker is empty"),
         (["{demo}", *NO_MODEL, "--runs", ""], "--runs: the folder's name is empty"),
         (["{demo}", *NO_MODEL, "--runs", "{demo}/corpus.jsonl"], "is a file; name a folder"),
     ],

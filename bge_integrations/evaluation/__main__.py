@@ -19,7 +19,7 @@ from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarni
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import write_text
-from bge_integrations.evaluation.options import check_data, check_embedder, read_options
+from bge_integrations.evaluation.options import check_data_set, check_model, read_options
 from bge_integrations.evaluation.report import Report, evaluate
 from bge_integrations.evaluation.tuning import Tuned, tune_weights
 
@@ -48,10 +48,10 @@ def run(arguments: list[str] | None, program: str) -> None:
     options = read_options(arguments, program)
     data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
     for data in data_sets:
-        check_data(data, options)
+        check_data_set(data, options)
     with ExitStack() as stack:
         embedder = stack.enter_context(_load_embedder(options.model))
-        check_embedder(embedder, options)
+        check_model(embedder, options)
         reranker = None if options.reranker is None else stack.enter_context(_load_reranker(options.reranker))
         outcomes = [_measure(data, embedder, reranker, options) for data in data_sets]
     _write(outcomes, options)

@@ -54,8 +54,7 @@ def bm25(
 
     Raises:
         InvalidInputError: There is no stemmer or no list of stop words for this language, the documents are written in
-            characters that `language="cjk"` is for, no document has a word, or an argument can't be
-            used.
+            characters that `language="cjk"` is for, no document has a word, or an argument can't be used.
     """
     check_data(data)
     check_depth(depth)

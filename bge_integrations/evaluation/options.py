@@ -25,6 +25,9 @@ def read_options(arguments: list[str] | None, program: str) -> argparse.Namespac
         InvalidInputError: An option can't be used, or would have no effect.
     """
     options = _parser(program).parse_args(arguments)
+    for option, model in (("--model", options.model), ("--reranker", options.reranker)):
+        if model == "":
+            raise InvalidInputError(f"{option} is empty; name a hub id, a folder, or pocket")
     options.search = {}
     if options.modes is not None:
         options.search["modes"] = _modes(options.modes)
@@ -39,7 +42,7 @@ def read_options(arguments: list[str] | None, program: str) -> argparse.Namespac
     return options
 
 
-def check_data(data: Dataset, options: argparse.Namespace) -> None:
+def check_data_set(data: Dataset, options: argparse.Namespace) -> None:
     """Raise InvalidInputError where a data set can't have what the options ask for."""
     if options.tune:
         check_enough_queries(data)
@@ -53,7 +56,7 @@ def check_data(data: Dataset, options: argparse.Namespace) -> None:
                 raise InvalidInputError(f"{data.name}: {error}, or leave --runs out") from error
 
 
-def check_embedder(embedder: Embedder, options: argparse.Namespace) -> None:
+def check_model(embedder: Embedder, options: argparse.Namespace) -> None:
     """Raise InvalidInputError where an embedder lacks what the options ask for."""
     if embedder.has_sparse:
         return
@@ -143,6 +146,9 @@ def _check_places(options: argparse.Namespace) -> None:
                 check(place)
             except InvalidInputError as error:
                 raise InvalidInputError(f"{option}: {error}") from error
+    paths = [Path(place).resolve() for _, place, _ in places if place is not None]
+    if len(set(paths)) != len(paths):
+        raise InvalidInputError("two of --json, --markdown and --runs have the same name; give each its own")
     names = [Path(folder).resolve().name for folder in options.folders]
     if options.runs is not None and len(set(names)) != len(names):
         raise InvalidInputError("two of the folders have the same name, so their runs would overwrite each other")

@@ -218,7 +218,7 @@ def evaluate(
     if baseline:  # first, as it fails fastest
         run = bm25(data, depth=depth, show_progress=show_progress) if baseline is True else baseline
         base = run.name
-        if base.split(" + ")[0] in chosen:
+        if run.tag.split("+")[0] in chosen:  # the tag, which names the file too
             raise InvalidInputError(f"the baseline is named {base!r}, as a method is; give its run another name")
         results[base] = measure_run(data, run)
     candidates = find_candidates(
