@@ -524,6 +524,8 @@ def test_what_can_not_be_tuned(demo, pocket, base):
         tune_weights(data, find_candidates(data, pocket, modes=["hybrid"]))
     with pytest.raises(InvalidInputError, match="find them with the same data"):
         tune_weights(data, find_candidates(demo, pocket, on_truncate="ignore"))
+    with pytest.raises(InvalidInputError, match="1000 documents were kept"):
+        tune_weights(data, candidates, depth=1001)
     others = Dataset(queries=data.queries, documents=data.documents | {"new": "one more"}, qrels=data.qrels)
     with pytest.raises(InvalidInputError, match="find them with the same data"):
         tune_weights(others, candidates)

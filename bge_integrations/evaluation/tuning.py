@@ -109,9 +109,9 @@ def tune_weights(
     if candidates.query_ids != data.judged or candidates.document_ids != sorted(data.documents):
         raise InvalidInputError(f"these are not the candidates for {data.name!r}; find them with the same data")
     trained_on, tested_on = candidates.only(train.judged), candidates.only(held_out.judged)
+    default = measure_run(held_out, tested_on.run("hybrid", depth, _DEFAULT))  # first: it refuses too large a depth
     weights = _best_weights(train, trained_on, measure, depth, show_progress)
     tuned = measure_run(held_out, tested_on.run("hybrid", depth, weights))
-    default = measure_run(held_out, tested_on.run("hybrid", depth, _DEFAULT))
     return Tuned(
         measure=measure,
         weights=weights,
