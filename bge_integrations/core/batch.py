@@ -7,6 +7,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -83,6 +84,20 @@ class PackedBatch:
             cumulative=on_device(cumulative).to(torch.int32),
             lengths=tuple(int(n) for n in lengths),
             order=tuple(order),
+        )
+
+    def keep(self, tokens: torch.Tensor) -> PackedBatch:
+        """The batch of those tokens, bool (tokens,): every sequence keeps one or more, positions begin at 0 again."""
+        counts = torch.segment_reduce(tokens.float(), "sum", offsets=self.cumulative.long(), unsafe=True).long()
+        cumulative = F.pad(counts.cumsum(0), (1, 0))
+        positions = torch.arange(int(cumulative[-1]), device=tokens.device)
+        return PackedBatch(
+            ids=self.ids[tokens],
+            types=None if self.types is None else self.types[tokens],
+            positions=positions - cumulative[:-1].repeat_interleave(counts),
+            cumulative=cumulative.to(torch.int32),
+            lengths=tuple(counts.tolist()),
+            order=self.order,
         )
 
     @property

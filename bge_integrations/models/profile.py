@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
+from bge_integrations.core.checks import check_text
 from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
+from bge_integrations.models.decoder import cutoffs_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +26,8 @@ _POOLING_FLAGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last_token",
 }
+#: Where neither the caller, nor the catalogue, nor the checkpoint's own files say it.
+_POOLING_OF_FAMILY: dict[Family, Pooling] = {"m3": "cls", "decoder": "last_token", "icl": "last_token"}
 _POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 
 
@@ -37,6 +42,8 @@ class EmbedderProfile:
         instructions: Put before queries and passages.
         max_length: Longest input in tokens, or None where only the positions limit it.
         truncate_dim: How many dimensions to keep by default; None keeps all.
+        examples: Put before the instruction of a query.
+        query_suffix: Put behind a query.
     """
 
     name: str
@@ -45,14 +52,23 @@ class EmbedderProfile:
     instructions: Instructions
     max_length: int | None
     truncate_dim: int | None = None
+    examples: str = ""
+    query_suffix: str = ""
 
 
 @dataclass(frozen=True)
 class RerankerProfile:
-    """What a reranker needs to know beyond weights."""
+    """What a reranker needs to know beyond weights.
+
+    Attributes:
+        name: The published checkpoint's name, or the folder as given.
+        family: Which code runs it.
+        cutoffs: After how many layers there are scores; empty where there is only the one after all.
+    """
 
     name: str
     family: Family
+    cutoffs: Sequence[int] = ()
 
 
 def check_request(model: object, kind: catalog.Kind, family: str | None = None, pooling: str | None = None) -> None:
@@ -81,6 +97,7 @@ def embedder_profile(
     query_instruction: str | None = None,
     passage_instruction: str | None = None,
     task: str | None = None,
+    examples: Sequence[Mapping[str, str]] | None = None,
 ) -> EmbedderProfile:
     """Arguments win over the catalogue, the catalogue over the checkpoint's own files.
 
@@ -107,31 +124,48 @@ def embedder_profile(
     if family is None:
         raise UnknownModelError(_choices(name, config))
     check_supported(name, family, "embedder")
-    pooling = pooling or (row.pooling if row else files.pooling) or ("cls" if family == "m3" else None)
+    pooling = pooling or (row.pooling if row else files.pooling) or _POOLING_OF_FAMILY.get(family)
     if pooling is None:
         raise UnknownModelError(_choices(name, config))
+    if family in catalog.DECODER_FAMILIES and pooling != "last_token":
+        raise InvalidInputError(
+            f"{name} is a decoder, of which the last token is pooled; leave pooling={pooling!r} out"
+        )
     instructions = _task_instructions(row, task, query_instruction) if row else files.instructions
-    if task is not None and (row is None or not row.tasks):
+    if task is not None and (row is None or not (row.tasks or row.instruction_format)):
         raise InvalidInputError(f"{name} has no tasks; leave task= out and use query_instruction= if need be")
+    instruction_format = row.instruction_format if row else catalog.BGE_FORMAT if family == "icl" else None
+    if query_instruction is None:
+        query_instruction = instructions.query
+    elif query_instruction and instruction_format:
+        query_instruction = _formatted(instruction_format, query_instruction)
+    if examples and family != "icl":
+        raise InvalidInputError(f"{name} takes no examples; they are for bge-en-icl")
     return EmbedderProfile(
         name=row.name if row else name,
         family=family,
         pooling=pooling,
         instructions=Instructions(
-            instructions.query if query_instruction is None else query_instruction,
+            query_instruction,
             instructions.passage if passage_instruction is None else passage_instruction,
         ),
         max_length=row.max_length if row else files.max_length,
         truncate_dim=None if row else files.truncate_dim,
+        examples=_examples_text(examples or (), query_instruction),
+        query_suffix=catalog.ICL_SUFFIX if family == "icl" else "",
     )
 
 
-def reranker_profile(name: str, folder: Path) -> RerankerProfile:
+def reranker_profile(name: str, folder: Path, family: Family | None = None) -> RerankerProfile:
     """The profile of a reranker checkpoint; errors as in `embedder_profile`."""
     row = catalog.find(name)
     config = read_config(folder)
     if row is not None:
-        return RerankerProfile(row.name, row.family)
+        family = family or row.family
+    if family in ("layerwise_reranker", "lightweight_reranker"):
+        return RerankerProfile(row.name if row else name, family, cutoffs_of(config))
+    if family is not None:
+        return RerankerProfile(row.name if row else name, family)
     if not _is_classifier(config):
         raise InvalidInputError(
             f"{name} is no reranker: its config.json says {config.get('architectures')}, not "
@@ -162,6 +196,13 @@ def _check_choice(argument: str, value: str | None, choices: tuple[str, ...]) ->
 
 
 def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
+    if row.instruction_format:
+        if task is not None and task not in catalog.INSTRUCT_TASKS:
+            raise InvalidInputError(
+                f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}; or pass your own instruction as "
+                "query_instruction="
+            )
+        return Instructions(_formatted(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
     if not row.tasks:
         return row.instructions
     if task is None and query_instruction is not None:
@@ -172,6 +213,32 @@ def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruct
             "query_instruction= and passage_instruction="
         )
     return row.tasks[task]
+
+
+def _formatted(instruction_format: str, instruction: str) -> str:
+    """What stands before a query: the instruction in the model's format, unless it is in that already."""
+    head, between, _ = instruction_format.split("{}")
+    return (
+        instruction if instruction.startswith(head) and instruction.endswith(between) else head + instruction + between
+    )
+
+
+def _examples_text(examples: Sequence[Mapping[str, str]], instruction: str) -> str:
+    """Examples as bge-en-icl reads them, each with its own instruction or else with that of the queries.
+
+    Raises:
+        InvalidInputError: One has no query or no response, or something else.
+    """
+    parts = []
+    for i, example in enumerate(examples):
+        keys = set(example) if isinstance(example, Mapping) else set()
+        if not {"query", "response"} <= keys <= {"instruct", "query", "response"}:
+            raise InvalidInputError(f"examples[{i}] must be a dict of query, response and, if need be, instruct")
+        for key, text in example.items():
+            check_text(text, f"examples[{i}][{key!r}]")
+        own = _formatted(catalog.BGE_FORMAT, example["instruct"]) if "instruct" in example else instruction
+        parts.append(f"{own}{example['query']}{catalog.ICL_SUFFIX}{example['response']}\n\n")
+    return "".join(parts)
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:

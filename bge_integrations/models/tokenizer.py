@@ -53,6 +53,8 @@ class TextTokenizer:
         #: Longest input that the tokenizer's own config names; None where it names none.
         self.max_length: int | None = _plausible(config.get("model_max_length"))
         self._follow(folder, config)
+        #: Ids of the tokens that begin a text and that pad; None where there are none.
+        self.bos_id, self.pad_id = (self._id_of(config.get(key)) for key in ("bos_token", "pad_token"))
         self.text = self._template(1)
         self.pair = self._template(2)
         #: Ids of the special tokens, which carry no lexical weight.
@@ -77,10 +79,20 @@ class TextTokenizer:
             self._tokenizer.normalizer = normalizer
 
     def _special_ids(self, config: dict[str, Any]) -> np.ndarray:
-        tokens = [config.get(key) for key in _SPECIAL]
-        names = [token.get("content") if isinstance(token, dict) else token for token in tokens]
-        ids = (self._tokenizer.token_to_id(name) for name in names if isinstance(name, str))
+        ids = (self._id_of(config.get(key)) for key in _SPECIAL)
         return np.array([i for i in ids if i is not None], dtype=np.int32)
+
+    def _id_of(self, token: object) -> int | None:
+        """Of a token as tokenizer_config.json has it: a text, or an object with its content."""
+        name = token.get("content") if isinstance(token, dict) else token
+        return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
+
+    def shortened(self, text: str, tokens: int) -> tuple[str, bool]:
+        """The text up to the end of its first so many tokens, special ones not counted; and whether it was cut."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= tokens:
+            return text, False
+        return text[: encoding.offsets[tokens - 1][1]] if tokens > 0 else "", True
 
     def _template(self, texts: int) -> Template:
         """Read the template off the encoding of one-letter texts."""
