@@ -239,6 +239,8 @@ def _examples_text(examples: Sequence[Mapping[str, str]], instruction: str) -> s
     Raises:
         InvalidInputError: One has no query or no response, or something else.
     """
+    if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
+        raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
     parts = []
     for i, example in enumerate(examples):
         keys = set(example) if isinstance(example, Mapping) else set()
