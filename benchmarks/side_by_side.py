@@ -32,7 +32,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from bge_integrations import Embedder, load_embedder, load_reranker
 from bge_integrations.core.batch import PackedBatch
 from bge_integrations.core.prompts import tokenize_texts
-from bge_integrations.models.model import Wanted
+from bge_integrations.models.model import EncoderModel, Wanted
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -90,9 +90,9 @@ def bulk(size: str, count: int, rounds: int) -> dict[str, Any]:
         )
         found["largest difference"] = float(np.abs(embedder.encode(texts).dense - encode(32)).max())
         found["tokens"] = token_count(embedder, texts)
-        weights = sum(
-            12 * layer.attention_norm.weight.numel() ** 2 for layer in embedder._session.model._encoder.layers
-        )
+        model = embedder._session.model
+        assert isinstance(model, EncoderModel)
+        weights = sum(12 * layer.attention_norm.weight.numel() ** 2 for layer in model._encoder.layers)
         found["GFLOP/s of the linears"] = 2 * weights * found["tokens"] / found["seconds"]["ours"] / 1e9
     return found
 

@@ -18,6 +18,7 @@ Family = Literal[
     "encoder",  # BERT or XLM-R trunk, one dense vector
     "m3",  # XLM-R trunk with bge-m3's sparse and multi-vector heads
     "decoder",  # Gemma2, Mistral or Qwen2 trunk, last-token vector
+    "bidirectional_decoder",  # such a trunk whose tokens see what follows too
     "icl",  # a decoder that takes in-context examples
     "visualized",  # an encoder with an image tower
     "cross_encoder",  # BERT or XLM-R trunk, one logit per pair
@@ -28,7 +29,22 @@ Family = Literal[
 Kind = Literal["embedder", "reranker"]
 Pooling = Literal["cls", "mean", "last_token"]
 
-SUPPORTED_FAMILIES: frozenset[Family] = frozenset({"encoder", "m3", "cross_encoder"})
+SUPPORTED_FAMILIES: frozenset[Family] = frozenset(
+    {
+        "encoder",
+        "m3",
+        "decoder",
+        "bidirectional_decoder",
+        "icl",
+        "cross_encoder",
+        "llm_reranker",
+        "layerwise_reranker",
+        "lightweight_reranker",
+    }
+)
+DECODER_FAMILIES: frozenset[Family] = frozenset(
+    {"decoder", "bidirectional_decoder", "icl", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
+)
 RERANKER_FAMILIES: frozenset[Family] = frozenset(
     {"cross_encoder", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
 )
@@ -57,7 +73,8 @@ class Checkpoint:
         pooling: How token states become the dense vector; None for rerankers.
         instructions: Put before queries and passages by default.
         tasks: For checkpoints with one pair of instructions per task, these by task name.
-        instruction_format: For instruct decoders, how a task's instruction and a query are joined.
+        instruction_format: For instruct decoders, how a task's instruction and a query are joined; the tasks that
+            have a name are `INSTRUCT_TASKS`.
         languages: "en", "zh" or "multilingual".
     """
 
@@ -93,7 +110,19 @@ def _decoder(name: str, dimension: int, max_length: int, family: Family, instruc
     )
 
 
-_BGE_FORMAT = "<instruct>{}\n<query>{}"
+#: What instruct decoders are told of a query, by the name of the task; "web_search" unless another is asked for.
+INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
+    {
+        "web_search": "Given a web search query, retrieve relevant passages that answer the query.",
+        "sts": "Retrieve semantically similar text.",
+        "summarization": "Given a news summary, retrieve other semantically similar summaries.",
+        "bitext": "Retrieve parallel sentences.",
+    }
+)
+#: Follows a query of bge-en-icl.
+ICL_SUFFIX = "\n<response>"
+
+BGE_FORMAT = "<instruct>{}\n<query>{}"
 _INSTRUCT_FORMAT = "Instruct: {}\nQuery: {}"
 
 _LLM_EMBEDDER_TASKS: Mapping[str, Instructions] = MappingProxyType(
@@ -144,11 +173,12 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _encoder("bge-m3-unsupervised", 1024, "multilingual", "", max_length=8192),
     _encoder("bge-m3-retromae", 1024, "multilingual", "", max_length=8192),
     Checkpoint("BAAI/llm-embedder", "encoder", 512, "en", 768, "cls", tasks=_LLM_EMBEDDER_TASKS),
-    _decoder("BAAI/bge-multilingual-gemma2", 3584, 8192, "decoder", _BGE_FORMAT),
-    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", _BGE_FORMAT),
+    _decoder("BAAI/bge-multilingual-gemma2", 3584, 8192, "decoder", BGE_FORMAT),
+    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT),
     _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT),
     _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
-    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "decoder", _INSTRUCT_FORMAT),
+    # its published code attends to both sides, that of the 1.5B model only back
+    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),

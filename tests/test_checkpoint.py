@@ -269,8 +269,7 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
 @pytest.mark.parametrize(
     ("load", "name", "error"),
     [
-        ("embedder", "BAAI/bge-multilingual-gemma2", "NotSupportedError"),
-        ("reranker", "BAAI/bge-reranker-v2-gemma", "NotSupportedError"),
+        ("embedder", "BAAI/bge-visualized-m3", "NotSupportedError"),
         ("embedder", "BAAI/bge-reranker-base", "InvalidInputError"),
         ("reranker", "BAAI/bge-m3", "InvalidInputError"),
         ("embedder", "BAAI/bge m3", "UnknownModelError"),

@@ -5,6 +5,7 @@ import pytest
 from conftest import CHECKPOINTS, assert_close
 
 from bge_integrations import load_embedder, load_reranker
+from bge_integrations.catalog import INSTRUCT_TASKS
 from bge_integrations.scoring import hybrid_scores, lexical_scores, max_sim
 
 
@@ -102,6 +103,55 @@ def test_rerankers(case, folder, pairs, expected):
     values = expected[case]
     largest = np.abs(values["raw"]).max()
     with load_reranker(CHECKPOINTS / folder) as loaded:
+        assert_close(loaded.score(pairs, on_truncate="ignore"), values["raw"])
+        assert_close(loaded.score(pairs, normalize=True, on_truncate="ignore"), values["norm"])
+        assert_close(loaded.score(pairs, max_length=48, on_truncate="ignore"), values["short"])
+        assert np.abs(loaded.score(pairs[:1]) - values["one"]).max() <= 1e-5 * largest
+
+
+def test_instruct_decoder(texts, expected):
+    with load_embedder(CHECKPOINTS / "bge-multilingual-gemma2") as embedder:
+        for kind, key in (("query", "q"), ("passage", "corpus")):
+            found = embedder.encode(texts, kind=kind, max_length=48, on_truncate="ignore").dense
+            assert_close(found, expected["llm"][key])
+
+
+def test_in_context_examples(texts, expected):
+    case = expected["icl"]
+    instruction = INSTRUCT_TASKS["web_search"]
+    panda = "the giant panda is a bear species endemic to China."
+    examples = [
+        {"instruct": instruction, "query": "what is panda?", "response": panda},
+        {"query": "hi", "response": "hello"},
+    ]
+    options = {"max_length": 48, "on_truncate": "ignore"}
+    with load_embedder(CHECKPOINTS / "bge-en-icl", examples=examples) as embedder:
+        assert_close(embedder.encode(texts, kind="query", **options).dense, case["q"])
+        assert_close(embedder.encode(texts, kind="passage", **options).dense, case["corpus"])
+        instructed = embedder.vector_settings("query")["instruction"]
+        assert instructed == case["prefix"] + f"<instruct>{instruction}\n<query>" + case["suffix"]
+    with load_embedder(CHECKPOINTS / "bge-en-icl") as embedder:
+        assert_close(embedder.encode(texts[: len(case["q0"])], kind="query", **options).dense, case["q0"])
+
+
+@pytest.mark.parametrize(
+    ("case", "folder", "options"),
+    [
+        ("llmrerank", "bge-reranker-v2-gemma", {}),
+        ("layerwise", "bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 4}),
+        ("layerwise_multi", "bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 6]}),
+        ("lightweight", "bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": [5], "compress_ratio": 1}),
+        (
+            "lightweight_c2",
+            "bge-reranker-v2.5-gemma2-lightweight",
+            {"cutoff_layers": [5], "compress_ratio": 2, "compress_layers": [3]},
+        ),
+    ],
+)
+def test_llm_rerankers(case, folder, options, pairs, expected):
+    values = expected[case]
+    largest = np.abs(values["raw"]).max()
+    with load_reranker(CHECKPOINTS / folder, **options) as loaded:
         assert_close(loaded.score(pairs, on_truncate="ignore"), values["raw"])
         assert_close(loaded.score(pairs, normalize=True, on_truncate="ignore"), values["norm"])
         assert_close(loaded.score(pairs, max_length=48, on_truncate="ignore"), values["short"])

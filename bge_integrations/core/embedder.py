@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Hashable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from bge_integrations.core.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
-from bge_integrations.core.prompts import tokenize_texts
+from bge_integrations.core.prompts import tokenize_texts, tokenize_with_examples
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET, locate
@@ -42,6 +44,7 @@ def load_embedder(
     family: Family | None = None,
     pooling: Pooling | None = None,
     task: str | None = None,
+    examples: Sequence[Mapping[str, str]] | None = None,
     truncate_dim: int | None = None,
     revision: str | None = None,
     cache_folder: str | None = None,
@@ -52,13 +55,17 @@ def load_embedder(
     Args:
         model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
         device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
-        dtype: "float32", "bfloat16" or (CUDA only) "float16"; None takes bfloat16 on CUDA and float32 on CPU.
+        dtype: "float32", "bfloat16", "float16" (CUDA only), or "int8" (the weights of language models, CPU only); None
+            takes bfloat16 on CUDA and float32 on CPU.
         max_length: Longest text in tokens, specials included; None takes what the model was made for.
-        query_instruction: Put before each query; None takes the catalogue's, "" none.
+        query_instruction: Put before each query; None takes the catalogue's, "" none. The models with a format of
+            their own (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone.
         passage_instruction: Likewise before each passage.
         family: For a checkpoint that neither the catalogue nor its own files describe: "encoder" or "m3".
         pooling: "cls", "mean" or "last_token"; None takes the catalogue's or the checkpoint's own.
-        task: llm-embedder only: "qa", "icl", "chat", "lrlm", "tool" or "convsearch".
+        task: For llm-embedder "qa", "icl", "chat", "lrlm", "tool" or "convsearch"; for the models with an instruction
+            format "web_search" (the default), "sts", "summarization" or "bitext".
+        examples: bge-en-icl only: dicts of "query", "response" and, unless it is that of the queries, "instruct".
         truncate_dim: Keep so many columns of dense and multi-vectors, before they are normalised.
         revision: Branch, tag or commit on the hub.
         cache_folder: The hub's cache; None takes the usual one.
@@ -87,6 +94,7 @@ def load_embedder(
         query_instruction=query_instruction,
         passage_instruction=passage_instruction,
         task=task,
+        examples=examples,
     )
     session = Session(folder, profile.family, *placement)
     try:
@@ -117,6 +125,7 @@ class Embedder(Loaded):
         self.pooling: Pooling = profile.pooling
         self.query_instruction: str = profile.instructions.query
         self.passage_instruction: str = profile.instructions.passage
+        self._examples, self._query_suffix = profile.examples, profile.query_suffix
         self.has_sparse = self.has_multi_vector = model.m3 is not None
         self.vocabulary_size: int = model.config.vocabulary_size
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
@@ -138,7 +147,7 @@ class Embedder(Loaded):
         """
         return {
             "weights": self.weights_digest,
-            "instruction": self.query_instruction if kind == "query" else self.passage_instruction,
+            "instruction": self._around_query if kind == "query" else self.passage_instruction,
             "pooling": self.pooling,
             "max_length": self.max_length,
             "dimension": self.dimension,
@@ -149,6 +158,25 @@ class Embedder(Loaded):
     def source(self) -> str:
         """What `load_embedder` takes to load it again: "pocket", the hub id, or the folder."""
         return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)
+
+    @property
+    def _around_query(self) -> str:
+        """All that is put around a query."""
+        return self._examples + self.query_instruction + self._query_suffix
+
+    def _tokenizing(self, kind: TextKind | None) -> Callable[..., tuple[list[TokenSequence], int]]:
+        """Makes what the model sees of `texts` cut to `max_length`, and says how many were cut."""
+        model, instruction = self._session.model, self._instruction(kind)
+        if kind == "query" and self._query_suffix:
+            return partial(
+                tokenize_with_examples,
+                model.tokenizer,
+                instruction=instruction,
+                examples=self._examples,
+                suffix=self._query_suffix,
+            )
+        shared = instruction if model.is_causal else ""
+        return partial(tokenize_texts, model.tokenizer, instruction=instruction, shared=shared)
 
     def _instruction(self, kind: TextKind | None) -> str:
         """What is put before a text of this kind.
@@ -167,7 +195,7 @@ class Embedder(Loaded):
         return (
             self._session.key,
             self.pooling,
-            self.query_instruction,
+            self._around_query,
             self.passage_instruction,
             self.max_length,
             self._dim,
@@ -182,11 +210,10 @@ class Embedder(Loaded):
             InvalidInputError: Something is no text that can be encoded.
             ClosedError: After close().
         """
-        instruction = self._instruction(kind)
         checked = check_texts(texts, "texts")
-        tokenizer = self._session.model.tokenizer
-        ids = tokenizer.ids([instruction + text for text in checked]) if checked else []
-        return [len(row) + tokenizer.text.size for row in ids]
+        tokenizing = self._tokenizing(kind)
+        sequences, _ = tokenizing(checked, max_length=sys.maxsize) if checked else ([], 0)
+        return [len(sequence) for sequence in sequences]
 
     def encode(
         self,
@@ -269,7 +296,7 @@ class _Request:
         on_truncate: OnTruncate,
     ) -> None:
         checked = check_texts(texts, "texts")
-        self._instruction = embedder._instruction(kind)
+        self._tokenizing = embedder._tokenizing(kind)
         if not (dense or sparse or multi_vector):
             raise InvalidInputError("nothing is asked for; set dense, sparse or multi_vector to True")
         if (sparse or multi_vector) and not embedder.has_sparse:
@@ -291,13 +318,12 @@ class _Request:
         )
         self._embedder = embedder
         self._max_length = max_length or embedder.max_length
-        self._tokenizer = embedder._session.model.tokenizer
 
     def work(self, on_truncate: OnTruncate, show_progress: bool) -> Work[str]:
         return Work(self.unique, self._tokenize, self.wanted, on_truncate, show_progress)
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[TokenSequence], int]:
-        return tokenize_texts(self._tokenizer, texts, self._instruction, self._max_length)
+        return self._tokenizing(texts, max_length=self._max_length)
 
     def gather(self, outputs: list[TextOutput]) -> Embeddings:
         """Lay the outputs of the unique texts out in the order of the call."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from bge_integrations.core.checks import check_on_truncate, check_text, check_whole_number
-from bge_integrations.core.prompts import tokenize_pairs
+from bge_integrations.core.prompts import tokenize_pairs, tokenize_prompted_pairs
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
@@ -20,11 +21,23 @@ from bge_integrations.models.profile import check_request, reranker_profile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bge_integrations.catalog import Family
     from bge_integrations.core.batch import TokenSequence
     from bge_integrations.models.model import TextOutput
     from bge_integrations.models.profile import RerankerProfile
 
 _DEFAULT_MAX_LENGTH = 512
+_RATIOS = (1, 2, 4, 8)
+_COMPRESS_LAYERS = (8,)
+_YES_OR_NO = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+_PROMPTS: dict[Family, str] = {
+    "llm_reranker": _YES_OR_NO,
+    "layerwise_reranker": _YES_OR_NO,
+    "lightweight_reranker": "Predict whether passage B contains an answer to query A.",
+}
 
 
 def load_reranker(
@@ -34,6 +47,11 @@ def load_reranker(
     dtype: str | torch.dtype | None = None,
     max_length: int | None = None,
     query_max_length: int | None = None,
+    cutoff_layers: int | Sequence[int] | None = None,
+    compress_ratio: int | None = None,
+    compress_layers: int | Sequence[int] | None = None,
+    prompt: str | None = None,
+    family: Family | None = None,
     revision: str | None = None,
     cache_folder: str | None = None,
     local_files_only: bool = False,
@@ -41,11 +59,19 @@ def load_reranker(
     """Load a BGE reranker, or share the copy that this process already holds.
 
     Args:
-        model: A hub id ("BAAI/bge-reranker-v2-m3"), a folder of a one-logit sequence classifier, or "pocket".
+        model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket".
         device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
-        dtype: "float32", "bfloat16" or (CUDA only) "float16"; None takes bfloat16 on CUDA and float32 on CPU.
+        dtype: "float32", "bfloat16", "float16" (CUDA only), or "int8" (the weights of language models, CPU only); None
+            takes bfloat16 on CUDA and float32 on CPU.
         max_length: Longest pair in tokens, specials included; None takes 512, or less where the model holds less.
         query_max_length: Longest query in tokens; None takes three quarters of max_length.
+        cutoff_layers: Layerwise and lightweight rerankers only: score after so many layers; layers above are neither
+            read nor computed. Several give scores after each of them, from one pass. None takes all layers.
+        compress_ratio: Lightweight only: each so many neighbouring states of a passage become one: 1 (None: no
+            compression), 2, 4 or 8.
+        compress_layers: Lightweight only: before which layers (from 0) that happens; None takes 8.
+        prompt: LLM rerankers only: what is asked behind the pair, instead of the model's own question.
+        family: For your own LLM reranker: "llm_reranker", "layerwise_reranker" or "lightweight_reranker".
         revision: Branch, tag or commit on the hub.
         cache_folder: The hub's cache; None takes the usual one.
         local_files_only: Never touch the network.
@@ -53,21 +79,103 @@ def load_reranker(
     Raises:
         CheckpointNotFoundError: Neither a folder nor in the cache, and it could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
-        NotSupportedError: Its family comes with a later release.
+        NotSupportedError: Its config.json asks for something that is not done here.
         InvalidInputError: An argument can't be used, or the model is no reranker.
     """
-    check_request(model, "reranker")
+    check_request(model, "reranker", family)
     placement = place(device, dtype)
     name, folder = locate(
         model, "reranker", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
     )
-    profile = reranker_profile(name, folder)
-    session = Session(folder, profile.family, *placement)
+    profile = reranker_profile(name, folder, family)
+    early = EarlyExit.of(profile, cutoff_layers, compress_ratio, compress_layers)
+    prompt = _prompt(profile, prompt)
+    session = Session(folder, profile.family, *placement, early.layers)
     try:
-        return Reranker(session, profile, max_length, query_max_length)
+        return Reranker(session, profile, max_length, query_max_length, early, prompt)
     except BaseException:
         session.close()
         raise
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """How much of an LLM reranker is computed.
+
+    Attributes:
+        cutoffs: After how many layers there are scores, as asked for; empty is after all.
+        compression: (layer, ratio) pairs, ascending.
+    """
+
+    cutoffs: tuple[int, ...] = ()
+    compression: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers are needed; None is all."""
+        return max(self.cutoffs, default=None)
+
+    @classmethod
+    def of(
+        cls,
+        profile: RerankerProfile,
+        cutoff_layers: int | Sequence[int] | None,
+        compress_ratio: int | None,
+        compress_layers: int | Sequence[int] | None,
+    ) -> EarlyExit:
+        """From the arguments of `load_reranker`.
+
+        Raises:
+            InvalidInputError: They do not fit the model.
+        """
+        if cutoff_layers is not None and not profile.cutoffs:
+            raise InvalidInputError(f"{profile.name} has scores after its last layer only; leave cutoff_layers= out")
+        if (compress_ratio, compress_layers) != (None, None) and profile.family != "lightweight_reranker":
+            raise InvalidInputError(
+                f"{profile.name} compresses nothing; leave compress_ratio= and compress_layers= out"
+            )
+        cutoffs = _whole_numbers("cutoff_layers", profile.cutoffs[-1:] if cutoff_layers is None else cutoff_layers)
+        wrong = [cutoff for cutoff in cutoffs if cutoff not in profile.cutoffs]
+        if cutoff_layers is not None and not cutoffs:
+            raise InvalidInputError("cutoff_layers=[] names no layer; leave it out for the last")
+        if wrong or len(set(cutoffs)) < len(cutoffs):
+            raise InvalidInputError(
+                f"cutoff_layers={cutoff_layers!r}: {profile.name} has scores after "
+                f"{', '.join(map(str, profile.cutoffs))} layers; name each once at most"
+            )
+        if compress_ratio not in (None, *_RATIOS):
+            raise InvalidInputError(f"compress_ratio={compress_ratio!r} is none of {', '.join(map(str, _RATIOS))}")
+        if compress_ratio is None and compress_layers is not None:
+            raise InvalidInputError("compress_layers= does nothing without compress_ratio=; pass 2, 4 or 8")
+        ratio = compress_ratio or 1
+        if ratio == 1 and compress_layers is None:
+            return cls(cutoffs)
+        layers = _whole_numbers("compress_layers", _COMPRESS_LAYERS if compress_layers is None else compress_layers)
+        if not layers or not all(0 <= layer < profile.cutoffs[-1] for layer in layers):
+            raise InvalidInputError(
+                f"compress_layers={list(layers)} must be of the layers 0 to {profile.cutoffs[-1] - 1}"
+            )
+        return cls(cutoffs, tuple((layer, ratio) for layer in sorted(set(layers))) if ratio > 1 else ())
+
+
+def _whole_numbers(argument: str, numbers: int | Sequence[int]) -> tuple[int, ...]:
+    found = (numbers,) if isinstance(numbers, int) or not isinstance(numbers, Iterable) else tuple(numbers)
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in found):
+        raise InvalidInputError(f"{argument}={numbers!r} must be a whole number or a list of these")
+    return found
+
+
+def _prompt(profile: RerankerProfile, prompt: str | None) -> str:
+    """What an LLM reranker is asked; "" for others."""
+    own = _PROMPTS.get(profile.family, "")
+    if prompt is None:
+        return own
+    if not own:
+        raise InvalidInputError(f"{profile.name} takes no prompt; leave prompt= out")
+    check_text(prompt, "prompt")
+    if not prompt.strip():
+        raise InvalidInputError("the prompt is empty; leave prompt= out for the model's own")
+    return prompt
 
 
 class Reranker(Loaded):
@@ -76,10 +184,18 @@ class Reranker(Loaded):
     Attributes:
         name: The published checkpoint's name, or the folder.
         max_length, query_max_length: Longest pair and longest query in tokens, unless a call asks for less.
+        cutoff_layers: After how many layers there are scores; empty for models that score after their last alone.
+        prompt: What an LLM reranker is asked behind the pair; it comes on top of max_length.
     """
 
     def __init__(
-        self, session: Session, profile: RerankerProfile, max_length: int | None, query_max_length: int | None
+        self,
+        session: Session,
+        profile: RerankerProfile,
+        max_length: int | None,
+        query_max_length: int | None,
+        early: EarlyExit,
+        prompt: str,
     ) -> None:
         super().__init__(session, profile.name)
         self.max_length = min(_DEFAULT_MAX_LENGTH, self._longest) if max_length is None else max_length
@@ -87,6 +203,10 @@ class Reranker(Loaded):
         self.query_max_length = query_max_length
         if query_max_length is not None:
             check_whole_number(query_max_length, self.max_length, "query_max_length")
+        self.cutoff_layers = early.cutoffs
+        self.prompt = prompt
+        self._wanted = Wanted(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
+        self._always_begin = profile.family != "llm_reranker"
 
     def score(
         self,
@@ -109,7 +229,8 @@ class Reranker(Loaded):
             show_progress: Show a bar.
 
         Returns:
-            float32 (n,), in the order of the pairs; higher is more relevant.
+            float32 (n,), in the order of the pairs; higher is more relevant. Where several cut-offs were asked for,
+            (cut-offs, n), in the order of `cutoff_layers`.
 
         Raises:
             InvalidInputError: Not a list of pairs of str, or lengths that leave no room for a passage.
@@ -160,18 +281,30 @@ class _Request:
         check_whole_number(chosen, self._max_length, "query_max_length")
         self._query_max_length = chosen
         self._tokenizer = reranker._session.model.tokenizer
+        self._reranker = reranker
         numbers: dict[tuple[str, str], int] = {}
         self._places = [numbers.setdefault(pair, len(numbers)) for pair in checked]
         self.unique: Sequence[tuple[str, str]] = list(numbers)
 
     def work(self, on_truncate: OnTruncate, show_progress: bool) -> Work[tuple[str, str]]:
-        return Work(self.unique, self._tokenize, Wanted(logit=True), on_truncate, show_progress)
+        return Work(self.unique, self._tokenize, self._reranker._wanted, on_truncate, show_progress)
 
     def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[TokenSequence], int]:
-        return tokenize_pairs(self._tokenizer, pairs, self._max_length, self._query_max_length)
+        lengths = self._max_length, self._query_max_length
+        if not self._reranker.prompt:
+            return tokenize_pairs(self._tokenizer, pairs, *lengths)
+        return tokenize_prompted_pairs(
+            self._tokenizer, pairs, self._reranker.prompt, *lengths, always_begin=self._reranker._always_begin
+        )
 
     def gather(self, outputs: list[TextOutput], normalize: bool) -> NDArray[np.float32]:
         logits = np.array([outputs[place].logit for place in self._places], dtype=np.float32)
+        cutoffs = self._reranker.cutoff_layers
+        if len(cutoffs) > 1:
+            found = sorted(cutoffs)
+            logits = logits.reshape(-1, len(cutoffs)).T[[found.index(cutoff) for cutoff in cutoffs]]
+        else:
+            logits = logits.reshape(-1)
         # 1 / (1 + exp(-x)), without overflow
         return np.exp(-np.logaddexp(np.float32(0), -logits)) if normalize else logits
 

@@ -15,7 +15,8 @@ import torch
 from bge_integrations.core.batch import PackedBatch
 from bge_integrations.errors import ClosedError, NonFiniteError
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
-from bge_integrations.models.model import EncoderModel, TextOutput, Wanted
+from bge_integrations.models.loading import Model, load_model
+from bge_integrations.models.model import TextOutput, Wanted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,17 +30,21 @@ _CUDA_TOKEN_BUDGET = 65536
 
 @dataclass(frozen=True)
 class ModelKey:
-    """Which copy: a checkpoint folder (and its state on disk: see `fingerprint`), and how it is held."""
+    """Which copy: a checkpoint folder (and its state on disk: see `fingerprint`), and how it is held.
+
+    `layers`: how many of them are read, where a reranker stops early; None is all.
+    """
 
     folder: Path
     state: Hashable
     family: Family
     device: torch.device
     dtype: torch.dtype
+    layers: int | None = None
 
     @classmethod
-    def of(cls, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> ModelKey:
-        return cls(folder.resolve(), fingerprint(folder), family, device, dtype)
+    def of(cls, folder: Path, family: Family, device: torch.device, dtype: torch.dtype, layers: int | None) -> ModelKey:
+        return cls(folder.resolve(), fingerprint(folder), family, device, dtype, layers)
 
 
 class Resident:
@@ -49,12 +54,12 @@ class Resident:
         self.key = key
         self.holders = 0
         self.weights_digest = ""
-        self._model: EncoderModel | None = None
+        self._model: Model | None = None
         self._loading = threading.Lock()
         self._process = os.getpid()
 
     @property
-    def model(self) -> EncoderModel:
+    def model(self) -> Model:
         if self.key.device.type == "cuda" and self._process != os.getpid():
             raise ClosedError("CUDA can't be used in a forked process; start it with the 'spawn' method, or load there")
         if self._model is None:
@@ -70,7 +75,8 @@ class Resident:
         with self._loading:
             if self._model is None:
                 with ThreadPoolExecutor(1, "bge-load") as thread:
-                    model = thread.submit(EncoderModel, key.folder, key.family, key.device, key.dtype).result()
+                    loading = thread.submit(load_model, key.folder, key.family, key.device, key.dtype, key.layers)
+                    model = loading.result()
                 self.weights_digest = weights_digest(key.folder)  # now, because the files may be exchanged later
                 self._model = model
 
@@ -129,7 +135,7 @@ class ModelLane:
         """One output per sequence. What is not finite is computed again in float32, then an error."""
         outputs = self._outputs(self.resident.model, sequences)
         bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
-        if bad and self.resident.key.dtype != torch.float32:
+        if bad and self.resident.key.dtype in (torch.bfloat16, torch.float16):
             with _in_float32(self.resident) as exact:
                 for i, output in zip(bad, self._outputs(exact, [sequences[i] for i in bad]), strict=True):
                     outputs[i] = output
@@ -142,7 +148,7 @@ class ModelLane:
             )
         return results
 
-    def _outputs(self, model: EncoderModel, sequences: list[TokenSequence]) -> list[TextOutput]:
+    def _outputs(self, model: Model, sequences: list[TokenSequence]) -> list[TextOutput]:
         batch = PackedBatch.pack(sequences, model.device)
         outputs: list[TextOutput] = [TextOutput()] * len(sequences)
         for place, output in zip(batch.order, model(batch, self.wanted), strict=True):
@@ -151,7 +157,7 @@ class ModelLane:
 
 
 @contextmanager
-def _in_float32(resident: Resident) -> Iterator[EncoderModel]:
+def _in_float32(resident: Resident) -> Iterator[Model]:
     exact = lease(replace(resident.key, dtype=torch.float32))
     try:
         yield exact.model

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from bge_integrations.catalog import Family
     from bge_integrations.core.batch import TokenSequence
-    from bge_integrations.models.model import EncoderModel, TextOutput, Wanted
+    from bge_integrations.models.loading import Model
+    from bge_integrations.models.model import TextOutput, Wanted
 
 T = TypeVar("T")
 OnTruncate = Literal["warn", "error", "ignore"]
@@ -101,10 +102,13 @@ class Session:
     Args:
         folder, family: The checkpoint and how to run it.
         device, dtype: What `place` chose.
+        layers: How many layers are needed, where that is not all.
     """
 
-    def __init__(self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> None:
-        self._resident = lease(ModelKey.of(folder, family, device, dtype))
+    def __init__(
+        self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype, layers: int | None = None
+    ) -> None:
+        self._resident = lease(ModelKey.of(folder, family, device, dtype, layers))
         self._finalizer = weakref.finalize(self, self._resident.release)
 
     @property
@@ -116,7 +120,7 @@ class Session:
         return self._resident.weights_digest
 
     @property
-    def model(self) -> EncoderModel:
+    def model(self) -> Model:
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
         return self._resident.model
@@ -234,10 +238,11 @@ def _device(device: str | None) -> torch.device:
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    by_name |= {"float16": torch.float16} if device.type == "cuda" else {"int8": torch.int8}
     chosen = by_name.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in by_name.values() or (chosen == torch.float16 and device.type == "cpu"):
-        choices = "'float32' or 'bfloat16'" + (" or 'float16'" if device.type == "cuda" else "")
-        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.type}; use {choices}")
+    if chosen not in by_name.values():
+        choices = ", ".join(map(repr, by_name))
+        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.type}; use one of {choices}")
     assert chosen is not None
     return chosen

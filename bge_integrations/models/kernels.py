@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +18,7 @@ from bge_integrations.errors import OutOfMemoryError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bge_integrations.core.batch import PackedBatch
+    from bge_integrations.core.batch import PackedBatch, Run
 
 #: What follows a linear: nothing, GELU, or the addition of a residual.
 Epilogue = Literal["none", "gelu", "add"]
@@ -24,6 +26,10 @@ Epilogue = Literal["none", "gelu", "add"]
 _TRIAL_ROWS = (16, 256)
 _TRIAL_ROUNDS = 6
 _NEAR_A_TIE = 1.05
+#: Attention that torch has no kernel for is computed for so many tokens at a time.
+_QUERY_BLOCK = 512
+#: Rows of 8-bit weights that are widened at a time.
+_INT8_BLOCK = 1024
 
 
 class Linear:
@@ -31,10 +37,10 @@ class Linear:
 
     Args:
         weight: (out, in), on its device and in its dtype.
-        bias: (out,).
+        bias: (out,), or None.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight
         self.bias = bias
 
@@ -54,7 +60,7 @@ class PrepackedLinear:
     These two operators are not public API of torch, hence `linear` tries them first and falls back to `Linear`.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         self.bias = bias
 
@@ -71,7 +77,33 @@ class PrepackedLinear:
         return out
 
 
-def linear(weight: Tensor, bias: Tensor, epilogue: Epilogue = "none") -> Linear | PrepackedLinear:
+class Int8Linear:
+    """The same with weights of 8 bits, a scale for each output; computed in the dtype of x.
+
+    For memory, not for speed: the weights are widened again for each product, a block at a time.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = bias
+        self.weight = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        self.scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+        for rows in self._blocks():
+            block = weight[rows].float()
+            self.scale[rows] = block.abs().amax(1).clamp_min(1e-12) / 127
+            self.weight[rows] = (block / self.scale[rows, None]).round_().to(torch.int8)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = x.new_empty(len(x), len(self.weight))
+        for rows in self._blocks():
+            torch.mm(x, self.weight[rows].to(x.dtype).T, out=out[:, rows])
+        out *= self.scale.to(x.dtype)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _blocks(self) -> list[slice]:
+        return [slice(begin, begin + _INT8_BLOCK) for begin in range(0, len(self.weight), _INT8_BLOCK)]
+
+
+def linear(weight: Tensor, bias: Tensor | None, epilogue: Epilogue = "none") -> Linear | PrepackedLinear:
     """The faster of the two for this shape on this machine, by a measurement of a few milliseconds made once."""
     if weight.device.type == "cpu" and prepacking_pays(weight.shape[0], weight.shape[1], weight.dtype, epilogue):
         return PrepackedLinear(weight, bias)
@@ -162,6 +194,92 @@ def attention_of_rows(qkv: Tensor, rows: Tensor, batch: PackedBatch, heads: int)
         context[done : done + run.count] = found.reshape(run.count, hidden)
         done += run.count
     return context
+
+
+@dataclass(frozen=True)
+class Products:
+    """What becomes of the products of a decoder's queries and keys before the softmax.
+
+    Attributes:
+        scale: They are multiplied by it.
+        cap: They go through cap·tanh(x / cap); None leaves them.
+        window: How many tokens back a token sees, itself included; None sees all.
+        is_causal: Whether it sees only itself and what stands before it.
+    """
+
+    scale: float
+    cap: float | None
+    window: int | None
+    is_causal: bool = True
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, products: Products) -> Tensor:
+    """Attention of every token to those of its sequence that it sees.
+
+    Args:
+        q: (tokens, heads, head_size).
+        k, v: (tokens, kv_heads, head_size); each serves heads / kv_heads neighbouring query heads.
+        batch: Where each sequence lies.
+        products: What it sees, and what becomes of the products.
+
+    Returns:
+        (tokens, heads * head_size).
+    """
+    context = torch.empty_like(q)
+    window = products.window
+    for run in batch.runs():
+        rows = slice(run.start, run.end)
+        queries, keys, values = (_by_head(x[rows], run) for x in (q, k, v))
+        found = _by_head(context[rows], run)
+        sees_all = window is None or run.length <= window
+        if products.cap is None and sees_all:
+            found.copy_(
+                F.scaled_dot_product_attention(
+                    queries, keys, values, is_causal=products.is_causal, scale=products.scale, enable_gqa=True
+                )
+            )
+            continue
+        places = torch.arange(run.length, device=q.device)
+        for begin in range(0, run.length, _QUERY_BLOCK):  # so that memory grows with the length, not with its square
+            block = slice(begin, min(begin + _QUERY_BLOCK, run.length))
+            first = 0 if sees_all or window is None else max(0, begin - window + 1)
+            seen = slice(first, block.stop if products.is_causal else run.length)
+            back = places[block, None] - places[None, seen]
+            visible = (back >= 0) | (not products.is_causal)
+            if window is not None:
+                visible &= back < window
+            found[:, :, block] = _attend(queries[:, :, block], keys[:, :, seen], values[:, :, seen], visible, products)
+    return context.flatten(1)
+
+
+def masked_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, products: Products) -> Tensor:
+    """The same for the last token of each sequence: q is (sequences, heads, head_size); (sequences, hidden)."""
+    context = torch.empty_like(q)
+    done = 0
+    for run in batch.runs():
+        keys, values = (_by_head(x[run.start : run.end], run)[:, :, -(products.window or 0) :] for x in (k, v))
+        chosen = slice(done, done + run.count)
+        context[chosen] = _attend(q[chosen, :, None], keys, values, None, products)[:, :, 0]
+        done += run.count
+    return context.flatten(1)
+
+
+def _by_head(x: Tensor, run: Run) -> Tensor:
+    """(tokens, heads, head_size) of a run to (count, heads, length, head_size), over the same memory."""
+    return x.view(run.count, run.length, *x.shape[1:]).transpose(1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, products: Products) -> Tensor:
+    """What torch has no kernel for: (count, heads, queries, head_size) over (count, kv_heads, keys, head_size)."""
+    count, heads, queries, size = q.shape
+    grouped = q.reshape(count, k.shape[1], -1, queries, size)
+    scores = (grouped @ k.unsqueeze(2).transpose(-1, -2)).mul_(products.scale)
+    if products.cap is not None:
+        scores = scores.div_(products.cap).tanh_().mul_(products.cap)
+    if visible is not None:
+        scores = scores.masked_fill_(~visible, -math.inf)
+    found: Tensor = scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v.unsqueeze(2)
+    return found.reshape(count, heads, queries, size)
 
 
 @contextmanager

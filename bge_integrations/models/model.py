@@ -33,6 +33,8 @@ class Wanted:
         dim: Columns kept of dense and multi-vectors; None keeps all.
         normalize: Whether these are made unit vectors, after `dim`.
         logit: Whether to compute the relevance logit (rerankers only).
+        cutoff_layers: After how many layers (LLM rerankers that can stop early), ascending; empty is after all.
+        compression: (layer, ratio) pairs (the lightweight reranker only): see `Decoder`.
     """
 
     pooling: Pooling | None = None
@@ -41,6 +43,8 @@ class Wanted:
     dim: int | None = None
     normalize: bool = True
     logit: bool = False
+    cutoff_layers: tuple[int, ...] = ()
+    compression: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,6 +68,9 @@ class EncoderModel:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
         NotSupportedError: config.json asks for something this trunk does not do.
     """
+
+    #: Whether a token sees only what stands before it.
+    is_causal = False
 
     def __init__(
         self,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
+from bge_integrations.core.checks import check_text
 from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
+from bge_integrations.models.decoder import DECODER_TYPES, cutoffs_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +25,13 @@ _POOLING_FLAGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last_token",
+}
+#: Where neither the caller, nor the catalogue, nor the checkpoint's own files say it.
+_POOLING_OF_FAMILY: dict[Family, Pooling] = {
+    "m3": "cls",
+    "decoder": "last_token",
+    "bidirectional_decoder": "last_token",
+    "icl": "last_token",
 }
 _POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 
@@ -37,6 +47,8 @@ class EmbedderProfile:
         instructions: Put before queries and passages.
         max_length: Longest input in tokens, or None where only the positions limit it.
         truncate_dim: How many dimensions to keep by default; None keeps all.
+        examples: Put before the instruction of a query.
+        query_suffix: Put behind a query.
     """
 
     name: str
@@ -45,14 +57,23 @@ class EmbedderProfile:
     instructions: Instructions
     max_length: int | None
     truncate_dim: int | None = None
+    examples: str = ""
+    query_suffix: str = ""
 
 
 @dataclass(frozen=True)
 class RerankerProfile:
-    """What a reranker needs to know beyond weights."""
+    """What a reranker needs to know beyond weights.
+
+    Attributes:
+        name: The published checkpoint's name, or the folder as given.
+        family: Which code runs it.
+        cutoffs: After how many layers there are scores; empty where there is only the one after all.
+    """
 
     name: str
     family: Family
+    cutoffs: Sequence[int] = ()
 
 
 def check_request(model: object, kind: catalog.Kind, family: str | None = None, pooling: str | None = None) -> None:
@@ -81,6 +102,7 @@ def embedder_profile(
     query_instruction: str | None = None,
     passage_instruction: str | None = None,
     task: str | None = None,
+    examples: Sequence[Mapping[str, str]] | None = None,
 ) -> EmbedderProfile:
     """Arguments win over the catalogue, the catalogue over the checkpoint's own files.
 
@@ -104,38 +126,60 @@ def embedder_profile(
         family = row.family if row else "m3" if is_m3 or name == POCKET else None
     if family is None and config.get("model_type") in ENCODER_TYPES and (pooling or files.pooling):
         family = "encoder"
+    if family is None and config.get("model_type") in DECODER_TYPES and "last_token" in (pooling, files.pooling):
+        family = "decoder"
     if family is None:
         raise UnknownModelError(_choices(name, config))
     check_supported(name, family, "embedder")
-    pooling = pooling or (row.pooling if row else files.pooling) or ("cls" if family == "m3" else None)
+    pooling = pooling or (row.pooling if row else files.pooling) or _POOLING_OF_FAMILY.get(family)
     if pooling is None:
         raise UnknownModelError(_choices(name, config))
+    if family in catalog.DECODER_FAMILIES and pooling != "last_token":
+        raise InvalidInputError(
+            f"{name} is a decoder, of which the last token is pooled; leave pooling={pooling!r} out"
+        )
     instructions = _task_instructions(row, task, query_instruction) if row else files.instructions
-    if task is not None and (row is None or not row.tasks):
+    if task is not None and (row is None or not (row.tasks or row.instruction_format)):
         raise InvalidInputError(f"{name} has no tasks; leave task= out and use query_instruction= if need be")
+    instruction_format = row.instruction_format if row else catalog.BGE_FORMAT if family == "icl" else None
+    if query_instruction is None:
+        query_instruction = instructions.query
+    elif query_instruction and instruction_format:
+        query_instruction = _formatted(instruction_format, query_instruction)
+    if examples and family != "icl":
+        raise InvalidInputError(f"{name} takes no examples; they are for bge-en-icl")
     return EmbedderProfile(
         name=row.name if row else name,
         family=family,
         pooling=pooling,
         instructions=Instructions(
-            instructions.query if query_instruction is None else query_instruction,
+            query_instruction,
             instructions.passage if passage_instruction is None else passage_instruction,
         ),
         max_length=row.max_length if row else files.max_length,
         truncate_dim=None if row else files.truncate_dim,
+        examples=_examples_text(examples or (), query_instruction),
+        query_suffix=catalog.ICL_SUFFIX if family == "icl" else "",
     )
 
 
-def reranker_profile(name: str, folder: Path) -> RerankerProfile:
+def reranker_profile(name: str, folder: Path, family: Family | None = None) -> RerankerProfile:
     """The profile of a reranker checkpoint; errors as in `embedder_profile`."""
     row = catalog.find(name)
     config = read_config(folder)
     if row is not None:
-        return RerankerProfile(row.name, row.family)
+        family = family or row.family
+    if family is None and "start_layer" in config:
+        family = "lightweight_reranker" if "layer_sep" in config else "layerwise_reranker"
+    if family in ("layerwise_reranker", "lightweight_reranker"):
+        return RerankerProfile(row.name if row else name, family, cutoffs_of(config))
+    if family is not None:
+        return RerankerProfile(row.name if row else name, family)
     if not _is_classifier(config):
         raise InvalidInputError(
             f"{name} is no reranker: its config.json says {config.get('architectures')}, not "
-            "…ForSequenceClassification; load an embedder with load_embedder"
+            "…ForSequenceClassification; load an embedder with load_embedder, or say family='llm_reranker' if it is "
+            "a language model that was trained to answer Yes"
         )
     return RerankerProfile(name, "cross_encoder")
 
@@ -162,6 +206,13 @@ def _check_choice(argument: str, value: str | None, choices: tuple[str, ...]) ->
 
 
 def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
+    if row.instruction_format:
+        if task is not None and task not in catalog.INSTRUCT_TASKS:
+            raise InvalidInputError(
+                f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}; or pass your own instruction as "
+                "query_instruction="
+            )
+        return Instructions(_formatted(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
     if not row.tasks:
         return row.instructions
     if task is None and query_instruction is not None:
@@ -174,6 +225,34 @@ def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruct
     return row.tasks[task]
 
 
+def _formatted(instruction_format: str, instruction: str) -> str:
+    """What stands before a query: the instruction in the model's format, unless it is in that already."""
+    head, between, _ = instruction_format.split("{}")
+    return (
+        instruction if instruction.startswith(head) and instruction.endswith(between) else head + instruction + between
+    )
+
+
+def _examples_text(examples: Sequence[Mapping[str, str]], instruction: str) -> str:
+    """Examples as bge-en-icl reads them, each with its own instruction or else with that of the queries.
+
+    Raises:
+        InvalidInputError: One has no query or no response, or something else.
+    """
+    if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
+        raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
+    parts = []
+    for i, example in enumerate(examples):
+        keys = set(example) if isinstance(example, Mapping) else set()
+        if not {"query", "response"} <= keys <= {"instruct", "query", "response"}:
+            raise InvalidInputError(f"examples[{i}] must be a dict of query, response and, if need be, instruct")
+        for key, text in example.items():
+            check_text(text, f"examples[{i}][{key!r}]")
+        own = _formatted(catalog.BGE_FORMAT, example["instruct"]) if "instruct" in example else instruction
+        parts.append(f"{own}{example['query']}{catalog.ICL_SUFFIX}{example['response']}\n\n")
+    return "".join(parts)
+
+
 def _is_classifier(config: dict[str, Any]) -> bool:
     architectures = config.get("architectures")
     names = architectures if isinstance(architectures, list) else []
@@ -184,7 +263,8 @@ def _choices(name: str, config: dict[str, Any]) -> str:
     return (
         f"{name} (model_type {config.get('model_type')!r}) is not in the catalogue and has no sentence-transformers "
         "files that say how to run it. Say it by argument: family='encoder' with "
-        f"pooling= one of {', '.join(get_args(Pooling))}, or family='m3' (needs {' and '.join(M3_HEADS)}); and "
+        f"pooling= one of {', '.join(get_args(Pooling))}, family='m3' (needs {' and '.join(M3_HEADS)}), or "
+        "family='decoder', 'bidirectional_decoder' or 'icl'; and "
         "query_instruction= if its queries take one. Published checkpoints are recognised by the folder's name: "
         + ", ".join(row.short_name for row in catalog.CHECKPOINTS if row.kind == "embedder")
     )

@@ -39,6 +39,18 @@ class Template:
         """How many special tokens it adds."""
         return sum(map(len, self.parts))
 
+    def with_token(self, place: int, token: int | None) -> Template:
+        """With that token before (place 0) or after everything (-1), unless it is there or there is none.
+
+        tokenizer_config.json asks for it; not every tokenizer.json has it, and newer transformers don't add it.
+        """
+        if token is None or token in self.parts[place]:
+            return self
+        parts, types = list(self.parts), list(self.part_types)
+        parts[place] = np.insert(parts[place], 0 if place == 0 else len(parts[place]), token)
+        types[place] = np.zeros(len(parts[place]), np.int32)
+        return Template(tuple(parts), tuple(types), self.text_types)
+
 
 class TextTokenizer:
     """Turns texts into token ids without special tokens; the templates say which of these go around them."""
@@ -53,7 +65,12 @@ class TextTokenizer:
         #: Longest input that the tokenizer's own config names; None where it names none.
         self.max_length: int | None = _plausible(config.get("model_max_length"))
         self._follow(folder, config)
+        #: Ids of the tokens that begin a text and that pad; None where there are none.
+        self.bos_id, self.pad_id = (self._id_of(config.get(key)) for key in ("bos_token", "pad_token"))
         self.text = self._template(1)
+        for place, name in ((0, "bos"), (-1, "eos")):
+            if config.get(f"add_{name}_token") is True:
+                self.text = self.text.with_token(place, self._id_of(config.get(f"{name}_token")))
         self.pair = self._template(2)
         #: Ids of the special tokens, which carry no lexical weight.
         self.special_ids = np.unique(np.concatenate([self._special_ids(config), *self.text.parts, *self.pair.parts]))
@@ -77,10 +94,20 @@ class TextTokenizer:
             self._tokenizer.normalizer = normalizer
 
     def _special_ids(self, config: dict[str, Any]) -> np.ndarray:
-        tokens = [config.get(key) for key in _SPECIAL]
-        names = [token.get("content") if isinstance(token, dict) else token for token in tokens]
-        ids = (self._tokenizer.token_to_id(name) for name in names if isinstance(name, str))
+        ids = (self._id_of(config.get(key)) for key in _SPECIAL)
         return np.array([i for i in ids if i is not None], dtype=np.int32)
+
+    def _id_of(self, token: object) -> int | None:
+        """Of a token as tokenizer_config.json has it: a text, or an object with its content."""
+        name = token.get("content") if isinstance(token, dict) else token
+        return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
+
+    def shortened(self, text: str, tokens: int) -> tuple[str, bool]:
+        """The text up to the end of its first so many tokens, special ones not counted; and whether it was cut."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= tokens:
+            return text, False
+        return text[: encoding.offsets[tokens - 1][1]] if tokens > 0 else "", True
 
     def _template(self, texts: int) -> Template:
         """Read the template off the encoding of one-letter texts."""
