@@ -102,9 +102,16 @@ def _encoder(
     return Checkpoint(f"BAAI/{name}", "encoder", max_length, languages, dimension, "cls", Instructions(query=query))
 
 
-def _decoder(name: str, dimension: int, max_length: int, family: Family, instruction_format: str) -> Checkpoint:
+def _decoder(
+    name: str,
+    dimension: int,
+    languages: Literal["en", "multilingual"],
+    instruction_format: str,
+    max_length: int,
+    family: Family = "decoder",
+) -> Checkpoint:
     return Checkpoint(
-        name, family, max_length, "multilingual", dimension, "last_token", instruction_format=instruction_format
+        name, family, max_length, languages, dimension, "last_token", instruction_format=instruction_format
     )
 
 
@@ -171,11 +178,11 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _encoder("bge-m3-unsupervised", 1024, "multilingual", "", max_length=8192),
     _encoder("bge-m3-retromae", 1024, "multilingual", "", max_length=8192),
     Checkpoint("BAAI/llm-embedder", "encoder", 512, "en", 768, "cls", tasks=_LLM_EMBEDDER_TASKS),
-    _decoder("BAAI/bge-multilingual-gemma2", 3584, 8192, "decoder", BGE_FORMAT),
-    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT),
-    _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT),
-    _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
-    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "decoder", _INSTRUCT_FORMAT),
+    _decoder("BAAI/bge-multilingual-gemma2", 3584, "multilingual", BGE_FORMAT, 8192),
+    _decoder("BAAI/bge-en-icl", 4096, "en", BGE_FORMAT, 32768, "icl"),
+    _decoder("intfloat/e5-mistral-7b-instruct", 4096, "en", _INSTRUCT_FORMAT, 4096),
+    _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, "multilingual", _INSTRUCT_FORMAT, 32768),
+    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, "multilingual", _INSTRUCT_FORMAT, 32768),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),
