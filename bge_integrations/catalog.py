@@ -18,6 +18,7 @@ Family = Literal[
     "encoder",  # BERT or XLM-R trunk, one dense vector
     "m3",  # XLM-R trunk with bge-m3's sparse and multi-vector heads
     "decoder",  # Gemma2, Mistral or Qwen2 trunk, last-token vector
+    "bidirectional_decoder",  # such a trunk whose tokens see what follows too
     "icl",  # a decoder that takes in-context examples
     "visualized",  # an encoder with an image tower
     "cross_encoder",  # BERT or XLM-R trunk, one logit per pair
@@ -33,6 +34,7 @@ SUPPORTED_FAMILIES: frozenset[Family] = frozenset(
         "encoder",
         "m3",
         "decoder",
+        "bidirectional_decoder",
         "icl",
         "cross_encoder",
         "llm_reranker",
@@ -41,7 +43,7 @@ SUPPORTED_FAMILIES: frozenset[Family] = frozenset(
     }
 )
 DECODER_FAMILIES: frozenset[Family] = frozenset(
-    {"decoder", "icl", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
+    {"decoder", "bidirectional_decoder", "icl", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
 )
 RERANKER_FAMILIES: frozenset[Family] = frozenset(
     {"cross_encoder", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
@@ -105,10 +107,10 @@ def _encoder(
 def _decoder(
     name: str,
     dimension: int,
-    languages: Literal["en", "multilingual"],
-    instruction_format: str,
     max_length: int,
-    family: Family = "decoder",
+    family: Family,
+    instruction_format: str,
+    languages: Literal["en", "multilingual"] = "multilingual",
 ) -> Checkpoint:
     return Checkpoint(
         name, family, max_length, languages, dimension, "last_token", instruction_format=instruction_format
@@ -178,11 +180,12 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _encoder("bge-m3-unsupervised", 1024, "multilingual", "", max_length=8192),
     _encoder("bge-m3-retromae", 1024, "multilingual", "", max_length=8192),
     Checkpoint("BAAI/llm-embedder", "encoder", 512, "en", 768, "cls", tasks=_LLM_EMBEDDER_TASKS),
-    _decoder("BAAI/bge-multilingual-gemma2", 3584, "multilingual", BGE_FORMAT, 8192),
-    _decoder("BAAI/bge-en-icl", 4096, "en", BGE_FORMAT, 32768, "icl"),
-    _decoder("intfloat/e5-mistral-7b-instruct", 4096, "en", _INSTRUCT_FORMAT, 4096),
-    _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, "multilingual", _INSTRUCT_FORMAT, 32768),
-    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, "multilingual", _INSTRUCT_FORMAT, 32768),
+    _decoder("BAAI/bge-multilingual-gemma2", 3584, 8192, "decoder", BGE_FORMAT),
+    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT, "en"),
+    _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT, "en"),
+    _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
+    # its published code attends to both sides, that of the 1.5B model only back
+    _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),

@@ -195,11 +195,11 @@ def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model,
 
 def test_ones_own_reranker_names_its_family(make_reranker, tmp_path):
     own = tmp_path / "my-reranker"
-    own.symlink_to(LAYERWISE)
+    own.symlink_to(LLM)
     with pytest.raises(InvalidInputError, match="is no reranker"):
         make_reranker(model=own)
-    found = rerank_texts(make_reranker(model=own, family="layerwise_reranker", cutoff_layers=3))
-    assert found == rerank_texts(make_reranker(model=LAYERWISE, cutoff_layers=3))
+    found = rerank_texts(make_reranker(model=own, family="llm_reranker"))
+    assert found == rerank_texts(make_reranker(model=LLM))
 
 
 def test_reranker_settings_are_kept_and_changes_take_effect(make_reranker):

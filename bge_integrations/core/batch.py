@@ -17,10 +17,13 @@ class TokenSequence:
     Attributes:
         ids: Token ids, int32 (length,).
         types: Token type ids, int32 (length,); None where all are 0.
+        shared: How many of its first tokens other sequences may have too. Where a token sees only what stands before
+            it, these are computed once for all sequences of a batch that have the same.
     """
 
     ids: np.ndarray
     types: np.ndarray | None = None
+    shared: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,6 +43,39 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """Which tokens of a batch are computed once for several sequences. int64 tensors on its device.
+
+    Attributes:
+        computed: (computed tokens,) their places in the batch, ascending.
+        source: (tokens,) for each token of the batch, its place among the computed ones.
+    """
+
+    computed: torch.Tensor
+    source: torch.Tensor
+
+    @classmethod
+    def of(cls, sequences: list[TokenSequence], cumulative: np.ndarray, device: torch.device) -> Sharing | None:
+        """Where sequences that are laid end to end begin with the same shared tokens; None where none do."""
+        owner = np.arange(cumulative[-1])  # the place of the token that each one is the same as
+        first: dict[bytes, int] = {}
+        for sequence, begin in zip(sequences, cumulative[:-1].tolist(), strict=True):
+            if sequence.shared:
+                source = first.setdefault(sequence.ids[: sequence.shared].tobytes(), begin)
+                owner[begin : begin + sequence.shared] = np.arange(source, source + sequence.shared)
+        computed = np.flatnonzero(owner == np.arange(len(owner)))
+        if len(computed) == len(owner):
+            return None
+        tensors = (torch.from_numpy(array).to(device) for array in (computed, np.searchsorted(computed, owner)))
+        return cls(*tensors)
+
+    def keep(self, computed: torch.Tensor) -> Sharing:
+        """After only those of the computed tokens are left, bool (computed tokens,)."""
+        tokens = computed[self.source]
+        return Sharing((tokens.cumsum(0) - 1)[self.computed[computed]], (computed.cumsum(0) - 1)[self.source[tokens]])
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """Sequences laid end to end, longest first. All tensors are int64 but `cumulative` (int32), on one device.
 
@@ -50,6 +86,7 @@ class PackedBatch:
         cumulative: (sequences + 1,) where each sequence begins; the last entry is the number of tokens.
         lengths: Tokens per sequence, in batch order.
         order: `order[i]` is the place that the i-th sequence of the batch had among those given to `pack`.
+        sharing: Which tokens a decoder computes once for several sequences; None where there are none.
     """
 
     ids: torch.Tensor
@@ -58,6 +95,7 @@ class PackedBatch:
     cumulative: torch.Tensor
     lengths: tuple[int, ...]
     order: tuple[int, ...]
+    sharing: Sharing | None = None
 
     @classmethod
     def pack(cls, sequences: list[TokenSequence], device: torch.device) -> PackedBatch:
@@ -84,10 +122,12 @@ class PackedBatch:
             cumulative=on_device(cumulative).to(torch.int32),
             lengths=tuple(int(n) for n in lengths),
             order=tuple(order),
+            sharing=Sharing.of(chosen, cumulative, device),
         )
 
-    def keep(self, tokens: torch.Tensor) -> PackedBatch:
-        """The batch of those tokens, bool (tokens,): every sequence keeps one or more, positions begin at 0 again."""
+    def keep(self, computed: torch.Tensor) -> PackedBatch:
+        """The batch of those computed tokens, bool: every sequence keeps one or more, positions begin at 0 again."""
+        tokens = computed if self.sharing is None else computed[self.sharing.source]
         counts = torch.segment_reduce(tokens.float(), "sum", offsets=self.cumulative.long(), unsafe=True).long()
         cumulative = F.pad(counts.cumsum(0), (1, 0))
         positions = torch.arange(int(cumulative[-1]), device=tokens.device)
@@ -98,7 +138,16 @@ class PackedBatch:
             cumulative=cumulative.to(torch.int32),
             lengths=tuple(counts.tolist()),
             order=self.order,
+            sharing=None if self.sharing is None else self.sharing.keep(computed),
         )
+
+    def only_computed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Of one row per token, those of the tokens that are computed."""
+        return tokens if self.sharing is None else tokens[self.sharing.computed]
+
+    def of_each_token(self, computed: torch.Tensor) -> torch.Tensor:
+        """Of one row per computed token, one row per token."""
+        return computed if self.sharing is None else computed[self.sharing.source]
 
     @property
     def first_tokens(self) -> torch.Tensor:

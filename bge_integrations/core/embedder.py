@@ -165,16 +165,17 @@ class Embedder(Loaded):
 
     def _tokenizing(self, kind: TextKind | None) -> Callable[..., tuple[list[TokenSequence], int]]:
         """Makes what the model sees of `texts` cut to `max_length`, and says how many were cut."""
-        tokenizer, instruction = self._session.model.tokenizer, self._instruction(kind)
+        model, instruction = self._session.model, self._instruction(kind)
         if kind == "query" and self._query_suffix:
             return partial(
                 tokenize_with_examples,
-                tokenizer,
+                model.tokenizer,
                 instruction=instruction,
                 examples=self._examples,
                 suffix=self._query_suffix,
             )
-        return partial(tokenize_texts, tokenizer, instruction=instruction)
+        shared = instruction if model.is_causal else ""
+        return partial(tokenize_texts, model.tokenizer, instruction=instruction, shared=shared)
 
     def _instruction(self, kind: TextKind | None) -> str:
         """What is put before a text of this kind.

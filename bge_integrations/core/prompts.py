@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def tokenize_texts(
-    tokenizer: TextTokenizer, texts: Sequence[str], instruction: str, max_length: int
+    tokenizer: TextTokenizer, texts: Sequence[str], instruction: str, max_length: int, shared: str = ""
 ) -> tuple[list[TokenSequence], int]:
-    """Each text after the instruction, cut to `max_length` tokens; and how many texts were cut."""
+    """Each text after the instruction, cut to `max_length` tokens; and how many texts were cut.
+
+    `shared`: what all of them begin with, to be computed once by models whose tokens see only what stands before them.
+    """
     template = tokenizer.text
     room = max_length - template.size
     if room < 1:
@@ -27,6 +31,9 @@ def tokenize_texts(
     if template.size == 0 and not all(map(len, ids)):
         raise InvalidInputError("an empty text is no input for this tokenizer, which adds no special tokens")
     sequences = [_assemble(template, text[:room]) for text in ids]
+    if shared:
+        beginning = np.concatenate([template.parts[0], *tokenizer.ids([shared])])
+        sequences = [replace(sequence, shared=_same(sequence.ids, beginning)) for sequence in sequences]
     return sequences, sum(len(text) > room for text in ids)
 
 
@@ -67,7 +74,7 @@ def tokenize_with_examples(
     shortened = [tokenizer.shortened(instruction + text, room) for text in texts]
     longest = (before + after + max_length + 8) // 8 * 8 + 8
     whole = [examples + query + suffix for query, _ in shortened]
-    sequences, too_long = tokenize_texts(tokenizer, whole, "", longest)
+    sequences, too_long = tokenize_texts(tokenizer, whole, "", longest, shared=examples + instruction)
     return sequences, max(sum(cut for _, cut in shortened), too_long)
 
 
@@ -107,8 +114,15 @@ def tokenize_prompted_pairs(
         truncated += len(whole_query) > query_max_length or len(passage) < len(whole_passage)
         parts = query, passage, np.concatenate([end_of_line, prompt_ids])
         types = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-        sequences.append(TokenSequence(np.concatenate(parts), types))
+        sequences.append(TokenSequence(np.concatenate(parts), types, shared=len(query)))
     return sequences, truncated
+
+
+def _same(ids: np.ndarray, beginning: np.ndarray) -> int:
+    """How many of the first tokens are those of `beginning`."""
+    length = min(len(ids), len(beginning))
+    different = ids[:length] != beginning[:length]
+    return int(different.argmax()) if different.any() else length
 
 
 def _assemble(template: Template, *texts: np.ndarray) -> TokenSequence:

@@ -135,6 +135,8 @@ class EarlyExit:
             )
         cutoffs = _whole_numbers("cutoff_layers", profile.cutoffs[-1:] if cutoff_layers is None else cutoff_layers)
         wrong = [cutoff for cutoff in cutoffs if cutoff not in profile.cutoffs]
+        if cutoff_layers is not None and not cutoffs:
+            raise InvalidInputError("cutoff_layers=[] names no layer; leave it out for the last")
         if wrong or len(set(cutoffs)) < len(cutoffs):
             raise InvalidInputError(
                 f"cutoff_layers={cutoff_layers!r}: {profile.name} has scores after "
@@ -142,17 +144,21 @@ class EarlyExit:
             )
         if compress_ratio not in (None, *_RATIOS):
             raise InvalidInputError(f"compress_ratio={compress_ratio!r} is none of {', '.join(map(str, _RATIOS))}")
-        layers = _whole_numbers("compress_layers", _COMPRESS_LAYERS if compress_layers is None else compress_layers)
-        if compress_layers is not None and (not layers or not all(0 < layer < profile.cutoffs[-1] for layer in layers)):
-            raise InvalidInputError(
-                f"compress_layers={compress_layers!r} must be of the layers 1 to {profile.cutoffs[-1] - 1}"
-            )
+        if compress_ratio is None and compress_layers is not None:
+            raise InvalidInputError("compress_layers= does nothing without compress_ratio=; pass 2, 4 or 8")
         ratio = compress_ratio or 1
+        if ratio == 1 and compress_layers is None:
+            return cls(cutoffs)
+        layers = _whole_numbers("compress_layers", _COMPRESS_LAYERS if compress_layers is None else compress_layers)
+        if not layers or not all(0 <= layer < profile.cutoffs[-1] for layer in layers):
+            raise InvalidInputError(
+                f"compress_layers={list(layers)} must be of the layers 0 to {profile.cutoffs[-1] - 1}"
+            )
         return cls(cutoffs, tuple((layer, ratio) for layer in sorted(set(layers))) if ratio > 1 else ())
 
 
 def _whole_numbers(argument: str, numbers: int | Sequence[int]) -> tuple[int, ...]:
-    found = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+    found = (numbers,) if isinstance(numbers, int) or not isinstance(numbers, Iterable) else tuple(numbers)
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in found):
         raise InvalidInputError(f"{argument}={numbers!r} must be a whole number or a list of these")
     return found

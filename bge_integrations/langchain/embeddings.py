@@ -45,7 +45,8 @@ class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):
     passage_instruction: str | None = None
     """Likewise before each document."""
     family: str | None = None
-    """"encoder", "m3", "decoder" or "icl", for your own checkpoint without sentence-transformers files; else None."""
+    """"encoder", "m3", "decoder", "bidirectional_decoder" or "icl", for your own checkpoint without
+    sentence-transformers files; else None."""
     pooling: str | None = None
     """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; else None."""
     task: str | None = None

@@ -61,7 +61,7 @@ class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
     prompt: str | None = None
     """LLM rerankers only: what is asked behind query and passage, instead of the model's own question."""
     family: str | None = None
-    """For your own LLM reranker: "llm_reranker", "layerwise_reranker" or "lightweight_reranker"; else None."""
+    """"llm_reranker" for your own reranker of this kind; None where the checkpoint says what it is."""
     cache_folder: str | None = None
     local_files_only: bool = False
     revision: str | None = None

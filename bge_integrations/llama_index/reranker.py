@@ -86,7 +86,7 @@ class BGERerank(Component, BaseNodePostprocessor):
     prompt: str | None = None
     """LLM rerankers only: what is asked behind query and passage, instead of the model's own question."""
     family: str | None = None
-    """For your own LLM reranker: "llm_reranker", "layerwise_reranker" or "lightweight_reranker"; else None."""
+    """"llm_reranker" for your own reranker of this kind; None where the checkpoint says what it is."""
     cache_folder: str | None = None
     """The hub's cache; None takes the usual one."""
     local_files_only: bool = False

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.kernels import Products, causal_attention, causal_attention_of_rows, linear
+from bge_integrations.models.kernels import Products, linear, masked_attention, masked_attention_of_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,7 @@ class DecoderConfig:
         embedding_scale: What the token embeddings are multiplied by.
         residual_scale: What attention and MLP are multiplied by before they are added (MiniCPM).
         logit_cap: Logits go through cap·tanh(x / cap) where this is given.
+        is_causal: Whether a token sees only itself and what stands before it.
     """
 
     hidden_size: int
@@ -68,10 +69,11 @@ class DecoderConfig:
     embedding_scale: float
     residual_scale: float
     logit_cap: float | None
+    is_causal: bool
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> DecoderConfig:
-        """From config.json of any of `DECODER_TYPES`.
+    def read(cls, config: Mapping[str, Any], is_causal: bool = True) -> DecoderConfig:
+        """From config.json of any of `DECODER_TYPES`; it may say itself that the model is not causal.
 
         Raises:
             NotSupportedError: It asks for something that this trunk does not do.
@@ -89,8 +91,6 @@ class DecoderConfig:
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise NotSupportedError(f"rope type {rope.get('rope_type', rope.get('type'))!r} is not supported")
-        if config.get("use_bidirectional_attention"):
-            raise NotSupportedError("use_bidirectional_attention is not supported: this trunk looks back only")
         try:
             hidden, heads, layers = (
                 int(config[key]) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
@@ -119,11 +119,14 @@ class DecoderConfig:
                 embedding_scale=math.sqrt(hidden) if is_gemma else float(config.get("scale_emb", 1.0)),
                 residual_scale=(float(config["scale_depth"]) / math.sqrt(layers) if model_type == "minicpm" else 1.0),
                 logit_cap=_cap(config, "final_logit_softcapping") if model_type in _GEMMA2 else None,
+                is_causal=is_causal and config.get("is_causal", True) and not config.get("use_bidirectional_attention"),
             )
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error}") from error
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
+        if not found.is_causal and any(found.windows):
+            raise NotSupportedError("attention to both sides in a sliding window is not supported")
         sizes = (found.hidden_size, found.layers, found.heads, found.kv_heads, found.head_size, found.max_length)
         if min(*sizes, found.intermediate_size, found.vocabulary_size) < 1 or found.heads % found.kv_heads:
             raise CheckpointError(f"config.json describes no model that can be: {found}")
@@ -178,9 +181,10 @@ class _Norm:
 
 
 class _Rotation:
-    """Cosine and sine (tokens, 1, head_size / 2) of each position's angles, which turn halves of a head's vector."""
+    """Cosine and sine (computed tokens, 1, head_size / 2) of each position's angles, which turn halves of a vector."""
 
-    def __init__(self, positions: Tensor, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, batch: PackedBatch, config: DecoderConfig, dtype: torch.dtype) -> None:
+        positions = batch.only_computed(batch.positions)
         steps = torch.arange(0, config.head_size, 2, device=positions.device, dtype=torch.float32)
         angles = positions.float()[:, None] * config.rope_theta ** (-steps / config.head_size)
         self.cos, self.sin = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
@@ -198,7 +202,7 @@ class _Layer:
         self, weights: Weights, prefix: str, config: DecoderConfig, window: int | None, device: torch.device, dtype: Any
     ) -> None:
         self._config = config
-        self._products = Products(config.attention_scale, config.attention_cap, window)
+        self._products = Products(config.attention_scale, config.attention_cap, window, config.is_causal)
         hidden, inner = config.hidden_size, config.intermediate_size
         self._queries, self._keys = config.heads * config.head_size, config.kv_heads * config.head_size
 
@@ -229,15 +233,16 @@ class _Layer:
         self.after_mlp = norm("post_feedforward_layernorm") if config.sandwich else None
 
     def __call__(self, x: Tensor, batch: PackedBatch, rotation: _Rotation, rows: Tensor | None) -> Tensor:
-        """(tokens, hidden) to the same, or to (sequences, hidden) for the tokens `rows`, one per sequence."""
+        """(computed tokens, hidden) to the same, or to (sequences, hidden) for the tokens `rows`, one per sequence."""
         config = self._config
         parts = torch.split(self.qkv(self.attention_norm(x)), [self._queries, self._keys, self._keys], -1)
         q, k, v = (part.view(len(x), -1, config.head_size) for part in parts)
-        q, k = rotation(q), rotation(k)
+        q, k, v = (batch.of_each_token(part) for part in (rotation(q), rotation(k), v))
         if rows is None:
-            context = causal_attention(q, k, v, batch, self._products)
+            context = batch.only_computed(masked_attention(q, k, v, batch, self._products))
         else:
-            context, x = causal_attention_of_rows(q[rows], k, v, batch, self._products), x[rows]
+            context = masked_attention_of_rows(q[rows], k, v, batch, self._products)
+            x = batch.of_each_token(x)[rows]
         attended = self.attention_out(context)
         x = x + (attended if self.after_attention is None else self.after_attention(attended))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
@@ -285,29 +290,29 @@ class Decoder:
             (sequences, hidden) for each of the cut-offs, in their order.
         """
         highest, found = max(cutoffs), {}
-        x = self.words[batch.ids] * torch.tensor(self.config.embedding_scale, dtype=self._dtype)
-        rotation = _Rotation(batch.positions, self.config, self._dtype)
+        x = self.words[batch.only_computed(batch.ids)] * torch.tensor(self.config.embedding_scale, dtype=self._dtype)
+        rotation = _Rotation(batch, self.config, self._dtype)
         for i, layer in enumerate(self.layers[:highest]):
             if compression and i in compression:
                 x, batch = compress(x, batch, compression[i])
-                rotation = _Rotation(batch.positions, self.config, self._dtype)
+                rotation = _Rotation(batch, self.config, self._dtype)
             last = batch.last_tokens
             if i + 1 == highest:
                 found[highest] = self.norm(layer(x, batch, rotation, last))
             else:
                 x = layer(x, batch, rotation, None)
                 if i + 1 in cutoffs:
-                    found[i + 1] = self.norm(x[last])
+                    found[i + 1] = self.norm(batch.of_each_token(x)[last])
         return [found[cutoff] for cutoff in cutoffs]
 
 
 def compress(x: Tensor, batch: PackedBatch, ratio: int) -> tuple[Tensor, PackedBatch]:
     """Each `ratio` neighbouring passage states of a sequence become their mean; the last ones of it may be fewer.
 
-    Queries and prompts stay, positions begin at 0 again. (tokens, hidden) to fewer tokens, and their batch.
+    Queries and prompts stay, positions begin at 0 again. (computed tokens, hidden) to fewer, and their batch.
     """
     assert batch.types is not None
-    passage = batch.types == 1
+    passage = batch.only_computed(batch.types) == 1
     begins = torch.zeros_like(passage)  # a passage's first token
     begins[1:] = passage[1:] & ~passage[:-1]
     place = torch.arange(len(x), device=x.device)

@@ -43,7 +43,8 @@ class DecoderModel:
     ) -> None:
         self.device, self.dtype = device, dtype
         config = read_config(folder)
-        self.config = DecoderConfig.read(config)
+        self.config = DecoderConfig.read(config, is_causal=family != "bidirectional_decoder")
+        self.is_causal = self.config.is_causal
         self.tokenizer = TextTokenizer(folder)
         if self.tokenizer.vocabulary_size > self.config.vocabulary_size:
             raise CheckpointError(

@@ -170,27 +170,29 @@ def attention_of_rows(qkv: Tensor, rows: Tensor, batch: PackedBatch, heads: int)
 
 @dataclass(frozen=True)
 class Products:
-    """What becomes of the products of queries and keys before the softmax.
+    """What becomes of the products of a decoder's queries and keys before the softmax.
 
     Attributes:
         scale: They are multiplied by it.
         cap: They go through cap·tanh(x / cap); None leaves them.
         window: How many tokens back a token sees, itself included; None sees all.
+        is_causal: Whether it sees only itself and what stands before it.
     """
 
     scale: float
     cap: float | None
     window: int | None
+    is_causal: bool = True
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, products: Products) -> Tensor:
-    """Attention of every token to itself and the tokens before it in its sequence.
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, products: Products) -> Tensor:
+    """Attention of every token to those of its sequence that it sees.
 
     Args:
         q: (tokens, heads, head_size).
         k, v: (tokens, kv_heads, head_size); each serves heads / kv_heads neighbouring query heads.
         batch: Where each sequence lies.
-        products: What becomes of the products.
+        products: What it sees, and what becomes of the products.
 
     Returns:
         (tokens, heads * head_size).
@@ -205,21 +207,24 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, produc
         if products.cap is None and sees_all:
             found.copy_(
                 F.scaled_dot_product_attention(
-                    queries, keys, values, is_causal=True, scale=products.scale, enable_gqa=True
+                    queries, keys, values, is_causal=products.is_causal, scale=products.scale, enable_gqa=True
                 )
             )
             continue
         places = torch.arange(run.length, device=q.device)
         for begin in range(0, run.length, _QUERY_BLOCK):  # so that memory grows with the length, not with its square
             block = slice(begin, min(begin + _QUERY_BLOCK, run.length))
-            seen = slice(0 if sees_all or window is None else max(0, begin - window + 1), block.stop)
+            first = 0 if sees_all or window is None else max(0, begin - window + 1)
+            seen = slice(first, block.stop if products.is_causal else run.length)
             back = places[block, None] - places[None, seen]
-            visible = back >= 0 if window is None else (back >= 0) & (back < window)
+            visible = (back >= 0) | (not products.is_causal)
+            if window is not None:
+                visible &= back < window
             found[:, :, block] = _attend(queries[:, :, block], keys[:, :, seen], values[:, :, seen], visible, products)
     return context.flatten(1)
 
 
-def causal_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, products: Products) -> Tensor:
+def masked_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, products: Products) -> Tensor:
     """The same for the last token of each sequence: q is (sequences, heads, head_size); (sequences, hidden)."""
     context = torch.empty_like(q)
     done = 0

@@ -69,6 +69,9 @@ class EncoderModel:
         NotSupportedError: config.json asks for something this trunk does not do.
     """
 
+    #: Whether a token sees only what stands before it.
+    is_causal = False
+
     def __init__(
         self,
         folder: Path,

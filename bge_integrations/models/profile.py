@@ -12,7 +12,7 @@ from bge_integrations.catalog import Family, Instructions, Pooling
 from bge_integrations.core.checks import check_text
 from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
-from bge_integrations.models.decoder import cutoffs_of
+from bge_integrations.models.decoder import DECODER_TYPES, cutoffs_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,12 @@ _POOLING_FLAGS: dict[str, Pooling] = {
     "pooling_mode_lasttoken": "last_token",
 }
 #: Where neither the caller, nor the catalogue, nor the checkpoint's own files say it.
-_POOLING_OF_FAMILY: dict[Family, Pooling] = {"m3": "cls", "decoder": "last_token", "icl": "last_token"}
+_POOLING_OF_FAMILY: dict[Family, Pooling] = {
+    "m3": "cls",
+    "decoder": "last_token",
+    "bidirectional_decoder": "last_token",
+    "icl": "last_token",
+}
 _POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 
 
@@ -121,6 +126,8 @@ def embedder_profile(
         family = row.family if row else "m3" if is_m3 or name == POCKET else None
     if family is None and config.get("model_type") in ENCODER_TYPES and (pooling or files.pooling):
         family = "encoder"
+    if family is None and config.get("model_type") in DECODER_TYPES and "last_token" in (pooling, files.pooling):
+        family = "decoder"
     if family is None:
         raise UnknownModelError(_choices(name, config))
     check_supported(name, family, "embedder")
@@ -162,6 +169,8 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
     config = read_config(folder)
     if row is not None:
         family = family or row.family
+    if family is None and "start_layer" in config:
+        family = "lightweight_reranker" if "layer_sep" in config else "layerwise_reranker"
     if family in ("layerwise_reranker", "lightweight_reranker"):
         return RerankerProfile(row.name if row else name, family, cutoffs_of(config))
     if family is not None:
@@ -169,7 +178,8 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
     if not _is_classifier(config):
         raise InvalidInputError(
             f"{name} is no reranker: its config.json says {config.get('architectures')}, not "
-            "…ForSequenceClassification; load an embedder with load_embedder"
+            "…ForSequenceClassification; load an embedder with load_embedder, or say family='llm_reranker' if it is "
+            "a language model that was trained to answer Yes"
         )
     return RerankerProfile(name, "cross_encoder")
 
@@ -229,6 +239,8 @@ def _examples_text(examples: Sequence[Mapping[str, str]], instruction: str) -> s
     Raises:
         InvalidInputError: One has no query or no response, or something else.
     """
+    if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
+        raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
     parts = []
     for i, example in enumerate(examples):
         keys = set(example) if isinstance(example, Mapping) else set()
@@ -251,7 +263,8 @@ def _choices(name: str, config: dict[str, Any]) -> str:
     return (
         f"{name} (model_type {config.get('model_type')!r}) is not in the catalogue and has no sentence-transformers "
         "files that say how to run it. Say it by argument: family='encoder' with "
-        f"pooling= one of {', '.join(get_args(Pooling))}, or family='m3' (needs {' and '.join(M3_HEADS)}); and "
+        f"pooling= one of {', '.join(get_args(Pooling))}, family='m3' (needs {' and '.join(M3_HEADS)}), or "
+        "family='decoder', 'bidirectional_decoder' or 'icl'; and "
         "query_instruction= if its queries take one. Published checkpoints are recognised by the folder's name: "
         + ", ".join(row.short_name for row in catalog.CHECKPOINTS if row.kind == "embedder")
     )

@@ -39,6 +39,18 @@ class Template:
         """How many special tokens it adds."""
         return sum(map(len, self.parts))
 
+    def with_token(self, place: int, token: int | None) -> Template:
+        """With that token before (place 0) or after everything (-1), unless it is there or there is none.
+
+        tokenizer_config.json asks for it; not every tokenizer.json has it, and newer transformers don't add it.
+        """
+        if token is None or token in self.parts[place]:
+            return self
+        parts, types = list(self.parts), list(self.part_types)
+        parts[place] = np.insert(parts[place], 0 if place == 0 else len(parts[place]), token)
+        types[place] = np.zeros(len(parts[place]), np.int32)
+        return Template(tuple(parts), tuple(types), self.text_types)
+
 
 class TextTokenizer:
     """Turns texts into token ids without special tokens; the templates say which of these go around them."""
@@ -56,6 +68,9 @@ class TextTokenizer:
         #: Ids of the tokens that begin a text and that pad; None where there are none.
         self.bos_id, self.pad_id = (self._id_of(config.get(key)) for key in ("bos_token", "pad_token"))
         self.text = self._template(1)
+        for place, name in ((0, "bos"), (-1, "eos")):
+            if config.get(f"add_{name}_token") is True:
+                self.text = self.text.with_token(place, self._id_of(config.get(f"{name}_token")))
         self.pair = self._template(2)
         #: Ids of the special tokens, which carry no lexical weight.
         self.special_ids = np.unique(np.concatenate([self._special_ids(config), *self.text.parts, *self.pair.parts]))

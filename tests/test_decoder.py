@@ -1,0 +1,271 @@
+"""The decoder trunk gives what transformers' modules give, and what is computed once for several texts is the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import CHECKPOINTS, assert_close
+from transformers import AutoTokenizer
+
+from bge_integrations import load_embedder, load_reranker
+from bge_integrations.core.batch import PackedBatch, TokenSequence
+from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError
+
+TOKENIZER = CHECKPOINTS / "bge-en-icl"
+SIZES = {
+    "vocab_size": 556,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+#: (name of transformers' config class, what it gets besides the sizes); windows are shorter than the texts.
+TRUNKS = {
+    "gemma": ("GemmaConfig", {"head_dim": 20}),
+    "gemma2": (
+        "Gemma2Config",
+        {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 7, "attn_logit_softcapping": 3.0},
+    ),
+    "mistral": ("MistralConfig", {"sliding_window": 7, "head_dim": 12}),
+    "mistral without window": ("MistralConfig", {"sliding_window": None}),
+    "qwen2": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
+    # the MiniCPM block is Granite's under other names
+    "minicpm": (
+        "GraniteConfig",
+        {"embedding_multiplier": 12.0, "residual_multiplier": 1.4 / 3**0.5, "attention_multiplier": 12**-0.5},
+    ),
+}
+
+
+def save_trunk(folder: Path, name: str):
+    """A random model of transformers' in `folder`, cut into shards, with a tokenizer."""
+    torch.manual_seed(5)
+    config_class, options = TRUNKS[name]
+    config = getattr(transformers, config_class)(**SIZES, **options, attn_implementation="eager")
+    model = transformers.AutoModel.from_config(config).eval()
+    for parameter in model.parameters():  # norms are all 1 and biases 0 otherwise, which hides mistakes
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert (folder / "model.safetensors.index.json").exists()
+    if name == "minicpm":
+        stored = json.loads((folder / "config.json").read_text())
+        stored |= {"model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4}
+        (folder / "config.json").write_text(json.dumps(stored))
+    for file in TOKENIZER.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return model
+
+
+def last_states(model, texts: list[str]) -> np.ndarray:
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    with torch.inference_mode():
+        rows = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1] for text in texts]
+    return torch.nn.functional.normalize(torch.stack(rows), dim=-1).numpy()
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_trunks_agree_with_transformers(tmp_path, texts, name):
+    model = save_trunk(tmp_path, name)
+    short = texts[:-1]
+    with load_embedder(tmp_path, family="decoder") as embedder:
+        assert_close(embedder.encode(short, on_truncate="ignore").dense, last_states(model, short))
+
+
+def test_a_decoder_that_sees_both_sides(tmp_path, texts):
+    """Of a causal model the first tokens' states do not depend on what follows; here they do, so the last one does."""
+    save_trunk(tmp_path, "mistral without window")
+    with load_embedder(tmp_path, family="decoder") as embedder:
+        causal = embedder.encode(texts[:3], on_truncate="ignore").dense
+    with load_embedder(tmp_path, family="bidirectional_decoder", query_instruction="find: ") as embedder:
+        found = embedder.encode(texts[:3], on_truncate="ignore").dense
+        queries = embedder.encode(texts[:3], kind="query", on_truncate="ignore").dense
+        assert np.abs(found - causal).max() > 1e-3
+        alone = embedder.encode([texts[1]], kind="query", on_truncate="ignore").dense[0]
+        assert_close(queries[1], alone)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"is_causal": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with load_embedder(tmp_path, family="decoder") as embedder:
+        assert_close(embedder.encode(texts[:3], on_truncate="ignore").dense, found)
+    model = transformers.MistralModel.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    for i, text in enumerate(texts[:3]):
+        inputs = tokenizer(text, return_tensors="pt")
+        size = inputs["input_ids"].shape[1]
+        everything = torch.zeros(1, 1, size, size)  # a mask that hides nothing
+        with torch.inference_mode():
+            state = model(input_ids=inputs["input_ids"], attention_mask=everything).last_hidden_state[0, -1]
+        assert_close(found[i], torch.nn.functional.normalize(state, dim=-1))
+
+
+def test_what_texts_begin_with_alike_is_computed_once():
+    def sequence(*ids: int, shared: int) -> TokenSequence:
+        return TokenSequence(np.array(ids, np.int32), shared=shared)
+
+    sequences = [sequence(1, 2, 7, 8, shared=2), sequence(1, 2, 9, shared=2), sequence(1, 3, 9, shared=2)]
+    batch = PackedBatch.pack([*sequences, sequence(1, 2, 5, 5, 5, shared=0)], torch.device("cpu"))
+    assert batch.sharing is not None
+    computed = batch.only_computed(batch.ids)
+    assert computed.tolist() == [1, 2, 5, 5, 5, 1, 2, 7, 8, 9, 1, 3, 9]
+    assert batch.of_each_token(computed).tolist() == batch.ids.tolist()
+    kept = batch.keep(computed != 2)
+    assert kept.of_each_token(kept.only_computed(kept.ids)).tolist() == kept.ids.tolist()
+    assert kept.ids.tolist() == [i for i in batch.ids.tolist() if i != 2]
+    assert kept.lengths == (4, 3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [
+        ("bge-reranker-v2-gemma", {}),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 6]}),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 4, "compress_layers": [2, 4]}),
+    ],
+)
+def test_passages_of_one_query_score_as_each_alone(folder, options, texts):
+    """One call computes the query once for all of its passages."""
+    pairs = [(query, passage) for query in texts[:3] for passage in texts[:-1]]
+    with load_reranker(CHECKPOINTS / folder, **options) as reranker:
+        together = reranker.score(pairs, on_truncate="ignore")
+        alone = np.stack([reranker.score([pair], on_truncate="ignore")[..., 0] for pair in pairs], axis=-1)
+    assert_close(together, alone)
+
+
+def test_queries_with_examples_are_embedded_as_each_alone(texts):
+    examples = [{"query": "what is a panda?", "response": "a bear"}] * 3
+    with load_embedder(CHECKPOINTS / "bge-en-icl", examples=examples) as embedder:
+        together = embedder.encode(texts[:6], kind="query", on_truncate="ignore").dense
+        for text, row in zip(texts[:6], together, strict=True):
+            assert_close(embedder.encode([text], kind="query", on_truncate="ignore").dense[0], row)
+
+
+def test_layers_above_the_cutoff_are_not_read(tmp_path, pairs):
+    """A checkpoint whose upper layers are missing still scores below them."""
+    from safetensors.torch import load_file, save_file
+
+    source = CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise"
+    for file in source.iterdir():
+        shutil.copy(file, tmp_path)
+    weights = load_file(source / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if ".layers.5." not in k}, tmp_path / "model.safetensors")
+    with load_reranker(source, cutoff_layers=[5]) as whole, load_reranker(tmp_path, cutoff_layers=[5]) as part:
+        assert_close(part.score(pairs, on_truncate="ignore"), whole.score(pairs, on_truncate="ignore"))
+    with pytest.raises(CheckpointError, match=r"lack the tensor .*layers\.5\."):
+        load_reranker(tmp_path)
+
+
+def test_cutoffs_come_in_the_order_asked_for(pairs):
+    folder = CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise"
+    with load_reranker(folder, cutoff_layers=[6, 2]) as both, load_reranker(folder, cutoff_layers=2) as low:
+        assert both.cutoff_layers == (6, 2)
+        found = both.score(pairs, on_truncate="ignore")
+        assert found.shape == (2, len(pairs))
+        assert_close(found[1], low.score(pairs, on_truncate="ignore"))
+        assert both.score([]).shape == (2, 0)
+    with load_reranker(folder) as last:
+        assert_close(found[0], last.score(pairs, on_truncate="ignore"))
+        assert last.score([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "message"),
+    [
+        ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "last layer only"),
+        ("bge-reranker-v2-gemma", {"compress_ratio": 2}, "compresses nothing"),
+        ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "takes no prompt"),
+        ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt is empty"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 1}, "2, 3, 4, 5, 6"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, "each once"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "whole number"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, "names no"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 3}, "1, 2, 4, 8"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2, "compress_layers": [6]}, "layers 0 to 5"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2}, "compress_layers"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_layers": [2]}, "without compress_ratio="),
+    ],
+)
+def test_rerankers_refuse_what_does_not_fit_them(folder, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load_reranker(CHECKPOINTS / folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "message"),
+    [
+        ("bge-multilingual-gemma2", {"examples": [{"query": "a", "response": "b"}]}, "takes no examples"),
+        ("bge-multilingual-gemma2", {"task": "websearch"}, "web_search"),
+        ("bge-multilingual-gemma2", {"pooling": "cls"}, "last token"),
+        ("bge-en-icl", {"examples": [{"query": "a"}]}, r"examples\[0\]"),
+        ("bge-en-icl", {"examples": {"query": "a", "response": "b"}}, "list of dicts"),
+        ("bge-en-icl", {"examples": "a"}, "list of dicts"),
+        ("bge-en-icl", {"examples": [{"query": "a", "response": 3}]}, "response"),
+    ],
+)
+def test_embedders_refuse_what_does_not_fit_them(folder, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        load_embedder(CHECKPOINTS / folder, **options)
+
+
+def test_another_prompt_changes_the_score(pairs):
+    folder = CHECKPOINTS / "bge-reranker-v2-gemma"
+    with load_reranker(folder) as usual, load_reranker(folder, prompt="Does B answer A?") as other:
+        assert other.prompt == "Does B answer A?"
+        difference = usual.score(pairs, on_truncate="ignore") - other.score(pairs, on_truncate="ignore")
+        assert np.abs(difference).max() > 1e-3
+
+
+def test_the_kinds_of_rerankers_are_told_by_their_config(tmp_path, pairs):
+    for name in ("bge-reranker-v2-minicpm-layerwise", "bge-reranker-v2.5-gemma2-lightweight"):
+        folder = tmp_path / f"own-{name[-5:]}"
+        shutil.copytree(CHECKPOINTS / name, folder)
+        with load_reranker(folder) as own, load_reranker(CHECKPOINTS / name) as published:
+            assert_close(own.score(pairs, on_truncate="ignore"), published.score(pairs, on_truncate="ignore"))
+    plain = tmp_path / "mine"
+    shutil.copytree(CHECKPOINTS / "bge-reranker-v2-gemma", plain)
+    with pytest.raises(InvalidInputError, match="family='llm_reranker'"):
+        load_reranker(plain)
+    load_reranker(plain, family="llm_reranker").close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, NotSupportedError),
+        ({"hidden_act": "relu"}, NotSupportedError),
+        ({"model_type": "llama"}, NotSupportedError),
+        ({"num_key_value_heads": 3}, CheckpointError),
+        ({"hidden_size": "wide"}, CheckpointError),
+        ({"intermediate_size": 96}, CheckpointError),
+        ({"num_hidden_layers": 99}, CheckpointError),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(tmp_path, changes, error):
+    for file in TOKENIZER.iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(error):
+        load_embedder(tmp_path, family="icl")
+
+
+def test_tokens_that_the_tokenizer_config_asks_for_are_added(tmp_path):
+    """Not every tokenizer.json has the end token that tokenizer_config.json asks for, and it is what is pooled."""
+    shutil.copytree(CHECKPOINTS / "bge-multilingual-gemma2", tmp_path / "bge-multilingual-gemma2")
+    folder = tmp_path / "bge-multilingual-gemma2"
+    with load_embedder(folder) as embedder:
+        expected = embedder.encode(["a panda"]).dense
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    processor = tokenizer["post_processor"]
+    processor["single"] = [part for part in processor["single"] if part.get("SpecialToken", {}).get("id") != "<eos>"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"add_eos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with load_embedder(folder) as embedder:
+        assert_close(embedder.encode(["a panda"]).dense, expected)
