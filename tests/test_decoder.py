@@ -1,7 +1,10 @@
 """The decoder trunk gives what transformers' modules give, and what is computed once for several texts is the same."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,8 @@ from transformers import AutoTokenizer
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.core.batch import PackedBatch, TokenSequence
-from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError
+from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, OutOfMemoryError
+from bge_integrations.models import memory
 
 TOKENIZER = CHECKPOINTS / "bge-en-icl"
 SIZES = {
@@ -253,6 +257,71 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path, changes, error):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(error):
         load_embedder(tmp_path, family="icl")
+
+
+def test_eight_bit_weights_are_near_and_small(texts, pairs):
+    folder = CHECKPOINTS / "bge-multilingual-gemma2"
+    with load_embedder(folder) as exact, load_embedder(folder, dtype="int8") as small:
+        assert small.dtype == "int8"
+        a, b = (e.encode(texts, on_truncate="ignore").dense for e in (exact, small))
+        assert 0.999 < (a * b).sum(1).min() < 0.9999999
+    with pytest.raises(NotSupportedError, match="int8"):
+        load_embedder(CHECKPOINTS / "bge-m3", dtype="int8")
+
+
+def write_large(folder: Path) -> int:
+    """A checkpoint of 126 million weights in bfloat16, in two files; the bytes that it takes as float32."""
+    config = transformers.MistralConfig(
+        **SIZES | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 32}
+    )
+    model = transformers.MistralModel(config).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="150MB")
+    for file in TOKENIZER.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return sum(parameter.numel() for parameter in model.parameters()) * 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_a_large_checkpoint_takes_no_more_memory_than_its_weights(tmp_path):
+    size = write_large(tmp_path)
+    code = """
+import sys
+from bge_integrations import load_embedder
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+load_embedder(sys.argv[1], family="icl").encode(["warm"])
+before = peak()
+embedder = load_embedder(sys.argv[2], family="decoder", dtype=sys.argv[3])
+print(peak() - before)
+"""
+    # tensors as small as these would leave holes in the heap; those of large models lie outside of it
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    for dtype, share in (("float32", 1.0), ("bfloat16", 0.5), ("int8", 0.25)):
+        arguments = [sys.executable, "-c", code, str(TOKENIZER), str(tmp_path), dtype]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+        assert int(done.stdout) <= 1.1 * share * size + 10e6, dtype
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    for file in TOKENIZER.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "model.safetensors").unlink()  # so reading it would fail otherwise
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"needs about .* GB of memory on cpu, .*'bfloat16' takes .*'int8'"):
+        load_embedder(tmp_path, family="icl")
+
+
+def test_a_container_s_limit_counts(tmp_path, monkeypatch):
+    for name, text in (("max", "5000"), ("current", "4500"), ("stat", "anon 9\ninactive_file 300\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.free_memory(torch.device("cpu")) == 800
+    (tmp_path / "memory.max").write_text("max")
+    free = memory.free_memory(torch.device("cpu"))
+    assert free is None or free > 10e6
 
 
 def test_tokens_that_the_tokenizer_config_asks_for_are_added(tmp_path):

@@ -135,7 +135,7 @@ class ModelLane:
         """One output per sequence. What is not finite is computed again in float32, then an error."""
         outputs = self._outputs(self.resident.model, sequences)
         bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
-        if bad and self.resident.key.dtype != torch.float32:
+        if bad and self.resident.key.dtype in (torch.bfloat16, torch.float16):
             with _in_float32(self.resident) as exact:
                 for i, output in zip(bad, self._outputs(exact, [sequences[i] for i in bad]), strict=True):
                     outputs[i] = output

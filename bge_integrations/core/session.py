@@ -238,10 +238,11 @@ def _device(device: str | None) -> torch.device:
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    by_name |= {"float16": torch.float16} if device.type == "cuda" else {"int8": torch.int8}
     chosen = by_name.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in by_name.values() or (chosen == torch.float16 and device.type == "cpu"):
-        choices = "'float32' or 'bfloat16'" + (" or 'float16'" if device.type == "cuda" else "")
-        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.type}; use {choices}")
+    if chosen not in by_name.values():
+        choices = ", ".join(map(repr, by_name))
+        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.type}; use one of {choices}")
     assert chosen is not None
     return chosen

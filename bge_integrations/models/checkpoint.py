@@ -235,6 +235,9 @@ def read_state(file: Path) -> Mapping[str, torch.Tensor]:
 class Weights:
     """The tensors of a checkpoint folder by name, read when taken.
 
+    A safetensors file is opened for each tensor anew, so that its pages leave memory when the tensor does: a large
+    model that is converted on the way then takes what it takes converted, and not the size of its files besides.
+
     Raises:
         CheckpointError: No weights, a shard is missing, or a file is cut short; the message names the file.
     """
@@ -243,27 +246,21 @@ class Weights:
         self.folder = folder
         files = _tensor_files(folder)
         self._stored: dict[str, tuple[Path, str]] = {}
-        self._open: dict[Path, Any] = {}
+        self._states: dict[Path, Mapping[str, torch.Tensor]] = {}
         for file in dict.fromkeys(files.values()):
-            self._open[file] = self._read(file)
-            for name in self._open[file].keys():  # noqa: SIM118 - a safetensors file has keys() but is not iterable
+            for name in self._names(file):
                 self._stored[_todays_name(name)] = file, name
         for name, file in files.items():
             if name != "*" and self._stored.get(_todays_name(name)) != (file, name):
                 raise CheckpointError(f"{file} lacks the tensor {name} that the index says it holds")
 
-    @staticmethod
-    def _read(file: Path) -> Any:
+    def _names(self, file: Path) -> Iterable[str]:
         if file.suffix != ".safetensors":
-            return read_state(file)
-        from safetensors import SafetensorError, safe_open
-
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing; the weights are incomplete, download it again")
-        try:
-            return safe_open(file, framework="pt", device="cpu")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
+            self._states[file] = read_state(file)
+            return self._states[file].keys()
+        with _safetensors(file) as opened:
+            names: list[str] = opened.keys()
+        return names
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
@@ -282,8 +279,22 @@ class Weights:
         if name not in self._stored:
             raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
         file, stored = self._stored[name]
-        source = self._open[file]
-        return fitting(file, name, source[stored] if isinstance(source, dict) else source.get_tensor(stored), shape)
+        if file in self._states:
+            return fitting(file, name, self._states[file][stored], shape)
+        with _safetensors(file) as opened:
+            return fitting(file, name, opened.get_tensor(stored), shape)
+
+
+def _safetensors(file: Path) -> Any:
+    """The file opened, as a context manager."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; the weights are incomplete, download it again")
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
 
 
 def _todays_name(name: str) -> str:

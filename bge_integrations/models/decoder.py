@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
+from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.kernels import Products, linear, masked_attention, masked_attention_of_rows
+from bge_integrations.models.kernels import Int8Linear, Products, masked_attention, masked_attention_of_rows
+from bge_integrations.models.kernels import linear as fastest_linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from bge_integrations.core.batch import PackedBatch
     from bge_integrations.models.checkpoint import Weights
 
+#: A model of more bytes than this shows on a terminal how far its reading has come.
+_LARGE = 1 << 30
 Activation = Literal["silu", "gelu_tanh"]
 
 _GEMMA, _GEMMA2 = ("gemma",), ("gemma2", "cost_wise_gemma")
@@ -132,6 +137,13 @@ class DecoderConfig:
             raise CheckpointError(f"config.json describes no model that can be: {found}")
         return found
 
+    def weight_bytes(self, layers: int, dtype: torch.dtype) -> int:
+        """What so many layers and the embeddings take in memory, in bytes."""
+        attention = 2 * (self.heads + self.kv_heads) * self.head_size * self.hidden_size
+        mlp = 3 * self.intermediate_size * self.hidden_size
+        words = self.vocabulary_size * self.hidden_size
+        return layers * (attention + mlp) * dtype.itemsize + words * max(2, dtype.itemsize)
+
 
 def cutoffs_of(config: Mapping[str, Any]) -> range:
     """After how many layers a layerwise or lightweight reranker has a score, from its config.json.
@@ -202,12 +214,17 @@ class _Layer:
         self, weights: Weights, prefix: str, config: DecoderConfig, window: int | None, device: torch.device, dtype: Any
     ) -> None:
         self._config = config
+        linear, dtype = (Int8Linear, torch.float32) if dtype == torch.int8 else (fastest_linear, dtype)
         self._products = Products(config.attention_scale, config.attention_cap, window, config.is_causal)
         hidden, inner = config.hidden_size, config.intermediate_size
         self._queries, self._keys = config.heads * config.head_size, config.kv_heads * config.head_size
 
-        def take(name: str, *shape: int) -> Tensor:
-            return weights.take(prefix + name, *shape).to(device, dtype)
+        def stacked(sizes: Mapping[str, int], *width: int) -> Tensor:
+            """The tensors of these names below each other, converted in place: a copy of each would double the peak."""
+            whole = torch.empty(sum(sizes.values()), *width, device=device, dtype=dtype)
+            for (name, size), rows in zip(sizes.items(), torch.split(whole, list(sizes.values())), strict=True):
+                rows.copy_(weights.take(prefix + name, size, *width))
+            return whole
 
         def norm(name: str) -> _Norm:
             weight = weights.take(f"{prefix}{name}.weight", hidden).float() + config.norm_offset
@@ -217,15 +234,13 @@ class _Layer:
             weight = weights.take(prefix + name, *shape)
             return (weight if config.residual_scale == 1 else weight.float() * config.residual_scale).to(device, dtype)
 
-        parts = (("q", self._queries), ("k", self._keys), ("v", self._keys))
+        sizes = {"q": self._queries, "k": self._keys, "v": self._keys}
         self.qkv = linear(
-            torch.cat([take(f"self_attn.{part}_proj.weight", size, hidden) for part, size in parts]),
-            torch.cat([take(f"self_attn.{part}_proj.bias", size) for part, size in parts]) if config.qkv_bias else None,
+            stacked({f"self_attn.{part}_proj.weight": size for part, size in sizes.items()}, hidden),
+            stacked({f"self_attn.{part}_proj.bias": size for part, size in sizes.items()}) if config.qkv_bias else None,
         )
         self.attention_out = linear(scaled("self_attn.o_proj.weight", hidden, self._queries), None)
-        self.gate_up = linear(
-            torch.cat([take(f"mlp.{part}_proj.weight", inner, hidden) for part in ("gate", "up")]), None
-        )
+        self.gate_up = linear(stacked({f"mlp.{part}_proj.weight": inner for part in ("gate", "up")}, hidden), None)
         self.down = linear(scaled("mlp.down_proj.weight", hidden, inner), None)
         self.attention_norm = norm("input_layernorm")
         self.mlp_norm = norm("pre_feedforward_layernorm" if config.sandwich else "post_attention_layernorm")
@@ -265,16 +280,20 @@ class Decoder:
         self, weights: Weights, config: DecoderConfig, layers: int | None, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.config = config
-        self._dtype = dtype
+        self._dtype = torch.float32 if dtype == torch.int8 else dtype
         prefix = weights.prefix_of("embed_tokens.weight")
-        self.words = weights.take(f"{prefix}embed_tokens.weight", config.vocabulary_size, config.hidden_size)
-        self.words = self.words.to(device, dtype)
-        self.layers = [
-            _Layer(weights, f"{prefix}layers.{i}.", config, config.windows[i], device, dtype)
-            for i in range(config.layers if layers is None else layers)
-        ]
+        words = weights.take(f"{prefix}embed_tokens.weight", config.vocabulary_size, config.hidden_size)
+        # widened when they are looked up: a large vocabulary takes gigabytes
+        self.words = words.to(device, self._dtype if self._dtype.itemsize < words.dtype.itemsize else words.dtype)
+        count = config.layers if layers is None else layers
+        shown = config.weight_bytes(count, dtype) > _LARGE and sys.stderr.isatty()
+        self.layers = []
+        with progress_bar(count, "layer", shown) as progress:
+            for i in range(count):
+                self.layers.append(_Layer(weights, f"{prefix}layers.{i}.", config, config.windows[i], device, dtype))
+                progress.update()
         norm = weights.take(f"{prefix}norm.weight", config.hidden_size).float() + config.norm_offset
-        self.norm = _Norm(norm.to(device, dtype), config.norm_eps)
+        self.norm = _Norm(norm.to(device, self._dtype), config.norm_eps)
 
     def __call__(
         self, batch: PackedBatch, cutoffs: Sequence[int], compression: Mapping[int, int] | None = None
@@ -290,7 +309,8 @@ class Decoder:
             (sequences, hidden) for each of the cut-offs, in their order.
         """
         highest, found = max(cutoffs), {}
-        x = self.words[batch.only_computed(batch.ids)] * torch.tensor(self.config.embedding_scale, dtype=self._dtype)
+        words = self.words[batch.only_computed(batch.ids)].to(self._dtype)
+        x = words * torch.tensor(self.config.embedding_scale, dtype=self._dtype)
         rotation = _Rotation(batch, self.config, self._dtype)
         for i, layer in enumerate(self.layers[:highest]):
             if compression and i in compression:

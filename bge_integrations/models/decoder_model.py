@@ -11,6 +11,7 @@ from bge_integrations.models.checkpoint import Weights, read_config
 from bge_integrations.models.decoder import Decoder, DecoderConfig, cutoffs_of
 from bge_integrations.models.heads import shorten
 from bge_integrations.models.kernels import memory_errors
+from bge_integrations.models.memory import check_room, gigabytes
 from bge_integrations.models.model import TextOutput
 from bge_integrations.models.tokenizer import TextTokenizer
 
@@ -51,14 +52,29 @@ class DecoderModel:
                 f"{folder}: the tokenizer has {self.tokenizer.vocabulary_size} tokens but the weights only "
                 f"{self.config.vocabulary_size}; they are not of the same model"
             )
+        self._check_room(folder, layers)
         with torch.inference_mode(), memory_errors():
             weights = Weights(folder)
             self._decoder = Decoder(weights, self.config, layers, device, dtype)
             self._heads: YesHead | LayerHeads | None = None
+            computed = torch.float32 if dtype == torch.int8 else dtype
             if family == "llm_reranker":
-                self._heads = YesHead(weights, self.config, self.tokenizer, device, dtype)
+                self._heads = YesHead(weights, self.config, self.tokenizer, device, computed)
             elif family in ("layerwise_reranker", "lightweight_reranker"):
-                self._heads = LayerHeads(weights, config, self.config, self.tokenizer, device, dtype)
+                self._heads = LayerHeads(weights, config, self.config, self.tokenizer, device, computed)
+
+    def _check_room(self, folder: Path, layers: int | None) -> None:
+        """Refuse, before anything is read, a model that does not fit in the memory that is free."""
+        count = self.config.layers if layers is None else layers
+        needed = self.config.weight_bytes(count, self.dtype)
+        smaller = [torch.bfloat16] if self.device.type == "cuda" else [torch.bfloat16, torch.int8]
+        sizes = {dtype: self.config.weight_bytes(count, dtype) for dtype in smaller}
+        choices = [
+            f"dtype={str(dtype).removeprefix('torch.')!r} takes {gigabytes(size)}"
+            for dtype, size in sizes.items()
+            if size < needed
+        ]
+        check_room(str(folder), needed, self.device, ", ".join(choices) or "use a smaller model or another machine")
 
     def __call__(self, batch: PackedBatch, wanted: Wanted) -> list[TextOutput]:
         """One output per sequence, in batch order.

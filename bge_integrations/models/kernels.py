@@ -28,6 +28,8 @@ _TRIAL_ROUNDS = 6
 _NEAR_A_TIE = 1.05
 #: Attention that torch has no kernel for is computed for so many tokens at a time.
 _QUERY_BLOCK = 512
+#: Rows of 8-bit weights that are widened at a time.
+_INT8_BLOCK = 1024
 
 
 class Linear:
@@ -73,6 +75,32 @@ class PrepackedLinear:
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
         return out
+
+
+class Int8Linear:
+    """The same with weights of 8 bits, a scale for each output; computed in the dtype of x.
+
+    For memory, not for speed: the weights are widened again for each product, a block at a time.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = bias
+        self.weight = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        self.scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+        for rows in self._blocks():
+            block = weight[rows].float()
+            self.scale[rows] = block.abs().amax(1).clamp_min(1e-12) / 127
+            self.weight[rows] = (block / self.scale[rows, None]).round_().to(torch.int8)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = x.new_empty(len(x), len(self.weight))
+        for rows in self._blocks():
+            torch.mm(x, self.weight[rows].to(x.dtype).T, out=out[:, rows])
+        out *= self.scale.to(x.dtype)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _blocks(self) -> list[slice]:
+        return [slice(begin, begin + _INT8_BLOCK) for begin in range(0, len(self.weight), _INT8_BLOCK)]
 
 
 def linear(weight: Tensor, bias: Tensor | None, epilogue: Epilogue = "none") -> Linear | PrepackedLinear:
