@@ -501,7 +501,7 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
         (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
-        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is not supported"),
+        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is for language models"),
     ],
 )
 def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):

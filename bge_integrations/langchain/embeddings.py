@@ -37,7 +37,8 @@ class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    float32 on CPU."""
     query_instruction: str | None = None
     """Put before each query; None takes the catalogue's for this model, "" none. The models with a format of their own
     (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone. `task_instruction=`
