@@ -165,6 +165,33 @@ def test_layers_above_the_cutoff_are_not_read(tmp_path, pairs):
         load_reranker(tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "multi"), [("simple", False), ("complex", True), ("raw", False), ("raw", True)])
+def test_other_heads_of_layerwise_rerankers(tmp_path, pairs, kind, multi):
+    """Heads for each layer or one for all; of the size of the vocabulary the row of "Yes" counts, of scaled states."""
+    from safetensors.torch import load_file, save_file
+
+    source = CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise"
+    for file in source.iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((source / "config.json").read_text()) | {"head_type": kind, "head_multi": multi}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_file(source / "model.safetensors")
+    heads = {name: weights.pop(name) for name in list(weights) if name.startswith("lm_head")}
+    yes = AutoTokenizer.from_pretrained(source)("Yes", add_special_tokens=False).input_ids[0]
+    for name, row in heads.items():
+        head = row
+        if kind != "simple":
+            head = torch.zeros(config["vocab_size"], config["hidden_size"])
+            head[yes] = row[0] * config["hidden_size"] / config["dim_model_base"]
+        number = name.split(".")[1]
+        place = f"{number}." if multi else ""
+        if multi or number == "4":
+            weights[f"lm_head.{place}{'weight' if kind == 'raw' else 'linear_head.weight'}"] = head
+    save_file(weights, tmp_path / "model.safetensors")
+    with load_reranker(tmp_path) as found, load_reranker(source) as expected:
+        assert_close(found.score(pairs, on_truncate="ignore"), expected.score(pairs, on_truncate="ignore"))
+
+
 def test_cutoffs_come_in_the_order_asked_for(pairs):
     folder = CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise"
     with load_reranker(folder, cutoff_layers=[6, 2]) as both, load_reranker(folder, cutoff_layers=2) as low:

@@ -144,7 +144,8 @@ class LayerHeads:
         self._scale = 1.0 if kind == "simple" else float(stored["dim_model_base"]) / config.hidden_size
         self._rows = []
         for i in range(len(self._cutoffs)):
-            name = f"lm_head.{i}.linear_head.weight"
+            place = f"{i}." if stored.get("head_multi", True) else ""  # else one head for all layers
+            name = f"lm_head.{place}weight" if kind == "raw" else f"lm_head.{place}linear_head.weight"
             head = weights.take(name, -1, config.hidden_size)
             if len(head) > 1:
                 head = head[yes_token(tokenizer)][None]
