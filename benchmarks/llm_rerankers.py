@@ -2,8 +2,8 @@
 
     python benchmarks/llm_rerankers.py
 
-writes benchmarks/llm_rerankers.json. Weights are random; the vocabulary is the pocket tokenizer's, so that the logits of
-every token, which FlagEmbedding computes, fit in memory. Its layerwise and lightweight rerankers need an old
+writes benchmarks/llm_rerankers.json. Weights are random; the vocabulary is the pocket tokenizer's, so that the logits
+of every token, which FlagEmbedding computes, fit in memory. Its layerwise and lightweight rerankers need an old
 transformers and are not measured here.
 """
 

@@ -104,9 +104,16 @@ def _encoder(
     return Checkpoint(f"BAAI/{name}", "encoder", max_length, languages, dimension, "cls", Instructions(query=query))
 
 
-def _decoder(name: str, dimension: int, max_length: int, family: Family, instruction_format: str) -> Checkpoint:
+def _decoder(
+    name: str,
+    dimension: int,
+    max_length: int,
+    family: Family,
+    instruction_format: str,
+    languages: Literal["en", "multilingual"] = "multilingual",
+) -> Checkpoint:
     return Checkpoint(
-        name, family, max_length, "multilingual", dimension, "last_token", instruction_format=instruction_format
+        name, family, max_length, languages, dimension, "last_token", instruction_format=instruction_format
     )
 
 
@@ -174,8 +181,8 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _encoder("bge-m3-retromae", 1024, "multilingual", "", max_length=8192),
     Checkpoint("BAAI/llm-embedder", "encoder", 512, "en", 768, "cls", tasks=_LLM_EMBEDDER_TASKS),
     _decoder("BAAI/bge-multilingual-gemma2", 3584, 8192, "decoder", BGE_FORMAT),
-    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT),
-    _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT),
+    _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT, "en"),
+    _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT, "en"),
     _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
     # its published code attends to both sides, that of the 1.5B model only back
     _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ from bge_integrations.core.handle import Handle
 from bge_integrations.errors import InvalidInputError, WrongModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
 
     from bge_integrations.catalog import Family, Pooling
@@ -70,6 +73,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         family: Family | None = None,
         pooling: Pooling | None = None,
         task: str | None = None,
+        examples: Sequence[Mapping[str, str]] | None = None,
         truncate_dim: int | None = None,
         revision: str | None = None,
         cache_folder: str | None = None,
@@ -86,6 +90,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
                 "family": family,
                 "pooling": pooling,
                 "task": task,
+                "examples": None if examples is None else copy.deepcopy(list(examples)),
                 "truncate_dim": truncate_dim,
                 "revision": revision,
                 "cache_folder": cache_folder,

@@ -307,14 +307,23 @@ class BGECrossEncoder:
         mteb_model_meta: Name, revision and settings, under which mteb keeps the results.
 
     Raises:
-        InvalidInputError: `on_truncate` is none of its choices.
+        InvalidInputError: `on_truncate` is none of its choices, or the reranker has several cut-offs.
     """
 
     def __init__(self, reranker: Reranker, *, on_truncate: OnTruncate = "warn") -> None:
         check_on_truncate(on_truncate)
+        if len(reranker.cutoff_layers) > 1:
+            raise InvalidInputError(
+                f"the reranker has a score for each of the cut-offs {', '.join(map(str, reranker.cutoff_layers))}, but "
+                "mteb ranks by one; load it with one of them"
+            )
         self._reranker = reranker
         self._on_truncate = on_truncate
-        settings = {"query_max_length": reranker.query_max_length}
+        settings: dict[str, Any] = {"query_max_length": reranker.query_max_length}
+        if reranker.prompt:  # an LLM reranker
+            settings["cutoff_layers"] = list(reranker.cutoff_layers)
+            settings["compression"] = [list(pair) for pair in reranker.compression]
+            settings["prompt"] = reranker.prompt
         self.mteb_model_meta = _meta(reranker, settings, {"model_type": ["cross-encoder"], "use_instructions": False})
 
     def predict(
@@ -456,7 +465,7 @@ def _embedder_meta(
         {
             "pooling": embedder.pooling,
             "dimension": embedder.dimension,
-            "query_instruction": embedder.query_instruction,
+            "query_instruction": embedder.vector_settings("query")["instruction"],  # with bge-en-icl's examples
             "passage_instruction": embedder.passage_instruction,
             **(settings or {}),
         },

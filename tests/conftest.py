@@ -31,6 +31,16 @@ PUBLISHED = {
     "bge-small-en-v1.5": ("bge-base-en-v1.5", 512),
     "bge-m3": ("bge-m3", 8192),
     "bge-reranker-v2-m3": ("bge-reranker-v2-m3", None),
+    **{
+        name: (name, None)
+        for name in (
+            "bge-multilingual-gemma2",
+            "bge-en-icl",
+            "bge-reranker-v2-gemma",
+            "bge-reranker-v2-minicpm-layerwise",
+            "bge-reranker-v2.5-gemma2-lightweight",
+        )
+    },
 }
 
 

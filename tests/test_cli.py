@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BASE, M3, PUBLISHED, TESTS
 
+from bge_integrations import load_reranker
 from bge_integrations.catalog import CHECKPOINTS
 from bge_integrations.cli import index as index_command
 from bge_integrations.cli import main, output, partial
@@ -25,6 +26,8 @@ FILES = {
     "sub/rome.txt": "Rome lies on the river Tiber. It was founded in 753 BC.",
     "heron.html": "<title>Heron</title><p>The heron eats fish and stands in shallow water.</p>",
 }
+LAYERWISE = TESTS / "oracle/checkpoints/bge-reranker-v2-minicpm-layerwise"
+LIGHTWEIGHT = TESTS / "oracle/checkpoints/bge-reranker-v2.5-gemma2-lightweight"
 QUESTION = "What does the giant panda eat?"
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
 
@@ -337,6 +340,24 @@ def test_rerank(bge, tmp_path, pocket_reranker):
     assert plain[0].split("\t")[1] == candidates[1]
 
 
+def test_rerank_by_some_layers(bge):
+    candidates = ["Rome lies on the Tiber.", "The giant panda eats bamboo."]
+    stdin = "\n".join(candidates).encode()
+    with load_reranker(LAYERWISE, cutoff_layers=3) as loaded:
+        scores = dict(zip(candidates, loaded.score([(QUESTION, text) for text in candidates]).tolist(), strict=True))
+    found = lines(bge("rerank", QUESTION, "--model", LAYERWISE, "--cutoff-layers", 3, "--json", stdin=stdin)[1])
+    assert {row["text"]: row["score"] for row in found} == pytest.approx(scores)
+    for arguments, message in (
+        ((LAYERWISE, "--cutoff-layers", 1), "has scores after 2, 3, 4, 5, 6 layers"),
+        ((LAYERWISE, "--compress-ratio", 2), "compresses nothing"),
+        ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3 is none of 1, 2, 4, 8"),
+        (("pocket", "--cutoff-layers", 2), "has scores after its last layer only"),
+    ):
+        status, out, err = bge("rerank", QUESTION, "--model", *arguments, stdin=stdin)
+        assert (status, out) == (1, "")
+        assert message in err
+
+
 # embed
 
 
@@ -480,7 +501,7 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
         (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
-        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is not supported"),
+        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is for language models"),
     ],
 )
 def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
@@ -554,11 +575,15 @@ def test_models_and_what_of_them_is_cached(hub_environment, bge):
     assert {row["name"] for row in rows if row["cached"] == "yes"} == {f"BAAI/{name}" for name in PUBLISHED}
     assert {row["name"]: row["supported"] for row in rows}.items() >= {
         "BAAI/bge-m3": True,
-        "BAAI/bge-en-icl": False,
+        "BAAI/bge-en-icl": True,
+        "BAAI/bge-reranker-v2-gemma": True,
+        "BAAI/bge-visualized-m3": False,
     }.items()
     shown = dict(line.split("\t") for line in bge("models", "bge-base-en-v1.5")[1].splitlines())
     assert shown["query_instruction"].startswith("Represent this sentence")
     assert shown["pooling"] == "cls"
+    shown = json.loads(bge("models", "bge-en-icl", "--json")[1])
+    assert shown["tasks"]["sts"] == {"query": "Retrieve semantically similar text.", "passage": ""}
     assert bge("models", "bge-nonsense")[::2] == (
         1,
         "bge: there is no bge-nonsense in the catalogue; `bge models` lists what there is\n",
@@ -577,7 +602,7 @@ def test_download(bge, hub_environment):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("bge: BAAI/bge-large-en: it is not in the cache, and downloading it failed")
     assert done.stderr.count("\n") == 1
-    status, _, err = bge("download", "bge-en-icl")
+    status, _, err = bge("download", "bge-visualized-m3")
     assert status == 1
     assert "not supported yet" in err
 

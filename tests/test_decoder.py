@@ -219,6 +219,11 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 3}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2, "compress_layers": [6]}, "layers 0 to 5"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2}, "compress_layers"),
+        (
+            "bge-reranker-v2.5-gemma2-lightweight",
+            {"compress_ratio": 2, "compress_layers": [4], "cutoff_layers": 4},
+            "name a lower layer",
+        ),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_layers": [2]}, "without compress_ratio="),
     ],
 )
@@ -232,6 +237,7 @@ def test_rerankers_refuse_what_does_not_fit_them(folder, options, message):
     [
         ("bge-multilingual-gemma2", {"examples": [{"query": "a", "response": "b"}]}, "takes no examples"),
         ("bge-multilingual-gemma2", {"task": "websearch"}, "web_search"),
+        ("bge-multilingual-gemma2", {"task": "sts", "query_instruction": "Find it."}, "pass one of them"),
         ("bge-multilingual-gemma2", {"pooling": "cls"}, "last token"),
         ("bge-en-icl", {"examples": [{"query": "a"}]}, r"examples\[0\]"),
         ("bge-en-icl", {"examples": {"query": "a", "response": "b"}}, "list of dicts"),

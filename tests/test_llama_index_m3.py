@@ -94,7 +94,7 @@ def encoded(monkeypatch):
     texts = []
     tokenize = core.tokenize_texts
     monkeypatch.setattr(
-        core, "tokenize_texts", lambda t, given, *rest: texts.extend(given) or tokenize(t, given, *rest)
+        core, "tokenize_texts", lambda t, given, **rest: texts.extend(given) or tokenize(t, given, **rest)
     )
     return texts
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import mteb
 import numpy as np
 import pytest
-from conftest import BASE, M3, assert_close
+from conftest import BASE, CHECKPOINTS, M3, assert_close
 from datasets import Dataset, DatasetDict
 from mteb import ResultCache
 from mteb._create_dataloaders import create_dataloader
@@ -18,7 +18,7 @@ from mteb.models import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from mteb.types import PromptType
 
 import bge_integrations.mteb
-from bge_integrations import load_embedder
+from bge_integrations import load_embedder, load_reranker
 from bge_integrations.errors import InvalidInputError, TextTooLongError
 from bge_integrations.mteb import BGECrossEncoder, BGEEncoder, BGEM3Search
 from bge_integrations.scoring import hybrid_scores
@@ -365,6 +365,36 @@ def test_models_and_modes_never_share_cached_results(pocket, tmp_path):
     assert len(set(scores)) > 3
     short.close()
     told.close()
+
+
+def test_what_a_large_model_depends_on_is_in_its_settings():
+    examples = [{"query": "hi", "response": "hello"}]
+    layerwise = "bge-reranker-v2-minicpm-layerwise"
+    lightweight = {"cutoff_layers": 5, "compress_layers": [3]}
+    metas = []
+    for load, name, settings in [
+        (load_embedder, "bge-en-icl", {}),
+        (load_embedder, "bge-en-icl", {"examples": examples}),
+        (load_embedder, "bge-en-icl", {"examples": examples, "task": "sts"}),
+        (load_reranker, layerwise, {}),
+        (load_reranker, layerwise, {"cutoff_layers": 3}),
+        (load_reranker, layerwise, {"cutoff_layers": 3, "prompt": "Is B about A?"}),
+        (load_reranker, "bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2, **lightweight}),
+        (load_reranker, "bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 4, **lightweight}),
+    ]:
+        with load(CHECKPOINTS / name, **settings) as loaded:
+            adapter = BGEEncoder if load is load_embedder else BGECrossEncoder
+            metas.append(adapter(loaded).mteb_model_meta)
+    names = [(meta.name, meta.revision, meta.experiment_name) for meta in metas]
+    assert len(set(names)) == len(names)
+
+
+def test_a_reranker_with_several_cutoffs_is_refused():
+    with (
+        load_reranker(CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise", cutoff_layers=[3, 6]) as reranker,
+        pytest.raises(InvalidInputError, match="each of the cut-offs 3, 6, but mteb ranks by one"),
+    ):
+        BGECrossEncoder(reranker)
 
 
 def test_what_is_said_of_a_model(pocket, pocket_reranker, base):

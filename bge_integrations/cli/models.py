@@ -92,11 +92,18 @@ def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> di
         "query_instruction": row.instructions.query,
         "passage_instruction": row.instructions.passage,
         "instruction_format": row.instruction_format,
-        "tasks": {task: asdict(instructions) for task, instructions in row.tasks.items()},
+        "tasks": _tasks(row),
         "supported": row.family in catalog.SUPPORTED_FAMILIES,
         "cached": "no" if found is None else "yes" if _is_whole(found) else "in part",
         "size": 0 if found is None else found.size_on_disk,
     }
+
+
+def _tasks(row: catalog.Checkpoint) -> dict[str, Any]:
+    """What `task=` may be, and the instructions that it stands for."""
+    if row.instruction_format:
+        return {task: {"query": instruction, "passage": ""} for task, instruction in catalog.INSTRUCT_TASKS.items()}
+    return {task: asdict(instructions) for task, instructions in row.tasks.items()}
 
 
 def _is_whole(repository: CachedRepoInfo) -> bool:

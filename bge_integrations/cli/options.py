@@ -14,7 +14,7 @@ Reranker = Annotated[str, typer.Option("--model", help=f"Reranker. {_MODEL}.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Without it, CUDA where there is one.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16, float16. Without it, bfloat16 on CUDA and float32 on the CPU."),
+    typer.Option(help="float32, bfloat16, float16, int8. Without it, bfloat16 on CUDA and float32 on the CPU."),
 ]
 MaxLength = Annotated[
     int | None, typer.Option(min=1, help="Longest text in tokens. Without it, what the model was made for.")

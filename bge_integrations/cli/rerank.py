@@ -25,6 +25,14 @@ def rerank(
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
+    cutoff_layers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Layerwise and lightweight rerankers: score after so many layers."),
+    ] = None,
+    compress_ratio: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Lightweight reranker: 2, 4 or 8 states of a passage become one."),
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -39,7 +47,14 @@ def rerank(
     from bge_integrations.core.reranker import load_reranker
     from bge_integrations.core.selection import best
 
-    with load_reranker(model, device=device, dtype=dtype, max_length=max_length) as reranker:
+    with load_reranker(
+        model,
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+        cutoff_layers=cutoff_layers,
+        compress_ratio=compress_ratio,
+    ) as reranker:
         pairs = [(query, row[_FIELD]) for row in rows]
         scores = reranker.score(pairs, show_progress=progress_is_shown(quiet)).tolist()
     places = best(scores, top_n, None)

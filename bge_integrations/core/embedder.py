@@ -61,7 +61,8 @@ def load_embedder(
         query_instruction: Put before each query; None takes the catalogue's, "" none. The models with a format of
             their own (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone.
         passage_instruction: Likewise before each passage.
-        family: For a checkpoint that neither the catalogue nor its own files describe: "encoder" or "m3".
+        family: For a checkpoint that neither the catalogue nor its own files describe: "encoder", "m3", "decoder",
+            "bidirectional_decoder" (its tokens see what follows, too) or "icl".
         pooling: "cls", "mean" or "last_token"; None takes the catalogue's or the checkpoint's own.
         task: For llm-embedder "qa", "icl", "chat", "lrlm", "tool" or "convsearch"; for the models with an instruction
             format "web_search" (the default), "sts", "summarization" or "bitext".

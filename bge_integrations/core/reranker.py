@@ -155,6 +155,10 @@ class EarlyExit:
             raise InvalidInputError(
                 f"compress_layers={list(layers)} must be of the layers 0 to {profile.cutoffs[-1] - 1}"
             )
+        if ratio > 1 and min(layers) >= max(cutoffs):
+            raise InvalidInputError(
+                f"compress_layers={list(layers)} does nothing below the cut-off {max(cutoffs)}; name a lower layer"
+            )
         return cls(cutoffs, tuple((layer, ratio) for layer in sorted(set(layers))) if ratio > 1 else ())
 
 
@@ -185,6 +189,7 @@ class Reranker(Loaded):
         name: The published checkpoint's name, or the folder.
         max_length, query_max_length: Longest pair and longest query in tokens, unless a call asks for less.
         cutoff_layers: After how many layers there are scores; empty for models that score after their last alone.
+        compression: (layer, ratio) pairs: before which layers so many states of a passage become one.
         prompt: What an LLM reranker is asked behind the pair; it comes on top of max_length.
     """
 
@@ -204,6 +209,7 @@ class Reranker(Loaded):
         if query_max_length is not None:
             check_whole_number(query_max_length, self.max_length, "query_max_length")
         self.cutoff_layers = early.cutoffs
+        self.compression = early.compression
         self.prompt = prompt
         self._wanted = Wanted(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
         self._always_begin = profile.family != "llm_reranker"

@@ -4,6 +4,7 @@
 """
 
 from bge_integrations.evaluation.baseline import bm25
+from bge_integrations.evaluation.cutoffs import CutoffComparison, CutoffRow, compare_cutoffs
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.measures import Comparison, Result, compare, measure_run
 from bge_integrations.evaluation.report import Report, evaluate
@@ -15,6 +16,8 @@ from bge_integrations.evaluation.tuning import Tuned, tune_weights
 __all__ = [
     "Candidates",
     "Comparison",
+    "CutoffComparison",
+    "CutoffRow",
     "Dataset",
     "Report",
     "Result",
@@ -22,6 +25,7 @@ __all__ = [
     "Tuned",
     "bm25",
     "compare",
+    "compare_cutoffs",
     "evaluate",
     "find_candidates",
     "measure_run",

@@ -234,7 +234,7 @@ def evaluate(
     about = {
         "data": {"name": data.name, "documents": len(data.documents), "judged_queries": len(data.judged)},
         "embedder": _about_embedder(embedder),
-        "reranker": None if reranker is None else _about(reranker),
+        "reranker": None if reranker is None else _about_reranker(reranker),
         "weights": list(map(float, weights)),
         "rerank_depth": rerank_depth,
         "depth": depth,
@@ -265,8 +265,17 @@ def _about_embedder(embedder: Embedder) -> dict[str, Any]:
         "revision": embedder.revision,
         "pooling": embedder.pooling,
         "dimension": embedder.dimension,
-        "query_instruction": embedder.query_instruction,
+        "query_instruction": embedder.vector_settings("query")["instruction"],  # with bge-en-icl's examples
         "passage_instruction": embedder.passage_instruction,
+    }
+
+
+def _about_reranker(reranker: Reranker) -> dict[str, Any]:
+    return {
+        **_about(reranker),
+        "cutoff_layers": list(reranker.cutoff_layers),
+        "compression": [list(pair) for pair in reranker.compression],
+        "prompt": reranker.prompt,
     }
 
 

@@ -74,3 +74,8 @@ def check_reranker(reranker: object) -> None:
 
     if not isinstance(reranker, Reranker):
         raise InvalidInputError(f"the reranker is of type {type(reranker).__name__}; pass what load_reranker gives")
+    if len(reranker.cutoff_layers) > 1:
+        raise InvalidInputError(
+            f"{reranker.name} has a score for each of its {len(reranker.cutoff_layers)} cut-offs; load it with one of "
+            "them, or see compare_cutoffs"
+        )

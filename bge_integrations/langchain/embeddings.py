@@ -6,8 +6,9 @@ import asyncio
 from typing import Annotated, Any
 
 from langchain_core.embeddings import Embeddings
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from bge_integrations.adapter_settings import one_query_instruction
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import DenseHalf, load_dense
 from bge_integrations.core.handle import Handle, HoldsModel
@@ -36,17 +37,24 @@ class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    float32 on CPU."""
     query_instruction: str | None = None
-    """Put before each query; None takes the catalogue's for this model, "" none."""
+    """Put before each query; None takes the catalogue's for this model, "" none. The models with a format of their own
+    (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone. `task_instruction=`
+    works too."""
     passage_instruction: str | None = None
     """Likewise before each document."""
     family: str | None = None
-    """"encoder" or "m3", for your own checkpoint without sentence-transformers files; else None."""
+    """"encoder", "m3", "decoder", "bidirectional_decoder" or "icl", for your own checkpoint without
+    sentence-transformers files; else None."""
     pooling: str | None = None
     """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; else None."""
     task: str | None = None
-    """llm-embedder only: which of its tasks."""
+    """llm-embedder: which of its tasks. Models with an instruction format: "web_search" (where it is None), "sts",
+    "summarization" or "bitext"."""
+    examples: list[dict[str, str]] | None = None
+    """bge-en-icl only: what to show it, dicts of "query", "response" and, unless it is the queries' own, "instruct"."""
     max_length: int | None = None
     """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
     truncate_dim: int | None = None
@@ -65,6 +73,8 @@ class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):
     )
 
     _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
+
+    _one_query_instruction = model_validator(mode="before")(one_query_instruction)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One unit vector per text; no instruction but what the model has for passages."""

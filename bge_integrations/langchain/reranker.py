@@ -10,6 +10,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from bge_integrations.adapter_settings import one_cutoff
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.handle import Handle, HoldsModel
 from bge_integrations.core.reranker import Reranker, load_reranker
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
-    """Orders documents by a BGE cross-encoder, best first.
+    """Orders documents by a BGE reranker, best first.
 
     Example:
         >>> from bge_integrations.langchain import BGEReranker
@@ -38,7 +39,7 @@ class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
     model: Annotated[str, BeforeValidator(path_as_text)] = Field(
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
-    """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
+    """Hub id, checkpoint folder, or "pocket". `model_name=` works too."""
     top_n: Annotated[int | None, AfterValidator(check_top_n)] = 3
     """How many documents to keep; None keeps all."""
     score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
@@ -50,6 +51,17 @@ class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
     max_length: int | None = None
     """Longest query and document together, in tokens; None takes 512. Longer documents are cut, with a warning."""
     query_max_length: int | None = None
+    """Longest query in tokens; None takes three quarters of max_length."""
+    cutoff_layers: Annotated[int | None, BeforeValidator(one_cutoff)] = None
+    """Layerwise and lightweight rerankers only: score after so many layers, which is quicker; None takes all."""
+    compress_ratio: int | None = None
+    """Lightweight reranker only: each so many neighbouring states of a passage become one: 1, 2, 4 or 8."""
+    compress_layers: int | list[int] | None = None
+    """Lightweight reranker only: before which layers that happens; None takes 8."""
+    prompt: str | None = None
+    """LLM rerankers only: what is asked behind query and passage, instead of the model's own question."""
+    family: str | None = None
+    """"llm_reranker" for your own reranker of this kind; None where the checkpoint says what it is."""
     cache_folder: str | None = None
     local_files_only: bool = False
     revision: str | None = None

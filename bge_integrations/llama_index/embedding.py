@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
+from bge_integrations.adapter_settings import one_query_instruction
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.halves import DenseHalf, load_dense
 from bge_integrations.core.handle import Handle
@@ -29,6 +31,7 @@ _CORE_SETTINGS = (
     "family",
     "pooling",
     "task",
+    "examples",
     "truncate_dim",
     "cache_folder",
     "local_files_only",
@@ -57,21 +60,28 @@ class BGEEmbedding(Component, BaseEmbedding):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    float32 on CPU."""
     max_length: int | None = None
     """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
     query_instruction: str | None = None
-    """Put before each query; None takes the catalogue's for this model, "" none."""
+    """Put before each query; None takes the catalogue's for this model, "" none. The models with a format of their own
+    (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone. `task_instruction=`
+    works too."""
     text_instruction: str | None = None
     """Likewise before each text."""
     normalize: bool = True
     """Give unit vectors."""
     family: str | None = None
-    """"encoder" or "m3", for your own checkpoint without sentence-transformers files; else None."""
+    """"encoder", "m3", "decoder", "bidirectional_decoder" or "icl", for your own checkpoint without
+    sentence-transformers files; else None."""
     pooling: str | None = None
     """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; else None."""
     task: str | None = None
-    """llm-embedder only: which of its tasks."""
+    """llm-embedder: which of its tasks. Models with an instruction format: "web_search" (where it is None), "sts",
+    "summarization" or "bitext"."""
+    examples: list[dict[str, str]] | None = None
+    """bge-en-icl only: what to show it, dicts of "query", "response" and, unless it is the queries' own, "instruct"."""
     truncate_dim: int | None = None
     """Keep so many dimensions; None keeps all."""
     cache_folder: str | None = None
@@ -97,6 +107,8 @@ class BGEEmbedding(Component, BaseEmbedding):
     )
 
     _handle: Handle[DenseHalf] = PrivateAttr(default_factory=lambda: Handle(load_dense))
+
+    _one_query_instruction = model_validator(mode="before")(one_query_instruction)
 
     @classmethod
     def class_name(cls) -> str:
@@ -170,5 +182,6 @@ class BGEEmbedding(Component, BaseEmbedding):
         return {
             "model": self.model_name,
             "passage_instruction": self.text_instruction,
-            **{name: getattr(self, name) for name in _CORE_SETTINGS},
+            # copies, so that examples changed in place are seen to be others
+            **{name: copy.deepcopy(getattr(self, name)) for name in _CORE_SETTINGS},
         }

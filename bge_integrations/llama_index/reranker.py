@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index_instrumentation import get_dispatcher
 from pydantic import AfterValidator, AliasChoices, BeforeValidator
 
+from bge_integrations.adapter_settings import one_cutoff
 from bge_integrations.core.checks import path_as_text
 from bge_integrations.core.handle import Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
@@ -31,6 +33,11 @@ _CORE_SETTINGS = (
     "dtype",
     "max_length",
     "query_max_length",
+    "cutoff_layers",
+    "compress_ratio",
+    "compress_layers",
+    "prompt",
+    "family",
     "cache_folder",
     "local_files_only",
     "revision",
@@ -38,7 +45,7 @@ _CORE_SETTINGS = (
 
 
 class BGERerank(Component, BaseNodePostprocessor):
-    """Orders nodes by a BGE cross-encoder, best first.
+    """Orders nodes by a BGE reranker, best first.
 
     Example:
         >>> from bge_integrations.llama_index import BGERerank
@@ -51,7 +58,7 @@ class BGERerank(Component, BaseNodePostprocessor):
     model: Annotated[str, BeforeValidator(path_as_text)] = Field(
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
-    """Hub id, folder of a one-logit sequence classifier, or "pocket". `model_name=` works too."""
+    """Hub id, checkpoint folder, or "pocket". `model_name=` works too."""
     top_n: Annotated[int | None, AfterValidator(check_top_n)] = 2
     """How many nodes to keep; None keeps all."""
     score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
@@ -65,11 +72,22 @@ class BGERerank(Component, BaseNodePostprocessor):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    float32 on CPU."""
     max_length: int | None = None
     """Longest query and node together, in tokens; None takes 512. Longer nodes are cut, with a warning."""
     query_max_length: int | None = None
     """Longest query in tokens; None takes three quarters of max_length."""
+    cutoff_layers: Annotated[int | None, BeforeValidator(one_cutoff)] = None
+    """Layerwise and lightweight rerankers only: score after so many layers, which is quicker; None takes all."""
+    compress_ratio: int | None = None
+    """Lightweight reranker only: each so many neighbouring states of a passage become one: 1, 2, 4 or 8."""
+    compress_layers: int | list[int] | None = None
+    """Lightweight reranker only: before which layers that happens; None takes 8."""
+    prompt: str | None = None
+    """LLM rerankers only: what is asked behind query and passage, instead of the model's own question."""
+    family: str | None = None
+    """"llm_reranker" for your own reranker of this kind; None where the checkpoint says what it is."""
     cache_folder: str | None = None
     """The hub's cache; None takes the usual one."""
     local_files_only: bool = False
@@ -141,7 +159,8 @@ class BGERerank(Component, BaseNodePostprocessor):
         _dispatcher.event(ReRankEndEvent(nodes=ranked))
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _CORE_SETTINGS}
+        # copies, so that compress_layers changed in place are seen to be others
+        return {name: copy.deepcopy(getattr(self, name)) for name in _CORE_SETTINGS}
 
 
 def _query(query_bundle: QueryBundle | None) -> str:

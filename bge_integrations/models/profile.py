@@ -212,6 +212,8 @@ def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruct
                 f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}; or pass your own instruction as "
                 "query_instruction="
             )
+        if task is not None and query_instruction is not None:
+            raise InvalidInputError("task= and query_instruction= both say what the queries are for; pass one of them")
         return Instructions(_formatted(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
     if not row.tasks:
         return row.instructions
