@@ -24,6 +24,8 @@ Epilogue = Literal["none", "gelu", "add"]
 _TRIAL_ROWS = (16, 256)
 _TRIAL_ROUNDS = 6
 _NEAR_A_TIE = 1.05
+#: Of the prepacked linear: so many are a query or a few, where filling up would cost time.
+_FEW_ROWS = 128
 
 
 class Linear:
@@ -42,7 +44,9 @@ class Linear:
         return F.linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
-        return F.gelu(self(x))
+        if x.device.type != "cpu":
+            return F.gelu(self(x))
+        return F.gelu(self(_filled(x)))[: len(x)]  # oneDNN's, too
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         return self(x).add_(residual)
@@ -52,6 +56,8 @@ class PrepackedLinear:
     """The same on the CPU through oneDNN, with the weight laid out for it once and the epilogue fused.
 
     These two operators are not public API of torch, hence `linear` tries them first and falls back to `Linear`.
+    oneDNN keeps memory for each number of rows it has met, up to gigabytes for batches of all sizes, hence the rows are
+    filled up to one of a few sizes.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -59,16 +65,24 @@ class PrepackedLinear:
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return out
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(_filled(x), self.packed, self.bias, "none", [], "")
+        return out[: len(x)]
 
     def gelu(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu", [], "none")
-        return out
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(_filled(x), self.packed, self.bias, "gelu", [], "none")
+        return out[: len(x)]
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
-        return out
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            _filled(x), _filled(residual), self.packed, self.bias, "add"
+        )
+        return out[: len(x)]
+
+
+def _filled(x: Tensor) -> Tensor:
+    """`x` with rows of zeros behind it, up to a multiple of 8, or of 64 where there are many."""
+    rows = len(x)
+    return F.pad(x, (0, 0, 0, -rows % (8 if rows <= _FEW_ROWS else 64)))
 
 
 def linear(weight: Tensor, bias: Tensor, epilogue: Epilogue = "none") -> Linear | PrepackedLinear:
