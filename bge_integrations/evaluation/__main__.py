@@ -14,8 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.embedder import load_embedder
-from bge_integrations.core.reranker import load_reranker
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
@@ -45,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None, program: str) -> None:
     """Measure as the arguments say, under the name of that program; mistakes are raised."""
     options = _parser(program).parse_args(arguments)
+    from bge_integrations.core.embedder import load_embedder  # torch, which --help can do without
+    from bge_integrations.core.reranker import load_reranker
+
     with ExitStack() as stack:
         _check(options)
         data_sets = [Dataset.read(folder, options.split) for folder in options.folders]
