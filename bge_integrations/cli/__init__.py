@@ -18,6 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         output.say(f"the command needs {error.name}: {how_to_install('cli')}")
         return 1
+    except KeyboardInterrupt:
+        output.say("interrupted")
+        return 130
     try:
         app(arguments, prog_name="bge")
     except SystemExit as ended:
