@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.core.checks import check_whole_number
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
+from bge_integrations.extras import import_library
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -210,9 +210,4 @@ def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
 
 
 def _import(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"reading files needs {module}: pip install 'bge-integrations[files]'", name=module
-        ) from error
+    return import_library(module, "files", "reading files")

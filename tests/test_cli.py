@@ -124,10 +124,10 @@ def rows_file(path, count=40):
 
 def test_help_loads_no_torch():
     code = "import atexit; atexit.register(lambda: print('loaded', 'torch' in sys.modules))"
-    for arguments in (["--help"], ["embed", "--help"], ["index", "--help"]):
+    for arguments in (["--help"], ["embed", "--help"], ["index", "--help"], ["eval", "--help"]):
         done = in_a_process(*arguments, code=code)
         assert done.returncode == 0
-        assert "Usage: bge" in done.stdout
+        assert "usage: bge" in done.stdout.lower()
         assert done.stdout.endswith("loaded False\n")
 
 
@@ -149,7 +149,19 @@ def test_wrong_usage_is_status_2(bge, tmp_path):
 def test_without_the_extra_it_says_what_to_install():
     done = in_a_process("models", code="sys.modules['typer'] = None")
     assert done.returncode == 1
-    assert done.stderr == "bge: the command needs typer: pip install 'bge-integrations[cli]'\n"
+    assert done.stderr.startswith("bge: the command needs typer: pip install -e '.[cli]' in a clone")
+
+
+def test_ctrl_c_while_the_command_is_imported():
+    code = """
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+"""
+    done = in_a_process("models", code=code)
+    assert (done.returncode, done.stderr) == (130, "bge: interrupted\n")
 
 
 def test_a_closed_pipe_ends_it_quietly(tmp_path):
@@ -160,6 +172,15 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 141
+
+
+def test_bash_completes_commands_and_options():
+    for words, number, found in (("bge mo", 1, "models"), ("bge embed --mu", 2, "--multi-vector")):
+        asked = {**OFFLINE, "_BGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+        done = subprocess.run(
+            [sys.executable, "-m", "bge_integrations"], env=asked, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.split() == [found]
 
 
 def test_a_table_is_cut_to_the_terminal_and_whole_in_a_pipe(monkeypatch, capsys):
@@ -479,6 +500,18 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
     assert list(lines(target.read_text())[39]) == ["id", "text", "dense"]
 
 
+def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge, tmp_path):
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "n": [None, 1.5]}), source)
+    assert bge("embed", source, tmp_path / "out.jsonl", "--model", "pocket")[0] == 0
+    assert [row["n"] for row in read_output(tmp_path / "out.jsonl")] == [None, 1.5]
+    pq.write_table(pa.table({"text": ["a", "b"], "n": pa.array([None, float("nan")])}), source)
+    assert bge("embed", source, tmp_path / "out.parquet", "--model", "pocket")[0] == 0
+    first, second = (row["n"] for row in read_output(tmp_path / "out.parquet"))
+    assert first is None
+    assert np.isnan(second)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -494,6 +527,9 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
         (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; it has n, null"),
         (["in.parquet", "out.jsonl", "--field", "n"], "holds int64"),
         (["in.parquet", "out.jsonl", "--field", "null"], "row 2"),
+        (["nan.parquet", "out.jsonl"], "row 2 of nan.parquet can't be written as JSON"),
+        (["nan.parquet", "-"], "row 2 of nan.parquet can't be written as JSON"),
+        (["nan.jsonl", "out.jsonl"], "row 1 of nan.jsonl can't be written as JSON"),
         (["empty.jsonl", "out.jsonl"], "empty.jsonl is empty"),
         (["taken.jsonl", "out.jsonl"], "the rows have dense already"),
         (["mixed.jsonl", "out.parquet"], "Parquet can't hold together"),
@@ -514,12 +550,14 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
             "list.jsonl": "[1]\n",
             "bad.parquet": "no",
             "empty.jsonl": "",
+            "nan.jsonl": '{"text": "a", "n": NaN}\n',
             "taken.jsonl": '{"text": "a", "dense": [1]}\n',
             "mixed.jsonl": '{"text": "a", "n": 1}\n{"text": "a", "n": "one"}\n',
             "there.jsonl": "kept",
         },
     )
     pq.write_table(pa.table({"n": [1, 2], "null": ["a", None]}), "in.parquet")
+    pq.write_table(pa.table({"text": ["a", "b"], "n": [1.0, float("nan")]}), "nan.parquet")
     before = sorted(tmp_path.iterdir())
     status, out, err = bge("embed", *arguments, *([] if "--model" in arguments else ["--model", "pocket"]))
     assert (status, out) == (1, "")

@@ -835,5 +835,5 @@ assert not {"torch", "ir_measures", "bm25s", "rich", "Stemmer"} & sys.modules.ke
 def test_a_missing_library_is_named_with_the_extra(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
     data = tiny({"q1": {"a": 1}}, ["a", "word"])
-    with pytest.raises(ImportError, match=rf"needs {library}: pip install 'bge-integrations\[eval\]'"):
+    with pytest.raises(ImportError, match=rf"needs {library}: pip install -e '\.\[eval\]' in a clone"):
         measure_run(data, bm25(data))

@@ -215,6 +215,22 @@ def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
     assert contents(tmp_path) == before
 
 
+def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path, pocket):
+    there = tmp_path / "there"
+    there.mkdir()
+    for place in (tmp_path / "new" / "index", there):
+        with pytest.raises(OSError, match="there is no folder"):
+            M3Index.open(place, "./no/such/model")
+    assert list(tmp_path.iterdir()) == [there]
+    assert not any(there.iterdir())
+    with M3Index.open(there, pocket) as index:
+        index.add(TEXTS[:1])
+    with pytest.raises(OSError, match="there is no folder"):
+        M3Index.open(there, "./no/such/model")
+    with M3Index.open(there) as index:
+        assert len(index) == 1
+
+
 def test_a_file_is_no_folder(tmp_path, pocket):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(IndexFormatError, match="is a file; pass a folder"):

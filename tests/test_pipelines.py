@@ -17,7 +17,13 @@ from llama_index.core.llms import ChatMessage, CompletionResponse, CustomLLM, LL
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
-from bge_integrations.errors import IndexLockedError, InvalidInputError, UnreadableFileError, WrongModelError
+from bge_integrations.errors import (
+    IndexLockedError,
+    InvalidInputError,
+    NotSupportedError,
+    UnreadableFileError,
+    WrongModelError,
+)
 from bge_integrations.pipelines import langchain, llama_index
 from bge_integrations.pipelines.answers import NOTHING_FOUND, Source, cited_answer
 from bge_integrations.pipelines.command import run
@@ -260,6 +266,15 @@ def test_chat_without_an_llm(retriever_of):
         engine.chat(" ")
 
 
+async def test_chat_engines_say_that_they_do_not_stream(retriever_of):
+    for llm in (None, chat_model(llama_index, "Bamboo [1].")[0]):
+        engine = llama_index.chat_engine(retriever_of(llama_index), llm, reranker="pocket")
+        with pytest.raises(NotSupportedError, match="does not stream; use chat"):
+            engine.stream_chat(PANDAS)
+        with pytest.raises(NotSupportedError, match="does not stream; use achat"):
+            await engine.astream_chat(PANDAS)
+
+
 @both
 def test_a_chat_model_answers_from_the_passages(retriever_of, framework):
     llm, asked = chat_model(framework, "Bamboo [1], and {more} [2, 1]. Not [17].")
@@ -429,7 +444,9 @@ def test_the_command(docs, tmp_path, monkeypatch, capsys, framework):
         (["q", "--model", "bge-nonsense"], "unknown model 'bge-nonsense'"),
         (["q", "--reranker", "./nowhere"], "there is no folder ./nowhere"),
         (["q", "--reranker", "./nowhere", "--pipeline", "hybrid"], "there is no folder ./nowhere"),
-        (["q", "--index", "file.csv"], "file.csv"),
+        (["q", "--index", "file.csv"], "file.csv is a file"),
+        (["q", "--index", "."], "is not empty and no index of a pipeline (it holds file.csv)"),
+        (["q", "--index", ".", "--pipeline", "hybrid"], "is not empty and no index of a pipeline (it holds file.csv)"),
     ],
 )
 @both
@@ -437,6 +454,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, framework, argumen
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.csv").write_text("a,b")
     assert run("pipelines", framework._ask, arguments) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file.csv"]
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -480,7 +498,7 @@ def test_missing_packages_are_named_with_the_extra(monkeypatch, framework, packa
     name = f"bge_integrations.pipelines.{framework}"
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{package}: pip install 'bge-integrations\[pipelines\]'"):
+    with pytest.raises(ImportError, match=rf"{package}: pip install -e '\.\[pipelines\]' in a clone"):
         importlib.import_module(name)
-    with pytest.raises(SystemExit, match=rf"{package}: pip install 'bge-integrations\[pipelines\]'"):
+    with pytest.raises(SystemExit, match=rf"{package}: pip install -e '\.\[pipelines\]' in a clone"):
         runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bge_integrations.cli import output
+from bge_integrations.extras import how_to_install
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,8 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from bge_integrations.cli.app import app
     except ImportError as error:
-        output.say(f"the command needs {error.name}: pip install 'bge-integrations[cli]'")
+        output.say(f"the command needs {error.name}: {how_to_install('cli')}")
         return 1
+    except KeyboardInterrupt:
+        output.say("interrupted")
+        return 130
     try:
         app(arguments, prog_name="bge")
     except SystemExit as ended:

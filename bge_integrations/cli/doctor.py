@@ -16,6 +16,7 @@ from bge_integrations import __version__
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, print_table
 from bge_integrations.errors import BGEError
+from bge_integrations.extras import how_to_install
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +143,7 @@ def _extras() -> Iterator[tuple[str, str]]:
         return
     for extra in sorted(set(extras) - set(_NOT_FOR_USERS)):
         lacking = sorted(_lacking(extra))
-        yield extra, f"lacks {', '.join(lacking)}: pip install '{_PACKAGE}[{extra}]'" if lacking else "installed"
+        yield extra, f"lacks {', '.join(lacking)}: {how_to_install(extra)}" if lacking else "installed"
 
 
 def _lacking(extra: str) -> set[str]:

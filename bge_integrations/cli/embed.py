@@ -55,7 +55,7 @@ def embed(
     rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, field, added)
     size = _CHUNK_WITH_MULTI_VECTORS if multi_vector else _CHUNK
     # all are read once before the model is loaded: what is wrong with one is told at once
-    total = None if input == "-" else sum(map(len, rows.chunks(size)))
+    total = None if input == "-" else _checked(rows, size, input, not output.endswith(".parquet"))
     schema = rows.schema(size) if output.endswith(".parquet") else None
     from bge_integrations.core.embedder import load_embedder
 
@@ -92,6 +92,19 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
         raise InvalidInputError("input and output are the same file; name another output")
     if not Path(output).absolute().parent.is_dir():
         raise InvalidInputError(f"there is no folder {Path(output).parent}; make it first")
+
+
+def _checked(rows: Rows, size: int, input: str, as_json: bool) -> int:
+    """The number of rows; an error where one can't be used, or not be written as JSON where that is asked for."""
+    from bge_integrations.cli.rows import as_rows, json_line
+
+    read = 0
+    for chunk in rows.chunks(size):
+        if as_json:
+            for number, row in enumerate(as_rows(chunk), start=read + 1):
+                json_line(row, f"row {number} of {input}")
+        read += len(chunk)
+    return read
 
 
 def _settings(rows: Rows, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:

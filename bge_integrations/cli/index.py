@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -45,6 +46,7 @@ def index(
     from bge_integrations.index import M3Index
 
     start = time.perf_counter()
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it can't read is named below
     files = find_files(folder)
     with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
         _check_same_folder(opened, folder, files)

@@ -15,12 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
-from bge_integrations.cli.rows import Chunk, as_rows, as_table
+from bge_integrations.cli.rows import Chunk, as_rows, as_table, json_line
 from bge_integrations.errors import InvalidInputError
 
 #: The columns that are added, in Parquet.
@@ -182,18 +181,8 @@ class StreamWriter:
 def _write_lines(file: TextIO, chunk: Chunk, columns: Columns) -> None:
     for i, row in enumerate(as_rows(chunk)):
         whole = row | {name: values[i] for name, values in columns.items()}
-        try:
-            line = json.dumps(whole, ensure_ascii=False, allow_nan=False, default=_as_list)
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"a row can't be written as JSON ({error}); write .parquet") from error
-        file.write(line + "\n")
+        file.write(json_line(whole, "a row"))
     file.flush()
-
-
-def _as_list(value: object) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"there is a {type(value).__name__} in it")
 
 
 def _complete(path: Path, size: int) -> tuple[int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -132,6 +134,24 @@ def as_table(chunk: Chunk, schema: pa.Schema) -> pa.Table:
     if isinstance(chunk, pa.RecordBatch):
         return pa.Table.from_batches([chunk], schema)
     return pa.Table.from_pylist(chunk, schema)
+
+
+def json_line(row: dict[str, Any], place: str) -> str:
+    """The row as a line of JSON.
+
+    Raises:
+        InvalidInputError: It holds what JSON has not: NaN, dates, bytes; the message names the place.
+    """
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_list) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{place} can't be written as JSON ({error}); write .parquet") from error
+
+
+def _as_list(value: object) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"there is a {type(value).__name__} in it")
 
 
 def _check_names(names: list[str], added: list[str]) -> None:

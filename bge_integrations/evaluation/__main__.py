@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.embedder import load_embedder
-from bge_integrations.core.reranker import load_reranker
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
@@ -58,6 +56,8 @@ def run(arguments: list[str] | None, program: str) -> None:
 
 
 def _load_embedder(model: str) -> Embedder:
+    from bge_integrations.core.embedder import load_embedder  # torch, which --help can do without
+
     try:
         return load_embedder(model)
     except InvalidInputError as error:
@@ -69,6 +69,8 @@ def _load_embedder(model: str) -> Embedder:
 
 
 def _load_reranker(model: str) -> Reranker:
+    from bge_integrations.core.reranker import load_reranker
+
     try:
         return load_reranker(model)
     except InvalidInputError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from bge_integrations.extras import import_library
 
 
 def import_extra(module: str) -> Any:
@@ -12,9 +13,4 @@ def import_extra(module: str) -> Any:
     Raises:
         ImportError: It is not installed; the message names the extra.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"bge_integrations.evaluation needs {module}: pip install 'bge-integrations[eval]'", name=module
-        ) from error
+    return import_library(module, "eval", "bge_integrations.evaluation")

@@ -9,6 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Folder:
         # a damaged or foreign one is refused before the folder gets a lock file
         if (self.manifest() if self.path.exists() else None) is None and not create:
             raise IndexNotFoundError(f"there is no index in {self.path}; make one, or check the path")
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / _LOCK, thread_local=False)  # any thread may close
         try:
@@ -137,7 +139,16 @@ class Folder:
 
     def close(self) -> None:
         _open.discard(self.path)
+        if not (self.path / _CURRENT).exists() and not self._manifest.exists():
+            self._leave_nothing()
         self._lock.release()
+
+    def _leave_nothing(self) -> None:
+        """Take away what `__init__` made: no index was begun. The lock is held, so that nobody begins one now."""
+        with suppress(OSError):  # a folder that has something in it stays
+            (self.path / _LOCK).unlink(missing_ok=True)
+            for path in self._made:
+                path.rmdir()
 
     def _current(self) -> dict[str, Any]:
         match current := self._read(_CURRENT):

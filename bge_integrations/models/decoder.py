@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.kernels import Int8Linear, Products, masked_attention, masked_attention_of_rows
+from bge_integrations.models.kernels import Int8Linear, Products, fill_rows, masked_attention, masked_attention_of_rows
 from bge_integrations.models.kernels import linear as fastest_linear
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class _Rotation:
 
     def __init__(self, batch: PackedBatch, config: DecoderConfig, dtype: torch.dtype) -> None:
         positions = batch.only_computed(batch.positions)
+        self.tokens = len(positions)
         steps = torch.arange(0, config.head_size, 2, device=positions.device, dtype=torch.float32)
         angles = positions.float()[:, None] * config.rope_theta ** (-steps / config.head_size)
         self.cos, self.sin = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
@@ -248,17 +249,20 @@ class _Layer:
         self.after_mlp = norm("post_feedforward_layernorm") if config.sandwich else None
 
     def __call__(self, x: Tensor, batch: PackedBatch, rotation: _Rotation, rows: Tensor | None) -> Tensor:
-        """(computed tokens, hidden) to the same, or to (sequences, hidden) for the tokens `rows`, one per sequence."""
-        config = self._config
-        parts = torch.split(self.qkv(self.attention_norm(x)), [self._queries, self._keys, self._keys], -1)
-        q, k, v = (part.view(len(x), -1, config.head_size) for part in parts)
+        """(computed tokens, hidden) to the same, or to (sequences, hidden) for the tokens `rows`, one per sequence.
+
+        Rows are filled up; see `fill_rows`.
+        """
+        config, tokens = self._config, rotation.tokens
+        parts = torch.split(self.qkv(self.attention_norm(x))[:tokens], [self._queries, self._keys, self._keys], -1)
+        q, k, v = (part.view(tokens, -1, config.head_size) for part in parts)
         q, k, v = (batch.of_each_token(part) for part in (rotation(q), rotation(k), v))
         if rows is None:
             context = batch.only_computed(masked_attention(q, k, v, batch, self._products))
         else:
             context = masked_attention_of_rows(q[rows], k, v, batch, self._products)
-            x = batch.of_each_token(x)[rows]
-        attended = self.attention_out(context)
+            x = fill_rows(batch.of_each_token(x[:tokens])[rows])
+        attended = self.attention_out(fill_rows(context))
         x = x + (attended if self.after_attention is None else self.after_attention(attended))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
         active = F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")
@@ -310,19 +314,20 @@ class Decoder:
         """
         highest, found = max(cutoffs), {}
         words = self.words[batch.only_computed(batch.ids)].to(self._dtype)
-        x = words * torch.tensor(self.config.embedding_scale, dtype=self._dtype)
+        x = fill_rows(words * torch.tensor(self.config.embedding_scale, dtype=self._dtype))
         rotation = _Rotation(batch, self.config, self._dtype)
         for i, layer in enumerate(self.layers[:highest]):
             if compression and i in compression:
-                x, batch = compress(x, batch, compression[i])
+                x, batch = compress(x[: rotation.tokens], batch, compression[i])
+                x = fill_rows(x)
                 rotation = _Rotation(batch, self.config, self._dtype)
             last = batch.last_tokens
             if i + 1 == highest:
-                found[highest] = self.norm(layer(x, batch, rotation, last))
+                found[highest] = self.norm(layer(x, batch, rotation, last)[: len(last)])
             else:
                 x = layer(x, batch, rotation, None)
                 if i + 1 in cutoffs:
-                    found[i + 1] = self.norm(batch.of_each_token(x)[last])
+                    found[i + 1] = self.norm(batch.of_each_token(x[: rotation.tokens])[last])
         return [found[cutoff] for cutoff in cutoffs]
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.kernels import attention, attention_of_rows, linear
+from bge_integrations.models.kernels import attention, attention_of_rows, fill_rows, linear
 from bge_integrations.models.profile import ENCODER_TYPES
 
 if TYPE_CHECKING:
@@ -109,12 +109,12 @@ class _Layer:
         self.norm = norm("output.LayerNorm")
 
     def __call__(self, x: Tensor, batch: PackedBatch, rows: Tensor | None) -> Tensor:
-        """(tokens, hidden) to the same, or to (sequences, hidden) for one token per sequence."""
+        """(tokens, hidden) to the same, or to (sequences, hidden) for one token per sequence; rows are filled up."""
         qkv = self.qkv(x)
         if rows is None:
             context = attention(qkv, batch, self.heads)
         else:
-            context, x = attention_of_rows(qkv, rows, batch, self.heads), x[rows]
+            context, x = fill_rows(attention_of_rows(qkv, rows, batch, self.heads)), fill_rows(x[rows])
         x = self.attention_norm(self.attention_out.add(context, x))
         return self.norm(self.down.add(self.up.gelu(x), x))
 
@@ -153,7 +153,7 @@ class Encoder:
             (tokens, hidden), or (sequences, hidden) with `rows`.
         """
         types = self.types[0] if batch.types is None else self.types[batch.types]
-        x = self.norm(self.words[batch.ids] + self.positions[batch.positions] + types)
+        x = fill_rows(self.norm(self.words[batch.ids] + self.positions[batch.positions] + types))
         for layer in self.layers[:-1]:
             x = layer(x, batch, None)
-        return self.layers[-1](x, batch, rows)
+        return self.layers[-1](x, batch, rows)[: len(batch.ids if rows is None else rows)]

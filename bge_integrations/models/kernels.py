@@ -30,6 +30,8 @@ _NEAR_A_TIE = 1.05
 _QUERY_BLOCK = 512
 #: Rows of 8-bit weights that are widened at a time.
 _INT8_BLOCK = 1024
+#: Up to so many rows are a query or a few, where filling up to a large step would cost time.
+_FEW_ROWS = 128
 
 
 class Linear:
@@ -75,6 +77,16 @@ class PrepackedLinear:
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
         return out
+
+
+def fill_rows(x: Tensor) -> Tensor:
+    """On the CPU, `x` (rows, width) with rows of zeros behind it, up to one of few numbers of rows.
+
+    oneDNN keeps memory for each number of rows that it meets: hundreds of megabytes for batches of all sizes.
+    """
+    if x.device.type != "cpu":
+        return x
+    return F.pad(x, (0, 0, 0, -len(x) % (8 if len(x) <= _FEW_ROWS else 64)))
 
 
 class Int8Linear:
@@ -155,12 +167,12 @@ def attention(qkv: Tensor, batch: PackedBatch, heads: int) -> Tensor:
     """Full attention of every token to the tokens of its own sequence.
 
     Args:
-        qkv: (tokens, 3 * hidden): queries, keys and values side by side.
+        qkv: (tokens, 3 * hidden): queries, keys and values side by side; on the CPU, rows that fill up may follow.
         batch: Where each sequence lies.
         heads: Number of attention heads.
 
     Returns:
-        (tokens, hidden).
+        (tokens, hidden), and as many rows of zeros as `qkv` is filled up with.
     """
     tokens, width = qkv.shape
     if qkv.device.type == "cuda" and qkv.dtype in (torch.bfloat16, torch.float16):
@@ -175,6 +187,7 @@ def attention(qkv: Tensor, batch: PackedBatch, heads: int) -> Tensor:
         q, k, v = qkv[run.start : run.end].view(run.count, run.length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         found = F.scaled_dot_product_attention(q, k, v)
         context[run.start : run.end].view(run.count, run.length, heads, -1).copy_(found.transpose(1, 2))
+    context[len(batch.ids) :] = 0
     return context
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from bge_integrations.errors import BGEError, UnreadableFileError
+from bge_integrations.extras import how_to_install
 from bge_integrations.pipelines.answers import Answer, check_question
 from bge_integrations.reading import SUFFIXES
 
@@ -84,5 +85,5 @@ def left_out(error: UnreadableFileError) -> None:
 
 def missing(error: ImportError, module: str) -> BaseException:
     """What to raise for packages that are not installed: in a command one line, else an ImportError."""
-    message = f"the pipelines need {error.name}: pip install 'bge-integrations[pipelines]'"
+    message = f"the pipelines need {error.name}: {how_to_install('pipelines')}"
     return SystemExit(message) if module == "__main__" else ImportError(message, name=error.name)

@@ -43,7 +43,7 @@ from bge_integrations.pipelines.answers import (
 )
 from bge_integrations.pipelines.passages import check_ids, passages_of
 from bge_integrations.pipelines.quotes import sentences
-from bge_integrations.pipelines.stores import delete_others, delete_outdated, open_chroma
+from bge_integrations.pipelines.stores import delete_others, delete_outdated, index_folder, open_chroma
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -116,7 +116,7 @@ def hybrid_retriever(
     ids = check_ids([document.id for document in documents])
     retriever = BGEM3Retriever.from_documents(
         documents,
-        path=Path(folder) / "langchain-m3",
+        path=index_folder(folder) / "langchain-m3",
         model=model,
         reranker=BGEReranker(model=reranker),
         fetch_k=k,

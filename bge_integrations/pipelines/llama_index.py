@@ -20,7 +20,7 @@ try:
     from llama_index.core.base.base_retriever import BaseRetriever
     from llama_index.core.base.response.schema import Response
     from llama_index.core.chat_engine import CondenseQuestionChatEngine
-    from llama_index.core.chat_engine.types import BaseChatEngine
+    from llama_index.core.chat_engine.types import BaseChatEngine, StreamingAgentChatResponse
     from llama_index.core.indices.vector_store import VectorIndexRetriever
     from llama_index.core.llms import LLM, ChatMessage, MessageRole
     from llama_index.core.memory import Memory
@@ -34,7 +34,7 @@ except ImportError as error:
     raise missing(error, __name__) from error
 
 from bge_integrations import Reranker, load_reranker
-from bge_integrations.errors import UnreadableFileError
+from bge_integrations.errors import NotSupportedError, UnreadableFileError
 from bge_integrations.pipelines.answers import (
     CONDENSE,
     INSTRUCTION,
@@ -49,7 +49,7 @@ from bge_integrations.pipelines.answers import (
 )
 from bge_integrations.pipelines.passages import check_ids, passages_of
 from bge_integrations.pipelines.quotes import sentences
-from bge_integrations.pipelines.stores import delete_others, delete_outdated, open_chroma
+from bge_integrations.pipelines.stores import delete_others, delete_outdated, index_folder, open_chroma
 
 _PROMPT = PromptTemplate(INSTRUCTION + "\n\n{passages}\n\nQuestion: {question}")
 _CONDENSE_PROMPT = PromptTemplate(CONDENSE + "\n\n{chat_history}\n\nLast question: {question}")
@@ -129,7 +129,7 @@ def hybrid_retriever(
     """
     ids = check_ids([node.node_id for node in nodes])
     loaded = BGERerank(model=reranker, top_n=top_n)
-    with BGEM3Index(nodes=nodes, path=Path(folder) / "llama-index-m3", model=model) as index:
+    with BGEM3Index(nodes=nodes, path=index_folder(folder) / "llama-index-m3", model=model) as index:
         delete_others(index.m3_index, ids)
         found = index.as_retriever(similarity_top_k=k, filters=filters)
         yield RerankedRetriever(found, loaded)
@@ -279,10 +279,20 @@ def chat_engine(
     engine = answer_engine(retriever, llm, reranker=reranker, top_n=top_n)
     if llm is None:
         return EarlierQuestionsChatEngine(engine)
-    return CondenseQuestionChatEngine.from_defaults(engine, condense_question_prompt=_CONDENSE_PROMPT, llm=llm)
+    return CitingChatEngine.from_defaults(engine, condense_question_prompt=_CONDENSE_PROMPT, llm=llm)
 
 
-class EarlierQuestionsChatEngine(CondenseQuestionChatEngine):
+class CitingChatEngine(CondenseQuestionChatEngine):
+    """What `chat_engine` makes. It does not stream: which passages are cited is known when the answer is whole."""
+
+    def stream_chat(self, *_: Any, **__: Any) -> StreamingAgentChatResponse:
+        raise NotSupportedError("this chat engine does not stream; use chat")
+
+    async def astream_chat(self, *_: Any, **__: Any) -> StreamingAgentChatResponse:
+        raise NotSupportedError("this chat engine does not stream; use achat")
+
+
+class EarlierQuestionsChatEngine(CitingChatEngine):
     """What `chat_engine` makes without an LLM."""
 
     def __init__(self, query_engine: AnswerEngine) -> None:

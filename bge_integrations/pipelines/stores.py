@@ -14,22 +14,39 @@ if TYPE_CHECKING:
 
     from bge_integrations.index import M3Index
 
+#: What makes a folder one of the pipelines' or of Chroma's.
+_OURS = ("chroma.sqlite3", "langchain-m3", "llama-index-m3")
 #: What is stored of a passage: its text and metadata.
 Stored = tuple[str, Mapping[str, Any]]
+
+
+def index_folder(folder: str | Path) -> Path:
+    """The folder, for the pipelines to write to.
+
+    Raises:
+        InvalidInputError: It is a file, or holds something else.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder} is a file; name a folder for the index")
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if names and not set(names) & set(_OURS):
+        raise InvalidInputError(
+            f"{folder} is not empty and no index of a pipeline (it holds {names[0]}); name a new folder for the index"
+        )
+    return folder
 
 
 def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, Collection]:
     """Chroma in a folder, and the collection of this name, made where there is none; it compares by cosine.
 
     Raises:
-        InvalidInputError: The folder is a file.
+        InvalidInputError: The folder is a file, or holds something else.
         WrongModelError: The collection holds the vectors of another model.
     """
     import chromadb
 
-    folder = Path(folder).expanduser()
-    if folder.is_file():
-        raise InvalidInputError(f"{folder} is a file; name a folder for the index")
+    folder = index_folder(folder)
     client = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
     collection = client.get_or_create_collection(
         name,

@@ -1,0 +1,28 @@
+"""Libraries that come with an extra of this package: imported when they are first needed, and how to get them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def how_to_install(extra: str) -> str:
+    """The line that installs an extra, from a clone and from a package index."""
+    return f"pip install -e '.[{extra}]' in a clone of the project; from a package index 'bge-integrations[{extra}]'"
+
+
+def import_library(module: str, extra: str, user: str) -> Any:
+    """The module.
+
+    Args:
+        module: Of a library that the extra brings.
+        extra: Named where the library is not installed.
+        user: What needs the module: "reading files".
+
+    Raises:
+        ImportError: It is not installed; the message says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{user} needs {module}: {how_to_install(extra)}", name=module) from error
