@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import BASE, CHECKPOINTS, M3, MODEL_FILES, TESTS, assert_close
 
-from bge_integrations import load_embedder
+from bge_integrations import load_embedder, load_reranker
 from bge_integrations.errors import (
     ClosedError,
     InvalidInputError,
@@ -216,6 +216,24 @@ def test_sparse_vectors_are_sorted_positive_and_consistent(m3, texts):
     assert sparse[-1].indices.tolist() == sparse[len(texts) - 1].indices.tolist()
     with pytest.raises(IndexError):
         sparse[len(texts)]
+
+
+def test_eight_bits_are_near(pocket, pocket_reranker, texts):
+    """Dense, sparse and multi-vectors, and the order of passages."""
+    everything = {"sparse": True, "multi_vector": True, "on_truncate": "ignore"}
+    with load_embedder("pocket", dtype="int8") as small:
+        assert small.dtype == "int8"
+        exact, found = (embedder.encode(texts, **everything) for embedder in (pocket, small))
+        assert_close(small.encode([texts[3]]).dense[0], found.dense[3])  # whatever else is in the batch
+    assert 0.995 < (exact.dense * found.dense).sum(1).min() < 0.999999
+    for a, b in zip(exact.multi_vector, found.multi_vector, strict=True):
+        assert len(a) == 0 or (a * b).sum(1).mean() > 0.99
+    for a, b in zip(exact.sparse.to_dicts(), found.sparse.to_dicts(), strict=True):
+        assert sum(abs(a[token] - b.get(token, 0)) for token in a) <= 0.05 * sum(a.values()) + 1e-6
+    pairs = [("What do pandas eat?", passage) for passage in ("Pandas eat bamboo.", "Rome lies on the Tiber.")]
+    with load_reranker("pocket", dtype="int8") as small:
+        assert np.abs(small.score(pairs) - pocket_reranker.score(pairs)).max() < 0.5
+        assert small.score(pairs)[0] > small.score(pairs)[1]
 
 
 def test_progress_bar_only_on_request(base, capfd):

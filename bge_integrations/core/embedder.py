@@ -55,7 +55,7 @@ def load_embedder(
     Args:
         model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
         device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
-        dtype: "float32", "bfloat16", "float16" (CUDA only), or "int8" (the weights of language models, CPU only); None
+        dtype: "float32", "bfloat16", "float16" (CUDA only), or "int8" (CPU only); None
             takes bfloat16 on CUDA and float32 on CPU.
         max_length: Longest text in tokens, specials included; None takes what the model was made for.
         query_instruction: Put before each query; None takes the catalogue's, "" none. The models with a format of

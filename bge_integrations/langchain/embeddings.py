@@ -37,7 +37,7 @@ class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
     float32 on CPU."""
     query_instruction: str | None = None
     """Put before each query; None takes the catalogue's for this model, "" none. The models with a format of their own

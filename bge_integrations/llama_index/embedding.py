@@ -60,7 +60,7 @@ class BGEEmbedding(Component, BaseEmbedding):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
     float32 on CPU."""
     max_length: int | None = None
     """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""

@@ -72,7 +72,7 @@ class BGERerank(Component, BaseNodePostprocessor):
     device: str | None = None
     """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
     dtype: str | None = None
-    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (large models, CPU only); None takes bfloat16 on CUDA and
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
     float32 on CPU."""
     max_length: int | None = None
     """Longest query and node together, in tokens; None takes 512. Longer nodes are cut, with a warning."""

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,8 +14,14 @@ import torch.nn.functional as F
 
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.kernels import Int8Linear, Products, fill_rows, masked_attention, masked_attention_of_rows
-from bge_integrations.models.kernels import linear as fastest_linear
+from bge_integrations.models.kernels import (
+    Products,
+    computed_dtype,
+    fill_rows,
+    linear,
+    masked_attention,
+    masked_attention_of_rows,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -212,37 +219,49 @@ class _Layer:
     """One pre-norm transformer layer."""
 
     def __init__(
-        self, weights: Weights, prefix: str, config: DecoderConfig, window: int | None, device: torch.device, dtype: Any
+        self,
+        weights: Weights,
+        prefix: str,
+        config: DecoderConfig,
+        window: int | None,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self._config = config
-        linear, dtype = (Int8Linear, torch.float32) if dtype == torch.int8 else (fastest_linear, dtype)
+        computed = computed_dtype(dtype)
+        # states of language models have outliers, which 8 bits would lose
+        make = partial(linear, bias=None, dtype=dtype, exact_inputs=True)
         self._products = Products(config.attention_scale, config.attention_cap, window, config.is_causal)
         hidden, inner = config.hidden_size, config.intermediate_size
         self._queries, self._keys = config.heads * config.head_size, config.kv_heads * config.head_size
 
         def stacked(sizes: Mapping[str, int], *width: int) -> Tensor:
             """The tensors of these names below each other, converted in place: a copy of each would double the peak."""
-            whole = torch.empty(sum(sizes.values()), *width, device=device, dtype=dtype)
+            whole = torch.empty(sum(sizes.values()), *width, device=device, dtype=computed)
             for (name, size), rows in zip(sizes.items(), torch.split(whole, list(sizes.values())), strict=True):
                 rows.copy_(weights.take(prefix + name, size, *width))
             return whole
 
         def norm(name: str) -> _Norm:
             weight = weights.take(f"{prefix}{name}.weight", hidden).float() + config.norm_offset
-            return _Norm(weight.to(device, dtype), config.norm_eps)
+            return _Norm(weight.to(device, computed), config.norm_eps)
 
         def scaled(name: str, *shape: int) -> Tensor:
             weight = weights.take(prefix + name, *shape)
-            return (weight if config.residual_scale == 1 else weight.float() * config.residual_scale).to(device, dtype)
+            return (weight if config.residual_scale == 1 else weight.float() * config.residual_scale).to(
+                device, computed
+            )
 
         sizes = {"q": self._queries, "k": self._keys, "v": self._keys}
-        self.qkv = linear(
+        self.qkv = make(
             stacked({f"self_attn.{part}_proj.weight": size for part, size in sizes.items()}, hidden),
-            stacked({f"self_attn.{part}_proj.bias": size for part, size in sizes.items()}) if config.qkv_bias else None,
+            bias=stacked({f"self_attn.{part}_proj.bias": size for part, size in sizes.items()})
+            if config.qkv_bias
+            else None,
         )
-        self.attention_out = linear(scaled("self_attn.o_proj.weight", hidden, self._queries), None)
-        self.gate_up = linear(stacked({f"mlp.{part}_proj.weight": inner for part in ("gate", "up")}, hidden), None)
-        self.down = linear(scaled("mlp.down_proj.weight", hidden, inner), None)
+        self.attention_out = make(scaled("self_attn.o_proj.weight", hidden, self._queries))
+        self.gate_up = make(stacked({f"mlp.{part}_proj.weight": inner for part in ("gate", "up")}, hidden))
+        self.down = make(scaled("mlp.down_proj.weight", hidden, inner))
         self.attention_norm = norm("input_layernorm")
         self.mlp_norm = norm("pre_feedforward_layernorm" if config.sandwich else "post_attention_layernorm")
         self.after_attention = norm("post_attention_layernorm") if config.sandwich else None
@@ -284,7 +303,7 @@ class Decoder:
         self, weights: Weights, config: DecoderConfig, layers: int | None, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.config = config
-        self._dtype = torch.float32 if dtype == torch.int8 else dtype
+        self._dtype = computed_dtype(dtype)
         prefix = weights.prefix_of("embed_tokens.weight")
         words = weights.take(f"{prefix}embed_tokens.weight", config.vocabulary_size, config.hidden_size)
         # widened when they are looked up: a large vocabulary takes gigabytes

@@ -10,7 +10,7 @@ from bge_integrations.errors import CheckpointError, NotSupportedError
 from bge_integrations.models.checkpoint import Weights, read_config
 from bge_integrations.models.decoder import Decoder, DecoderConfig, cutoffs_of
 from bge_integrations.models.heads import shorten
-from bge_integrations.models.kernels import memory_errors
+from bge_integrations.models.kernels import computed_dtype, memory_errors
 from bge_integrations.models.memory import check_room, gigabytes
 from bge_integrations.models.model import TextOutput
 from bge_integrations.models.tokenizer import TextTokenizer
@@ -57,7 +57,7 @@ class DecoderModel:
             weights = Weights(folder)
             self._decoder = Decoder(weights, self.config, layers, device, dtype)
             self._heads: YesHead | LayerHeads | None = None
-            computed = torch.float32 if dtype == torch.int8 else dtype
+            computed = computed_dtype(dtype)
             if family == "llm_reranker":
                 self._heads = YesHead(weights, self.config, self.tokenizer, device, computed)
             elif family in ("layerwise_reranker", "lightweight_reranker"):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.kernels import attention, attention_of_rows, fill_rows, linear
+from bge_integrations.models.kernels import attention, attention_of_rows, computed_dtype, fill_rows, linear
 from bge_integrations.models.profile import ENCODER_TYPES
 
 if TYPE_CHECKING:
@@ -85,9 +85,10 @@ class _Layer:
 
     def __init__(self, weights: Weights, prefix: str, config: EncoderConfig, device: torch.device, dtype: torch.dtype):
         hidden, inner = config.hidden_size, config.intermediate_size
+        computed = computed_dtype(dtype)
 
         def take(name: str, *shape: int) -> Tensor:
-            return weights.take(prefix + name, *shape).to(device, dtype)
+            return weights.take(prefix + name, *shape).to(device, computed)
 
         def norm(name: str) -> _Norm:
             return _Norm(take(f"{name}.weight", hidden), take(f"{name}.bias", hidden), config.norm_eps)
@@ -97,15 +98,19 @@ class _Layer:
         self.qkv = linear(
             torch.cat([take(f"{part}.weight", hidden, hidden) for part in parts]),
             torch.cat([take(f"{part}.bias", hidden) for part in parts]),
+            dtype,
         )
         self.attention_out = linear(
-            take("attention.output.dense.weight", hidden, hidden), take("attention.output.dense.bias", hidden), "add"
+            take("attention.output.dense.weight", hidden, hidden),
+            take("attention.output.dense.bias", hidden),
+            dtype,
+            "add",
         )
         self.attention_norm = norm("attention.output.LayerNorm")
         self.up = linear(
-            take("intermediate.dense.weight", inner, hidden), take("intermediate.dense.bias", inner), "gelu"
+            take("intermediate.dense.weight", inner, hidden), take("intermediate.dense.bias", inner), dtype, "gelu"
         )
-        self.down = linear(take("output.dense.weight", hidden, inner), take("output.dense.bias", hidden), "add")
+        self.down = linear(take("output.dense.weight", hidden, inner), take("output.dense.bias", hidden), dtype, "add")
         self.norm = norm("output.LayerNorm")
 
     def __call__(self, x: Tensor, batch: PackedBatch, rows: Tensor | None) -> Tensor:
@@ -128,11 +133,11 @@ class Encoder:
 
     def __init__(self, weights: Weights, config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.config = config
-        hidden = config.hidden_size
+        hidden, computed = config.hidden_size, computed_dtype(dtype)
         prefix = weights.prefix_of("embeddings.word_embeddings.weight")
 
         def take(name: str, *shape: int) -> Tensor:
-            return weights.take(f"{prefix}embeddings.{name}", *shape).to(device, dtype)
+            return weights.take(f"{prefix}embeddings.{name}", *shape).to(device, computed)
 
         self.words = take("word_embeddings.weight", config.vocabulary_size, hidden)
         self.positions = take("position_embeddings.weight", config.positions, hidden)[config.first_position :]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from bge_integrations.catalog import DECODER_FAMILIES
-from bge_integrations.errors import NotSupportedError
 from bge_integrations.models.decoder_model import DecoderModel
 from bge_integrations.models.model import EncoderModel
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from bge_integrations.catalog import Family
 
@@ -29,6 +28,4 @@ def load_model(folder: Path, family: Family, device: torch.device, dtype: torch.
     """
     if family in DECODER_FAMILIES:
         return DecoderModel(folder, family, device, dtype, layers)
-    if dtype == torch.int8:
-        raise NotSupportedError("dtype='int8' is for language models; use 'bfloat16' for a smaller encoder")
     return EncoderModel(folder, family, device, dtype)

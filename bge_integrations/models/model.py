@@ -13,7 +13,7 @@ from bge_integrations.errors import CheckpointError
 from bge_integrations.models.checkpoint import Weights, read_config
 from bge_integrations.models.encoder import Encoder, EncoderConfig
 from bge_integrations.models.heads import ClassificationHead, M3Heads, pool, pooled_rows, shorten
-from bge_integrations.models.kernels import memory_errors
+from bge_integrations.models.kernels import computed_dtype, memory_errors
 from bge_integrations.models.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ class EncoderModel:
         with torch.inference_mode(), memory_errors():
             weights = Weights(folder)
             self._encoder = Encoder(weights, self.config, device, dtype)
-            self.m3 = M3Heads(folder, self.config.hidden_size, device, dtype) if family == "m3" else None
+            computed = computed_dtype(dtype)
+            self.m3 = M3Heads(folder, self.config.hidden_size, device, computed) if family == "m3" else None
             is_reranker = family == "cross_encoder"
-            self._classifier = ClassificationHead(weights, self.config, device, dtype) if is_reranker else None
+            self._classifier = ClassificationHead(weights, self.config, device, computed) if is_reranker else None
 
     def __call__(self, batch: PackedBatch, wanted: Wanted) -> list[TextOutput]:
         """One output per sequence, in batch order.
