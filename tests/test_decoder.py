@@ -16,7 +16,13 @@ from transformers import AutoTokenizer
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.core.batch import PackedBatch, TokenSequence
-from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, OutOfMemoryError
+from bge_integrations.errors import (
+    CheckpointError,
+    InvalidInputError,
+    NotSupportedError,
+    OutOfMemoryError,
+    TruncationWarning,
+)
 from bge_integrations.models import memory
 
 TOKENIZER = CHECKPOINTS / "bge-en-icl"
@@ -114,7 +120,7 @@ def test_what_texts_begin_with_alike_is_computed_once():
         return TokenSequence(np.array(ids, np.int32), shared=shared)
 
     sequences = [sequence(1, 2, 7, 8, shared=2), sequence(1, 2, 9, shared=2), sequence(1, 3, 9, shared=2)]
-    batch = PackedBatch.pack([*sequences, sequence(1, 2, 5, 5, 5, shared=0)], torch.device("cpu"))
+    batch = PackedBatch.pack([*sequences, sequence(1, 2, 5, 5, 5, shared=0)], torch.device("cpu"), is_causal=True)
     assert batch.sharing is not None
     computed = batch.only_computed(batch.ids)
     assert computed.tolist() == [1, 2, 5, 5, 5, 1, 2, 7, 8, 9, 1, 3, 9]
@@ -148,6 +154,63 @@ def test_queries_with_examples_are_embedded_as_each_alone(texts):
         together = embedder.encode(texts[:6], kind="query", on_truncate="ignore").dense
         for text, row in zip(texts[:6], together, strict=True):
             assert_close(embedder.encode([text], kind="query", on_truncate="ignore").dense[0], row)
+
+
+def test_models_that_see_both_sides_share_nothing(tmp_path, pairs):
+    """Whatever reads them: a config that says so makes rerankers and examples see what follows, too."""
+    for name in ("bge-reranker-v2-gemma", "bge-en-icl"):
+        shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text()) | {
+            "is_causal": False,
+            "sliding_window": None,
+        }
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    with load_reranker(tmp_path / "bge-reranker-v2-gemma") as reranker:
+        passages = [(pairs[0][0], passage) for _, passage in pairs]
+        alone = np.concatenate([reranker.score([pair], on_truncate="ignore") for pair in passages])
+        assert_close(reranker.score(passages, on_truncate="ignore"), alone)
+    with load_embedder(tmp_path / "bge-en-icl", examples=[{"query": "a", "response": "b"}]) as embedder:
+        together = embedder.encode(["one", "two words"], kind="query").dense
+        assert_close(together[0], embedder.encode(["one"], kind="query").dense[0])
+
+
+def test_a_head_is_not_made_up(tmp_path, pairs):
+    """Embeddings serve as the language model's head only where the config ties the two."""
+    save_trunk(tmp_path, "mistral")
+    with pytest.raises(CheckpointError, match=r"lack the tensor lm_head\.weight"):
+        load_reranker(tmp_path, family="llm_reranker")
+    config = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load_reranker(tmp_path, family="llm_reranker").close()
+
+
+def test_examples_that_the_model_does_not_hold_are_refused():
+    examples = [{"query": "word " * 3000, "response": "b"}]
+    with pytest.raises(InvalidInputError, match="fewer or shorter"):
+        load_embedder(CHECKPOINTS / "bge-en-icl", examples=examples)
+    few = [{"query": "word " * 30, "response": "b"}]
+    with load_embedder(CHECKPOINTS / "bge-en-icl", examples=few) as embedder:
+        assert embedder.max_length == 4096  # of passages, too
+        with pytest.warns(TruncationWarning):
+            embedder.encode(["word " * 2000], kind="query")
+        embedder.encode(["word " * 1000], kind="query", on_truncate="error")
+
+
+def test_an_interrupted_caller_does_not_wait_for_the_weights(tmp_path):
+    code = """
+import signal, sys, threading, time
+from bge_integrations.core import residency
+from bge_integrations import load_embedder
+real = residency.load_model
+residency.load_model = lambda *a: (time.sleep(30), real(*a))[1]
+threading.Timer(1, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)).start()
+try:
+    load_embedder("pocket")
+except KeyboardInterrupt:
+    print("interrupted", residency.resident_models())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25, check=False)
+    assert done.stdout == "interrupted []\n"
 
 
 def test_layers_above_the_cutoff_are_not_read(tmp_path, pairs):
@@ -209,6 +272,10 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
     ("folder", "options", "message"),
     [
         ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "last layer only"),
+        ("bge-reranker-v2-gemma", {"family": "icl"}, "belongs to the embedders"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": np.array([2, 4])}, "1, 2, 4, 8"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2.0}, "1, 2, 4, 8"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": b"\x05"}, "whole number"),
         ("bge-reranker-v2-gemma", {"compress_ratio": 2}, "compresses nothing"),
         ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "takes no prompt"),
         ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt is empty"),
@@ -237,6 +304,8 @@ def test_rerankers_refuse_what_does_not_fit_them(folder, options, message):
     [
         ("bge-multilingual-gemma2", {"examples": [{"query": "a", "response": "b"}]}, "takes no examples"),
         ("bge-multilingual-gemma2", {"task": "websearch"}, "web_search"),
+        ("bge-multilingual-gemma2", {"task": ["sts"]}, "web_search"),
+        ("bge-en-icl", {"examples": np.array([1, 2])}, "list of dicts"),
         ("bge-multilingual-gemma2", {"task": "sts", "query_instruction": "Find it."}, "pass one of them"),
         ("bge-multilingual-gemma2", {"pooling": "cls"}, "last token"),
         ("bge-en-icl", {"examples": [{"query": "a"}]}, r"examples\[0\]"),
@@ -278,6 +347,17 @@ def test_the_kinds_of_rerankers_are_told_by_their_config(tmp_path, pairs):
         ({"hidden_act": "relu"}, NotSupportedError),
         ({"model_type": "llama"}, NotSupportedError),
         ({"num_key_value_heads": 3}, CheckpointError),
+        ({"rope_parameters": "linear"}, CheckpointError),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": float("nan")}, "rope_theta": None},
+            CheckpointError,
+        ),
+        ({"hidden_act": ["x"]}, CheckpointError),
+        ({"num_hidden_layers": float("inf")}, CheckpointError),
+        ({"sliding_window": -3}, CheckpointError),
+        ({"sliding_window": True}, CheckpointError),
+        ({"layer_types": ["strange", "strange"]}, NotSupportedError),
+        ({"quantization_config": {"bits": 4}}, NotSupportedError),
         ({"hidden_size": "wide"}, CheckpointError),
         ({"intermediate_size": 96}, CheckpointError),
         ({"num_hidden_layers": 99}, CheckpointError),
@@ -341,7 +421,10 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(tmp_path, monkey
         shutil.copy(file, tmp_path)
     (tmp_path / "model.safetensors").unlink()  # so reading it would fail otherwise
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    with pytest.raises(OutOfMemoryError, match=r"needs about .* GB of memory on cpu, .*'bfloat16' takes .*'int8'"):
+    with pytest.raises(OutOfMemoryError, match=r"needs about .* GB of memory on cpu, .*use a smaller model"):
+        load_embedder(tmp_path, family="icl")
+    monkeypatch.setattr(memory, "free_memory", lambda device: 300_000)
+    with pytest.raises(OutOfMemoryError, match=r"free; dtype='bfloat16' takes .* GB, dtype='int8' takes"):
         load_embedder(tmp_path, family="icl")
 
 

@@ -33,6 +33,9 @@ def embed(
     kind: Annotated[
         Literal["passage", "query", "none"], typer.Option(help="Whose instruction is put in front of the texts.")
     ] = "passage",
+    task: Annotated[
+        str | None, typer.Option(help="What the texts are for, of models that take tasks: see `bge models MODEL`.")
+    ] = None,
     field: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
     sparse: Annotated[bool, typer.Option("--sparse", help="Lexical weights, too.")] = False,
     multi_vector: Annotated[bool, typer.Option("--multi-vector", help="A vector per token, too.")] = False,
@@ -59,7 +62,7 @@ def embed(
     schema = rows.schema(size) if output.endswith(".parquet") else None
     from bge_integrations.core.embedder import load_embedder
 
-    with load_embedder(model, device=device, dtype=dtype, max_length=max_length) as embedder:
+    with load_embedder(model, device=device, dtype=dtype, max_length=max_length, task=task) as embedder:
         if sparse or multi_vector:
             embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # refuses what the model lacks
         settings = _settings(rows, embedder, kind, field, added)

@@ -33,6 +33,13 @@ def rerank(
         int | None,
         typer.Option(metavar="N", help="Lightweight reranker: 2, 4 or 8 states of a passage become one."),
     ] = None,
+    compress_layers: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Before which layers that happens; may be given several times. Without it, 8."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Of a language model: what it is asked behind question and candidate.")
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -54,6 +61,8 @@ def rerank(
         max_length=max_length,
         cutoff_layers=cutoff_layers,
         compress_ratio=compress_ratio,
+        compress_layers=compress_layers,
+        prompt=prompt,
     ) as reranker:
         pairs = [(query, row[_FIELD]) for row in rows]
         scores = reranker.score(pairs, show_progress=progress_is_shown(quiet)).tolist()

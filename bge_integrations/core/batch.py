@@ -17,8 +17,8 @@ class TokenSequence:
     Attributes:
         ids: Token ids, int32 (length,).
         types: Token type ids, int32 (length,); None where all are 0.
-        shared: How many of its first tokens other sequences may have too. Where a token sees only what stands before
-            it, these are computed once for all sequences of a batch that have the same.
+        shared: How many of its first tokens other sequences may have too: causal models compute these once for all
+            sequences of a batch that have the same.
     """
 
     ids: np.ndarray
@@ -98,8 +98,11 @@ class PackedBatch:
     sharing: Sharing | None = None
 
     @classmethod
-    def pack(cls, sequences: list[TokenSequence], device: torch.device) -> PackedBatch:
-        """Lay `sequences` end to end. Sorting makes equal lengths neighbours, which share an attention call."""
+    def pack(cls, sequences: list[TokenSequence], device: torch.device, is_causal: bool = False) -> PackedBatch:
+        """Lay `sequences` end to end. Sorting makes equal lengths neighbours, which share an attention call.
+
+        `is_causal`: whether a token sees only what stands before it, so that what is shared may be computed once.
+        """
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         chosen = [sequences[i] for i in order]
         lengths = np.fromiter(map(len, chosen), dtype=np.int64, count=len(chosen))
@@ -122,7 +125,7 @@ class PackedBatch:
             cumulative=on_device(cumulative).to(torch.int32),
             lengths=tuple(int(n) for n in lengths),
             order=tuple(order),
-            sharing=Sharing.of(chosen, cumulative, device),
+            sharing=Sharing.of(chosen, cumulative, device) if is_causal else None,
         )
 
     def keep(self, computed: torch.Tensor) -> PackedBatch:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bge_integrations.core.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
-from bge_integrations.core.prompts import tokenize_texts, tokenize_with_examples
+from bge_integrations.core.prompts import examples_room, tokenize_texts, tokenize_with_examples
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET, locate
@@ -129,6 +129,13 @@ class Embedder(Loaded):
         self._examples, self._query_suffix = profile.examples, profile.query_suffix
         self.has_sparse = self.has_multi_vector = model.m3 is not None
         self.vocabulary_size: int = model.config.vocabulary_size
+        #: What the examples leave of the positions that the model has.
+        self._longest_query = self._longest - examples_room(model.tokenizer, self._examples, self._query_suffix)
+        if self._longest_query < 1:
+            raise InvalidInputError(
+                f"the examples are longer than the {self._longest} tokens that {self.name} holds; use fewer or shorter "
+                "ones"
+            )
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
         check_whole_number(self.max_length, self._longest, "max_length")
@@ -175,9 +182,9 @@ class Embedder(Loaded):
                 instruction=instruction,
                 examples=self._examples,
                 suffix=self._query_suffix,
+                longest=self._longest_query,
             )
-        shared = instruction if model.is_causal else ""
-        return partial(tokenize_texts, model.tokenizer, instruction=instruction, shared=shared)
+        return partial(tokenize_texts, model.tokenizer, instruction=instruction, shared=instruction)
 
     def _instruction(self, kind: TextKind | None) -> str:
         """What is put before a text of this kind.

@@ -21,7 +21,7 @@ def tokenize_texts(
 ) -> tuple[list[TokenSequence], int]:
     """Each text after the instruction, cut to `max_length` tokens; and how many texts were cut.
 
-    `shared`: what all of them begin with, to be computed once by models whose tokens see only what stands before them.
+    `shared`: what all of them begin with.
     """
     template = tokenizer.text
     room = max_length - template.size
@@ -60,22 +60,35 @@ def tokenize_pairs(
 
 
 def tokenize_with_examples(
-    tokenizer: TextTokenizer, texts: Sequence[str], instruction: str, examples: str, suffix: str, max_length: int
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    instruction: str,
+    examples: str,
+    suffix: str,
+    max_length: int,
+    longest: int,
 ) -> tuple[list[TokenSequence], int]:
     """Queries of a model that takes examples: these, the instructed query cut to what `max_length` leaves, the suffix.
 
-    The examples come on top of `max_length`. Lengths as FlagEmbedding counts them, the markers' by their text.
+    The examples come on top of `max_length`, and leave room for `longest` tokens. Lengths as FlagEmbedding counts them,
+    the markers' by their text.
     """
     around = tokenizer.ids([examples, suffix, "<s>", suffix + "</s>"])
     before, after, start, end = (len(ids) for ids in around)
+    max_length = min(max_length, longest)
     room = max_length - start - end
     if room < 1:
         raise InvalidInputError(f"max_length={max_length} leaves no room for a query; use at least {start + end + 1}")
     shortened = [tokenizer.shortened(instruction + text, room) for text in texts]
-    longest = (before + after + max_length + 8) // 8 * 8 + 8
+    whole_length = (before + after + max_length + 8) // 8 * 8 + 8
     whole = [examples + query + suffix for query, _ in shortened]
-    sequences, too_long = tokenize_texts(tokenizer, whole, "", longest, shared=examples + instruction)
+    sequences, too_long = tokenize_texts(tokenizer, whole, "", whole_length, shared=examples + instruction)
     return sequences, max(sum(cut for _, cut in shortened), too_long)
+
+
+def examples_room(tokenizer: TextTokenizer, examples: str, suffix: str) -> int:
+    """How many tokens may come on top of `max_length` in `tokenize_with_examples`; 0 without examples and suffix."""
+    return sum(map(len, tokenizer.ids([examples, suffix]))) + 16 if suffix else 0
 
 
 def tokenize_prompted_pairs(

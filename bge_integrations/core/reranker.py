@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class EarlyExit:
         """
         if cutoff_layers is not None and not profile.cutoffs:
             raise InvalidInputError(f"{profile.name} has scores after its last layer only; leave cutoff_layers= out")
-        if (compress_ratio, compress_layers) != (None, None) and profile.family != "lightweight_reranker":
+        if not (compress_ratio is None and compress_layers is None) and profile.family != "lightweight_reranker":
             raise InvalidInputError(
                 f"{profile.name} compresses nothing; leave compress_ratio= and compress_layers= out"
             )
@@ -143,7 +143,7 @@ class EarlyExit:
                 f"cutoff_layers={cutoff_layers!r}: {profile.name} has scores after "
                 f"{', '.join(map(str, profile.cutoffs))} layers; name each once at most"
             )
-        if compress_ratio not in (None, *_RATIOS):
+        if compress_ratio is not None and (type(compress_ratio) is not int or compress_ratio not in _RATIOS):
             raise InvalidInputError(f"compress_ratio={compress_ratio!r} is none of {', '.join(map(str, _RATIOS))}")
         if compress_ratio is None and compress_layers is not None:
             raise InvalidInputError("compress_layers= does nothing without compress_ratio=; pass 2, 4 or 8")
@@ -163,7 +163,9 @@ class EarlyExit:
 
 
 def _whole_numbers(argument: str, numbers: int | Sequence[int]) -> tuple[int, ...]:
-    found = (numbers,) if isinstance(numbers, int) or not isinstance(numbers, Iterable) else tuple(numbers)
+    found: tuple[Any, ...] = (numbers,)
+    if isinstance(numbers, Sequence) and not isinstance(numbers, (str, bytes)):
+        found = tuple(numbers)
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in found):
         raise InvalidInputError(f"{argument}={numbers!r} must be a whole number or a list of these")
     return found
@@ -283,7 +285,7 @@ class _Request:
         self._max_length = reranker.max_length if max_length is None else max_length
         check_whole_number(self._max_length, reranker._longest, "max_length")
         own = reranker.query_max_length if max_length is None else None
-        chosen = query_max_length if query_max_length is not None else own or self._max_length * 3 // 4
+        chosen = query_max_length if query_max_length is not None else own or max(1, self._max_length * 3 // 4)
         check_whole_number(chosen, self._max_length, "query_max_length")
         self._query_max_length = chosen
         self._tokenizer = reranker._session.model.tokenizer

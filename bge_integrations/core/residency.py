@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -70,13 +70,15 @@ class Resident:
         """Read the weights unless that is done; who comes meanwhile waits.
 
         It happens in a thread of its own: one that has computed with OpenMP hangs when it does so again after a fork.
+        A caller that is interrupted does not wait for it.
         """
         key = self.key
         with self._loading:
             if self._model is None:
-                with ThreadPoolExecutor(1, "bge-load") as thread:
-                    loading = thread.submit(load_model, key.folder, key.family, key.device, key.dtype, key.layers)
-                    model = loading.result()
+                loading: Future[Model] = Future()
+                arguments = key.folder, key.family, key.device, key.dtype, key.layers
+                threading.Thread(target=_load, args=(loading, *arguments), name="bge-load", daemon=True).start()
+                model = loading.result()
                 self.weights_digest = weights_digest(key.folder)  # now, because the files may be exchanged later
                 self._model = model
 
@@ -94,6 +96,13 @@ class Resident:
             if self.holders == 0:
                 _residents.pop(self.key, None)
                 self._model = None
+
+
+def _load(loading: Future[Model], *arguments: Any) -> None:
+    try:
+        loading.set_result(load_model(*arguments))
+    except BaseException as error:
+        loading.set_exception(error)
 
 
 _residents: dict[ModelKey, Resident] = {}
@@ -149,7 +158,7 @@ class ModelLane:
         return results
 
     def _outputs(self, model: Model, sequences: list[TokenSequence]) -> list[TextOutput]:
-        batch = PackedBatch.pack(sequences, model.device)
+        batch = PackedBatch.pack(sequences, model.device, model.is_causal)
         outputs: list[TextOutput] = [TextOutput()] * len(sequences)
         for place, output in zip(batch.order, model(batch, self.wanted), strict=True):
             outputs[place] = output

@@ -131,6 +131,11 @@ def compare_cutoffs(
     import_extra("ir_measures")
     with load_reranker(reranker, cutoff_layers=cutoffs, **settings) as loaded:  # refuses what it does not have
         name = loaded.name
+        if any(layer >= min(cutoffs) for layer, _ in loaded.compression):
+            raise InvalidInputError(
+                f"passages would be compressed before layer {max(layer for layer, _ in loaded.compression)}, which "
+                f"does nothing for the cut-off {min(cutoffs)}; leave it out, or name lower compress_layers"
+            )
     candidates = find_candidates(
         data, embedder, modes=[chosen], depth=depth, on_truncate=on_truncate, show_progress=show_progress
     )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.core.progress import progress_bar
-from bge_integrations.errors import CheckpointError, NotSupportedError
+from bge_integrations.errors import BGEError, CheckpointError, NotSupportedError
 from bge_integrations.models.kernels import (
     Products,
     computed_dtype,
@@ -35,6 +35,21 @@ Activation = Literal["silu", "gelu_tanh"]
 
 _GEMMA, _GEMMA2 = ("gemma",), ("gemma2", "cost_wise_gemma")
 DECODER_TYPES = (*_GEMMA, *_GEMMA2, "mistral", "qwen2", "minicpm")
+_HALF = ("bfloat16", "float16")
+_GEMMA2_DEFAULTS = {
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+#: What transformers takes where config.json lacks these.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 256},
+    "gemma2": _GEMMA2_DEFAULTS,
+    "cost_wise_gemma": _GEMMA2_DEFAULTS,
+    "mistral": {"sliding_window": 4096},
+}
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -59,6 +74,8 @@ class DecoderConfig:
         residual_scale: What attention and MLP are multiplied by before they are added (MiniCPM).
         logit_cap: Logits go through cap·tanh(x / cap) where this is given.
         is_causal: Whether a token sees only itself and what stands before it.
+        tied: Whether the language model's head is the token embeddings.
+        stored_bytes: Of a number of the stored weights, as the config says.
     """
 
     hidden_size: int
@@ -82,6 +99,8 @@ class DecoderConfig:
     residual_scale: float
     logit_cap: float | None
     is_causal: bool
+    tied: bool
+    stored_bytes: int
 
     @classmethod
     def read(cls, config: Mapping[str, Any], is_causal: bool = True) -> DecoderConfig:
@@ -96,6 +115,18 @@ class DecoderConfig:
             raise NotSupportedError(
                 f"model_type {model_type!r} is not supported; supported: {', '.join(DECODER_TYPES)}"
             )
+        try:
+            return cls._read({**_DEFAULTS.get(model_type, {}), **config}, is_causal)
+        except BGEError:
+            raise
+        except KeyError as error:
+            raise CheckpointError(f"config.json lacks {error}") from error
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
+
+    @classmethod
+    def _read(cls, config: Mapping[str, Any], is_causal: bool) -> DecoderConfig:
+        model_type = config["model_type"]
         is_gemma = model_type in _GEMMA + _GEMMA2
         act = config.get("hidden_activation") or config.get("hidden_act", "gelu_pytorch_tanh" if is_gemma else "silu")
         if act not in _ACTIVATIONS or (act == "gelu" and not is_gemma):
@@ -103,44 +134,47 @@ class DecoderConfig:
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise NotSupportedError(f"rope type {rope.get('rope_type', rope.get('type'))!r} is not supported")
-        try:
-            hidden, heads, layers = (
-                int(config[key]) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
-            )
-            head_size = int(config.get("head_dim") or hidden // heads)
-            query_scalar = config.get("query_pre_attn_scalar", head_size) if model_type in _GEMMA2 else head_size
-            found = cls(
-                hidden_size=hidden,
-                layers=layers,
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_size=head_size,
-                intermediate_size=int(config["intermediate_size"]),
-                norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-                vocabulary_size=int(config["vocab_size"]),
-                max_length=int(config["max_position_embeddings"]),
-                rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-                activation=_ACTIVATIONS[act],
-                attention_scale=float(query_scalar) ** -0.5,
-                # the published code of the lightweight reranker (cost_wise_gemma) attends without the cap
-                attention_cap=_cap(config, "attn_logit_softcapping") if model_type == "gemma2" else None,
-                windows=_windows(config, layers),
-                norm_offset=1.0 if is_gemma else 0.0,
-                sandwich=model_type in _GEMMA2,
-                qkv_bias=model_type == "qwen2" or bool(config.get("attention_bias")),
-                embedding_scale=math.sqrt(hidden) if is_gemma else float(config.get("scale_emb", 1.0)),
-                residual_scale=(float(config["scale_depth"]) / math.sqrt(layers) if model_type == "minicpm" else 1.0),
-                logit_cap=_cap(config, "final_logit_softcapping") if model_type in _GEMMA2 else None,
-                is_causal=is_causal and config.get("is_causal", True) and not config.get("use_bidirectional_attention"),
-            )
-        except KeyError as error:
-            raise CheckpointError(f"config.json lacks {error}") from error
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
+        if config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1)) != 1:
+            raise NotSupportedError("a partial_rotary_factor is not supported")
+        if config.get("quantization_config"):
+            raise NotSupportedError("quantized checkpoints are not supported; take the published weights and dtype=")
+        hidden, heads, layers = (
+            int(config[key]) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
+        )
+        head_size = int(config.get("head_dim") or hidden // heads)
+        query_scalar = config.get("query_pre_attn_scalar", head_size) if model_type in _GEMMA2 else head_size
+        found = cls(
+            hidden_size=hidden,
+            layers=layers,
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_size=head_size,
+            intermediate_size=int(config["intermediate_size"]),
+            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            vocabulary_size=int(config["vocab_size"]),
+            max_length=int(config["max_position_embeddings"]),
+            rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+            activation=_ACTIVATIONS[act],
+            attention_scale=float(query_scalar) ** -0.5,
+            # the published code of the lightweight reranker (cost_wise_gemma) attends without the cap
+            attention_cap=_cap(config, "attn_logit_softcapping") if model_type == "gemma2" else None,
+            windows=_windows(config, layers),
+            norm_offset=1.0 if is_gemma else 0.0,
+            sandwich=model_type in _GEMMA2,
+            qkv_bias=model_type == "qwen2" or bool(config.get("attention_bias")),
+            embedding_scale=math.sqrt(hidden) if is_gemma else float(config.get("scale_emb", 1.0)),
+            residual_scale=(float(config["scale_depth"]) / math.sqrt(layers) if model_type == "minicpm" else 1.0),
+            logit_cap=_cap(config, "final_logit_softcapping") if model_type in _GEMMA2 else None,
+            is_causal=is_causal and config.get("is_causal", True) and not config.get("use_bidirectional_attention"),
+            tied=bool(config.get("tie_word_embeddings", is_gemma)),
+            stored_bytes=2 if str(config.get("dtype") or config.get("torch_dtype")) in _HALF else 4,
+        )
         if not found.is_causal and any(found.windows):
             raise NotSupportedError("attention to both sides in a sliding window is not supported")
         sizes = (found.hidden_size, found.layers, found.heads, found.kv_heads, found.head_size, found.max_length)
-        if min(*sizes, found.intermediate_size, found.vocabulary_size) < 1 or found.heads % found.kv_heads:
+        floats = (found.norm_eps, found.rope_theta, found.attention_scale, found.embedding_scale, found.residual_scale)
+        fits = all(math.isfinite(number) and number > 0 for number in floats) and found.heads % found.kv_heads == 0
+        if min(*sizes, found.intermediate_size, found.vocabulary_size) < 1 or not fits:
             raise CheckpointError(f"config.json describes no model that can be: {found}")
         return found
 
@@ -149,7 +183,9 @@ class DecoderConfig:
         attention = 2 * (self.heads + self.kv_heads) * self.head_size * self.hidden_size
         mlp = 3 * self.intermediate_size * self.hidden_size
         words = self.vocabulary_size * self.hidden_size
-        return layers * (attention + mlp) * dtype.itemsize + words * max(2, dtype.itemsize)
+        # as stored, unless that is wider than what is computed
+        word_bytes = min(self.stored_bytes, computed_dtype(dtype).itemsize)
+        return layers * (attention + mlp) * dtype.itemsize + words * word_bytes
 
 
 def cutoffs_of(config: Mapping[str, Any]) -> range:
@@ -174,8 +210,10 @@ def _cap(config: Mapping[str, Any], key: str) -> float | None:
 def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     """Gemma 2 has a window in every other layer, Mistral in all, Qwen2 in the upper ones where it says so."""
     window, model_type = config.get("sliding_window"), config.get("model_type")
-    if not window or (model_type == "qwen2" and not config.get("use_sliding_window")):
+    if window is None or window is False or (model_type == "qwen2" and not config.get("use_sliding_window")):
         return (None,) * layers
+    if isinstance(window, bool) or int(window) < 1:
+        raise CheckpointError(f"config.json: sliding_window {window!r} is no number of tokens")
     kinds = config.get("layer_types")
     if kinds is None and model_type in _GEMMA2:
         kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
@@ -186,6 +224,8 @@ def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
         return (int(window) if model_type == "mistral" else None,) * layers
     if len(kinds) != layers:
         raise CheckpointError(f"config.json names {len(kinds)} layer_types for {layers} layers")
+    if not set(kinds) <= {"sliding_attention", "full_attention"}:
+        raise NotSupportedError(f"layer_types {sorted(set(kinds))} are not supported")
     return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
 
 

@@ -11,7 +11,7 @@ from bge_integrations.models.checkpoint import Weights, read_config
 from bge_integrations.models.decoder import Decoder, DecoderConfig, cutoffs_of
 from bge_integrations.models.heads import shorten
 from bge_integrations.models.kernels import computed_dtype, memory_errors
-from bge_integrations.models.memory import check_room, gigabytes
+from bge_integrations.models.memory import check_room
 from bge_integrations.models.model import TextOutput
 from bge_integrations.models.tokenizer import TextTokenizer
 
@@ -66,15 +66,9 @@ class DecoderModel:
     def _check_room(self, folder: Path, layers: int | None) -> None:
         """Refuse, before anything is read, a model that does not fit in the memory that is free."""
         count = self.config.layers if layers is None else layers
-        needed = self.config.weight_bytes(count, self.dtype)
-        smaller = [torch.bfloat16] if self.device.type == "cuda" else [torch.bfloat16, torch.int8]
-        sizes = {dtype: self.config.weight_bytes(count, dtype) for dtype in smaller}
-        choices = [
-            f"dtype={str(dtype).removeprefix('torch.')!r} takes {gigabytes(size)}"
-            for dtype, size in sizes.items()
-            if size < needed
-        ]
-        check_room(str(folder), needed, self.device, ", ".join(choices) or "use a smaller model or another machine")
+        choices = [torch.bfloat16] if self.device.type == "cuda" else [torch.bfloat16, torch.int8]
+        smaller = {str(dtype).removeprefix("torch."): self.config.weight_bytes(count, dtype) for dtype in choices}
+        check_room(str(folder), self.config.weight_bytes(count, self.dtype), self.device, smaller)
 
     def __call__(self, batch: PackedBatch, wanted: Wanted) -> list[TextOutput]:
         """One output per sequence, in batch order.
@@ -106,7 +100,7 @@ class YesHead:
         dtype: torch.dtype,
     ) -> None:
         name = "lm_head.weight"
-        if name not in weights:  # the head shares the weights of the embeddings
+        if config.tied:  # the head shares the weights of the embeddings
             name = weights.prefix_of("embed_tokens.weight") + "embed_tokens.weight"
         rows = weights.take(name, config.vocabulary_size, config.hidden_size)
         self._yes = rows[yes_token(tokenizer)].clone().to(device, dtype)
@@ -141,7 +135,12 @@ class LayerHeads:
         if kind not in ("simple", "raw", "complex"):
             raise NotSupportedError(f"head_type {kind!r} is not supported")
         #: Heads of the size of the vocabulary see states as the language model's own head does.
-        self._scale = 1.0 if kind == "simple" else float(stored["dim_model_base"]) / config.hidden_size
+        self._scale = 1.0
+        if kind != "simple":
+            try:
+                self._scale = float(stored["dim_model_base"]) / config.hidden_size
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"config.json has no dim_model_base for head_type {kind!r}") from error
         self._rows = []
         for i in range(len(self._cutoffs)):
             place = f"{i}." if stored.get("head_multi", True) else ""  # else one head for all layers

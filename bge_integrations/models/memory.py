@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,17 +22,23 @@ def free_memory(device: torch.device) -> int | None:
     return min(limits, default=None)
 
 
-def check_room(name: str, needed: int, device: torch.device, advice: str) -> None:
+def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[str, int]) -> None:
     """Refuse, before it is read, a model that takes more bytes than are free.
 
+    Args:
+        smaller: {dtype: bytes} that it may take instead.
+
     Raises:
-        OutOfMemoryError: It says how much is needed and how much is there, then `advice`.
+        OutOfMemoryError: It says how much is needed and how much is there, and which dtypes fit.
     """
     free = free_memory(device)
-    if free is not None and needed > free:
-        raise OutOfMemoryError(
-            f"{name} needs about {gigabytes(needed)} of memory on {device}, and {gigabytes(free)} are free; {advice}"
-        )
+    if free is None or needed <= free:
+        return
+    fitting = [f"dtype={dtype!r} takes {gigabytes(size)}" for dtype, size in smaller.items() if size <= free]
+    raise OutOfMemoryError(
+        f"{name} needs about {gigabytes(needed)} of memory on {device}, and {gigabytes(free)} are free; "
+        + (", ".join(fitting) or "use a smaller model, fewer cutoff_layers where it has them, or another machine")
+    )
 
 
 def gigabytes(size: int) -> str:

@@ -146,6 +146,9 @@ def embedder_profile(
         query_instruction = instructions.query
     elif query_instruction and instruction_format:
         query_instruction = _formatted(instruction_format, query_instruction)
+    examples = () if examples is None else examples
+    if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
+        raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
     if examples and family != "icl":
         raise InvalidInputError(f"{name} takes no examples; they are for bge-en-icl")
     return EmbedderProfile(
@@ -158,7 +161,7 @@ def embedder_profile(
         ),
         max_length=row.max_length if row else files.max_length,
         truncate_dim=None if row else files.truncate_dim,
-        examples=_examples_text(examples or (), query_instruction),
+        examples=_examples_text(examples, query_instruction),
         query_suffix=catalog.ICL_SUFFIX if family == "icl" else "",
     )
 
@@ -169,6 +172,8 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
     config = read_config(folder)
     if row is not None:
         family = family or row.family
+    if family is not None:
+        check_supported(name, family, "reranker")
     if family is None and "start_layer" in config:
         family = "lightweight_reranker" if "layer_sep" in config else "layerwise_reranker"
     if family in ("layerwise_reranker", "lightweight_reranker"):
@@ -207,7 +212,7 @@ def _check_choice(argument: str, value: str | None, choices: tuple[str, ...]) ->
 
 def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
     if row.instruction_format:
-        if task is not None and task not in catalog.INSTRUCT_TASKS:
+        if task is not None and (not isinstance(task, str) or task not in catalog.INSTRUCT_TASKS):
             raise InvalidInputError(
                 f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}; or pass your own instruction as "
                 "query_instruction="
@@ -219,7 +224,7 @@ def _task_instructions(row: catalog.Checkpoint, task: str | None, query_instruct
         return row.instructions
     if task is None and query_instruction is not None:
         return row.instructions
-    if task is None or task not in row.tasks:
+    if not isinstance(task, str) or task not in row.tasks:
         raise InvalidInputError(
             f"{row.name} has one pair of instructions per task: pass task= one of {', '.join(row.tasks)}, or your own "
             "query_instruction= and passage_instruction="
@@ -241,8 +246,6 @@ def _examples_text(examples: Sequence[Mapping[str, str]], instruction: str) -> s
     Raises:
         InvalidInputError: One has no query or no response, or something else.
     """
-    if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
-        raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
     parts = []
     for i, example in enumerate(examples):
         keys = set(example) if isinstance(example, Mapping) else set()
