@@ -2,8 +2,8 @@
 
     python benchmarks/llm_rerankers.py
 
-writes benchmarks/llm_rerankers.json. Weights are random; the vocabulary is the pocket tokenizer's, so that the logits of
-every token, which FlagEmbedding computes, fit in memory. Its layerwise and lightweight rerankers need an old
+writes benchmarks/llm_rerankers.json. Weights are random; the vocabulary is the pocket tokenizer's, so that the logits
+of every token, which FlagEmbedding computes, fit in memory. Its layerwise and lightweight rerankers need an old
 transformers and are not measured here.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from checkpoints import CHECKPOINTS, passages, questions
 from safetensors.torch import save_file
-from side_by_side import alternate, machine
+from timing import alternate, machine
 
 from bge_integrations import load_reranker
 
