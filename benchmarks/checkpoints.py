@@ -84,16 +84,17 @@ def _describe_pooling(target: Path, hidden: int, max_length: int) -> None:
 def _xlm_roberta(target: Path, hidden: int, layers: int, heads: int, positions: int) -> XLMRobertaConfig:
     """The config of a trunk of that size for the pocket tokenizer, which is put into `target`; torch is seeded.
 
-    As XLM-RoBERTa's own, it tells no first from second text of a pair.
+    A pair is put together as XLM-RoBERTa's own tokenizer does.
     """
     import torch
     from transformers import XLMRobertaConfig
 
     target.mkdir(parents=True, exist_ok=True)
     tokenizer = json.loads((_RERANKER_TOKENIZER / "tokenizer.json").read_text("utf-8"))
-    for part in tokenizer["post_processor"]["pair"]:
-        for piece in part.values():
-            piece["type_id"] = 0
+    tokenizer["post_processor"]["pair"] = [
+        {"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": 0}}
+        for name in ("<s>", "A", "</s>", "</s>", "B", "</s>")
+    ]
     (target / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     described = json.loads((_RERANKER_TOKENIZER / "tokenizer_config.json").read_text("utf-8"))
     described |= {"model_input_names": ["input_ids", "attention_mask"], "model_max_length": positions - 2}

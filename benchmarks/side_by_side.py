@@ -229,7 +229,7 @@ def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) 
     for workload, model, part in (("bulk-small", "small", 1), ("bulk-base", "base", 2)):
         if OURS in measured.get(workload, {}).get("peers", {}):
             folder = Path(given.folders[model])
-            texts = passages(max(1, given.passages // part))
+            texts = passages(given.part(part))
             tokens = sum(map(len, AutoTokenizer.from_pretrained(folder)(texts, truncation=True)["input_ids"]))
             config = json.loads((folder / "config.json").read_text())
             weights = (12 * (config["num_hidden_layers"] - 1) + 2) * config["hidden_size"] ** 2
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--workloads", default="all", help=f"some of: {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", default="all", help=f"some of: {', '.join(PEERS)} (ours is always measured)")
     parser.add_argument("--rounds", type=int, default=5, help="at most so many of each workload")
-    parser.add_argument("--seconds", type=float, default=60, help="no further round of a workload begins after that")
+    parser.add_argument("--seconds", type=float, default=45, help="no further round of a workload begins after that")
     parser.add_argument("--passages", type=int, default=64, help="of the bulk workload of bge-small's size")
     parser.add_argument("--queries", type=int, default=64, help="of one round of threads or tasks")
     parser.add_argument("--longest", type=int, default=8192, help="tokens of the longest of the mixed texts")
@@ -295,9 +295,9 @@ def main() -> None:
             console.print(f"skipped: {name} ({why}; `make bench-peers` sets it up)")
         begin = time.monotonic()
         for workload in workloads:
-            console.print(f"{time.monotonic() - begin:5.0f} s: {WORKLOADS[workload].title.format(**given._asdict())}")
+            console.print(f"{time.monotonic() - begin:5.0f} s: {WORKLOADS[workload].named(given)}")
             found = field.measure(workload, options.rounds, options.seconds)
-            results["workloads"][workload] = {"title": WORKLOADS[workload].title.format(**given._asdict()), **found}
+            results["workloads"][workload] = {"title": WORKLOADS[workload].named(given), **found}
             for name, why in found["not measured"].items():
                 if why.startswith("failed"):
                     console.print(f"         {name} {why}", markup=False)

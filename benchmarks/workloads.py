@@ -35,13 +35,17 @@ class Given(NamedTuple):
     queries: int
     longest: int
 
+    def part(self, of: int) -> int:
+        """A half, a quarter ... of the passages, for larger models."""
+        return max(1, self.passages // of)
+
 
 @dataclass(frozen=True)
 class Workload:
     """One workload.
 
     Attributes:
-        title: For people, with {fields} of Given.
+        title: For people, with names of sizes in braces.
         needs: What a peer must have, as "Embedder.passages".
         prepare: Loads and warms up; runs in the peer's process.
         fresh: Each run in a new process.
@@ -51,6 +55,12 @@ class Workload:
     needs: tuple[str, ...]
     prepare: Callable[[Peer, Given], Run]
     fresh: bool = False
+
+    def named(self, given: Given) -> str:
+        """The title with the sizes."""
+        return self.title.format(
+            passages=given.passages, half=given.part(2), quarter=given.part(4), longest=given.longest
+        )
 
 
 @lru_cache(maxsize=1)
@@ -78,8 +88,8 @@ def _encoding(encode: Callable[[T], Any], texts: T, warm_up: T) -> Run:
 
 
 def _bulk(model: str, part: int, peer: Peer, given: Given) -> Run:
-    texts = passages(max(1, given.passages // part))
-    return _encoding(_embedder(peer, given.folders[model]).passages, texts, texts[:16])
+    texts = passages(given.part(part))
+    return _encoding(_embedder(peer, given.folders[model]).passages, texts, texts[:8])
 
 
 def _mixed(peer: Peer, given: Given) -> Run:
@@ -88,13 +98,13 @@ def _mixed(peer: Peer, given: Given) -> Run:
 
 
 def _three_outputs(peer: Peer, given: Given) -> Run:
-    texts = passages(max(1, given.passages // 4))
+    texts = passages(given.part(4))
     return _encoding(_module(peer).ThreeOutputs(given.folders["m3"]).passages, texts, texts[:2])
 
 
 def _rerank(count: int, peer: Peer, given: Given) -> Run:
     pairs = [(questions(1)[0], text) for text in passages(count)]
-    return _encoding(_reranker(peer, given.folders["reranker"]).scores, pairs, pairs[:16])
+    return _encoding(_reranker(peer, given.folders["reranker"]).scores, pairs, pairs[:8])
 
 
 def _timed(encode: Callable[[T], Any], given: T) -> tuple[float, Any]:
@@ -163,7 +173,7 @@ def _interactive(peer: Peer, given: Given) -> Run:
     """One query after another, 50 ms apart, while a bulk job runs; "seconds" is the median query's."""
     model = _embedder(peer, given.folders["small"])
     texts, asked = passages(given.passages), questions(given.queries)
-    model.passages(texts[:16])
+    model.passages(texts[:8])
     model.query(asked[0])
 
     def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
@@ -185,8 +195,8 @@ def _rag(peer: Peer, given: Given) -> Run:
     """Embed the passages; for two questions embed, search (a product with all vectors) and rerank the 16 nearest."""
     embedder, reranker = _embedder(peer, given.folders["small"]), _reranker(peer, given.folders["reranker"])
     texts, asked = passages(given.passages), questions(2)
-    embedder.passages(texts[:16])
-    reranker.scores([(asked[0], text) for text in texts[:16]])
+    embedder.passages(texts[:8])
+    reranker.scores([(asked[0], text) for text in texts[:8]])
 
     def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
         start = time.perf_counter()
@@ -213,7 +223,7 @@ def _start(peer: Peer, given: Given) -> Run:
         vector = model.query(questions(1)[0])
         moments.append(time.perf_counter())
         resident = _memory_mb("VmRSS")
-        model.passages(passages(given.passages // 2))
+        model.passages(passages(given.part(2)))
         imported, loaded, first = np.diff(moments)
         measured = {
             "seconds": moments[-1] - moments[0],
@@ -238,14 +248,9 @@ def _memory_mb(field: str) -> float:
 _EMBED = ("Embedder.passages",)
 _QUERY = ("Embedder.query",)
 _SCORE = ("Reranker.scores",)
+#: Those with the same model stand together: a peer keeps what it loaded last.
 WORKLOADS = {
     "bulk-small": Workload("bge-small size, {passages} passages", _EMBED, partial(_bulk, "small", 1)),
-    "bulk-base": Workload("bge-base size, half as many", _EMBED, partial(_bulk, "base", 2)),
-    "m3": Workload("bge-m3 size, three outputs, a quarter as many", ("ThreeOutputs",), _three_outputs),
-    "mixed": Workload("bge-m3 cut to 4 layers, 6 texts of up to {longest} tokens", _EMBED, _mixed),
-    "rerank-32": Workload("reranker-base size, 32 pairs", _SCORE, partial(_rerank, 32)),
-    "rerank-100": Workload("reranker-base size, 100 pairs", _SCORE, partial(_rerank, 100)),
-    "rag": Workload("RAG: {passages} passages, 2 questions, rerank 16 for each", _EMBED + _QUERY + _SCORE, _rag),
     **{
         f"threads-{count}": Workload(
             f"single queries, {count} thread{'s'[: count - 1]}", _QUERY, partial(_threads, count)
@@ -259,5 +264,11 @@ WORKLOADS = {
         for count in (1, 16, 256)
     },
     "interactive": Workload("a query during bge-small size, {passages} passages", _EMBED + _QUERY, _interactive),
+    "rag": Workload("RAG: {passages} passages, 2 questions, rerank 16 for each", _EMBED + _QUERY + _SCORE, _rag),
+    "rerank-32": Workload("reranker-base size, 32 pairs", _SCORE, partial(_rerank, 32)),
+    "rerank-100": Workload("reranker-base size, 100 pairs", _SCORE, partial(_rerank, 100)),
+    "bulk-base": Workload("bge-base size, {half} passages", _EMBED, partial(_bulk, "base", 2)),
+    "m3": Workload("bge-m3 size, three outputs of {quarter} passages", ("ThreeOutputs",), _three_outputs),
+    "mixed": Workload("bge-m3 cut to 4 layers, 6 texts of up to {longest} tokens", _EMBED, _mixed),
     "start": Workload("start to first vector, bge-base size", _QUERY, _start, fresh=True),
 }

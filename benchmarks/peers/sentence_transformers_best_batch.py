@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-_SIZES = (1, 2, 4, 8, 16)
+_SIZES = (1, 2, 4, 8)
 
 
 class Embedder:
