@@ -72,8 +72,8 @@ def _about(results: dict[str, Any]) -> str:
         f"{about['processor']}, {about['cores']} cores ({about['capability']}), {about['memory, GB']} GB, "
         f"{about['system']}, Python {about['python']}, torch {about['torch']}; load before it began: "
         f"{about['load before']}. "
-        f"`python benchmarks/side_by_side.py {said}`: {min(counts)} to {max(counts)} rounds. A peer may take "
-        f"{results['memory limit of a peer, GB']} GB. The peers: {own}; sentence-transformers and transformers: "
+        f"`python benchmarks/side_by_side.py {said}`: {min(counts)} to {max(counts)} rounds. The peers: "
+        f"{own}; sentence-transformers and transformers: "
         f"{_shared(results, 'sentence-transformers')} and {_shared(results, 'transformers')}."
     )
 

@@ -36,6 +36,8 @@ from workloads import WORKLOADS, Given
 _WORKER = Path(__file__).parent / "worker.py"
 #: A peer that takes longer over one order is ended.
 _PATIENCE_SECONDS = 900
+#: So is one that leaves the machine with a smaller part of its memory.
+_FREE_MEMORY = 0.1
 
 
 class PeerError(Exception):
@@ -45,9 +47,8 @@ class PeerError(Exception):
 class Process:
     """A peer's process, which only computes while it is asked something."""
 
-    def __init__(self, name: str, memory_bytes: int, log: Path) -> None:
+    def __init__(self, name: str, log: Path) -> None:
         command = [str(PEERS[name].python), str(_WORKER), name]
-        self._memory_bytes = memory_bytes
         self._log = log.open("a")
         self._process = subprocess.Popen(
             command,
@@ -76,7 +77,7 @@ class Process:
         while not select.select([self._process.stdout], [], [], 0.5)[0]:
             for limit, passed in (
                 (f"{_PATIENCE_SECONDS} s", time.monotonic() - begin > _PATIENCE_SECONDS),
-                (f"{self._memory_bytes / 1e9:.1f} GB", self._memory_bytes and self._resident() > self._memory_bytes),
+                ("the memory there is", free_memory() < _FREE_MEMORY),
             ):
                 if passed:
                     self._process.kill()
@@ -90,11 +91,6 @@ class Process:
         if "error" in answer:
             raise PeerError(answer["error"])
         return answer
-
-    def _resident(self) -> int:
-        """Bytes of memory that it has now; Linux only."""
-        account = Path(f"/proc/{self._process.pid}/statm")
-        return int(account.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if account.exists() else 0
 
     @property
     def is_running(self) -> bool:
@@ -114,8 +110,8 @@ class Field:
         versions: Of the others' distributions.
     """
 
-    def __init__(self, names: list[str], given: Given, memory_bytes: int, log: Path) -> None:
-        self._given, self._memory_bytes, self._log = given, memory_bytes, log
+    def __init__(self, names: list[str], given: Given, log: Path) -> None:
+        self._given, self._log = given, log
         self._processes: dict[str, Process] = {}
         self.skipped: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {}
@@ -130,12 +126,12 @@ class Field:
 
     def _process(self, name: str) -> Process:
         if name not in self._processes or not self._processes[name].is_running:
-            self._processes[name] = Process(name, self._memory_bytes, self._log)
+            self._processes[name] = Process(name, self._log)
         return self._processes[name]
 
     @contextmanager
     def _fresh(self, name: str) -> Iterator[Process]:
-        process = Process(name, self._memory_bytes, self._log)
+        process = Process(name, self._log)
         try:
             yield process
         finally:
@@ -238,11 +234,11 @@ def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) 
     return found
 
 
-def spare_memory() -> int:
-    """Bytes that one peer may take, so that it ends rather than the machine; 0, no limit, where this can't be told."""
+def free_memory() -> float:
+    """The part of the machine's memory that programs can still take; 1 where this can't be told."""
     account = Path("/proc/meminfo")
     rows = dict(row.split(":") for row in account.read_text().splitlines()) if account.exists() else {}
-    return int(int(rows["MemAvailable"].split()[0]) * 1024 * 0.6) if rows else 0
+    return int(rows["MemAvailable"].split()[0]) / int(rows["MemTotal"].split()[0]) if rows else 1
 
 
 def chosen(kind: str, known: dict[str, Any], text: str) -> list[str]:
@@ -286,9 +282,7 @@ def main() -> None:
     ceiling = results["machine"]["float32 matmul ceiling, GFLOP/s"]
     log = Path(tempfile.gettempdir()) / "bge-benchmark.log"
     log.write_text("")
-    limit = spare_memory()
-    results["memory limit of a peer, GB"] = round(limit / 1e9, 1)
-    field = Field(peers, given, limit, log)
+    field = Field(peers, given, log)
     try:
         results |= {"versions": field.versions, "skipped": field.skipped, "workloads": {}}
         for name, why in field.skipped.items():

@@ -212,7 +212,10 @@ def _rag(peer: Peer, given: Given) -> Run:
 
 
 def _start(peer: Peer, given: Given) -> Run:
-    """Import, load and embed one query; then the memory, before and after some passages. Not warmed up."""
+    """Import, load and embed one query; then the memory, before and after some passages. Not warmed up.
+
+    The first time, a peer's export to ONNX or OpenVINO counts as loading; "bulk-base" leaves it behind.
+    """
 
     def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
         moments = [time.perf_counter()]
