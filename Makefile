@@ -11,7 +11,7 @@ export BGE_DEMO_QUESTION = $(value Q)
 export BGE_DEMO_MODEL = $(value MODEL)
 export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest pytest lint format bench docs
+.PHONY: setup demo test test-oldest pytest lint format bench bench-peers docs
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -50,6 +50,17 @@ bench: $(READY)
 	$(BIN)/python benchmarks/side_by_side.py
 	$(BIN)/python benchmarks/adapters.py
 	$(BIN)/python benchmarks/index.py
+
+# Environments of their own for the peers that can't share ours; `make bench` skips those that are not there.
+bench-peers: .bench-envs/onnx/.ready .bench-envs/openvino/.ready .bench-envs/infinity/.ready
+
+# torchvision comes along with OpenVINO's adapter, in a build that CPU torch can't import; only image models need it.
+.bench-envs/%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .bench-envs/$*
+	.bench-envs/$*/bin/python -m pip install --progress-bar on "$$(grep '^torch==' $<)"
+	.bench-envs/$*/bin/python -m pip install --progress-bar on --requirement $<
+	.bench-envs/$*/bin/python -m pip uninstall --yes torchvision
+	@touch $@
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -8,8 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from transformers import XLMRobertaConfig
 
@@ -20,24 +18,27 @@ _TOKENIZER = PROJECT / "tests" / "model_files" / "bge-small-en-v1.5-tokenizer"
 _M3_HEADS = PROJECT / "tests" / "model_files" / "bge-m3-heads"
 _RERANKER_TOKENIZER = PROJECT / "bge_integrations" / "pocket" / "reranker"
 _SIZES = {"small": (384, 12, 12, 1536), "base": (768, 12, 12, 3072)}
+#: Of the pocket tokenizer in the bundled passages, and a few more, so that a length in words is never above it.
+_TOKENS_A_WORD = 1.35
+#: As the published checkpoints have them: releases of sentence-transformers before 5.4 know no newer form.
+_MODULES = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
 
 
 def random_embedder(folder: Path, size: str) -> Path:
     """A bge-{size}-en-v1.5 in `folder`, made once: the published tokenizer, config and size."""
+    import torch
     from transformers import BertConfig, BertModel
 
     target = folder / f"bge-{size}-en-v1.5"
-    if (target / "model.safetensors").is_file():
-        return target
-    shutil.copytree(_TOKENIZER, target, dirs_exist_ok=True)
     hidden, layers, heads, inner = _SIZES[size]
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner
-    )
-    BertModel(config).save_pretrained(target)
-    pooling = target / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps({"embedding_dimension": hidden, "pooling_mode": "cls"}))
+    if not (target / "model.safetensors").is_file():
+        shutil.copytree(_TOKENIZER, target, dirs_exist_ok=True)
+        torch.manual_seed(0)
+        config = BertConfig(
+            hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner
+        )
+        BertModel(config).save_pretrained(target)
+    _describe_pooling(target, hidden, max_length=512)
     return target
 
 
@@ -53,26 +54,54 @@ def random_reranker(folder: Path) -> Path:
     return target
 
 
-def random_m3(folder: Path) -> Path:
+def random_m3(folder: Path, layers: int = 24) -> Path:
     """A bge-m3 in `folder`, made once: its trunk's size and its own heads, with the pocket tokenizer's vocabulary."""
     from transformers import XLMRobertaModel
 
     target = folder / "bge-m3"
     if not (target / "model.safetensors").is_file():
-        XLMRobertaModel(_xlm_roberta(target, hidden=1024, layers=24, heads=16, positions=8194)).save_pretrained(target)
+        config = _xlm_roberta(target, hidden=1024, layers=layers, heads=16, positions=8194)
+        XLMRobertaModel(config).save_pretrained(target)
         shutil.copytree(_M3_HEADS, target, dirs_exist_ok=True)
+    _describe_pooling(target, 1024, max_length=8192)
     return target
 
 
-def _xlm_roberta(target: Path, hidden: int, layers: int, heads: int, positions: int) -> XLMRobertaConfig:
-    """The config of a trunk of that size for the pocket tokenizer, which is put into `target`; torch is seeded."""
-    from transformers import AutoTokenizer, XLMRobertaConfig
+def _describe_pooling(target: Path, hidden: int, max_length: int) -> None:
+    """The files of sentence-transformers: the first token's vector, normalised, of texts up to `max_length` tokens."""
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(_MODULES)
+    ]
+    (target / "modules.json").write_text(json.dumps(modules))
+    (target / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": max_length}))
+    (target / "2_Normalize").mkdir(exist_ok=True)
+    (target / "1_Pooling").mkdir(exist_ok=True)
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (target / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
-    tokenizer = AutoTokenizer.from_pretrained(_RERANKER_TOKENIZER)
-    tokenizer.save_pretrained(target)
+
+def _xlm_roberta(target: Path, hidden: int, layers: int, heads: int, positions: int) -> XLMRobertaConfig:
+    """The config of a trunk of that size for the pocket tokenizer, which is put into `target`; torch is seeded.
+
+    A pair is put together as XLM-RoBERTa's own tokenizer does.
+    """
+    import torch
+    from transformers import XLMRobertaConfig
+
+    target.mkdir(parents=True, exist_ok=True)
+    tokenizer = json.loads((_RERANKER_TOKENIZER / "tokenizer.json").read_text("utf-8"))
+    tokenizer["post_processor"]["pair"] = [
+        {"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": 0}}
+        for name in ("<s>", "A", "</s>", "</s>", "B", "</s>")
+    ]
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
+    described = json.loads((_RERANKER_TOKENIZER / "tokenizer_config.json").read_text("utf-8"))
+    described |= {"model_input_names": ["input_ids", "attention_mask"], "model_max_length": positions - 2}
+    (target / "tokenizer_config.json").write_text(json.dumps(described))
     torch.manual_seed(0)
     return XLMRobertaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer["model"]["vocab"]),
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -99,3 +128,9 @@ def questions(count: int) -> list[str]:
     file = PROJECT / "bge_integrations" / "demo_documents" / "questions.jsonl"
     found = [json.loads(line)["question"] for line in file.read_text("utf-8").splitlines()]
     return [f"{found[i % len(found)]} ({i})" if i >= len(found) else found[i] for i in range(count)]
+
+
+def long_passages(longest: int) -> list[str]:
+    """Texts of about 1/32, 1/16, ... and all of `longest` tokens of the pocket tokenizer, none above it."""
+    words = " ".join(passages(499)).split()
+    return [" ".join(words[: int(longest / part / _TOKENS_A_WORD)]) for part in (32, 16, 8, 4, 2, 1)]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from checkpoints import CHECKPOINTS, passages, questions
 from safetensors.torch import save_file
-from side_by_side import alternate, machine
+from timing import alternate, machine
 
 from bge_integrations import load_reranker
 

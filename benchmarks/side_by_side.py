@@ -1,235 +1,312 @@
-"""Ours beside sentence-transformers, in one process, in alternating rounds, on the same texts.
+"""This package beside what users could pick instead, on the same texts and weights.
 
     make bench
 
-prints a table and writes benchmarks/results.json. Weights are random at the published sizes. Each figure is the median
-of the rounds; a ratio is the median of the rounds' ratios, so that a machine whose speed drifts does not matter.
+Every peer runs in a process of its own, which is stopped except in its turn, so only one computes at a time. Each
+round runs all of them in order; a ratio is a peer's time over ours of the same round, so that a machine whose speed
+drifts does not matter. Weights are random at the published sizes. Writes benchmarks/results.json after each workload,
+and at the end docs/performance.md's tables and plot.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
+import select
+import signal
 import statistics
 import subprocess
-import sys
-import threading
+import tempfile
 import time
-import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from checkpoints import CHECKPOINTS, passages, questions, random_embedder, random_reranker
+import report
+from checkpoints import CHECKPOINTS, passages, random_embedder, random_m3, random_reranker
+from peers import OURS, PEERS
 from rich.console import Console
-from rich.table import Table
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from timing import gemm_gflops, machine, ratio
+from transformers import AutoTokenizer
+from workloads import WORKLOADS, Given
 
-from bge_integrations import Embedder, load_embedder, load_reranker
-from bge_integrations.core.batch import PackedBatch
-from bge_integrations.core.prompts import tokenize_texts
-from bge_integrations.models.model import EncoderModel, Wanted
-
-RESULTS = Path(__file__).parent / "results.json"
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+_WORKER = Path(__file__).parent / "worker.py"
+#: A peer that takes longer over one order is ended.
+_PATIENCE_SECONDS = 900
+#: So is one that leaves the machine with a smaller part of its memory.
+_FREE_MEMORY = 0.1
 
 
-def alternate(rounds: int, ours: Callable[[], object], peers: dict[str, Callable[[], object]]) -> dict[str, Any]:
-    """Run all once to warm up, then in turn; seconds and ratios to ours, median, smallest and largest."""
-    everyone = {"ours": ours, **peers}
-    for work in everyone.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in everyone}
-    for _ in range(rounds):
-        for name, work in everyone.items():
-            times[name].append(seconds(work))
-    found: dict[str, Any] = {"seconds": {name: statistics.median(spent) for name, spent in times.items()}}
-    found["ratio"] = {}
-    for name in peers:
-        ratios = [peer / own for peer, own in zip(times[name], times["ours"], strict=True)]
-        found["ratio"][name] = [statistics.median(ratios), min(ratios), max(ratios)]
+class PeerError(Exception):
+    """The peer can't do what it was asked; the message says why."""
+
+
+class Process:
+    """A peer's process, which only computes while it is asked something."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        command = [str(PEERS[name].python), str(_WORKER), name]
+        self._log = log.open("a")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"},
+        )
+
+    def ask(self, order: str, **arguments: Any) -> dict[str, Any]:
+        """Its answer.
+
+        Raises:
+            PeerError: It failed, took too long or too much memory, or its process ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.send_signal(signal.SIGCONT)
+        try:
+            self._process.stdin.write(json.dumps({"order": order, **arguments}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise PeerError(f"its process ended with status {self._process.wait()}") from None
+        begin = time.monotonic()
+        while not select.select([self._process.stdout], [], [], 0.5)[0]:
+            for limit, passed in (
+                (f"{_PATIENCE_SECONDS} s", time.monotonic() - begin > _PATIENCE_SECONDS),
+                ("the memory there is", free_memory() < _FREE_MEMORY),
+            ):
+                if passed:
+                    self._process.kill()
+                    self._process.wait()
+                    raise PeerError(f"it took more than {limit}")
+        line = self._process.stdout.readline()
+        self._process.send_signal(signal.SIGSTOP)
+        if not line:
+            raise PeerError(f"its process ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise PeerError(answer["error"])
+        return answer
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+class Field:
+    """The chosen peers and their processes, each started when it is first asked.
+
+    Attributes:
+        skipped: Why some are not here.
+        versions: Of the others' distributions.
+    """
+
+    def __init__(self, names: list[str], given: Given, log: Path) -> None:
+        self._given, self._log = given, log
+        self._processes: dict[str, Process] = {}
+        self.skipped: dict[str, str] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        for name in names:
+            with self._fresh(name) as process:
+                found = process.ask("versions")["versions"]
+            missing = [distribution for distribution, version in found.items() if not version]
+            if missing:
+                self.skipped[name] = f"not installed: {', '.join(missing)}"
+            else:
+                self.versions[name] = found
+
+    def _process(self, name: str) -> Process:
+        if name not in self._processes or not self._processes[name].is_running:
+            self._processes[name] = Process(name, self._log)
+        return self._processes[name]
+
+    @contextmanager
+    def _fresh(self, name: str) -> Iterator[Process]:
+        process = Process(name, self._log)
+        try:
+            yield process
+        finally:
+            process.close()
+
+    def measure(self, workload: str, rounds: int, seconds: float) -> dict[str, Any]:
+        """Alternating rounds of those that can do it, and what their outputs differ from ours by.
+
+        Args:
+            workload: Of WORKLOADS.
+            rounds: At most so many.
+            seconds: No further round begins after that.
+        """
+        with ExitStack() as stack:
+            outputs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            lacking: dict[str, str] = {}
+            runs: dict[str, list[dict[str, Any]]] = {}
+            for name in self.versions:
+                try:
+                    if not WORKLOADS[workload].fresh:
+                        answer = self._process(name).ask("prepare", workload=workload, given=self._given._asdict())
+                        if "lacks" in answer:
+                            lacking[name] = f"has no {answer['lacks']}"
+                            continue
+                    runs[name] = []
+                except PeerError as error:
+                    lacking[name] = f"failed: {error}"
+            begin = time.monotonic()
+            for done in range(rounds):
+                if done and time.monotonic() - begin > seconds:
+                    break
+                for name in list(runs):
+                    try:
+                        runs[name].append(self._run(name, workload, outputs / f"{name}.npz"))
+                    except PeerError as error:
+                        del runs[name]
+                        lacking[name] = f"failed: {error}"
+            found = {name: _summary(measured) for name, measured in runs.items()}
+            if OURS in runs:
+                for name in set(runs) - {OURS}:
+                    theirs, ours = ([run["seconds"] for run in runs[who]] for who in (name, OURS))
+                    found[name]["ratio"] = ratio(theirs, ours)
+                    found[name]["difference"] = _difference(outputs / f"{name}.npz", outputs / f"{OURS}.npz")
+        return {"peers": found, "not measured": lacking}
+
+    def _run(self, name: str, workload: str, outputs: Path) -> dict[str, Any]:
+        """One run; its outputs are written to a file."""
+        with ExitStack() as stack:
+            if WORKLOADS[workload].fresh:
+                process = stack.enter_context(self._fresh(name))
+                process.ask("prepare", workload=workload, given=self._given._asdict())
+            else:
+                process = self._process(name)
+            measured: dict[str, Any] = process.ask("run")["measured"]
+            process.ask("outputs", file=str(outputs))
+        return measured
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.close()
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """All runs' seconds, the median of each other measure, and the percentiles of single queries."""
+    found: dict[str, Any] = {"rounds": [run["seconds"] for run in runs]}
+    latencies = [spent for run in runs for spent in run.pop("latencies", [])]
+    for measure in runs[0]:
+        found[measure] = statistics.median(run[measure] for run in runs)
+    if latencies:
+        found["query p50"], found["query p99"] = np.percentile(latencies, [50, 99]).tolist()
     return found
 
 
-def gemm_gflops() -> float:
-    """The machine's float32 matmul ceiling: the best of a few (1024, 768) x (768, 3072) products."""
-    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
-    best = min(seconds(lambda: torch.mm(a, b)) for _ in range(30))
-    return 2 * 1024 * 768 * 3072 / best / 1e9
+def _difference(theirs: Path, ours: Path) -> float | str:
+    """The largest difference of two runs' outputs, or how their shapes differ."""
+    with np.load(theirs) as their_arrays, np.load(ours) as our_arrays:
+        largest = 0.0
+        for name in our_arrays.files:
+            if their_arrays[name].shape != our_arrays[name].shape:
+                return f"{their_arrays[name].shape} for {our_arrays[name].shape}"
+            largest = max(largest, float(np.abs(their_arrays[name] - our_arrays[name]).max()))
+        return largest
 
 
-def token_count(embedder: Embedder, texts: list[str]) -> int:
-    sequences, _ = tokenize_texts(embedder._session.model.tokenizer, texts, "", 512)
-    return sum(map(len, sequences))
+def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) -> dict[str, Any]:
+    """The GFLOP/s that our linears need to do in a bulk run, beside what a bare matrix product reaches.
 
-
-def bulk(size: str, count: int, rounds: int) -> dict[str, Any]:
-    """Many passages in one call."""
-    folder = random_embedder(CHECKPOINTS, size)
-    texts = passages(count)
-    peer = SentenceTransformer(str(folder), device="cpu")
-    with load_embedder(folder, device="cpu") as embedder:
-
-        def encode(batch_size: int) -> Any:
-            return peer.encode(texts, batch_size=batch_size, normalize_embeddings=True)
-
-        best = min((2, 4, 8, 16), key=lambda batch: min(seconds(lambda: encode(batch)) for _ in range(2)))
-        found = alternate(
-            rounds,
-            lambda: embedder.encode(texts),
-            {"default batch (32)": lambda: encode(32), f"best batch ({best})": lambda: encode(best)},
-        )
-        found["largest difference"] = float(np.abs(embedder.encode(texts).dense - encode(32)).max())
-        found["tokens"] = token_count(embedder, texts)
-        model = embedder._session.model
-        assert isinstance(model, EncoderModel)
-        weights = sum(12 * layer.attention_norm.weight.numel() ** 2 for layer in model._encoder.layers)
-        found["GFLOP/s of the linears"] = 2 * weights * found["tokens"] / found["seconds"]["ours"] / 1e9
+    The time is the whole run's. In the last layer only keys and values are computed for every token.
+    """
+    found: dict[str, Any] = {"ceiling": ceiling}
+    for workload, model, part in (("bulk-small", "small", 1), ("bulk-base", "base", 2)):
+        if OURS in measured.get(workload, {}).get("peers", {}):
+            folder = Path(given.folders[model])
+            texts = passages(given.part(part))
+            tokens = sum(map(len, AutoTokenizer.from_pretrained(folder)(texts, truncation=True)["input_ids"]))
+            config = json.loads((folder / "config.json").read_text())
+            weights = (12 * (config["num_hidden_layers"] - 1) + 2) * config["hidden_size"] ** 2
+            spent = measured[workload]["peers"][OURS]["seconds"]
+            found[workload] = {"tokens": tokens, "GFLOP/s of the linears": 2 * weights * tokens / spent / 1e9}
     return found
 
 
-def rerank(pairs_count: int, rounds: int) -> dict[str, Any]:
-    """One query against some passages."""
-    folder = random_reranker(CHECKPOINTS)
-    pairs = [(questions(1)[0], text) for text in passages(pairs_count)]
-    peer = CrossEncoder(str(folder), device="cpu", max_length=512)
-    with load_reranker(folder, device="cpu") as reranker:
-
-        def predict(batch_size: int) -> Any:
-            return peer.predict(pairs, batch_size=batch_size, activation_fn=torch.nn.Identity())
-
-        best = min((1, 2, 4, 8), key=lambda batch: min(seconds(lambda: predict(batch)) for _ in range(2)))
-        found = alternate(
-            rounds,
-            lambda: reranker.score(pairs),
-            {"default batch (32)": lambda: predict(32), f"best batch ({best})": lambda: predict(best)},
-        )
-        found["largest difference"] = float(np.abs(reranker.score(pairs) - predict(32)).max())
-    return found
+def free_memory() -> float:
+    """The part of the machine's memory that programs can still take; 1 where this can't be told."""
+    account = Path("/proc/meminfo")
+    rows = dict(row.split(":") for row in account.read_text().splitlines()) if account.exists() else {}
+    return int(rows["MemAvailable"].split()[0]) / int(rows["MemTotal"].split()[0]) if rows else 1
 
 
-def threads(count: int, each: int, rounds: int) -> dict[str, Any]:
-    """Threads that embed one query at a time."""
-    folder = random_embedder(CHECKPOINTS, "small")
-    peer = SentenceTransformer(str(folder), device="cpu")
-    work = [questions(count * each)[i * each : (i + 1) * each] for i in range(count)]
-    latencies: dict[str, list[float]] = {"ours": [], "sentence-transformers": []}
-
-    def everyone(name: str, encode: Callable[[str], object]) -> None:
-        start = threading.Barrier(count)
-
-        def one(queries: list[str]) -> list[float]:
-            start.wait()
-            return [seconds(lambda query=query: encode(query)) for query in queries]  # type: ignore[misc]
-
-        with ThreadPoolExecutor(count) as pool:
-            latencies[name] += [spent for spents in pool.map(one, work) for spent in spents]
-
-    with load_embedder(folder, device="cpu") as embedder:
-        found = alternate(
-            rounds,
-            lambda: everyone("ours", lambda query: embedder.encode([query])),
-            {
-                "sentence-transformers": lambda: everyone(
-                    "sentence-transformers", lambda query: peer.encode([query], normalize_embeddings=True)
-                )
-            },
-        )
-        sample = work[0]
-        difference = embedder.encode(sample).dense - peer.encode(sample, normalize_embeddings=True)
-        found["largest difference"] = float(np.abs(difference).max())
-    found["queries per second"] = {name: count * each / spent for name, spent in found["seconds"].items()}
-    found["p99 seconds"] = {name: float(np.percentile(spents, 99)) for name, spents in latencies.items()}
-    return found
-
-
-def lone_query(rounds: int) -> dict[str, Any]:
-    """One query from one thread, beside the bare forward pass on its token ids."""
-    folder = random_embedder(CHECKPOINTS, "small")
-    query = questions(1)[0]
-    peer = SentenceTransformer(str(folder), device="cpu")
-    with load_embedder(folder, device="cpu") as embedder:
-        model = embedder._session.model
-        sequences, _ = tokenize_texts(model.tokenizer, [query], "", 512)
-        wanted = Wanted(pooling="cls")
-        return alternate(
-            rounds,
-            lambda: embedder.encode([query]),
-            {
-                "bare forward pass": lambda: model(PackedBatch.pack(sequences, model.device), wanted),
-                "sentence-transformers": lambda: peer.encode([query], normalize_embeddings=True),
-            },
-        )
-
-
-def import_seconds() -> float:
-    """`import bge_integrations` in a fresh process, less the start of an empty one; median of 7."""
-
-    def run(code: str) -> float:
-        return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True))
-
-    return statistics.median(run("import bge_integrations") - run("pass") for _ in range(7))
-
-
-def machine() -> dict[str, Any]:
-    processor = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
-    return {
-        "processor": processor,
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "float32 matmul ceiling, GFLOP/s": round(gemm_gflops()),
-    }
+def chosen(kind: str, known: dict[str, Any], text: str) -> list[str]:
+    """The comma-separated names; all of them for "all"."""
+    names = list(known) if text == "all" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"no such {kind}: {', '.join(unknown)}. There are: {', '.join(known)}")
+    return names
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--passages", type=int, default=256)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    console = Console()
-    results: dict[str, Any] = {"machine": machine()}
-    jobs: dict[str, Callable[[], Any]] = {
-        f"bge-small, {options.passages} passages": lambda: bulk("small", options.passages, options.rounds),
-        f"bge-base, {options.passages // 2} passages": lambda: bulk("base", options.passages // 2, options.rounds),
-        "reranker-base, 32 pairs": lambda: rerank(32, options.rounds),
-        "bge-small, 64 threads of single queries": lambda: threads(64, 4, options.rounds),
-        "bge-small, a lone query": lambda: lone_query(20 * options.rounds),
-    }
-    for name, job in jobs.items():
-        console.print(f"running: {name}")
-        results[name] = job()
-    results["import bge_integrations, seconds"] = import_seconds()
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    table = Table(
-        "workload", "peer", "ours, s", "peer, s", "ratio (min to max)", "difference", title=str(results["machine"])
+    parser.add_argument("--workloads", default="all", help=f"some of: {', '.join(WORKLOADS)}")
+    parser.add_argument("--peers", default="all", help=f"some of: {', '.join(PEERS)} (ours is always measured)")
+    parser.add_argument("--rounds", type=int, default=5, help="at most so many of each workload")
+    parser.add_argument("--seconds", type=float, default=45, help="no further round of a workload begins after that")
+    parser.add_argument("--passages", type=int, default=64, help="of the bulk workload of bge-small's size")
+    parser.add_argument("--queries", type=int, default=64, help="of one round of threads or tasks")
+    parser.add_argument("--longest", type=int, default=8192, help="tokens of the longest of the mixed texts")
+    parser.add_argument(
+        "--results", type=Path, default=report.RESULTS, help="where to write them; elsewhere, the page stays as it is"
     )
-    for name in jobs:
-        found = results[name]
-        for peer, (middle, low, high) in found["ratio"].items():
-            difference = f"{found['largest difference']:.1e}" if "largest difference" in found else ""
-            spent = found["seconds"]
-            ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-            table.add_row(name, peer, f"{spent['ours']:.4f}", f"{spent[peer]:.4f}", ratio, difference)
-    console.print(table)
-    for name, found in results.items():
-        for key in ("tokens", "GFLOP/s of the linears", "queries per second", "p99 seconds"):
-            if isinstance(found, dict) and key in found:
-                console.print(f"{name}: {key} {found[key]}")
-    console.print(f"import bge_integrations: {results['import bge_integrations, seconds']:.3f} s; all in {RESULTS}")
+    options = parser.parse_args()
+    if min(options.rounds, options.passages, options.queries, options.longest) < 1:
+        parser.error("--rounds, --passages, --queries and --longest are at least 1")
+    workloads = chosen("workload", WORKLOADS, options.workloads)
+    peers = [OURS, *(name for name in chosen("peer", PEERS, options.peers) if name != OURS)]
+    console = Console()
+    folders = {
+        "small": random_embedder(CHECKPOINTS, "small"),
+        "base": random_embedder(CHECKPOINTS, "base"),
+        "reranker": random_reranker(CHECKPOINTS),
+        "m3": random_m3(CHECKPOINTS),
+        "m3, 4 layers": random_m3(CHECKPOINTS / "4-layers", layers=4),
+    }
+    given = Given(
+        {name: str(folder) for name, folder in folders.items()}, options.passages, options.queries, options.longest
+    )
+    results: dict[str, Any] = {"machine": machine(), "options": {**vars(options), "results": options.results.name}}
+    ceiling = results["machine"]["float32 matmul ceiling, GFLOP/s"]
+    log = Path(tempfile.gettempdir()) / "bge-benchmark.log"
+    log.write_text("")
+    field = Field(peers, given, log)
+    try:
+        results |= {"versions": field.versions, "skipped": field.skipped, "workloads": {}}
+        for name, why in field.skipped.items():
+            console.print(f"skipped: {name} ({why}; `make bench-peers` sets it up)")
+        begin = time.monotonic()
+        for workload in workloads:
+            console.print(f"{time.monotonic() - begin:5.0f} s: {WORKLOADS[workload].named(given)}")
+            found = field.measure(workload, options.rounds, options.seconds)
+            results["workloads"][workload] = {"title": WORKLOADS[workload].named(given), **found}
+            for name, why in found["not measured"].items():
+                if why.startswith("failed"):
+                    console.print(f"         {name} {why}", markup=False)
+            options.results.write_text(json.dumps(results, indent=1) + "\n")
+    finally:
+        field.close()
+    ceiling = {name: max(best, ceiling[name]) for name, best in gemm_gflops().items()}
+    results["roofline"] = roofline(given, results["workloads"], ceiling)
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    if options.results == report.RESULTS:
+        report.main()
+        console.print(f"written: {report.RESULTS}, {report.PAGE}, {report.PLOT}")
+    else:
+        print(report.markdown(results))
+    console.print(f"{time.monotonic() - begin:.0f} s; what the peers printed: {log}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""What users can pick instead, one small module each. A module may have these classes; what it lacks is not measured.
+
+    Embedder(folder)      passages(texts) -> (n, dimension); query(text) -> (dimension,); and async aquery(text)
+    Reranker(folder)      scores(pairs) -> (n,) in (0, 1)
+    ThreeOutputs(folder)  passages(texts) -> dense (n, dimension), sparse (n, vocabulary), multi (tokens, dimension)
+
+The first call is not timed. Everything stays at the package's defaults, but for the device (CPU) and float32.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+ENVIRONMENTS = Path(__file__).parent.parent.parent / ".bench-envs"
+
+
+class Peer(NamedTuple):
+    """One package, in one way of using it.
+
+    Attributes:
+        module: Of this folder.
+        package: What its users import.
+        distributions: All that must be installed.
+        environment: Its folder in .bench-envs, for what can't share an environment with this project.
+    """
+
+    module: str
+    package: str
+    distributions: tuple[str, ...]
+    environment: str = ""
+
+    @property
+    def python(self) -> Path:
+        """The Python of its own environment where that exists, else this one."""
+        own = ENVIRONMENTS / self.environment / "bin" / "python"
+        return own if self.environment and own.exists() else Path(sys.executable)
+
+    def versions(self) -> dict[str, str]:
+        """Of its distributions, in the Python that runs this; "" for what is not installed."""
+        found = {}
+        for name in self.distributions:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = ""
+        return found
+
+
+OURS = "ours"
+_TORCH = ("sentence-transformers", "transformers", "torch")
+_ONNX = ("sentence-transformers", "transformers", "optimum-onnx", "onnxruntime")
+PEERS = {
+    OURS: Peer("ours", "bge_integrations", ("transformers", "torch")),
+    "sentence-transformers": Peer("sentence_transformers_torch", "sentence_transformers", _TORCH),
+    "sentence-transformers (best batch)": Peer("sentence_transformers_best_batch", "sentence_transformers", _TORCH),
+    "sentence-transformers (ONNX)": Peer("sentence_transformers_onnx", "sentence_transformers", _ONNX, "onnx"),
+    "sentence-transformers (ONNX int8)": Peer("sentence_transformers_int8", "sentence_transformers", _ONNX, "onnx"),
+    "sentence-transformers (OpenVINO)": Peer(
+        "sentence_transformers_openvino",
+        "sentence_transformers",
+        ("sentence-transformers", "transformers", "optimum-intel", "openvino"),
+        "openvino",
+    ),
+    "FlagEmbedding": Peer("flag_embedding", "FlagEmbedding", ("FlagEmbedding", "transformers", "torch")),
+    "infinity_emb": Peer("infinity", "infinity_emb", ("infinity_emb", *_TORCH), "infinity"),
+    "fastembed": Peer("fastembed_onnx", "fastembed", ("fastembed", "optimum-onnx", "onnxruntime"), "onnx"),
+    "langchain-huggingface": Peer("langchain", "langchain_huggingface", ("langchain-huggingface", *_TORCH)),
+    "llama-index-embeddings-huggingface": Peer(
+        "llama_index_huggingface",
+        "llama_index.embeddings.huggingface",
+        ("llama-index-embeddings-huggingface", *_TORCH),
+    ),
+}

@@ -1,0 +1,71 @@
+"""Times and what is said about them: alternating rounds, ratios, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bge_integrations.models.kernels import PrepackedLinear
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratio(theirs: list[float], ours: list[float]) -> list[float]:
+    """Their time over ours, round by round: median, smallest and largest."""
+    ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+    return [statistics.median(ratios), min(ratios), max(ratios)]
+
+
+def alternate(rounds: int, ours: Callable[[], object], peers: dict[str, Callable[[], object]]) -> dict[str, Any]:
+    """Run all once to warm up, then in turn; seconds and ratios to ours, median, smallest and largest."""
+    everyone = {"ours": ours, **peers}
+    for work in everyone.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in everyone}
+    for _ in range(rounds):
+        for name, work in everyone.items():
+            times[name].append(seconds(work))
+    return {
+        "seconds": {name: statistics.median(spent) for name, spent in times.items()},
+        "ratio": {name: ratio(times[name], times["ours"]) for name in peers},
+    }
+
+
+def gemm_gflops() -> dict[str, float]:
+    """The machine's float32 matmul ceiling: the best of a few (1024, 768) x (768, 3072) products, in MKL and oneDNN."""
+    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
+    prepacked = PrepackedLinear(b.T.contiguous(), None)
+    products: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(a, b), "oneDNN": lambda: prepacked(a)}
+    work = 2 * 1024 * 768 * 3072 / 1e9
+    with torch.inference_mode():
+        return {name: round(work / min(seconds(product) for _ in range(30))) for name, product in products.items()}
+
+
+def machine() -> dict[str, Any]:
+    processor = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory, GB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "float32 matmul ceiling, GFLOP/s": gemm_gflops(),
+        "load before": round(os.getloadavg()[0], 1),
+    }

@@ -1,0 +1,277 @@
+"""What each peer does, in its own process: a workload loads, warms up, and gives back what does the work once.
+
+A run is timed here, in the process that computes. "seconds" is what is compared with ours; whatever else a run
+measures is reported beside it. The outputs go to the parent, which compares them with ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from checkpoints import long_passages, passages, questions
+from numpy.typing import NDArray
+from peers import Peer
+
+T = TypeVar("T")
+#: One run: what was measured, and the outputs.
+Run = Callable[[], tuple[dict[str, Any], list[NDArray[np.float32]]]]
+
+
+class Given(NamedTuple):
+    """What is measured on: checkpoint folders by name, and sizes."""
+
+    folders: dict[str, str]
+    passages: int
+    queries: int
+    longest: int
+
+    def part(self, of: int) -> int:
+        """A half, a quarter ... of the passages, for larger models."""
+        return max(1, self.passages // of)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One workload.
+
+    Attributes:
+        title: For people, with names of sizes in braces.
+        needs: What a peer must have, as "Embedder.passages".
+        prepare: Loads and warms up; runs in the peer's process.
+        fresh: Each run in a new process.
+    """
+
+    title: str
+    needs: tuple[str, ...]
+    prepare: Callable[[Peer, Given], Run]
+    fresh: bool = False
+
+    def named(self, given: Given) -> str:
+        """The title with the sizes."""
+        return self.title.format(
+            passages=given.passages, half=given.part(2), quarter=given.part(4), longest=given.longest
+        )
+
+
+@lru_cache(maxsize=1)
+def _embedder(peer: Peer, folder: str) -> Any:
+    return _module(peer).Embedder(folder)
+
+
+@lru_cache(maxsize=1)
+def _reranker(peer: Peer, folder: str) -> Any:
+    return _module(peer).Reranker(folder)
+
+
+def _module(peer: Peer) -> Any:
+    return importlib.import_module(f"peers.{peer.module}")
+
+
+def _encoding(encode: Callable[[T], Any], texts: T, warm_up: T) -> Run:
+    encode(warm_up)
+
+    def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+        spent, outputs = _timed(encode, texts)
+        return {"seconds": spent}, list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+    return run
+
+
+def _bulk(model: str, part: int, peer: Peer, given: Given) -> Run:
+    texts = passages(given.part(part))
+    return _encoding(_embedder(peer, given.folders[model]).passages, texts, texts[:8])
+
+
+def _mixed(peer: Peer, given: Given) -> Run:
+    texts = long_passages(given.longest)
+    return _encoding(_embedder(peer, given.folders["m3, 4 layers"]).passages, texts, texts[:3])
+
+
+def _three_outputs(peer: Peer, given: Given) -> Run:
+    texts = passages(given.part(4))
+    return _encoding(_module(peer).ThreeOutputs(given.folders["m3"]).passages, texts, texts[:2])
+
+
+def _rerank(count: int, peer: Peer, given: Given) -> Run:
+    pairs = [(questions(1)[0], text) for text in passages(count)]
+    return _encoding(_reranker(peer, given.folders["reranker"]).scores, pairs, pairs[:8])
+
+
+def _timed(encode: Callable[[T], Any], given: T) -> tuple[float, Any]:
+    start = time.perf_counter()
+    output = encode(given)
+    return time.perf_counter() - start, output
+
+
+def _queries_measured(spent: float, timed: list[tuple[float, Any]]) -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+    latencies, vectors = zip(*timed, strict=True)
+    return {"seconds": spent, "latencies": latencies}, [np.stack(vectors)]
+
+
+def _threads(count: int, peer: Peer, given: Given) -> Run:
+    """Each thread embeds its share of the queries, one after another."""
+    query = _embedder(peer, given.folders["small"]).query
+    texts = questions(max(given.queries, count))
+    shares = [texts[i::count] for i in range(count)]
+
+    def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+        begin = threading.Barrier(count + 1)
+
+        def one(share: list[str]) -> list[tuple[float, Any]]:
+            begin.wait()
+            return [_timed(query, text) for text in share]
+
+        with ThreadPoolExecutor(count) as pool:
+            done = [pool.submit(one, share) for share in shares]
+            begin.wait()
+            start = time.perf_counter()
+            timed = [pair for future in done for pair in future.result()]
+            return _queries_measured(time.perf_counter() - start, timed)
+
+    run()
+    return run
+
+
+def _tasks(count: int, peer: Peer, given: Given) -> Run:
+    """As threads, with tasks of one event loop."""
+    aquery = _embedder(peer, given.folders["small"]).aquery
+    texts = questions(max(given.queries, count))
+    shares = [texts[i::count] for i in range(count)]
+    loop = asyncio.new_event_loop()
+
+    async def one(share: list[str]) -> list[tuple[float, Any]]:
+        timed = []
+        for text in share:
+            start = time.perf_counter()
+            vector = await aquery(text)
+            timed.append((time.perf_counter() - start, vector))
+        return timed
+
+    async def everyone() -> list[tuple[float, Any]]:
+        return [pair for timed in await asyncio.gather(*map(one, shares)) for pair in timed]
+
+    def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+        start = time.perf_counter()
+        timed = loop.run_until_complete(everyone())
+        return _queries_measured(time.perf_counter() - start, timed)
+
+    run()
+    return run
+
+
+def _interactive(peer: Peer, given: Given) -> Run:
+    """One query after another, 50 ms apart, while a bulk job runs; "seconds" is the median query's."""
+    model = _embedder(peer, given.folders["small"])
+    texts, asked = passages(given.passages), questions(given.queries)
+    model.passages(texts[:8])
+    model.query(asked[0])
+
+    def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+        timed: list[tuple[float, Any]] = []
+        with ThreadPoolExecutor(1) as pool:
+            bulk = pool.submit(_timed, model.passages, texts)
+            while not timed or not bulk.done():
+                time.sleep(0.05)
+                timed.append(_timed(model.query, asked[len(timed) % len(asked)]))
+            bulk_seconds, vectors = bulk.result()
+        latencies = [spent for spent, _ in timed]
+        measured = {"seconds": float(np.median(latencies)), "latencies": latencies, "bulk seconds": bulk_seconds}
+        return measured, [vectors, timed[0][1]]
+
+    return run
+
+
+def _rag(peer: Peer, given: Given) -> Run:
+    """Embed the passages; for two questions embed, search (a product with all vectors) and rerank the 16 nearest."""
+    embedder, reranker = _embedder(peer, given.folders["small"]), _reranker(peer, given.folders["reranker"])
+    texts, asked = passages(given.passages), questions(2)
+    embedder.passages(texts[:8])
+    reranker.scores([(asked[0], text) for text in texts[:8]])
+
+    def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+        start = time.perf_counter()
+        vectors = embedder.passages(texts)
+        similarities, scores = [], []
+        for question in asked:
+            similarities.append(vectors @ embedder.query(question))
+            nearest = np.argsort(-similarities[-1])[:16]
+            scores.append(np.sort(reranker.scores([(question, texts[i]) for i in nearest])))
+        return {"seconds": time.perf_counter() - start}, [np.stack(similarities), np.stack(scores)]
+
+    return run
+
+
+def _start(peer: Peer, given: Given) -> Run:
+    """Import, load and embed one query; then the memory, before and after some passages. Not warmed up.
+
+    The first time, a peer's export to ONNX or OpenVINO counts as loading; "bulk-base" leaves it behind.
+    """
+
+    def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+        moments = [time.perf_counter()]
+        importlib.import_module(peer.package)
+        moments.append(time.perf_counter())
+        model = _embedder(peer, given.folders["base"])
+        moments.append(time.perf_counter())
+        vector = model.query(questions(1)[0])
+        moments.append(time.perf_counter())
+        resident = _memory_mb("VmRSS")
+        model.passages(passages(given.part(2)))
+        imported, loaded, first = np.diff(moments)
+        measured = {
+            "seconds": moments[-1] - moments[0],
+            "import seconds": imported,
+            "load seconds": loaded,
+            "first query seconds": first,
+            "resident MB": resident,
+            "peak MB": _memory_mb("VmHWM"),
+        }
+        return measured, [vector]
+
+    return run
+
+
+def _memory_mb(field: str) -> float:
+    """A field of Linux' account of this process; 0 elsewhere."""
+    status = Path("/proc/self/status")
+    rows = dict(row.split(":", 1) for row in status.read_text().splitlines()) if status.exists() else {field: "0 kB"}
+    return int(rows[field].split()[0]) / 1024
+
+
+_EMBED = ("Embedder.passages",)
+_QUERY = ("Embedder.query",)
+_SCORE = ("Reranker.scores",)
+#: Those with the same model stand together: a peer keeps what it loaded last.
+WORKLOADS = {
+    "bulk-small": Workload("bge-small size, {passages} passages", _EMBED, partial(_bulk, "small", 1)),
+    **{
+        f"threads-{count}": Workload(
+            f"single queries, {count} thread{'s'[: count - 1]}", _QUERY, partial(_threads, count)
+        )
+        for count in (1, 8, 64)
+    },
+    **{
+        f"tasks-{count}": Workload(
+            f"single queries, {count} task{'s'[: count - 1]}", ("Embedder.aquery",), partial(_tasks, count)
+        )
+        for count in (1, 16, 256)
+    },
+    "interactive": Workload("a query during bge-small size, {passages} passages", _EMBED + _QUERY, _interactive),
+    "rag": Workload("RAG: {passages} passages, 2 questions, rerank 16 for each", _EMBED + _QUERY + _SCORE, _rag),
+    "rerank-32": Workload("reranker-base size, 32 pairs", _SCORE, partial(_rerank, 32)),
+    "rerank-100": Workload("reranker-base size, 100 pairs", _SCORE, partial(_rerank, 100)),
+    "bulk-base": Workload("bge-base size, {half} passages", _EMBED, partial(_bulk, "base", 2)),
+    "m3": Workload("bge-m3 size, three outputs of {quarter} passages", ("ThreeOutputs",), _three_outputs),
+    "mixed": Workload("bge-m3 cut to 4 layers, 6 texts of up to {longest} tokens", _EMBED, _mixed),
+    "start": Workload("start to first vector, bge-base size", _QUERY, _start, fresh=True),
+}
