@@ -17,7 +17,7 @@ CHECKPOINTS = Path(tempfile.gettempdir()) / "bge-benchmark-checkpoints"
 _TOKENIZER = PROJECT / "tests" / "model_files" / "bge-small-en-v1.5-tokenizer"
 _M3_HEADS = PROJECT / "tests" / "model_files" / "bge-m3-heads"
 _RERANKER_TOKENIZER = PROJECT / "bge_integrations" / "pocket" / "reranker"
-_SIZES = {"small": (384, 12, 12, 1536), "base": (768, 12, 12, 3072)}
+_SIZES = {"small": (384, 12, 12, 1536), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
 #: Of the pocket tokenizer in the bundled passages, and a few more, so that a length in words is never above it.
 _TOKENS_A_WORD = 1.35
 #: As the published checkpoints have them: releases of sentence-transformers before 5.4 know no newer form.

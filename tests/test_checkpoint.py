@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,3 +313,14 @@ def test_a_cached_checkpoint_needs_no_network(tmp_path):
     assert "Represent this sentence" in done.stdout, done.stderr
     (cached / "snapshots" / "abc" / "model.safetensors").unlink()
     assert "only a part of it is in the cache" in offline(code, tmp_path).stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the mappings are read from /proc")
+@pytest.mark.parametrize("name", ["bge-m3", "bge-multilingual-gemma2", "bge-reranker-v2-m3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loaded_model_keeps_no_mapping_of_its_files(tmp_path, name, dtype):
+    """Each would reserve the size of the file, and what is written into the file would change the model."""
+    shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+    load = load_reranker if "reranker" in name else load_embedder
+    with load(tmp_path / name, dtype=dtype):
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()

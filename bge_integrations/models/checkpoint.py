@@ -235,8 +235,9 @@ def read_state(file: Path) -> Mapping[str, torch.Tensor]:
 class Weights:
     """The tensors of a checkpoint folder by name, read when taken.
 
-    A safetensors file is opened for each tensor anew, so that its pages leave memory when the tensor does: a large
-    model that is converted on the way then takes what it takes converted, and not the size of its files besides.
+    A safetensors file is mapped for each tensor anew, so that its pages leave memory when the tensor does: a large
+    model that is converted on the way then takes what it takes converted, and not the size of its files besides. What
+    is kept must be copied, or it keeps a mapping of the whole file.
 
     Raises:
         CheckpointError: No weights, a shard is missing, or a file is cut short; the message names the file.
@@ -275,7 +276,7 @@ class Weights:
         )
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
-        """The tensor `name`, as stored, after a check of its shape (-1 matches any size)."""
+        """The tensor `name`, as stored, after a check of its shape (-1 matches any size): to be copied, see above."""
         if name not in self._stored:
             raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
         file, stored = self._stored[name]

@@ -288,9 +288,9 @@ class _Layer:
 
         def scaled(name: str, *shape: int) -> Tensor:
             weight = weights.take(prefix + name, *shape)
-            return (weight if config.residual_scale == 1 else weight.float() * config.residual_scale).to(
-                device, computed
-            )
+            if config.residual_scale != 1:
+                weight = weight.float() * config.residual_scale
+            return weight.to(device, computed, copy=True)
 
         sizes = {"q": self._queries, "k": self._keys, "v": self._keys}
         self.qkv = make(
@@ -347,7 +347,8 @@ class Decoder:
         prefix = weights.prefix_of("embed_tokens.weight")
         words = weights.take(f"{prefix}embed_tokens.weight", config.vocabulary_size, config.hidden_size)
         # widened when they are looked up: a large vocabulary takes gigabytes
-        self.words = words.to(device, self._dtype if self._dtype.itemsize < words.dtype.itemsize else words.dtype)
+        kept = self._dtype if self._dtype.itemsize < words.dtype.itemsize else words.dtype
+        self.words = words.to(device, kept, copy=True)
         count = config.layers if layers is None else layers
         shown = config.weight_bytes(count, dtype) > _LARGE and sys.stderr.isatty()
         self.layers = []

@@ -88,7 +88,7 @@ class _Layer:
         computed = computed_dtype(dtype)
 
         def take(name: str, *shape: int) -> Tensor:
-            return weights.take(prefix + name, *shape).to(device, computed)
+            return weights.take(prefix + name, *shape).to(device, computed, copy=True)
 
         def norm(name: str) -> _Norm:
             return _Norm(take(f"{name}.weight", hidden), take(f"{name}.bias", hidden), config.norm_eps)
@@ -137,7 +137,7 @@ class Encoder:
         prefix = weights.prefix_of("embeddings.word_embeddings.weight")
 
         def take(name: str, *shape: int) -> Tensor:
-            return weights.take(f"{prefix}embeddings.{name}", *shape).to(device, computed)
+            return weights.take(f"{prefix}embeddings.{name}", *shape).to(device, computed, copy=True)
 
         self.words = take("word_embeddings.weight", config.vocabulary_size, hidden)
         self.positions = take("position_embeddings.weight", config.positions, hidden)[config.first_position :]

@@ -108,7 +108,7 @@ class ClassificationHead:
             dense, out = weights.prefix_of("pooler.dense.weight") + "pooler.dense", "classifier"
 
         def take(name: str, *shape: int) -> Tensor:
-            return weights.take(name, *shape).to(device, dtype)
+            return weights.take(name, *shape).to(device, dtype, copy=True)
 
         self._dense = take(f"{dense}.weight", hidden, hidden), take(f"{dense}.bias", hidden)
         self._out = take(f"{out}.weight", 1, hidden), take(f"{out}.bias", 1)
