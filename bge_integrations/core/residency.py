@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bge_integrations.catalog import Family
     from bge_integrations.core.batch import TokenSequence
 
-_CPU_TOKEN_BUDGET = 512
+_CPU_TOKEN_BUDGET = 1024
 _CUDA_TOKEN_BUDGET = 65536
 
 
