@@ -451,6 +451,37 @@ def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
     assert file.read_text() == "before"
 
 
+def test_links_are_followed_and_pipes_written_to(tmp_path):
+    run = Run("m", {"q": [("a", 1.0)]})
+    for target in ("old.trec", "new.trec"):
+        (tmp_path / "old.trec").write_text("before")
+        (tmp_path / "link").symlink_to(target)
+        run.save(tmp_path / "link")
+        assert (tmp_path / "link").readlink().name == target
+        assert (tmp_path / target).read_text() == run.to_trec()
+        (tmp_path / "link").unlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run.save(tmp_path / "pipe")
+    assert os.read(reader, 1000).decode() == run.to_trec()
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(InvalidInputError, match="leads to itself"):
+        run.save(tmp_path / "round")
+    assert {path.name for path in tmp_path.iterdir()} == {"old.trec", "new.trec", "pipe", "round"}
+
+
+def test_standard_output_may_be_named_as_a_file(tmp_path):
+    code = (
+        "from bge_integrations.evaluation import Run\n"
+        "print('first'); Run('m', {'q': [('a', 1.0)]}).save('out'); print('last')"
+    )
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=out, check=True, timeout=60)
+    assert (tmp_path / "out").read_text() == "first\nq Q0 a 1 1.0 m\nlast\n"
+
+
 def test_a_report_of_which_one_run_can_not_be_written_writes_none(tmp_path, pocket):
     documents = {"a": "panda", "b c": "Rome"}  # BM25 finds the first alone
     data = Dataset(queries={"q": "panda"}, documents=documents, qrels={"q": {"a": 1}})
