@@ -680,6 +680,7 @@ def test_a_small_folder(tmp_path):
         ({"qrels": ""}, "no judgement is above 0"),
         ({"corpus": CORPUS + '{"_id": "\\ud800", "text": ""}\n'}, "lone surrogate"),
         ({"corpus": CORPUS + "[" * 100_000 + "\n"}, "line 4 is no row: its JSON is nested too deeply"),
+        ({"corpus": CORPUS + '{"_id": "c", "text": "", "n": ' + "9" * 5000 + "}\n"}, "line 4 has a number of too many"),
         ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; the highest is 1000"),
     ],
 )
@@ -848,6 +849,26 @@ def test_the_command_s_exit_status(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("evaluation: none is no folder")
     assert done.stderr.count("\n") == 1
+
+
+def test_interrupted(monkeypatch, capsys, demo_folder):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bge_integrations.evaluation.__main__._load_embedder", interrupt)
+    assert main([str(demo_folder), "--model", "pocket"]) == 130
+    assert capsys.readouterr().err == "evaluation: interrupted\n"
+
+
+def test_a_closed_pipe_is_silent(tmp_path):
+    folder = written(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        program = [sys.executable, "-m", "bge_integrations.evaluation"]
+        arguments = [folder, "--model", "pocket", "--modes", "dense", "--no-baseline", "--json", "-"]
+        done = subprocess.run([*program, *arguments], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_libraries_are_imported_when_needed(tmp_path):
