@@ -672,6 +672,8 @@ def test_a_small_folder(tmp_path):
         ({"qrels": QRELS + "q\tb\t0.5\n"}, r"test\.tsv, line 3 has the grade '0.5'"),
         ({"qrels": QRELS + "q\tb\thigh\n"}, "line 3 has the grade 'high'"),
         ({"qrels": "q\ta\t0.5\n"}, "line 1 has the grade '0.5'"),
+        ({"qrels": "q\ta\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
+        ({"qrels": "q\tz\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
         ({"qrels": QRELS + "q b 1\n"}, "line 3 must have query id, document id and grade"),
         ({"qrels": QRELS + "q\ta\t2\n"}, "line 3 judges document 'a' for query 'q' again"),
         ({"qrels": QRELS + "z\ta\t1\n"}, "query 'z', which is not among the queries"),

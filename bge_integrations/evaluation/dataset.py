@@ -86,7 +86,7 @@ class Dataset:
             key: {"title": row.get("title") or "", "text": row["text"]} for key, row in _rows(place / "corpus.jsonl")
         }
         queries = {key: row["text"] for key, row in _rows(place / "queries.jsonl")}
-        judgements = _judgements(qrels)
+        judgements = _judgements(qrels, queries.keys() | documents.keys())
         try:
             return cls(queries=queries, documents=documents, qrels=judgements, name=place.resolve().name)
         except InvalidInputError as error:
@@ -187,7 +187,8 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield row["_id"], row
 
 
-def _judgements(file: Path) -> dict[str, dict[str, int]]:
+def _judgements(file: Path, known: Collection[str]) -> dict[str, dict[str, int]]:
+    """The grades; a first line without a grade names the columns, unless it has one of the known ids."""
     qrels: dict[str, dict[str, int]] = {}
     first = True
     for place, line in _lines(file):
@@ -195,7 +196,8 @@ def _judgements(file: Path) -> dict[str, dict[str, int]]:
         if len(fields) != 3:
             raise InvalidInputError(f"{place} must have query id, document id and grade, with tabs between them")
         query, document, written = (field.strip() for field in fields)
-        header, first = first and not _is_number(written), False
+        header = first and not _is_number(written) and query not in known and document not in known
+        first = False
         if header:
             continue
         try:
