@@ -23,7 +23,7 @@ class Dataset:
     Args:
         queries: Text by query id; none may be blank.
         documents: By document id, a text or {"title": ..., "text": ...}, of which BEIR's text is made: the title, a
-            space and the text, stripped. Documents may be empty.
+            space and the text, stripped. The title may be missing; other fields are not read. Documents may be empty.
         qrels: By query id and document id, the grade: a whole number, above 0 for a document that answers. Documents
             that are not named count as 0, as does a negative grade.
         name: Shown in reports.
@@ -32,8 +32,8 @@ class Dataset:
         queries, documents, qrels, name: As above, with each document as one text.
 
     Raises:
-        InvalidInputError: An id or a text can't be used, a judgement names an id that is not there, a grade is no
-            whole number up to 1000, or no grade is above 0.
+        InvalidInputError: A dictionary has another shape, an id or a text can't be used, a judgement names an id that
+            is not there, a grade is no whole number up to 1000, or no grade is above 0.
     """
 
     def __init__(
@@ -44,6 +44,11 @@ class Dataset:
         qrels: Mapping[str, Mapping[str, int]],
         name: str = "data set",
     ) -> None:
+        _check_mapping(queries, "queries", "{query id: text}")
+        _check_mapping(documents, "documents", "{document id: text}")
+        _check_mapping(qrels, "qrels", "{query id: {document id: grade}}")
+        for query, grades in qrels.items():
+            _check_mapping(grades, f"the judgements of query {query!r}", "{document id: grade}")
         self.name = name
         self.queries = dict(queries)
         self.documents = {key: _text_of(key, document) for key, document in documents.items()}
@@ -127,12 +132,20 @@ def check_data(data: object) -> None:
         raise InvalidInputError(f"the data is of type {type(data).__name__}; pass a Dataset, or Dataset.read(folder)")
 
 
+def _check_mapping(given: object, argument: str, shape: str) -> None:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(f"{argument} must be a dictionary, {shape}, got {type(given).__name__}")
+
+
 def _text_of(key: str, document: object) -> str:
     _check_id(key, "document")
     if isinstance(document, Mapping):
+        if "text" not in document:
+            fields = ", ".join(map(repr, document)) or "none"
+            raise InvalidInputError(f"document {key!r} has no field 'text', only {fields}; an empty text is ''")
         for field in ("title", "text"):
             check_text(document.get(field, ""), f"the {field} of document {key!r}")
-        return f"{document.get('title', '')} {document.get('text', '')}".strip()
+        return f"{document.get('title', '')} {document['text']}".strip()
     check_text(document, f"document {key!r}")
     assert isinstance(document, str)
     return document
