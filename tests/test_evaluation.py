@@ -432,6 +432,30 @@ def test_runs_that_can_not_be_written_or_read(tmp_path):
         Run("m", {"q": [("a", 2.0), ("a", 1.0)]})
 
 
+@pytest.mark.parametrize(
+    ("rankings", "message"),
+    [
+        (None, r"rankings must be a dictionary, \{query id: \[\(document id, score\), ...\]\}, got NoneType"),
+        ([("q", "a", 1.0)], "rankings must be a dictionary, .*, got list"),
+        ({1: [("a", 1.0)]}, "the query id 1; ids are texts"),
+        ({"q": {"a": 1.0}}, r"ranking of query 'q' must be a list, \[\(document id, score\), ...\], got dict"),
+        ({"q": "ab"}, "ranking of query 'q' must be a list, .*, got str"),
+        ({"q": ["ab"]}, "ranking of query 'q' has 'ab'; each must be a text and a number"),
+        ({"q": [("a", 1.0, 2)]}, r"has \('a', 1.0, 2\)"),
+        ({"q": [(1, 1.0)]}, r"has \(1, 1.0\)"),
+        ({"q": [("a", None)]}, r"has \('a', None\)"),
+        ({"q": [("a", "1")]}, r"has \('a', '1'\)"),
+    ],
+)
+def test_rankings_of_another_shape(rankings, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Run("m", rankings)
+
+
+def test_numpy_s_numbers_are_scores_too():
+    assert Run("m", {"q": [("a", np.float32(2)), ["b", np.int64(1)]]}).to_trec().splitlines()[1] == "q Q0 b 2 1.0 m"
+
+
 def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "file"
@@ -582,6 +606,8 @@ def test_the_report_has_all_methods_and_finds_answers(demo, report):
         assert f"| {name} |" in report.markdown()
     with pytest.raises(InvalidInputError, match="no method 'BM42'; the report has 'BM25', 'dense'"):
         report["BM42"]
+    with pytest.raises(InvalidInputError, match=r"no method \['BM25'\]; the report has 'BM25', 'dense'"):
+        report[["BM25"]]
 
 
 def test_the_report_s_files(tmp_path, report, pocket, pocket_reranker):
@@ -712,6 +738,12 @@ def test_mistakes_in_dictionaries(arguments, message):
     right = {"queries": {"q": "?"}, "documents": {"a": "text"}, "qrels": {"q": {"a": 1}}}
     with pytest.raises(InvalidInputError, match=message):
         Dataset(**{**right, **arguments})
+
+
+def test_only_takes_ids(demo):
+    for wrong in (None, "q1"):
+        with pytest.raises(InvalidInputError, match="query_ids must be a list of ids, got"):
+            demo.only(wrong)
 
 
 # The command

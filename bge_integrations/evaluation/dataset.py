@@ -104,6 +104,8 @@ class Dataset:
 
     def only(self, query_ids: Collection[str]) -> Dataset:
         """The same documents with the judgements of these queries alone."""
+        if isinstance(query_ids, str) or not isinstance(query_ids, Collection):
+            raise InvalidInputError(f"query_ids must be a list of ids, got {type(query_ids).__name__}")
         chosen = set(query_ids)
         qrels = {key: grades for key, grades in self.qrels.items() if key in chosen}
         return Dataset(queries=self.queries, documents=self.documents, qrels=qrels, name=self.name)

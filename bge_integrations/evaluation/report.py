@@ -54,7 +54,7 @@ class Report:
     about: dict[str, Any]
 
     def __getitem__(self, method: str) -> Result:
-        if method not in self.results:
+        if not isinstance(method, str) or method not in self.results:
             raise InvalidInputError(f"no method {method!r}; the report has {', '.join(map(repr, self.results))}")
         return self.results[method]
 
