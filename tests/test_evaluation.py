@@ -546,6 +546,7 @@ def test_the_right_weights_are_found():
     assert tuned.held_out_modes["multi_vector"].means == tuned.held_out.means
     assert tuned.comparison.difference == pytest.approx(1 - tuned.held_out_default.means["nDCG@10"])
     assert tuned.comparison.difference > 0.5
+    assert (tuned.comparison.first, tuned.comparison.second) == ("tuned weights", "weights 1, 1, 1")
     assert tuned.comparison.p_value < 0.001
     other = tune_weights(data, candidates, "nDCG@10", seed=1, share=0.25)
     assert len(other.train.per_query["MAP"]) == 10
@@ -627,13 +628,14 @@ def test_the_report_s_files(tmp_path, report, pocket, pocket_reranker):
 
 
 def test_any_run_may_be_the_baseline_or_none(tmp_path, demo, pocket, report):
-    mine = Run("our/search [old]", report["BM25"].run.rankings)
+    mine = Run("our/search [old]|1", report["BM25"].run.rankings)
     against = evaluate(demo, pocket, modes=["dense"], baseline=mine, on_truncate="ignore")
-    assert list(against) == ["our/search [old]", "dense"]
-    assert against.comparisons()["dense"].second == "our/search [old]"
-    assert str(against).count("our/search [old]") == 2
+    assert list(against) == ["our/search [old]|1", "dense"]
+    assert against.comparisons()["dense"].second == "our/search [old]|1"
+    assert str(against).count("our/search [old]|1") == 2
+    assert against.markdown().count(r"our/search [old]\|1 |") == 2
     against.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "our_search[old].trec", "dense.trec"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "our_search[old]|1.trec", "dense.trec"}
     alone = evaluate(demo, pocket, modes=["dense"], baseline=False, on_truncate="ignore")
     assert list(alone) == ["dense"]
     assert "less" not in str(alone)

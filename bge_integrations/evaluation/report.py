@@ -86,7 +86,8 @@ class Report:
         """The table as Markdown, with the title as a heading."""
         header, rows = self._cells()
         rule = ["---"] + ["--:"] * (len(header) - 1)
-        lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]  # names may have bars
+        lines = [f"| {' | '.join(row)} |" for row in cells]
         return "\n".join([f"## {self._title()}", "", *lines, ""])
 
     def to_dict(self) -> dict[str, Any]:
