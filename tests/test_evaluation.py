@@ -283,7 +283,12 @@ def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
             lambda: rerank(demo, run, pocket),
         ],
         "reranker is of type str; pass what load_reranker": [lambda: evaluate(demo, pocket, reranker="pocket")],
-        "baseline is of type str; pass True": [lambda: evaluate(demo, pocket, baseline="bm25")],
+        "baseline is of type str; pass True": [
+            lambda: evaluate(demo, pocket, baseline="bm25"),
+            lambda: evaluate(demo, pocket, baseline=""),
+        ],
+        "baseline is of type NoneType; pass True": [lambda: evaluate(demo, pocket, baseline=None)],
+        "baseline is of type int; pass True": [lambda: evaluate(demo, pocket, baseline=0)],
         "run is of type Result; pass a Run": [
             lambda: measure_run(demo, report["dense"]),
             lambda: rerank(demo, report["dense"], pocket_reranker),
@@ -383,6 +388,9 @@ def test_what_bm25_can_not_do_it_says():
     for b in (-0.1, 1.5, math.nan, "a"):
         with pytest.raises(InvalidInputError, match=r"b=.* must be a number from 0 to 1"):
             bm25(data, b=b)
+    for wrong in ({"stemmer": "english"}, {"stopwords": ["the"]}, {"stopwords": None}):
+        with pytest.raises(InvalidInputError, match="must be True or False; language= says which"):
+            bm25(data, **wrong)
     assert bm25(data, k1=0, b=np.float32(0.5)).name == "BM25"
 
 

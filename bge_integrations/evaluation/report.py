@@ -205,7 +205,7 @@ def evaluate(
     chosen = check_modes(modes, embedder)
     if reranker is not None:
         check_reranker(reranker)
-    if baseline and not isinstance(baseline, (bool, Run)):
+    if not isinstance(baseline, (bool, Run)):
         raise InvalidInputError(
             f"baseline is of type {type(baseline).__name__}; pass True for English BM25, False, or a Run such as "
             "bm25(data, language='german')"
