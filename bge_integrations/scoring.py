@@ -147,7 +147,8 @@ def weights_by_name(weights: Sequence[float]) -> dict[Representation, float]:
     """The representations that count in a hybrid score, with their weights.
 
     Raises:
-        InvalidInputError: These are not three numbers of at least 0, one of them above, or float32 can't hold their sum.
+        InvalidInputError: These are not three numbers of at least 0, one of them above, or their sum is more than
+            float32 holds.
     """
     try:
         by_name = dict(zip(REPRESENTATIONS, map(float, weights), strict=True))

@@ -191,7 +191,9 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise InvalidInputError(f"{place} is no JSON: {error.msg} at character {error.pos + 1}") from error
         except ValueError as error:  # Python reads no integers of thousands of digits
-            raise InvalidInputError(f"{place} has a number of too many digits; leave it out, or make it a text") from error
+            raise InvalidInputError(
+                f"{place} has a number of too many digits; leave it out, or make it a text"
+            ) from error
         except RecursionError as error:
             raise InvalidInputError(f"{place} is no row: its JSON is nested too deeply") from error
         if not isinstance(row, dict) or not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):

@@ -44,7 +44,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Raise InvalidInputError unless a file can be written here, or this is a device or a pipe that can be written to."""
+    """Raise InvalidInputError unless a file, or the device or pipe that is there, can be written to."""
     if not os.fspath(path):
         raise InvalidInputError("the file's name is empty; name a file")
     if Path(path).is_dir():

@@ -24,8 +24,8 @@ class Run:
         seconds: What took how long, where that was measured: "encode" the documents, "search", "rerank".
 
     Raises:
-        InvalidInputError: The name is blank, the rankings have another shape, or one is not in the order of its scores, or names a document
-            twice.
+        InvalidInputError: The name is blank, the rankings have another shape, or one is not in the order of its
+            scores, or names a document twice.
     """
 
     name: str
