@@ -147,16 +147,19 @@ def weights_by_name(weights: Sequence[float]) -> dict[Representation, float]:
     """The representations that count in a hybrid score, with their weights.
 
     Raises:
-        InvalidInputError: These are not three numbers of at least 0, one of them above.
+        InvalidInputError: These are not three numbers of at least 0, one of them above, or their sum is more than
+            float32 holds.
     """
     try:
         by_name = dict(zip(REPRESENTATIONS, map(float, weights), strict=True))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         by_name = {}
     if not by_name or any(w < 0 or not np.isfinite(w) for w in by_name.values()) or not any(by_name.values()):
         raise InvalidInputError(
             f"weights={weights!r} must be three numbers >= 0, for dense, sparse and multi-vector scores, one above 0"
         )
+    if sum(by_name.values()) > float(np.finfo(np.float32).max):
+        raise InvalidInputError(f"weights={weights!r} are too large to add up; divide them, only their ratio counts")
     return {name: weight for name, weight in by_name.items() if weight > 0}
 
 

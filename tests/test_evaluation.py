@@ -257,7 +257,13 @@ def test_a_depth_is_a_whole_number(demo, pocket, pocket_reranker, report, depth)
 
 def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
     monkeypatch.delattr("bge_integrations.evaluation.report.bm25")
-    for arguments in ({"weights": (0, 0, 0)}, {"on_truncate": "cut"}, {"modes": 5}, {"modes": [["dense"]]}):
+    for arguments in (
+        {"weights": (0, 0, 0)},
+        {"weights": (3e38, 3e38, 0)},
+        {"on_truncate": "cut"},
+        {"modes": 5},
+        {"modes": [["dense"]]},
+    ):
         with pytest.raises(InvalidInputError, match=next(iter(arguments))):
             evaluate(demo, pocket, **arguments)
 
@@ -283,7 +289,12 @@ def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
             lambda: rerank(demo, run, pocket),
         ],
         "reranker is of type str; pass what load_reranker": [lambda: evaluate(demo, pocket, reranker="pocket")],
-        "baseline is of type str; pass True": [lambda: evaluate(demo, pocket, baseline="bm25")],
+        "baseline is of type str; pass True": [
+            lambda: evaluate(demo, pocket, baseline="bm25"),
+            lambda: evaluate(demo, pocket, baseline=""),
+        ],
+        "baseline is of type NoneType; pass True": [lambda: evaluate(demo, pocket, baseline=None)],
+        "baseline is of type int; pass True": [lambda: evaluate(demo, pocket, baseline=0)],
         "run is of type Result; pass a Run": [
             lambda: measure_run(demo, report["dense"]),
             lambda: rerank(demo, report["dense"], pocket_reranker),
@@ -383,6 +394,9 @@ def test_what_bm25_can_not_do_it_says():
     for b in (-0.1, 1.5, math.nan, "a"):
         with pytest.raises(InvalidInputError, match=r"b=.* must be a number from 0 to 1"):
             bm25(data, b=b)
+    for wrong in ({"stemmer": "english"}, {"stopwords": ["the"]}, {"stopwords": None}):
+        with pytest.raises(InvalidInputError, match="must be True or False; language= says which"):
+            bm25(data, **wrong)
     assert bm25(data, k1=0, b=np.float32(0.5)).name == "BM25"
 
 
@@ -432,6 +446,30 @@ def test_runs_that_can_not_be_written_or_read(tmp_path):
         Run("m", {"q": [("a", 2.0), ("a", 1.0)]})
 
 
+@pytest.mark.parametrize(
+    ("rankings", "message"),
+    [
+        (None, r"rankings must be a dictionary, \{query id: \[\(document id, score\), ...\]\}, got NoneType"),
+        ([("q", "a", 1.0)], "rankings must be a dictionary, .*, got list"),
+        ({1: [("a", 1.0)]}, "the query id 1; ids are texts"),
+        ({"q": {"a": 1.0}}, r"ranking of query 'q' must be a list, \[\(document id, score\), ...\], got dict"),
+        ({"q": "ab"}, "ranking of query 'q' must be a list, .*, got str"),
+        ({"q": ["ab"]}, "ranking of query 'q' has 'ab'; each must be a text and a number"),
+        ({"q": [("a", 1.0, 2)]}, r"has \('a', 1.0, 2\)"),
+        ({"q": [(1, 1.0)]}, r"has \(1, 1.0\)"),
+        ({"q": [("a", None)]}, r"has \('a', None\)"),
+        ({"q": [("a", "1")]}, r"has \('a', '1'\)"),
+    ],
+)
+def test_rankings_of_another_shape(rankings, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Run("m", rankings)
+
+
+def test_numpy_s_numbers_are_scores_too():
+    assert Run("m", {"q": [("a", np.float32(2)), ["b", np.int64(1)]]}).to_trec().splitlines()[1] == "q Q0 b 2 1.0 m"
+
+
 def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "file"
@@ -449,6 +487,37 @@ def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
         report.save(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert file.read_text() == "before"
+
+
+def test_links_are_followed_and_pipes_written_to(tmp_path):
+    run = Run("m", {"q": [("a", 1.0)]})
+    for target in ("old.trec", "new.trec"):
+        (tmp_path / "old.trec").write_text("before")
+        (tmp_path / "link").symlink_to(target)
+        run.save(tmp_path / "link")
+        assert (tmp_path / "link").readlink().name == target
+        assert (tmp_path / target).read_text() == run.to_trec()
+        (tmp_path / "link").unlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run.save(tmp_path / "pipe")
+    assert os.read(reader, 1000).decode() == run.to_trec()
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(InvalidInputError, match="leads to itself"):
+        run.save(tmp_path / "round")
+    assert {path.name for path in tmp_path.iterdir()} == {"old.trec", "new.trec", "pipe", "round"}
+
+
+def test_standard_output_may_be_named_as_a_file(tmp_path):
+    code = (
+        "from bge_integrations.evaluation import Run\n"
+        "print('first'); Run('m', {'q': [('a', 1.0)]}).save('out'); print('last')"
+    )
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=out, check=True, timeout=60)
+    assert (tmp_path / "out").read_text() == "first\nq Q0 a 1 1.0 m\nlast\n"
 
 
 def test_a_report_of_which_one_run_can_not_be_written_writes_none(tmp_path, pocket):
@@ -491,6 +560,7 @@ def test_the_right_weights_are_found():
     assert tuned.held_out_modes["multi_vector"].means == tuned.held_out.means
     assert tuned.comparison.difference == pytest.approx(1 - tuned.held_out_default.means["nDCG@10"])
     assert tuned.comparison.difference > 0.5
+    assert (tuned.comparison.first, tuned.comparison.second) == ("tuned weights", "weights 1, 1, 1")
     assert tuned.comparison.p_value < 0.001
     other = tune_weights(data, candidates, "nDCG@10", seed=1, share=0.25)
     assert len(other.train.per_query["MAP"]) == 10
@@ -551,6 +621,8 @@ def test_the_report_has_all_methods_and_finds_answers(demo, report):
         assert f"| {name} |" in report.markdown()
     with pytest.raises(InvalidInputError, match="no method 'BM42'; the report has 'BM25', 'dense'"):
         report["BM42"]
+    with pytest.raises(InvalidInputError, match=r"no method \['BM25'\]; the report has 'BM25', 'dense'"):
+        report[["BM25"]]
 
 
 def test_the_report_s_files(tmp_path, report, pocket, pocket_reranker):
@@ -570,13 +642,14 @@ def test_the_report_s_files(tmp_path, report, pocket, pocket_reranker):
 
 
 def test_any_run_may_be_the_baseline_or_none(tmp_path, demo, pocket, report):
-    mine = Run("our/search [old]", report["BM25"].run.rankings)
+    mine = Run("our/search [old]|1", report["BM25"].run.rankings)
     against = evaluate(demo, pocket, modes=["dense"], baseline=mine, on_truncate="ignore")
-    assert list(against) == ["our/search [old]", "dense"]
-    assert against.comparisons()["dense"].second == "our/search [old]"
-    assert str(against).count("our/search [old]") == 2
+    assert list(against) == ["our/search [old]|1", "dense"]
+    assert against.comparisons()["dense"].second == "our/search [old]|1"
+    assert str(against).count("our/search [old]|1") == 2
+    assert against.markdown().count(r"our/search [old]\|1 |") == 2
     against.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "our_search[old].trec", "dense.trec"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "our_search[old]|1.trec", "dense.trec"}
     alone = evaluate(demo, pocket, modes=["dense"], baseline=False, on_truncate="ignore")
     assert list(alone) == ["dense"]
     assert "less" not in str(alone)
@@ -641,6 +714,8 @@ def test_a_small_folder(tmp_path):
         ({"qrels": QRELS + "q\tb\t0.5\n"}, r"test\.tsv, line 3 has the grade '0.5'"),
         ({"qrels": QRELS + "q\tb\thigh\n"}, "line 3 has the grade 'high'"),
         ({"qrels": "q\ta\t0.5\n"}, "line 1 has the grade '0.5'"),
+        ({"qrels": "q\ta\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
+        ({"qrels": "q\tz\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
         ({"qrels": QRELS + "q b 1\n"}, "line 3 must have query id, document id and grade"),
         ({"qrels": QRELS + "q\ta\t2\n"}, "line 3 judges document 'a' for query 'q' again"),
         ({"qrels": QRELS + "z\ta\t1\n"}, "query 'z', which is not among the queries"),
@@ -649,6 +724,7 @@ def test_a_small_folder(tmp_path):
         ({"qrels": ""}, "no judgement is above 0"),
         ({"corpus": CORPUS + '{"_id": "\\ud800", "text": ""}\n'}, "lone surrogate"),
         ({"corpus": CORPUS + "[" * 100_000 + "\n"}, "line 4 is no row: its JSON is nested too deeply"),
+        ({"corpus": CORPUS + '{"_id": "c", "text": "", "n": ' + "9" * 5000 + "}\n"}, "line 4 has a number of too many"),
         ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; the highest is 1000"),
     ],
 )
@@ -665,6 +741,11 @@ def test_mistakes_in_folders(tmp_path, files, message):
         ({"documents": {1: "text"}}, "a document has the id 1"),
         ({"documents": {"a": {"title": "t", "text": 3}}}, "the text of document 'a' must be a str"),
         ({"documents": {"a": ["text"]}}, "document 'a' must be a str"),
+        ({"documents": {"a": {"title": "t", "txt": "text"}}}, "document 'a' has no field 'text', only 'title', 'txt'"),
+        ({"documents": ["text"]}, r"documents must be a dictionary, \{document id: text\}, got list"),
+        ({"queries": None}, r"queries must be a dictionary, \{query id: text\}, got NoneType"),
+        ({"qrels": [("q", "a", 1)]}, "qrels must be a dictionary, .*, got list"),
+        ({"qrels": {"q": ["a"]}}, r"judgements of query 'q' must be a dictionary, \{document id: grade\}, got list"),
         ({"qrels": {"q": {"a": 1.5}}}, "is 1.5; grades are whole numbers"),
         ({"qrels": {"q": {}}}, "no judgement is above 0"),
     ],
@@ -673,6 +754,12 @@ def test_mistakes_in_dictionaries(arguments, message):
     right = {"queries": {"q": "?"}, "documents": {"a": "text"}, "qrels": {"q": {"a": 1}}}
     with pytest.raises(InvalidInputError, match=message):
         Dataset(**{**right, **arguments})
+
+
+def test_only_takes_ids(demo):
+    for wrong in (None, "q1"):
+        with pytest.raises(InvalidInputError, match="query_ids must be a list of ids, got"):
+            demo.only(wrong)
 
 
 # The command
@@ -756,6 +843,7 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["{demo}", "", *NO_MODEL], "the folder's name is empty"),
         (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three numbers with commas between"),
         (["{demo}", *NO_MODEL, "--weights", "0,0,0"], "--weights 0,0,0 must be three numbers"),
+        (["{demo}", *NO_MODEL, "--weights", "1e308,1e308,1e308"], "must be three numbers with commas between"),
         (["{demo}", *NO_MODEL, "--weights", "1,2,3", "--modes", "dense,sparse"], "--weights is for hybrid"),
         (["{demo}", *NO_MODEL, "--modes", "lexical"], "--modes lexical must be some of dense, sparse"),
         (["{demo}", *NO_MODEL, "--modes", ""], "must be some of dense, sparse"),
@@ -817,6 +905,26 @@ def test_the_command_s_exit_status(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("evaluation: none is no folder")
     assert done.stderr.count("\n") == 1
+
+
+def test_interrupted(monkeypatch, capsys, demo_folder):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bge_integrations.evaluation.__main__._load_embedder", interrupt)
+    assert main([str(demo_folder), "--model", "pocket"]) == 130
+    assert capsys.readouterr().err == "evaluation: interrupted\n"
+
+
+def test_a_closed_pipe_is_silent(tmp_path):
+    folder = written(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        program = [sys.executable, "-m", "bge_integrations.evaluation"]
+        arguments = [folder, "--model", "pocket", "--modes", "dense", "--no-baseline", "--json", "-"]
+        done = subprocess.run([*program, *arguments], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_libraries_are_imported_when_needed(tmp_path):

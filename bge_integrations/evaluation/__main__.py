@@ -6,6 +6,7 @@ The tables, or the JSON with `--json -`, go to standard output, and progress to 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from contextlib import ExitStack
@@ -29,12 +30,26 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure as the arguments say; the exit status is 0, or 1 after a mistake that is explained in one line."""
+    """Measure as the arguments say.
+
+    Returns:
+        The exit status: 0, 1 after a mistake that is explained in one line, 130 after Ctrl-C, 141 where the reader of
+        the output has gone.
+    """
     try:
         with warnings.catch_warnings(record=True) as caught:
-            run(arguments, "bge_integrations.evaluation")
+            try:
+                run(arguments, "bge_integrations.evaluation")
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
         for warning in caught:
             print(f"evaluation: {warning.message}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
+        return 141  # what the shell shows for a program ended by a closed pipe
+    except KeyboardInterrupt:
+        print("evaluation: interrupted", file=sys.stderr)
+        return 130
     except (BGEError, OSError, ImportError) as error:
         print(f"evaluation: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

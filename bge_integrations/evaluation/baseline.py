@@ -62,6 +62,9 @@ def bm25(
         raise InvalidInputError(f"k1={k1!r} must be a number of at least 0")
     if not isinstance(b, Real) or not 0 <= b <= 1:
         raise InvalidInputError(f"b={b!r} must be a number from 0 to 1")
+    for argument, chosen in (("stemmer", stemmer), ("stopwords", stopwords)):
+        if not isinstance(chosen, bool):
+            raise InvalidInputError(f"{argument}={chosen!r} must be True or False; language= says which")
     check_language(data, language, stemmer=stemmer, stopwords=stopwords)
     bm25s = import_extra("bm25s")
     started = time.perf_counter()

@@ -23,7 +23,7 @@ class Dataset:
     Args:
         queries: Text by query id; none may be blank.
         documents: By document id, a text or {"title": ..., "text": ...}, of which BEIR's text is made: the title, a
-            space and the text, stripped. Documents may be empty.
+            space and the text, stripped. The title may be missing; other fields are not read. Documents may be empty.
         qrels: By query id and document id, the grade: a whole number, above 0 for a document that answers. Documents
             that are not named count as 0, as does a negative grade.
         name: Shown in reports.
@@ -32,8 +32,8 @@ class Dataset:
         queries, documents, qrels, name: As above, with each document as one text.
 
     Raises:
-        InvalidInputError: An id or a text can't be used, a judgement names an id that is not there, a grade is no
-            whole number up to 1000, or no grade is above 0.
+        InvalidInputError: A dictionary has another shape, an id or a text can't be used, a judgement names an id that
+            is not there, a grade is no whole number up to 1000, or no grade is above 0.
     """
 
     def __init__(
@@ -44,6 +44,11 @@ class Dataset:
         qrels: Mapping[str, Mapping[str, int]],
         name: str = "data set",
     ) -> None:
+        _check_mapping(queries, "queries", "{query id: text}")
+        _check_mapping(documents, "documents", "{document id: text}")
+        _check_mapping(qrels, "qrels", "{query id: {document id: grade}}")
+        for query, grades in qrels.items():
+            _check_mapping(grades, f"the judgements of query {query!r}", "{document id: grade}")
         self.name = name
         self.queries = dict(queries)
         self.documents = {key: _text_of(key, document) for key, document in documents.items()}
@@ -86,7 +91,7 @@ class Dataset:
             key: {"title": row.get("title") or "", "text": row["text"]} for key, row in _rows(place / "corpus.jsonl")
         }
         queries = {key: row["text"] for key, row in _rows(place / "queries.jsonl")}
-        judgements = _judgements(qrels)
+        judgements = _judgements(qrels, queries.keys() | documents.keys())
         try:
             return cls(queries=queries, documents=documents, qrels=judgements, name=place.resolve().name)
         except InvalidInputError as error:
@@ -99,6 +104,8 @@ class Dataset:
 
     def only(self, query_ids: Collection[str]) -> Dataset:
         """The same documents with the judgements of these queries alone."""
+        if isinstance(query_ids, str) or not isinstance(query_ids, Collection):
+            raise InvalidInputError(f"query_ids must be a list of ids, got {type(query_ids).__name__}")
         chosen = set(query_ids)
         qrels = {key: grades for key, grades in self.qrels.items() if key in chosen}
         return Dataset(queries=self.queries, documents=self.documents, qrels=qrels, name=self.name)
@@ -127,12 +134,20 @@ def check_data(data: object) -> None:
         raise InvalidInputError(f"the data is of type {type(data).__name__}; pass a Dataset, or Dataset.read(folder)")
 
 
+def _check_mapping(given: object, argument: str, shape: str) -> None:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(f"{argument} must be a dictionary, {shape}, got {type(given).__name__}")
+
+
 def _text_of(key: str, document: object) -> str:
     _check_id(key, "document")
     if isinstance(document, Mapping):
+        if "text" not in document:
+            fields = ", ".join(map(repr, document)) or "none"
+            raise InvalidInputError(f"document {key!r} has no field 'text', only {fields}; an empty text is ''")
         for field in ("title", "text"):
             check_text(document.get(field, ""), f"the {field} of document {key!r}")
-        return f"{document.get('title', '')} {document.get('text', '')}".strip()
+        return f"{document.get('title', '')} {document['text']}".strip()
     check_text(document, f"document {key!r}")
     assert isinstance(document, str)
     return document
@@ -175,6 +190,10 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InvalidInputError(f"{place} is no JSON: {error.msg} at character {error.pos + 1}") from error
+        except ValueError as error:  # Python reads no integers of thousands of digits
+            raise InvalidInputError(
+                f"{place} has a number of too many digits; leave it out, or make it a text"
+            ) from error
         except RecursionError as error:
             raise InvalidInputError(f"{place} is no row: its JSON is nested too deeply") from error
         if not isinstance(row, dict) or not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
@@ -185,7 +204,8 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield row["_id"], row
 
 
-def _judgements(file: Path) -> dict[str, dict[str, int]]:
+def _judgements(file: Path, known: Collection[str]) -> dict[str, dict[str, int]]:
+    """The grades; a first line without a grade names the columns, unless it has one of the known ids."""
     qrels: dict[str, dict[str, int]] = {}
     first = True
     for place, line in _lines(file):
@@ -193,7 +213,8 @@ def _judgements(file: Path) -> dict[str, dict[str, int]]:
         if len(fields) != 3:
             raise InvalidInputError(f"{place} must have query id, document id and grade, with tabs between them")
         query, document, written = (field.strip() for field in fields)
-        header, first = first and not _is_number(written), False
+        header = first and not _is_number(written) and query not in known and document not in known
+        first = False
         if header:
             continue
         try:

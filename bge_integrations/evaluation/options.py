@@ -110,7 +110,8 @@ def _weights(text: str) -> Weights:
         weights_by_name((dense, sparse, multi_vector))
     except ValueError as error:  # InvalidInputError is one too
         raise InvalidInputError(
-            f"--weights {text} must be three numbers with commas between them, none below 0 and one above: 1,0.3,1"
+            f"--weights {text} must be three numbers with commas between them, none below 0 or huge, and one above 0: "
+            "1,0.3,1"
         ) from error
     return dense, sparse, multi_vector
 

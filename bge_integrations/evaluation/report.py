@@ -54,7 +54,7 @@ class Report:
     about: dict[str, Any]
 
     def __getitem__(self, method: str) -> Result:
-        if method not in self.results:
+        if not isinstance(method, str) or method not in self.results:
             raise InvalidInputError(f"no method {method!r}; the report has {', '.join(map(repr, self.results))}")
         return self.results[method]
 
@@ -86,7 +86,8 @@ class Report:
         """The table as Markdown, with the title as a heading."""
         header, rows = self._cells()
         rule = ["---"] + ["--:"] * (len(header) - 1)
-        lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]  # names may have bars
+        lines = [f"| {' | '.join(row)} |" for row in cells]
         return "\n".join([f"## {self._title()}", "", *lines, ""])
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def evaluate(
     chosen = check_modes(modes, embedder)
     if reranker is not None:
         check_reranker(reranker)
-    if baseline and not isinstance(baseline, (bool, Run)):
+    if not isinstance(baseline, (bool, Run)):
         raise InvalidInputError(
             f"baseline is of type {type(baseline).__name__}; pass True for English BM25, False, or a Run such as "
             "bm25(data, language='german')"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 
 from bge_integrations.errors import InvalidInputError
@@ -22,8 +24,8 @@ class Run:
         seconds: What took how long, where that was measured: "encode" the documents, "search", "rerank".
 
     Raises:
-        InvalidInputError: The name is blank, or a ranking is not in the order of its scores, or names a document
-            twice.
+        InvalidInputError: The name is blank, the rankings have another shape, or one is not in the order of its
+            scores, or names a document twice.
     """
 
     name: str
@@ -33,7 +35,13 @@ class Run:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise InvalidInputError(f"a run is named {self.name!r}; give it a name that is not blank")
+        if not isinstance(self.rankings, Mapping):
+            raise InvalidInputError(
+                "the rankings must be a dictionary, {query id: [(document id, score), ...]}, got "
+                f"{type(self.rankings).__name__}"
+            )
         for query, ranking in self.rankings.items():
+            _check_shape(query, ranking)
             scores = [score for _, score in ranking]
             if not all(map(math.isfinite, scores)) or any(a < b for a, b in pairwise(scores)):
                 raise InvalidInputError(f"the scores of query {query!r} must be finite and fall from first to last")
@@ -98,6 +106,24 @@ class Run:
             return cls(tag, rankings)
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: {error}") from error
+
+
+def _check_shape(query: object, ranking: object) -> None:
+    if not isinstance(query, str):
+        raise InvalidInputError(f"the rankings have the query id {query!r}; ids are texts")
+    if not isinstance(ranking, (list, tuple)):
+        raise InvalidInputError(
+            f"the ranking of query {query!r} must be a list, [(document id, score), ...], got {type(ranking).__name__}"
+        )
+    for pair in ranking:
+        match pair:
+            case [str(), float() | Real()]:  # a float first: abstract classes are slow to ask
+                pass
+            case _:
+                raise InvalidInputError(
+                    f"the ranking of query {query!r} has {pair!r}; each must be a text and a number, "
+                    "(document id, score)"
+                )
 
 
 def check_run(run: object) -> None:

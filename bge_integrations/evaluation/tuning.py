@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ class Tuned:
         held_out: On the other queries: what to expect.
         held_out_default: There, with the weights (1, 1, 1).
         held_out_modes: There, with each of "dense", "sparse" and "multi_vector" alone.
-        comparison: `held_out` against `held_out_default`.
+        comparison: `held_out` ("tuned weights") against `held_out_default` ("weights 1, 1, 1").
     """
 
     measure: str
@@ -119,7 +119,8 @@ def tune_weights(
         held_out=tuned,
         held_out_default=default,
         held_out_modes={mode: measure_run(held_out, tested_on.run(mode, depth)) for mode in _SINGLE},
-        comparison=compare(tuned, default, measure),
+        # both runs are named "hybrid"
+        comparison=replace(compare(tuned, default, measure), first="tuned weights", second="weights 1, 1, 1"),
     )
 
 
