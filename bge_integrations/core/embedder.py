@@ -55,8 +55,8 @@ def load_embedder(
     Args:
         model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
         device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
-        dtype: "float32", "bfloat16", "float16" (CUDA only), or "int8" (CPU only); None
-            takes bfloat16 on CUDA and float32 on CPU.
+        dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
+            float32 on CPU.
         max_length: Longest text in tokens, specials included; None takes what the model was made for.
         query_instruction: Put before each query; None takes the catalogue's, "" none. The models with a format of
             their own (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone.
@@ -184,7 +184,8 @@ class Embedder(Loaded):
                 suffix=self._query_suffix,
                 longest=self._longest_query,
             )
-        return partial(tokenize_texts, model.tokenizer, instruction=instruction, shared=instruction)
+        shared = instruction if model.is_causal else ""
+        return partial(tokenize_texts, model.tokenizer, instruction=instruction, shared=shared)
 
     def _instruction(self, kind: TextKind | None) -> str:
         """What is put before a text of this kind.

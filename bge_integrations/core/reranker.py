@@ -61,8 +61,8 @@ def load_reranker(
     Args:
         model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket".
         device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
-        dtype: "float32", "bfloat16", "float16" (CUDA only), or "int8" (CPU only); None
-            takes bfloat16 on CUDA and float32 on CPU.
+        dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
+            float32 on CPU.
         max_length: Longest pair in tokens, specials included; None takes 512, or less where the model holds less.
         query_max_length: Longest query in tokens; None takes three quarters of max_length.
         cutoff_layers: Layerwise and lightweight rerankers only: score after so many layers; layers above are neither
