@@ -241,7 +241,9 @@ def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
         ("docs", "docs", "pocket", "is not an index and not empty"),
         ("docs", "new", BASE, "has no sparse and multi-vector heads; use BAAI/bge-m3"),
         ("docs", "made", M3, "the index was made with pocket"),
-        ("other", "made", "pocket", "is the index of another folder (with heron.html)"),
+        ("other", "made", "pocket", "docs, and indexing other would remove passages from it"),
+        ("docs/pandas.md", "made", "pocket", "docs, and indexing docs/pandas.md would remove passages from it"),
+        ("other", "by_hand", "pocket", "is the index of another folder (with theirs.md)"),
         ("unreadable", "new", "pocket", "none of the files could be read"),
         ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
     ],
@@ -250,12 +252,28 @@ def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path, {"other/owls.md": "Owls hunt at night.", "unreadable/empty.md": " "})
     before = contents(made)
+    with M3Index.open("by_hand", "pocket") as opened:
+        opened.add(["Made in Python."], metadatas=[{"source": "theirs.md"}])
     status, out, err = bge("index", folder, "--index", made if index == "made" else index, "--model", model)
     assert (status, out) == (1, "")
     assert err.startswith("bge: ")
     assert message in err
     assert err.count("\n") == 1
     assert contents(made) == before
+
+
+def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
+    index = tmp_path / "index"
+    assert bge("index", docs, "--index", index, "--model", "pocket")[0] == 0
+    moved = docs.rename(tmp_path / "moved")
+    status, _, err = bge("index", moved, "--index", index)
+    assert status == 1
+    record = index / "made_from.txt"
+    assert f"if it is the same folder in a new place, delete {record} and run this again" in err
+    record.unlink()
+    for _ in range(2):
+        status, out, _ = bge("index", moved, "--index", index, "--json")
+        assert (status, json.loads(out)["unchanged"]) == (0, 3)
 
 
 def test_an_interrupted_index_is_finished_by_the_next_run(bge, docs, tmp_path, monkeypatch):

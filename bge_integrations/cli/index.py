@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Passages that are compared with the index and added at a time.
 _BATCH = 256
+#: In the index's folder: what it is the index of.
+_MADE_FROM = "made_from.txt"
 
 
 def index(
@@ -50,6 +53,7 @@ def index(
     files = find_files(folder)
     with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
         _check_same_folder(opened, folder, files)
+        _remember(opened, folder)
         unreadable: list[UnreadableFileError] = []
         passages = read_passages(folder, opened.embedder, on_unreadable=unreadable.append)
         try:
@@ -73,7 +77,17 @@ def index(
 
 
 def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
-    """Refuse to replace all of an index because another folder was named."""
+    """Refuse to remove passages because another folder or file was named."""
+    record = Path(index.location, _MADE_FROM)
+    if record.is_file():
+        made_from = os.fsdecode(record.read_bytes())
+        if made_from != str(folder.resolve()):
+            raise InvalidInputError(
+                f"{index.location} is the index of {made_from}, and indexing {folder} would remove passages from it. "
+                f"Name another --index; if it is the same folder in a new place, delete {record} and run this again"
+            )
+        return
+    # an index made in Python or on a server, or whose record was deleted
     here = {_source(file, folder) for file in files}
     there = {entry.metadata["source"] for entry in index.scan({"source": {"$exists": True}})}
     if there and not there & here:
@@ -81,6 +95,12 @@ def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
             f"{index.location} is the index of another folder (with {min(there)}): indexing {folder} would remove all "
             "its passages. Name another --index, or delete that folder first"
         )
+
+
+def _remember(index: M3Index, folder: Path) -> None:
+    """Note in the index's folder what it is the index of; an index on a server has none."""
+    if Path(index.location).is_dir():
+        Path(index.location, _MADE_FROM).write_bytes(os.fsencode(folder.resolve()))
 
 
 def _source(file: Path, folder: Path) -> str:
