@@ -17,8 +17,10 @@ from conftest import BASE, M3, PUBLISHED, TESTS
 
 from bge_integrations import load_reranker
 from bge_integrations.catalog import CHECKPOINTS
+from bge_integrations.cli import embed as embed_command
 from bge_integrations.cli import index as index_command
 from bge_integrations.cli import main, output, partial
+from bge_integrations.core import embedder as embedder_module
 from bge_integrations.index import M3Index
 
 FILES = {
@@ -146,6 +148,21 @@ def test_wrong_usage_is_status_2(bge, tmp_path):
     assert bge("--version")[0] == 0
 
 
+def test_nothing_can_be_empty(bge, docs, monkeypatch):
+    monkeypatch.chdir(docs)
+    for arguments, name in (
+        (["index", "", "--index", "new", "--model", "pocket"], "FOLDER"),
+        (["index", ".", "--index", "", "--model", "pocket"], "--index"),
+        (["index", ".", "--index", "new", "--model", ""], "--model"),
+        (["search", "q", "--index", "new", "--rerank="], "--rerank"),
+        (["rerank", "q", "", "--model", "pocket"], "FILE"),
+        (["download", "bge-m3", ""], "NAME..."),
+        (["embed", "", "out.jsonl"], "INPUT"),
+    ):
+        assert bge(*arguments) == (1, "", f"bge: {name} is empty; give a value, or leave it out\n")
+    assert sorted(path.name for path in docs.iterdir()) == ["heron.html", "pandas.md", "sub"]
+
+
 def test_without_the_extra_it_says_what_to_install():
     done = in_a_process("models", code="sys.modules['typer'] = None")
     assert done.returncode == 1
@@ -244,13 +261,13 @@ def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
         ("other", "made", "pocket", "docs, and indexing other would remove passages from it"),
         ("docs/pandas.md", "made", "pocket", "docs, and indexing docs/pandas.md would remove passages from it"),
         ("other", "by_hand", "pocket", "is the index of another folder (with theirs.md)"),
-        ("unreadable", "new", "pocket", "none of the files could be read"),
+        ("docs", ":memory:", "pocket", "--index :memory: would be gone when the command ends"),
         ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
     ],
 )
 def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
     monkeypatch.chdir(tmp_path)
-    write_files(tmp_path, {"other/owls.md": "Owls hunt at night.", "unreadable/empty.md": " "})
+    write_files(tmp_path, {"other/owls.md": "Owls hunt at night."})
     before = contents(made)
     with M3Index.open("by_hand", "pocket") as opened:
         opened.add(["Made in Python."], metadatas=[{"source": "theirs.md"}])
@@ -260,6 +277,17 @@ def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index
     assert message in err
     assert err.count("\n") == 1
     assert contents(made) == before
+
+
+def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
+    write_files(tmp_path, {"docs/a.md": " ", "docs/b.pdf": "no"})
+    status, out, err = bge("index", tmp_path / "docs", "--index", tmp_path / "index", "--model", "pocket")
+    assert (status, out) == (1, "")
+    first, second, last = err.splitlines()
+    assert first.endswith("a.md has no text")
+    assert "b.pdf is no PDF that can be read" in second
+    assert last == "bge: none of the files could be read; no index was made or changed"
+    assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
 
 def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
@@ -518,6 +546,30 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
     assert list(lines(target.read_text())[39]) == ["id", "text", "dense"]
 
 
+@pytest.mark.parametrize("when", ["load_embedder", "_left"])
+def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
+    """Before the rows are begun, and before they become the output."""
+    source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    place = embedder_module if when == "load_embedder" else embed_command
+    function = getattr(place, when)
+
+    def meanwhile(*arguments, **named):
+        target.write_text("another's")
+        return function(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, when, meanwhile)
+        status, _, err = bge("embed", source, target, "--model", "pocket")
+    assert status == 1
+    assert "out.jsonl was made by another process meanwhile" in err
+    assert target.read_text() == "another's"
+    kept = tmp_path / "out.jsonl.partial"
+    assert kept.exists() == (f"these rows are in {kept}" in err) == (when == "_left")
+    assert bge("embed", source, target, "--model", "pocket", "--overwrite")[0] == 0
+    assert len(read_output(target)) == 40
+    assert set(tmp_path.iterdir()) == {source, target}
+
+
 def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge, tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": ["a", "b"], "n": [None, 1.5]}), source)
@@ -553,6 +605,9 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["mixed.jsonl", "out.parquet"], "Parquet can't hold together"),
         (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
+        (["in.jsonl", "folder.jsonl", "--overwrite"], "folder.jsonl is a folder; name a file"),
+        (["in.jsonl", "out.jsonl", "--max-length", "1"], "max_length"),
+        (["-", "out.jsonl"], "standard input is empty"),
         (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
         (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is for language models"),
@@ -576,8 +631,10 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
     )
     pq.write_table(pa.table({"n": [1, 2], "null": ["a", None]}), "in.parquet")
     pq.write_table(pa.table({"text": ["a", "b"], "n": [1.0, float("nan")]}), "nan.parquet")
+    (tmp_path / "folder.jsonl").mkdir()
     before = sorted(tmp_path.iterdir())
-    status, out, err = bge("embed", *arguments, *([] if "--model" in arguments else ["--model", "pocket"]))
+    model = [] if "--model" in arguments else ["--model", "pocket"]
+    status, out, err = bge("embed", *arguments, *model, stdin=b"")
     assert (status, out) == (1, "")
     assert err.startswith("bge: ")
     assert message in err

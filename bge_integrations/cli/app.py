@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bge_integrations import __version__
 from bge_integrations.cli.doctor import doctor
@@ -19,7 +19,7 @@ from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
-from bge_integrations.errors import BGEError, TruncationWarning
+from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
 
 
 class _Commands(TyperGroup):
@@ -48,6 +48,18 @@ class _Commands(TyperGroup):
                 _repeat(caught)
 
 
+class _Command(TyperCommand):
+    """No argument or option can be empty: an empty path would be the current folder, an empty name the default."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if "" in (value if isinstance(value, list) else [value]):
+                name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
+                raise InvalidInputError(f"{name or str(parameter.name).upper()} is empty; give a value, or leave it out")
+        return super().invoke(ctx)
+
+
 def _repeat(caught: list[warnings.WarningMessage]) -> None:
     """The different warnings, those about texts that were cut as one."""
     if any(issubclass(warning.category, TruncationWarning) for warning in caught):
@@ -72,6 +84,6 @@ def _start(
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 app.callback()(_start)
 for command in (index, search, ask, rerank, embed, models, download, doctor):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 # its own parser reads the arguments, --help included
 app.command("eval", add_help_option=False, context_settings={"ignore_unknown_options": True})(evaluate)

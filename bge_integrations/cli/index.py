@@ -14,11 +14,10 @@ import typer
 
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, progress_is_shown, say
-from bge_integrations.errors import InvalidInputError
-from bge_integrations.reading import Passage, find_files, read_passages
+from bge_integrations.errors import InvalidInputError, UnreadableFileError
+from bge_integrations.reading import Passage, find_files, read_file, read_passages
 
 if TYPE_CHECKING:
-    from bge_integrations.errors import UnreadableFileError
     from bge_integrations.index import M3Index
 
 #: Passages that are compared with the index and added at a time.
@@ -28,7 +27,7 @@ _MADE_FROM = "made_from.txt"
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Text, Markdown, HTML and PDF files, or one such file.")],
+    path: Annotated[str, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML and PDF files, or one such file.")],
     index: options.Index,
     model: Annotated[
         str | None,
@@ -50,7 +49,9 @@ def index(
 
     start = time.perf_counter()
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it can't read is named below
+    folder = Path(path)
     files = find_files(folder)
+    _check_some_readable(files)
     with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
         _check_same_folder(opened, folder, files)
         _remember(opened, folder)
@@ -74,6 +75,21 @@ def index(
         )
     if unreadable:
         raise typer.Exit(3)
+
+
+def _check_some_readable(files: list[Path]) -> None:
+    """Name all files and their errors where none can be read, before an index is made for them."""
+    errors = []
+    for file in files:
+        try:
+            read_file(file)
+        except UnreadableFileError as error:
+            errors.append(error)
+        else:
+            return
+    for error in errors:
+        say(f"left out: {error}")
+    raise InvalidInputError("none of the files could be read; no index was made or changed")
 
 
 def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
@@ -120,7 +136,7 @@ def _follow(index: M3Index, passages: Iterator[Passage], bar: Any) -> dict[str, 
         bar.update(len(sources) - bar.n)
         bar.set_postfix_str(f"{len(seen)} passages")
     if not seen:
-        raise InvalidInputError("none of the files could be read; the index was left as it is")
+        raise InvalidInputError("none of the files could be read; the index holds what it held")
     stale = [entry.id for entry in index.scan({"source": {"$exists": True}}) if entry.id not in seen]
     removed = index.delete(stale)
     return {
