@@ -139,6 +139,7 @@ def test_wrong_usage_is_status_2(bge, tmp_path):
         ["search", "q"],
         ["search", "q", "--index", "x", "--top-n", "0"],
         ["search", "q", "--index", "x", "--filter", "page"],
+        ["search", "q", "--index", "x", "--filter", "title=\udce9"],
         ["embed", "in.csv", "out.jsonl"],
     ):
         status, out, err = bge(*arguments)
@@ -189,6 +190,20 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "message"),
+    [
+        ("rerank q --model pocket", "<&-", "bge: standard input is closed; name a file\n"),
+        ("models", ">&-", "bge: standard output is closed; the command needs it for its results\n"),
+        ("models nowhere", "2>&-", ""),
+    ],
+)
+def test_closed_streams(arguments, closed, message):
+    shell = f"{shlex.quote(sys.executable)} -m bge_integrations {arguments} {closed}"
+    done = subprocess.run(["bash", "-c", shell], env=OFFLINE, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 def test_bash_completes_commands_and_options():
@@ -340,6 +355,8 @@ def test_search_with_filters_and_a_reranker(bge, made, pocket_reranker):
     asked = ("search", QUESTION, "--index", made, "--json")
     both = ("--filter", "source=sub/rome.txt", "--filter", "start=0")
     assert [row["id"] for row in lines(bge(*asked, *both)[1])] == ["sub/rome.txt#0"]
+    for text in ("[" * 60_000, '"\\ud800"'):  # no JSON value: compared as it is
+        assert bge(*asked, "--filter", f"title={text}")[:2] == (0, "")
     status, out, err = bge(*asked, "--filter", "source=nowhere.md")
     assert (status, out) == (0, "")
     assert "no passage found" in err
@@ -381,11 +398,15 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["rerank", "q", "nowhere.txt", "--model", "pocket"], "nowhere.txt: No such file or directory"),
         (["rerank", "q", "bad.jsonl", "--model", "pocket"], "bad.jsonl, line 2 is no JSON"),
         (["rerank", "q", "latin.txt", "--model", "pocket"], "latin.txt, line 1 is not UTF-8"),
+        (["rerank", "q", "lone.jsonl", "--model", "pocket", "--json"], "lone.jsonl, line 1 holds a lone surrogate"),
+        (["rerank", "q", "nan.jsonl", "--model", "pocket", "--json"], "row 2 of nan.jsonl can't be written as JSON"),
     ],
 )
 def test_mistakes_of_search_ask_and_rerank(bge, docs, made, monkeypatch, arguments, message):
     monkeypatch.chdir(docs.parent)
     (docs.parent / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (docs.parent / "lone.jsonl").write_text('{"text": "a", "n": "\\ud800"}\n')
+    (docs.parent / "nan.jsonl").write_text('{"text": "a"}\n\n{"text": "b", "n": NaN}\n')
     (docs.parent / "latin.txt").write_bytes("naïve".encode("latin-1"))
     status, out, err = bge(*[made if argument == "made" else argument for argument in arguments])
     assert (status, out) == (1, "")
@@ -602,6 +623,10 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["nan.jsonl", "out.jsonl"], "row 1 of nan.jsonl can't be written as JSON"),
         (["empty.jsonl", "out.jsonl"], "empty.jsonl is empty"),
         (["taken.jsonl", "out.jsonl"], "the rows have dense already"),
+        (["lone.jsonl", "out.jsonl"], "lone.jsonl, line 2 holds a lone surrogate"),
+        (["lone.jsonl", "out.parquet"], "lone.jsonl, line 2 holds a lone surrogate"),
+        (["twice.parquet", "out.parquet"], "twice.parquet has more than one column 'n'"),
+        (["bytes.parquet", "out.jsonl"], "bytes.parquet, rows from 1 on"),
         (["mixed.jsonl", "out.parquet"], "Parquet can't hold together"),
         (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
@@ -610,7 +635,7 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["-", "out.jsonl"], "standard input is empty"),
         (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
-        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is for language models"),
+        (["in.jsonl", "out.jsonl", "--dtype", "float8"], "dtype='float8'"),
     ],
 )
 def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
@@ -624,6 +649,7 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
             "bad.parquet": "no",
             "empty.jsonl": "",
             "nan.jsonl": '{"text": "a", "n": NaN}\n',
+            "lone.jsonl": '{"text": "a"}\n{"text": "a", "n": "\\ud800"}\n',
             "taken.jsonl": '{"text": "a", "dense": [1]}\n',
             "mixed.jsonl": '{"text": "a", "n": 1}\n{"text": "a", "n": "one"}\n',
             "there.jsonl": "kept",
@@ -631,6 +657,8 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
     )
     pq.write_table(pa.table({"n": [1, 2], "null": ["a", None]}), "in.parquet")
     pq.write_table(pa.table({"text": ["a", "b"], "n": [1.0, float("nan")]}), "nan.parquet")
+    pq.write_table(pa.table([["a"], [1], [2]], names=["text", "n", "n"]), "twice.parquet")
+    pq.write_table(pa.table({"text": ["a"], "n": pa.array([b"\xff"]).view(pa.string())}), "bytes.parquet")
     (tmp_path / "folder.jsonl").mkdir()
     before = sorted(tmp_path.iterdir())
     model = [] if "--model" in arguments else ["--model", "pocket"]
