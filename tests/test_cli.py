@@ -305,6 +305,16 @@ def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
 
+def test_a_file_whose_name_is_not_utf_8_is_left_out(bge, docs, tmp_path):
+    try:
+        (docs / os.fsdecode(b"caf\xe9.md")).write_text("The café opens at nine.", "utf-8")
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    status, out, err = bge("index", docs, "--index", tmp_path / "index", "--model", "pocket", "--json")
+    assert (status, json.loads(out)["added"]) == (3, 3)
+    assert "caf\\udce9.md has a name that is not UTF-8; rename it" in err
+
+
 def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
     index = tmp_path / "index"
     assert bge("index", docs, "--index", index, "--model", "pocket")[0] == 0
