@@ -401,8 +401,11 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["search", "q", "--index", "nowhere"], "there is no index in"),
         (["search", "q", "--index", "docs"], "is not an index and not empty"),
         (["search", " ", "--index", "made"], "the question is empty"),
-        (["search", "q", "--index", "made", "--rerank", BASE], "belongs to the embedders"),
-        (["search", "q", "--index", "made", "--device", "cuda:99"], "device="),
+        (
+            ["search", "q", "--index", "made", "--rerank", BASE],
+            "belongs to the embedders; it is for `bge index` and `bge embed`",
+        ),
+        (["search", "q", "--index", "made", "--device", "cuda:99"], "--device 'cuda:99'"),
         (["ask", " ", "--index", "made"], "the question is empty"),
         (["ask", "q", "--index", "made", "--rerank", "nowhere/at/all"], "there is no folder nowhere/at/all"),
         (["rerank", "q", "nowhere.txt", "--model", "pocket"], "nowhere.txt: No such file or directory"),
@@ -448,8 +451,8 @@ def test_rerank_by_some_layers(bge):
     for arguments, message in (
         ((LAYERWISE, "--cutoff-layers", 1), "has scores after 2, 3, 4, 5, 6 layers"),
         ((LAYERWISE, "--compress-ratio", 2), "compresses nothing"),
-        ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3 is none of 1, 2, 4, 8"),
-        (("pocket", "--cutoff-layers", 2), "has scores after its last layer only"),
+        ((LIGHTWEIGHT, "--compress-ratio", 3), "--compress-ratio 3 is none of 1, 2, 4, 8"),
+        (("pocket", "--cutoff-layers", 2), "has scores after its last layer only; leave --cutoff-layers out"),
     ):
         status, out, err = bge("rerank", QUESTION, "--model", *arguments, stdin=stdin)
         assert (status, out) == (1, "")
@@ -641,11 +644,11 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
         (["in.jsonl", "folder.jsonl", "--overwrite"], "folder.jsonl is a folder; name a file"),
-        (["in.jsonl", "out.jsonl", "--max-length", "1"], "max_length"),
+        (["in.jsonl", "out.jsonl", "--max-length", "1"], "--max-length 1 leaves no room"),
         (["-", "out.jsonl"], "standard input is empty"),
         (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
-        (["in.jsonl", "out.jsonl", "--dtype", "float8"], "dtype='float8'"),
+        (["in.jsonl", "out.jsonl", "--dtype", "float8"], "--dtype 'float8' is not supported"),
     ],
 )
 def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
@@ -765,7 +768,7 @@ def test_doctor(bge):
     assert found["passed"] is True
     assert ": " in found["device"]
     assert found["extra cli"] == "installed"
-    assert bge("doctor", "--dtype", "int8")[0] == 1
+    assert bge("doctor", "--dtype", "float8")[0] == 1
     assert "bfloat16: as asked" in bge("doctor", "--dtype", "bfloat16")[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from typing import Any
@@ -21,6 +22,17 @@ from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
 
+#: What the core's errors advise, in the command's words.
+_IN_PYTHON = (
+    (r"load it with load_reranker\(.*?\)", "it is for `bge rerank` and --rerank"),
+    (r"load it with load_embedder\(.*?\)", "it is for `bge index` and `bge embed`"),
+    (r"pass model='pocket'", "name 'pocket'"),
+    (
+        r"\b(task|device|dtype|max_length|cutoff_layers|compress_ratio|compress_layers)= ?",
+        lambda found: f"--{found[1].replace('_', '-')} ",
+    ),
+)
+
 
 class _Commands(TyperGroup):
     """Errors that a user can mend become one line; so do warnings."""
@@ -38,7 +50,10 @@ class _Commands(TyperGroup):
             except KeyboardInterrupt:
                 say("interrupted")
                 raise typer.Exit(130) from None
-            except (BGEError, ImportError) as error:
+            except BGEError as error:
+                say(_translated(error))
+                raise typer.Exit(1) from None
+            except ImportError as error:
                 say(error)
                 raise typer.Exit(1) from None
             except OSError as error:
@@ -56,8 +71,17 @@ class _Command(TyperCommand):
             value = ctx.params.get(parameter.name)
             if "" in (value if isinstance(value, list) else [value]):
                 name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
-                raise InvalidInputError(f"{name or str(parameter.name).upper()} is empty; give a value, or leave it out")
+                raise InvalidInputError(
+                    f"{name or str(parameter.name).upper()} is empty; give a value, or leave it out"
+                )
         return super().invoke(ctx)
+
+
+def _translated(error: BGEError) -> str:
+    message = str(error)
+    for python, words in _IN_PYTHON:
+        message = re.sub(python, words, message)
+    return message
 
 
 def _repeat(caught: list[warnings.WarningMessage]) -> None:

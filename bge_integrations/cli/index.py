@@ -27,7 +27,9 @@ _MADE_FROM = "made_from.txt"
 
 
 def index(
-    path: Annotated[str, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML and PDF files, or one such file.")],
+    path: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML and PDF files, or one such file.")
+    ],
     index: options.Index,
     model: Annotated[
         str | None,
