@@ -89,8 +89,8 @@ def _check_some_readable(files: list[Path]) -> None:
             errors.append(error)
         else:
             return
-    for error in errors:
-        say(f"left out: {error}")
+    for unreadable in errors:
+        say(f"left out: {unreadable}")
     raise InvalidInputError("none of the files could be read; no index was made or changed")
 
 
