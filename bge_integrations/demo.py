@@ -35,7 +35,12 @@ _REAL = "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demonstration; the exit status is 0, or 1 after a mistake that is explained in one line."""
+    """Run the demonstration.
+
+    Returns:
+        The exit status: 0, 1 after a mistake that is explained in one line, 130 after Ctrl-C, 141 where the reader of
+        the output has gone.
+    """
     parser = argparse.ArgumentParser(prog="bge_integrations.demo", description=__doc__.splitlines()[0])
     setting = os.environ.get  # how `make demo DOCS=… Q=…` passes them
     docs, question = setting("BGE_DEMO_DOCS") or None, setting("BGE_DEMO_QUESTION") or None
@@ -77,6 +82,13 @@ def main(arguments: list[str] | None = None) -> int:
             store = _index(console, passages, embeddings, folder_of_store)
             for number, asked in enumerate(questions, start=1):
                 _ask(console, store, reranker, asked, f"{number}/{len(questions)}")
+        sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
+        return 141
     except (BGEError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

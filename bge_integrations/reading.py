@@ -154,8 +154,11 @@ def read_file(file: Path) -> tuple[str, dict[int | None, str]]:
     HTML becomes Markdown.
 
     Raises:
-        UnreadableFileError: It can't be read, or there is no text in it.
+        UnreadableFileError: It can't be read, its name is not UTF-8, or there is no text in it.
     """
+    name = str(file)
+    if (shown := name.encode("utf-8", "backslashreplace").decode()) != name:
+        raise UnreadableFileError(f"{shown} has a name that is not UTF-8; rename it, or leave it out")
     readers = {".pdf": _read_pdf, ".html": _read_html, ".htm": _read_html, ".md": _read_markdown}
     read = readers.get(file.suffix.lower(), _read_markdown if file.suffix.lower() == ".markdown" else _read_text)
     title, texts = read(file)

@@ -17,8 +17,10 @@ from conftest import BASE, M3, PUBLISHED, TESTS
 
 from bge_integrations import load_reranker
 from bge_integrations.catalog import CHECKPOINTS
+from bge_integrations.cli import embed as embed_command
 from bge_integrations.cli import index as index_command
 from bge_integrations.cli import main, output, partial
+from bge_integrations.core import embedder as embedder_module
 from bge_integrations.index import M3Index
 
 FILES = {
@@ -137,6 +139,7 @@ def test_wrong_usage_is_status_2(bge, tmp_path):
         ["search", "q"],
         ["search", "q", "--index", "x", "--top-n", "0"],
         ["search", "q", "--index", "x", "--filter", "page"],
+        ["search", "q", "--index", "x", "--filter", "title=\udce9"],
         ["embed", "in.csv", "out.jsonl"],
     ):
         status, out, err = bge(*arguments)
@@ -144,6 +147,21 @@ def test_wrong_usage_is_status_2(bge, tmp_path):
         assert out == ""
         assert err.startswith("Usage: bge")
     assert bge("--version")[0] == 0
+
+
+def test_nothing_can_be_empty(bge, docs, monkeypatch):
+    monkeypatch.chdir(docs)
+    for arguments, name in (
+        (["index", "", "--index", "new", "--model", "pocket"], "FOLDER"),
+        (["index", ".", "--index", "", "--model", "pocket"], "--index"),
+        (["index", ".", "--index", "new", "--model", ""], "--model"),
+        (["search", "q", "--index", "new", "--rerank="], "--rerank"),
+        (["rerank", "q", "", "--model", "pocket"], "FILE"),
+        (["download", "bge-m3", ""], "NAME..."),
+        (["embed", "", "out.jsonl"], "INPUT"),
+    ):
+        assert bge(*arguments) == (1, "", f"bge: {name} is empty; give a value, or leave it out\n")
+    assert sorted(path.name for path in docs.iterdir()) == ["heron.html", "pandas.md", "sub"]
 
 
 def test_without_the_extra_it_says_what_to_install():
@@ -172,6 +190,20 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "message"),
+    [
+        ("rerank q --model pocket", "<&-", "bge: standard input is closed; name a file\n"),
+        ("models", ">&-", "bge: standard output is closed; the command needs it for its results\n"),
+        ("models nowhere", "2>&-", ""),
+    ],
+)
+def test_closed_streams(arguments, closed, message):
+    shell = f"{shlex.quote(sys.executable)} -m bge_integrations {arguments} {closed}"
+    done = subprocess.run(["bash", "-c", shell], env=OFFLINE, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 def test_bash_completes_commands_and_options():
@@ -241,21 +273,60 @@ def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
         ("docs", "docs", "pocket", "is not an index and not empty"),
         ("docs", "new", BASE, "has no sparse and multi-vector heads; use BAAI/bge-m3"),
         ("docs", "made", M3, "the index was made with pocket"),
-        ("other", "made", "pocket", "is the index of another folder (with heron.html)"),
-        ("unreadable", "new", "pocket", "none of the files could be read"),
+        ("other", "made", "pocket", "docs, and indexing other would remove passages from it"),
+        ("docs/pandas.md", "made", "pocket", "docs, and indexing docs/pandas.md would remove passages from it"),
+        ("other", "by_hand", "pocket", "is the index of another folder (with theirs.md)"),
+        ("docs", ":memory:", "pocket", "--index :memory: would be gone when the command ends"),
         ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
     ],
 )
 def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
     monkeypatch.chdir(tmp_path)
-    write_files(tmp_path, {"other/owls.md": "Owls hunt at night.", "unreadable/empty.md": " "})
+    write_files(tmp_path, {"other/owls.md": "Owls hunt at night."})
     before = contents(made)
+    with M3Index.open("by_hand", "pocket") as opened:
+        opened.add(["Made in Python."], metadatas=[{"source": "theirs.md"}])
     status, out, err = bge("index", folder, "--index", made if index == "made" else index, "--model", model)
     assert (status, out) == (1, "")
     assert err.startswith("bge: ")
     assert message in err
     assert err.count("\n") == 1
     assert contents(made) == before
+
+
+def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
+    write_files(tmp_path, {"docs/a.md": " ", "docs/b.pdf": "no"})
+    status, out, err = bge("index", tmp_path / "docs", "--index", tmp_path / "index", "--model", "pocket")
+    assert (status, out) == (1, "")
+    first, second, last = err.splitlines()
+    assert first.endswith("a.md has no text")
+    assert "b.pdf is no PDF that can be read" in second
+    assert last == "bge: none of the files could be read; no index was made or changed"
+    assert [path.name for path in tmp_path.iterdir()] == ["docs"]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_left_out(bge, docs, tmp_path):
+    try:
+        (docs / os.fsdecode(b"caf\xe9.md")).write_text("The café opens at nine.", "utf-8")
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    status, out, err = bge("index", docs, "--index", tmp_path / "index", "--model", "pocket", "--json")
+    assert (status, json.loads(out)["added"]) == (3, 3)
+    assert "caf\\udce9.md has a name that is not UTF-8; rename it" in err
+
+
+def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
+    index = tmp_path / "index"
+    assert bge("index", docs, "--index", index, "--model", "pocket")[0] == 0
+    moved = docs.rename(tmp_path / "moved")
+    status, _, err = bge("index", moved, "--index", index)
+    assert status == 1
+    record = index / "made_from.txt"
+    assert f"if it is the same folder in a new place, delete {record} and run this again" in err
+    record.unlink()
+    for _ in range(2):
+        status, out, _ = bge("index", moved, "--index", index, "--json")
+        assert (status, json.loads(out)["unchanged"]) == (0, 3)
 
 
 def test_an_interrupted_index_is_finished_by_the_next_run(bge, docs, tmp_path, monkeypatch):
@@ -294,6 +365,8 @@ def test_search_with_filters_and_a_reranker(bge, made, pocket_reranker):
     asked = ("search", QUESTION, "--index", made, "--json")
     both = ("--filter", "source=sub/rome.txt", "--filter", "start=0")
     assert [row["id"] for row in lines(bge(*asked, *both)[1])] == ["sub/rome.txt#0"]
+    for text in ("[" * 60_000, '"\\ud800"'):  # no JSON value: compared as it is
+        assert bge(*asked, "--filter", f"title={text}")[:2] == (0, "")
     status, out, err = bge(*asked, "--filter", "source=nowhere.md")
     assert (status, out) == (0, "")
     assert "no passage found" in err
@@ -328,18 +401,25 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["search", "q", "--index", "nowhere"], "there is no index in"),
         (["search", "q", "--index", "docs"], "is not an index and not empty"),
         (["search", " ", "--index", "made"], "the question is empty"),
-        (["search", "q", "--index", "made", "--rerank", BASE], "belongs to the embedders"),
-        (["search", "q", "--index", "made", "--device", "cuda:99"], "device="),
+        (
+            ["search", "q", "--index", "made", "--rerank", BASE],
+            "belongs to the embedders; it is for `bge index` and `bge embed`",
+        ),
+        (["search", "q", "--index", "made", "--device", "cuda:99"], "--device 'cuda:99'"),
         (["ask", " ", "--index", "made"], "the question is empty"),
         (["ask", "q", "--index", "made", "--rerank", "nowhere/at/all"], "there is no folder nowhere/at/all"),
         (["rerank", "q", "nowhere.txt", "--model", "pocket"], "nowhere.txt: No such file or directory"),
         (["rerank", "q", "bad.jsonl", "--model", "pocket"], "bad.jsonl, line 2 is no JSON"),
         (["rerank", "q", "latin.txt", "--model", "pocket"], "latin.txt, line 1 is not UTF-8"),
+        (["rerank", "q", "lone.jsonl", "--model", "pocket", "--json"], "lone.jsonl, line 1 holds a lone surrogate"),
+        (["rerank", "q", "nan.jsonl", "--model", "pocket", "--json"], "row 2 of nan.jsonl can't be written as JSON"),
     ],
 )
 def test_mistakes_of_search_ask_and_rerank(bge, docs, made, monkeypatch, arguments, message):
     monkeypatch.chdir(docs.parent)
     (docs.parent / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (docs.parent / "lone.jsonl").write_text('{"text": "a", "n": "\\ud800"}\n')
+    (docs.parent / "nan.jsonl").write_text('{"text": "a"}\n\n{"text": "b", "n": NaN}\n')
     (docs.parent / "latin.txt").write_bytes("naïve".encode("latin-1"))
     status, out, err = bge(*[made if argument == "made" else argument for argument in arguments])
     assert (status, out) == (1, "")
@@ -371,8 +451,8 @@ def test_rerank_by_some_layers(bge):
     for arguments, message in (
         ((LAYERWISE, "--cutoff-layers", 1), "has scores after 2, 3, 4, 5, 6 layers"),
         ((LAYERWISE, "--compress-ratio", 2), "compresses nothing"),
-        ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3 is none of 1, 2, 4, 8"),
-        (("pocket", "--cutoff-layers", 2), "has scores after its last layer only"),
+        ((LIGHTWEIGHT, "--compress-ratio", 3), "--compress-ratio 3 is none of 1, 2, 4, 8"),
+        (("pocket", "--cutoff-layers", 2), "has scores after its last layer only; leave --cutoff-layers out"),
     ):
         status, out, err = bge("rerank", QUESTION, "--model", *arguments, stdin=stdin)
         assert (status, out) == (1, "")
@@ -500,6 +580,30 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
     assert list(lines(target.read_text())[39]) == ["id", "text", "dense"]
 
 
+@pytest.mark.parametrize("when", ["load_embedder", "_left"])
+def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
+    """Before the rows are begun, and before they become the output."""
+    source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    place = embedder_module if when == "load_embedder" else embed_command
+    function = getattr(place, when)
+
+    def meanwhile(*arguments, **named):
+        target.write_text("another's")
+        return function(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, when, meanwhile)
+        status, _, err = bge("embed", source, target, "--model", "pocket")
+    assert status == 1
+    assert "out.jsonl was made by another process meanwhile" in err
+    assert target.read_text() == "another's"
+    kept = tmp_path / "out.jsonl.partial"
+    assert kept.exists() == (f"these rows are in {kept}" in err) == (when == "_left")
+    assert bge("embed", source, target, "--model", "pocket", "--overwrite")[0] == 0
+    assert len(read_output(target)) == 40
+    assert set(tmp_path.iterdir()) == {source, target}
+
+
 def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge, tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": ["a", "b"], "n": [None, 1.5]}), source)
@@ -532,12 +636,19 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["nan.jsonl", "out.jsonl"], "row 1 of nan.jsonl can't be written as JSON"),
         (["empty.jsonl", "out.jsonl"], "empty.jsonl is empty"),
         (["taken.jsonl", "out.jsonl"], "the rows have dense already"),
+        (["lone.jsonl", "out.jsonl"], "lone.jsonl, line 2 holds a lone surrogate"),
+        (["lone.jsonl", "out.parquet"], "lone.jsonl, line 2 holds a lone surrogate"),
+        (["twice.parquet", "out.parquet"], "twice.parquet has more than one column 'n'"),
+        (["bytes.parquet", "out.jsonl"], "bytes.parquet, rows from 1 on"),
         (["mixed.jsonl", "out.parquet"], "Parquet can't hold together"),
         (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
+        (["in.jsonl", "folder.jsonl", "--overwrite"], "folder.jsonl is a folder; name a file"),
+        (["in.jsonl", "out.jsonl", "--max-length", "1"], "--max-length 1 leaves no room"),
+        (["-", "out.jsonl"], "standard input is empty"),
         (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
-        (["in.jsonl", "out.jsonl", "--dtype", "int8"], "dtype='int8' is for language models"),
+        (["in.jsonl", "out.jsonl", "--dtype", "float8"], "--dtype 'float8' is not supported"),
     ],
 )
 def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
@@ -551,6 +662,7 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
             "bad.parquet": "no",
             "empty.jsonl": "",
             "nan.jsonl": '{"text": "a", "n": NaN}\n',
+            "lone.jsonl": '{"text": "a"}\n{"text": "a", "n": "\\ud800"}\n',
             "taken.jsonl": '{"text": "a", "dense": [1]}\n',
             "mixed.jsonl": '{"text": "a", "n": 1}\n{"text": "a", "n": "one"}\n',
             "there.jsonl": "kept",
@@ -558,8 +670,12 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
     )
     pq.write_table(pa.table({"n": [1, 2], "null": ["a", None]}), "in.parquet")
     pq.write_table(pa.table({"text": ["a", "b"], "n": [1.0, float("nan")]}), "nan.parquet")
+    pq.write_table(pa.table([["a"], [1], [2]], names=["text", "n", "n"]), "twice.parquet")
+    pq.write_table(pa.table({"text": ["a"], "n": pa.array([b"\xff"]).view(pa.string())}), "bytes.parquet")
+    (tmp_path / "folder.jsonl").mkdir()
     before = sorted(tmp_path.iterdir())
-    status, out, err = bge("embed", *arguments, *([] if "--model" in arguments else ["--model", "pocket"]))
+    model = [] if "--model" in arguments else ["--model", "pocket"]
+    status, out, err = bge("embed", *arguments, *model, stdin=b"")
     assert (status, out) == (1, "")
     assert err.startswith("bge: ")
     assert message in err
@@ -652,7 +768,7 @@ def test_doctor(bge):
     assert found["passed"] is True
     assert ": " in found["device"]
     assert found["extra cli"] == "installed"
-    assert bge("doctor", "--dtype", "int8")[0] == 1
+    assert bge("doctor", "--dtype", "float8")[0] == 1
     assert "bfloat16: as asked" in bge("doctor", "--dtype", "bfloat16")[1]
 
 

@@ -1,6 +1,7 @@
 """`make demo`, as a user runs it."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,10 @@ def test_the_bundled_documents(tmp_path):
     assert done.stdout.count("Retrieved: best 3") >= 6
     assert done.stdout.count("Reranked: best 3 of 20") == done.stdout.count("Retrieved: best 3")
     assert "into Chroma on disk" in done.stdout
+    first = done.stdout[: done.stdout.index("2/")]
+    retrieved, reranked = first[first.index("1/") :].split("Reranked: ")
+    for best in (retrieved.splitlines(), reranked.splitlines()):  # the first question shows both at their best
+        assert "f3167" in " ".join(best[:6])
     assert done.stderr == ""
 
 
@@ -74,6 +79,21 @@ def test_the_users_documents_and_a_second_run(tmp_path):
         assert "left out" in done.stdout
         assert "empty.txt has no text" in " ".join(done.stdout.split())
         assert "ignored.csv" not in done.stdout
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bge_integrations.demo._questions", interrupted)
+    assert main([]) == 130
+    assert capsys.readouterr() == ("", "demo: interrupted\n")
+
+
+def test_a_closed_pipe_ends_it_quietly(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m bge_integrations.demo | true"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -460,6 +460,14 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, framework, argumen
     assert "Traceback" not in error
 
 
+def test_ctrl_c_is_one_line(capsys):
+    def ask(_):
+        raise KeyboardInterrupt
+
+    assert run("pipelines", ask, ["q", "--model", "m", "--reranker", "r"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["a", "b", "c"], ["q", "--model", ""], ["q", "--pipeline", "sparse"]])
 def test_the_command_says_what_it_takes(capsys, arguments):
     with pytest.raises(SystemExit) as ended:

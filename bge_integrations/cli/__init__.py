@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from bge_integrations.cli import output
 from bge_integrations.extras import how_to_install
 
@@ -13,6 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 1 after a mistake that is explained in one line, 2 for wrong usage, 3 where a part was left
         out, 130 after Ctrl-C, 141 where the reader of the output has gone.
     """
+    if sys.stderr is None:  # closed by the caller
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        output.say("standard output is closed; the command needs it for its results")
+        return 1
     try:
         from bge_integrations.cli.app import app
     except ImportError as error:

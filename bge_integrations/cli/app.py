@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bge_integrations import __version__
 from bge_integrations.cli.doctor import doctor
@@ -19,7 +20,18 @@ from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
-from bge_integrations.errors import BGEError, TruncationWarning
+from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
+
+#: What the core's errors advise, in the command's words.
+_IN_PYTHON = (
+    (r"load it with load_reranker\(.*?\)", "it is for `bge rerank` and --rerank"),
+    (r"load it with load_embedder\(.*?\)", "it is for `bge index` and `bge embed`"),
+    (r"pass model='pocket'", "name 'pocket'"),
+    (
+        r"\b(task|device|dtype|max_length|cutoff_layers|compress_ratio|compress_layers)= ?",
+        lambda found: f"--{found[1].replace('_', '-')} ",
+    ),
+)
 
 
 class _Commands(TyperGroup):
@@ -38,7 +50,10 @@ class _Commands(TyperGroup):
             except KeyboardInterrupt:
                 say("interrupted")
                 raise typer.Exit(130) from None
-            except (BGEError, ImportError) as error:
+            except BGEError as error:
+                say(_translated(error))
+                raise typer.Exit(1) from None
+            except ImportError as error:
                 say(error)
                 raise typer.Exit(1) from None
             except OSError as error:
@@ -46,6 +61,27 @@ class _Commands(TyperGroup):
                 raise typer.Exit(1) from None
             finally:
                 _repeat(caught)
+
+
+class _Command(TyperCommand):
+    """No argument or option can be empty: an empty path would be the current folder, an empty name the default."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if "" in (value if isinstance(value, list) else [value]):
+                name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
+                raise InvalidInputError(
+                    f"{name or str(parameter.name).upper()} is empty; give a value, or leave it out"
+                )
+        return super().invoke(ctx)
+
+
+def _translated(error: BGEError) -> str:
+    message = str(error)
+    for python, words in _IN_PYTHON:
+        message = re.sub(python, words, message)
+    return message
 
 
 def _repeat(caught: list[warnings.WarningMessage]) -> None:
@@ -72,6 +108,6 @@ def _start(
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 app.callback()(_start)
 for command in (index, search, ask, rerank, embed, models, download, doctor):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 # its own parser reads the arguments, --help included
 app.command("eval", add_help_option=False, context_settings={"ignore_unknown_options": True})(evaluate)

@@ -89,6 +89,8 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
         raise InvalidInputError("Parquet needs to know all rows before the first is written; save the input to a file")
     if output == "-":
         return
+    if Path(output).is_dir():
+        raise InvalidInputError(f"{output} is a folder; name a file")
     if Path(output).exists() and not overwrite:
         raise InvalidInputError(f"{output} exists; name another file, or replace it with --overwrite")
     if input != "-" and Path(input).resolve() == Path(output).resolve():

@@ -23,6 +23,8 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
     Raises:
         InvalidInputError: A line is not UTF-8, or there is none.
     """
+    if file == "-" and sys.stdin is None:
+        raise InvalidInputError("standard input is closed; name a file")
     empty = True
     with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -47,6 +49,7 @@ def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
         place = f"{name_of(file)}, line {number}"
         try:
             row = json.loads(line)
+            whole = json.dumps(row, ensure_ascii=False)
         except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"{place} is no JSON ({error})") from error
         if not isinstance(row, dict):
@@ -56,4 +59,5 @@ def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
                 f"{place} has no text under {field!r}; it has {', '.join(map(repr, row)) or 'nothing'}"
             )
         check_text(row[field], f"{place}, {field!r}")
+        check_text(whole, place)  # the other columns, too: no output can hold a lone surrogate
         yield row

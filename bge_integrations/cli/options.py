@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
+from bge_integrations.errors import InvalidInputError
+
 _MODEL = "Hub id, checkpoint folder, or 'pocket'"
 
-Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.")]
+
+def _kept(index: str) -> str:
+    if index == ":memory:":
+        raise InvalidInputError("--index :memory: would be gone when the command ends; name a folder")
+    return index
+
+
+Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.", callback=_kept)]
 Embedder = Annotated[str, typer.Option("--model", help=f"Embedding model. {_MODEL}.")]
 Reranker = Annotated[str, typer.Option("--model", help=f"Reranker. {_MODEL}.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Without it, CUDA where there is one.")]

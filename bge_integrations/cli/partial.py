@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -37,32 +38,44 @@ class Partial:
     Args:
         output: The file that is to be.
         settings: What the rows depend on. Rows made with the same settings are kept.
-        overwrite: Begin anew where the settings are others.
+        overwrite: Replace the output, and begin anew where the settings are others.
 
     Raises:
-        InvalidInputError: There are rows made with other settings, or another process writes.
+        InvalidInputError: There are rows made with other settings, another process writes, or the output is there.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], overwrite: bool) -> None:
         self.output = output
         self.folder = output.with_name(f"{output.name}.partial")
         self.folder.mkdir(exist_ok=True)
+        self._overwrite = overwrite
         self._lock = FileLock(self.folder / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InvalidInputError(f"another process is writing {self.folder}; let it end") from None
-        self._check(settings, overwrite)
+        try:
+            self._check_output("")  # another process may have finished while this one loaded the model
+            self._check(settings)
+        except InvalidInputError:
+            self.close()
+            raise
 
-    def _check(self, settings: dict[str, Any], overwrite: bool) -> None:
+    def _check_output(self, rows: str) -> None:
+        if self.output.exists() and not self._overwrite:
+            raise InvalidInputError(
+                f"{self.output} was made by another process meanwhile{rows}; name another file, or replace it with "
+                "--overwrite"
+            )
+
+    def _check(self, settings: dict[str, Any]) -> None:
         file = self.folder / "settings.json"
         try:
             found = json.loads(file.read_text("utf-8")) if file.exists() else settings
         except ValueError:
             found = {}
         different = [name for name in settings if found.get(name) != settings[name]]
-        if different and not overwrite:
-            self.close()
+        if different and self._has_rows() and not self._overwrite:
             raise InvalidInputError(
                 f"{self.folder} was made with another {', '.join(different)}; run that command again to finish it, "
                 "delete the folder, or begin anew with --overwrite"
@@ -74,15 +87,31 @@ class Partial:
         file.write_text(json.dumps(settings, indent=2), "utf-8")
 
     def become(self, file: Path) -> None:
-        """Put the finished file in the output's place."""
+        """Put the finished file in the output's place.
+
+        Raises:
+            InvalidInputError: Something has been put there meanwhile; the rows stay here.
+        """
+        self._check_output(f" (these rows are in {self.folder})")
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
         file.replace(self.output)
-        self.close()
-        shutil.rmtree(self.folder)
+        self._remove()
 
     def close(self) -> None:
+        """Let go of the folder; without rows in it, it goes. A second call does nothing."""
+        if self._lock.is_locked and not self._has_rows():
+            self._remove()
         self._lock.release()
+
+    def _has_rows(self) -> bool:
+        return any(path.stat().st_size for path in self.folder.iterdir() if path.suffix in (".jsonl", ".parquet"))
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)  # with the lock held: another process may want it next
+        self._lock.release()
+        with suppress(OSError):  # where a file that is open can't be removed
+            self.folder.rmdir()
 
 
 class Writer(Protocol):

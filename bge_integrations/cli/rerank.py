@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
 
 from bge_integrations.cli import options
-from bge_integrations.cli.lines import read_lines, read_rows
+from bge_integrations.cli.lines import name_of, read_lines, read_rows
 from bge_integrations.cli.output import print_json, print_table, progress_is_shown
 from bge_integrations.errors import InvalidInputError
 
@@ -51,6 +52,8 @@ def rerank(
         rows = list(read_rows(file, _FIELD))
     else:
         rows = [{_FIELD: line} for _, line in read_lines(file)]
+    if as_json:
+        _check_json(rows, name_of(file))
     from bge_integrations.core.reranker import load_reranker
     from bge_integrations.core.selection import best
 
@@ -72,3 +75,12 @@ def rerank(
             print_json({**rows[place], "rank": rank, "score": scores[place]})
     else:
         print_table(((f"{scores[place]:+.3f}", rows[place][_FIELD]) for place in places), ("score", "text"), cut=True)
+
+
+def _check_json(rows: list[dict[str, Any]], name: str) -> None:
+    """Refuse what was read but is no JSON: NaN and Infinity."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            json.dumps(row, allow_nan=False)
+        except ValueError as error:
+            raise InvalidInputError(f"row {number} of {name} can't be written as JSON ({error}); use null") from error

@@ -95,6 +95,8 @@ class Parquet:
                 self._schema = pq.read_schema(self._path)
         except pa.ArrowInvalid as error:
             raise InvalidInputError(f"{file} is no Parquet file ({error})") from error
+        if twice := sorted({name for name in self._schema.names if self._schema.names.count(name) > 1}):
+            raise InvalidInputError(f"{file} has more than one column {', '.join(map(repr, twice))}; rename them")
         _check_names(self._schema.names, added)
         if field not in self._schema.names:
             raise InvalidInputError(f"{file} has no column {field!r}; it has {', '.join(self._schema.names)}")
@@ -110,6 +112,10 @@ class Parquet:
         start = 0
         with pq.ParquetFile(self._path) as opened:
             for batch in opened.iter_batches(size):
+                try:
+                    batch.validate(full=True)
+                except pa.ArrowInvalid as error:  # such as a text that is not UTF-8
+                    raise InvalidInputError(f"{self._path}, rows from {start + 1} on: {error}") from error
                 for i, text in enumerate(self.texts(batch), start=start + 1):
                     check_text(text, f"{self._path}, row {i}, {self._field!r}")
                 yield batch

@@ -124,15 +124,24 @@ def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
     """`KEY=VALUE` as the index's filter; a value that reads as a JSON number, bool or string is one."""
     conditions = []
     for pair in pairs or []:
+        if not _is_unicode(pair):
+            raise typer.BadParameter(f"{pair!r} is not UTF-8", param_hint="--filter")
         key, equals, text = pair.partition("=")
         if not key or not equals:
             raise typer.BadParameter(f"{pair!r} must be KEY=VALUE", param_hint="--filter")
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
-        conditions.append({key: value if isinstance(value, (str, int, float)) else text})
+        if not isinstance(value, (str, int, float)) or (isinstance(value, str) and not _is_unicode(value)):
+            value = text
+        conditions.append({key: value})
     return {"$and": conditions} if conditions else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Without the lone surrogates that stand for bytes that are not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _reranked(query: str, hits: list[Hit], reranker: Reranker) -> list[Hit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,7 +40,12 @@ class Options:
 
 
 def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | None = None) -> int:
-    """Ask, and print; the exit status is 0, or 1 after a mistake that is explained in one line."""
+    """Ask, and print.
+
+    Returns:
+        The exit status: 0, 1 after a mistake that is explained in one line, 130 after Ctrl-C, 141 where the reader of
+        the output has gone.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}", description="Answer a question from your documents, with sources; no chat model."
     )
@@ -62,14 +68,25 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
         check_question(given["question"])
         with tempfile.TemporaryDirectory(prefix="bge-pipeline-", ignore_cleanup_errors=True) as temporary:
             answer = ask(Options(**given | {"index": given["index"] or Path(temporary)}))
+        _print(answer)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
+        return 141
     except (BGEError, OSError, ImportError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _print(answer: Answer) -> None:
     print(answer.text)
     for source in answer.sources:
         page = f", page {source.metadata['page']}" if "page" in source.metadata else ""
         print(f"  [{source.number}] {source.metadata['source']}{page}")
-    return 0
+    sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
 
 
 def _name(model: str) -> str:
@@ -87,3 +104,11 @@ def missing(error: ImportError, module: str) -> BaseException:
     """What to raise for packages that are not installed: in a command one line, else an ImportError."""
     message = f"the pipelines need {error.name}: {how_to_install('pipelines')}"
     return SystemExit(message) if module == "__main__" else ImportError(message, name=error.name)
+
+
+def interrupted(module: str) -> BaseException:
+    """What to raise after Ctrl-C while packages are imported: in a command one line and its exit status."""
+    if module != "__main__":
+        return KeyboardInterrupt()
+    print("interrupted", file=sys.stderr)
+    return SystemExit(130)

@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.pipelines.command import Options, left_out, missing, run
+from bge_integrations.pipelines.command import Options, interrupted, left_out, missing, run
 
 try:
     from langchain_chroma import Chroma
@@ -26,6 +26,8 @@ try:
     from bge_integrations.langchain import BGEEmbeddings, BGEM3Retriever, BGEReranker
 except ImportError as error:
     raise missing(error, __name__) from error
+except KeyboardInterrupt:
+    raise interrupted(__name__) from None
 
 from bge_integrations import load_reranker
 from bge_integrations.errors import InvalidInputError, UnreadableFileError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.pipelines.command import Options, left_out, missing, run
+from bge_integrations.pipelines.command import Options, interrupted, left_out, missing, run
 
 try:
     from llama_index.core import PromptTemplate, VectorStoreIndex
@@ -32,6 +32,8 @@ try:
     from bge_integrations.llama_index import BGEEmbedding, BGEM3Index, BGERerank
 except ImportError as error:
     raise missing(error, __name__) from error
+except KeyboardInterrupt:
+    raise interrupted(__name__) from None
 
 from bge_integrations import Reranker, load_reranker
 from bge_integrations.errors import NotSupportedError, UnreadableFileError
