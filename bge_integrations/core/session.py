@@ -32,7 +32,7 @@ OnTruncate = Literal["warn", "error", "ignore"]
 #: Texts tokenised at a time; the next lot is tokenised while the device works on this one.
 _CHUNK = 2048
 #: A call of no more tokens than this passes ahead of longer ones.
-_URGENT_TOKENS = 8192
+_URGENT_TOKENS = 2048
 #: An async call of no more characters than this is tokenised on the event loop (about a millisecond).
 _INLINE_CHARACTERS = 4096
 
