@@ -64,6 +64,7 @@ class Call:
         self._let_go()
 
     def _resolve(self, results: list[Any] | None = None, error: BaseException | None = None) -> None:
+        self._show("close")  # before the caller goes on
         with self._changed:
             waited_for = not self.future.done() and self.future.set_running_or_notify_cancel()
             if waited_for and error is not None:
