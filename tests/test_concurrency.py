@@ -87,10 +87,10 @@ def test_concurrent_callers_share_batches(base, monkeypatch):
     sizes = []
     run = ModelLane.run
 
-    def slow(lane, sequences):
+    def slow(lane, sequences, between_layers):
         sizes.append(len(sequences))
         time.sleep(0.05)  # while one batch is computed, the other callers queue
-        return run(lane, sequences)
+        return run(lane, sequences, between_layers)
 
     monkeypatch.setattr(ModelLane, "run", slow)
     in_threads(lambda i: base.encode([f"query {i}"]))
@@ -131,19 +131,22 @@ def test_one_callers_bad_text_harms_nobody_else(base):
 
 
 class FaultyLane:
-    """Echoes the first token id of each sequence, and fails as these ids say."""
+    """Echoes the first token id of each sequence, in three layers, and fails as these ids say."""
 
     token_budget = 64
     BROKEN, TOO_LARGE, NOT_FINITE = 1001, 1002, 1003
 
     def __init__(self):
-        self.batches = []
+        self.batches, self.finished = [], []
         self.gate = threading.Event()
 
-    def run(self, sequences):
+    def run(self, sequences, between_layers):
         self.gate.wait(10)
         firsts = [int(sequence.ids[0]) for sequence in sequences]
         self.batches.append(firsts)
+        for _ in range(2):
+            between_layers()
+        self.finished.append(firsts)
         if self.BROKEN in firsts:
             raise RuntimeError("broken")
         if self.TOO_LARGE in firsts or sum(map(len, sequences)) > 40:
@@ -186,7 +189,7 @@ def test_a_lane_that_loses_a_result_fails_its_callers_and_not_the_worker(schedul
     lane = FaultyLane()
     lane.gate.set()
     whole = lane.run
-    lane.run = lambda sequences: whole(sequences)[1:]
+    lane.run = lambda sequences, between_layers: whole(sequences, between_layers)[1:]
     with pytest.raises(ComputationError):
         submit(scheduler, lane, 1, 2).future.result(10)
     lane.run = whole
@@ -243,10 +246,33 @@ def test_urgent_work_passes_ahead_and_bulk_work_does_not_starve(scheduler):
     lane.gate.set()
     for call in [holder, bulk, *urgent]:
         call.future.result(10)
-    order = list(chain.from_iterable(lane.batches))
-    assert order[1] == 1
-    assert order.index(100) < order.index(12)
-    assert order.index(4) < order.index(101)
+    # one of the urgent ones first, then one between any two of the three layers of each bulk text
+    assert list(chain(*lane.batches)) == [0, 100, 1, 2, 3, 101, 4, 5, 6, 102, 7, 8, 9, 103, 10, 11, 12]
+    assert list(chain(*lane.finished)) == [0, 1, 2, 100, 3, 4, 5, 101, 6, 7, 8, 102, 9, 10, 11, 103, 12]
+
+
+def test_an_urgent_batch_that_fails_between_layers_harms_no_bulk(scheduler):
+    lane = FaultyLane()
+    bulk = submit(scheduler, lane, 100, urgent=False)
+    time.sleep(0.05)
+    broken, good = submit(scheduler, lane, FaultyLane.BROKEN, length=64), submit(scheduler, lane, 1)
+    lane.gate.set()
+    assert bulk.future.result(10) == [100]
+    assert good.future.result(10) == [1]
+    with pytest.raises(ComputationError, match="broken"):
+        broken.future.result(10)
+    assert list(chain(*lane.finished))[-1] == 100
+
+
+def test_a_batch_that_nobody_waits_for_ends_at_its_next_layer(scheduler):
+    lane = FaultyLane()
+    gone, partner = submit(scheduler, lane, 1, length=40), submit(scheduler, lane, 2, length=40)
+    time.sleep(0.05)
+    gone.cancel()
+    lane.gate.set()
+    assert partner.future.result(10) == [2]
+    assert lane.batches == [[1], [2]]
+    assert lane.finished == [[2]]
 
 
 def test_stopping_fails_what_waits_and_refuses_more():
@@ -292,8 +318,8 @@ def test_what_overflows_in_half_precision_is_computed_again_in_float32(m3, monke
 
     compute = EncoderModel.__call__
 
-    def overflow(model, batch, wanted):
-        outputs = compute(model, batch, wanted)
+    def overflow(model, batch, *arguments):
+        outputs = compute(model, batch, *arguments)
         if model.dtype == torch.bfloat16:
             outputs[0] = TextOutput(dense=np.full(64, np.inf, np.float32))
         return outputs

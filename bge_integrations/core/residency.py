@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -140,13 +140,16 @@ class ModelLane:
     def token_budget(self) -> int:
         return _CPU_TOKEN_BUDGET if self.resident.key.device.type == "cpu" else _CUDA_TOKEN_BUDGET
 
-    def run(self, sequences: list[TokenSequence]) -> list[TextOutput | NonFiniteError]:
+    def run(
+        self, sequences: list[TokenSequence], between_layers: Callable[[], None]
+    ) -> list[TextOutput | NonFiniteError]:
         """One output per sequence. What is not finite is computed again in float32, then an error."""
-        outputs = self._outputs(self.resident.model, sequences)
+        outputs = self._outputs(self.resident.model, sequences, between_layers)
         bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
         if bad and self.resident.key.dtype in (torch.bfloat16, torch.float16):
             with _in_float32(self.resident) as exact:
-                for i, output in zip(bad, self._outputs(exact, [sequences[i] for i in bad]), strict=True):
+                again = self._outputs(exact, [sequences[i] for i in bad], between_layers)
+                for i, output in zip(bad, again, strict=True):
                     outputs[i] = output
             bad = [i for i in bad if not outputs[i].is_finite()]
         results: list[TextOutput | NonFiniteError] = list(outputs)
@@ -157,10 +160,12 @@ class ModelLane:
             )
         return results
 
-    def _outputs(self, model: Model, sequences: list[TokenSequence]) -> list[TextOutput]:
+    def _outputs(
+        self, model: Model, sequences: list[TokenSequence], between_layers: Callable[[], None]
+    ) -> list[TextOutput]:
         batch = PackedBatch.pack(sequences, model.device, model.is_causal)
         outputs: list[TextOutput] = [TextOutput()] * len(sequences)
-        for place, output in zip(batch.order, model(batch, self.wanted), strict=True):
+        for place, output in zip(batch.order, model(batch, self.wanted, between_layers), strict=True):
             outputs[place] = output
         return outputs
 

@@ -1,7 +1,7 @@
 """Merges the texts of all callers into batches: one queue and one worker thread per device.
 
 There is no wait timer. While the device computes one batch, whatever arrives forms the next; a lone caller waits for
-nothing.
+nothing. Urgent texts do not even wait for the end of a bulk batch: they are computed between two of its layers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from bge_integrations.core.batch import TokenSequence
     from bge_integrations.core.call import Call
 
-#: After so many batches of urgent texts in a row, waiting bulk texts get one.
-_URGENT_IN_A_ROW = 4
-
 
 class Lane(Protocol):
     """A way to compute; texts in the same lane may share a batch. Compared and hashed."""
@@ -30,8 +28,11 @@ class Lane(Protocol):
     def token_budget(self) -> int:
         """Tokens per batch."""
 
-    def run(self, sequences: list[TokenSequence]) -> list[Any]:
-        """One result per sequence, an exception in the place of those that failed alone."""
+    def run(self, sequences: list[TokenSequence], between_layers: Callable[[], None]) -> list[Any]:
+        """One result per sequence, an exception in the place of those that failed alone.
+
+        `between_layers` is called there, and whatever it raises ends the run.
+        """
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,6 +42,10 @@ class Item:
     sequence: TokenSequence
     call: Call
     index: int
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for this batch any more."""
 
 
 class Scheduler:
@@ -54,7 +59,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._urgent: dict[Lane, deque[Item]] = {}
         self._bulk: dict[Lane, deque[Item]] = {}
-        self._urgent_in_a_row = 0
+        self._was_urgent = False
         self._worker: threading.Thread | None = None
         self._stopped = False
 
@@ -90,33 +95,51 @@ class Scheduler:
                 self._changed.wait_for(lambda: self._urgent or self._bulk or self._stopped)
                 if self._stopped:
                     return
-                lane, items = self._next_batch()
-            _compute(lane, items)
+                # waiting bulk texts get their turn after each urgent batch, and let others pass between their layers
+                self._was_urgent = bool(self._urgent) and not (self._bulk and self._was_urgent)
+                lane, items = _next_batch(self._urgent if self._was_urgent else self._bulk)
+            _compute(lane, items, _go_on if self._was_urgent else self._let_urgent_pass)
             del lane, items  # an idle worker must not keep weights or results alive
 
-    def _next_batch(self) -> tuple[Lane, list[Item]]:
-        take_urgent = bool(self._urgent) and not (self._bulk and self._urgent_in_a_row >= _URGENT_IN_A_ROW)
-        self._urgent_in_a_row = self._urgent_in_a_row + 1 if take_urgent else 0
-        queue = self._urgent if take_urgent else self._bulk
-        lane = next(iter(queue))
-        waiting = queue.pop(lane)
-        items = [waiting.popleft()]
-        tokens = len(items[0].sequence)
-        while waiting and tokens + len(waiting[0].sequence) <= lane.token_budget:
-            items.append(waiting.popleft())
-            tokens += len(items[-1].sequence)
-        if waiting:
-            queue[lane] = waiting  # behind the other lanes, so that models take turns
-        return lane, items
+    def _let_urgent_pass(self) -> None:
+        """Compute one batch of the urgent texts that wait, if any do; bulk texts get on by a layer for each."""
+        with self._changed:
+            if not self._urgent:
+                return
+            lane, items = _next_batch(self._urgent)
+        _compute(lane, items, _go_on)
 
 
-def _compute(lane: Lane, items: list[Item]) -> None:
+def _next_batch(queue: dict[Lane, deque[Item]]) -> tuple[Lane, list[Item]]:
+    lane = next(iter(queue))
+    waiting = queue.pop(lane)
+    items = [waiting.popleft()]
+    tokens = len(items[0].sequence)
+    while waiting and tokens + len(waiting[0].sequence) <= lane.token_budget:
+        items.append(waiting.popleft())
+        tokens += len(items[-1].sequence)
+    if waiting:
+        queue[lane] = waiting  # behind the other lanes, so that models take turns
+    return lane, items
+
+
+def _go_on() -> None:
+    """Nothing passes ahead of an urgent batch."""
+
+
+def _compute(lane: Lane, items: list[Item], let_pass: Callable[[], None]) -> None:
     """Run a batch and tell its calls. Out of memory: both halves on their own; any other failure: to all in it."""
     items = [item for item in items if not item.call.is_over]
     if not items:
         return
+
+    def between_layers() -> None:
+        if all(item.call.is_over for item in items):
+            raise _AbandonedError
+        let_pass()
+
     try:
-        results = lane.run([item.sequence for item in items])
+        results = lane.run([item.sequence for item in items], between_layers)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, Exception):
                 item.call.fail(result)
@@ -125,13 +148,15 @@ def _compute(lane: Lane, items: list[Item]) -> None:
     except OutOfMemoryError as error:
         if len(items) > 1:
             half = len(items) // 2
-            _compute(lane, items[:half])
-            _compute(lane, items[half:])
+            _compute(lane, items[:half], let_pass)
+            _compute(lane, items[half:], let_pass)
             return
         length = len(items[0].sequence)
         alone = OutOfMemoryError(f"one text of {length} tokens does not fit in memory alone; use a smaller max_length")
         alone.__cause__ = error
         items[0].call.fail(alone)
+    except _AbandonedError:
+        return
     except BaseException as error:
         for call in {id(item.call): item.call for item in items}.values():
             failure = ComputationError(f"computing a batch failed ({type(error).__name__}: {error})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -360,12 +360,17 @@ class Decoder:
         self.norm = _Norm(norm.to(device, self._dtype), config.norm_eps)
 
     def __call__(
-        self, batch: PackedBatch, cutoffs: Sequence[int], compression: Mapping[int, int] | None = None
+        self,
+        batch: PackedBatch,
+        between_layers: Callable[[], None],
+        cutoffs: Sequence[int],
+        compression: Mapping[int, int] | None = None,
     ) -> list[Tensor]:
         """Of each sequence the normed state of its last token, after each number of layers in `cutoffs`.
 
         Args:
             batch: The sequences; where there is a compression, types 0, 1, 2 are query, passage and prompt.
+            between_layers: Called between any two.
             cutoffs: From 1 to the layers that were read; those above the highest are not computed.
             compression: {layer, from 0: ratio}: before that layer each so many passage states become their mean.
 
@@ -386,6 +391,7 @@ class Decoder:
                 found[highest] = self.norm(layer(x, batch, rotation, last)[: len(last)])
             else:
                 x = layer(x, batch, rotation, None)
+                between_layers()
                 if i + 1 in cutoffs:
                     found[i + 1] = self.norm(batch.of_each_token(x[: rotation.tokens])[last])
         return [found[cutoff] for cutoff in cutoffs]

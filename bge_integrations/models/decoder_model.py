@@ -16,6 +16,7 @@ from bge_integrations.models.model import TextOutput
 from bge_integrations.models.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
@@ -70,15 +71,15 @@ class DecoderModel:
         smaller = {str(dtype).removeprefix("torch."): self.config.weight_bytes(count, dtype) for dtype in choices}
         check_room(str(folder), self.config.weight_bytes(count, self.dtype), self.device, smaller)
 
-    def __call__(self, batch: PackedBatch, wanted: Wanted) -> list[TextOutput]:
-        """One output per sequence, in batch order.
+    def __call__(self, batch: PackedBatch, wanted: Wanted, between_layers: Callable[[], None]) -> list[TextOutput]:
+        """One output per sequence, in batch order; `between_layers` is called between any two.
 
         Raises:
             OutOfMemoryError: The batch does not fit in memory.
         """
         cutoffs = wanted.cutoff_layers or (len(self._decoder.layers),)
         with torch.inference_mode(), memory_errors():
-            states = self._decoder(batch, cutoffs, dict(wanted.compression))
+            states = self._decoder(batch, between_layers, cutoffs, dict(wanted.compression))
             if wanted.logit:
                 assert self._heads is not None
                 places = range(len(cutoffs))

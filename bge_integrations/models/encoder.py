@@ -13,6 +13,8 @@ from bge_integrations.models.kernels import attention, attention_of_rows, comput
 from bge_integrations.models.profile import ENCODER_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from bge_integrations.core.batch import PackedBatch
@@ -147,11 +149,12 @@ class Encoder:
             _Layer(weights, f"{prefix}encoder.layer.{i}.", config, device, dtype) for i in range(config.layers)
         ]
 
-    def __call__(self, batch: PackedBatch, rows: Tensor | None = None) -> Tensor:
+    def __call__(self, batch: PackedBatch, between_layers: Callable[[], None], rows: Tensor | None = None) -> Tensor:
         """Hidden states of the last layer.
 
         Args:
             batch: The sequences; none longer than `config.max_length`.
+            between_layers: Called between any two.
             rows: (sequences,) index of the one token per sequence that is read, or None for all.
 
         Returns:
@@ -161,4 +164,5 @@ class Encoder:
         x = fill_rows(self.norm(self.words[batch.ids] + self.positions[batch.positions] + types))
         for layer in self.layers[:-1]:
             x = layer(x, batch, None)
+            between_layers()
         return self.layers[-1](x, batch, rows)[: len(batch.ids if rows is None else rows)]

@@ -17,6 +17,7 @@ from bge_integrations.models.kernels import computed_dtype, memory_errors
 from bge_integrations.models.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bge_integrations.catalog import Family, Pooling
@@ -95,8 +96,8 @@ class EncoderModel:
             is_reranker = family == "cross_encoder"
             self._classifier = ClassificationHead(weights, self.config, device, computed) if is_reranker else None
 
-    def __call__(self, batch: PackedBatch, wanted: Wanted) -> list[TextOutput]:
-        """One output per sequence, in batch order.
+    def __call__(self, batch: PackedBatch, wanted: Wanted, between_layers: Callable[[], None]) -> list[TextOutput]:
+        """One output per sequence, in batch order; `between_layers` is called between any two.
 
         Raises:
             OutOfMemoryError: The batch does not fit in memory.
@@ -104,12 +105,12 @@ class EncoderModel:
         with torch.inference_mode(), memory_errors():
             if wanted.logit:
                 assert self._classifier is not None
-                logits = self._classifier(self._encoder(batch, batch.first_tokens)).cpu().numpy()
+                logits = self._classifier(self._encoder(batch, between_layers, batch.first_tokens)).cpu().numpy()
                 return [TextOutput(logit=logit) for logit in logits]
             size = len(batch.lengths)
             needs_all = wanted.sparse or wanted.multi_vector or wanted.pooling is None
             rows = None if needs_all or wanted.pooling is None else pooled_rows(wanted.pooling, batch)
-            hidden = self._encoder(batch, rows)
+            hidden = self._encoder(batch, between_layers, rows)
             dense: list[np.ndarray | None] = [None] * size
             sparse: list[SparseVector | None] = [None] * size
             vectors: list[np.ndarray | None] = [None] * size
