@@ -6,17 +6,16 @@ Run it as `python -m bge_integrations.demo --help`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bge_integrations.demo_documents import bundled_questions
 from bge_integrations.errors import BGEError, InvalidInputError
 from bge_integrations.reading import SUFFIXES, Passage, find_files
 
@@ -112,20 +111,7 @@ def _questions(docs: Path | None, question: str | None) -> list[str]:
         find_files(docs)
     if question is not None:
         return [question]
-    return [row["question"] for row in _bundled("questions.jsonl")]
-
-
-def _bundled(file: str) -> list[dict[str, str]]:
-    lines = resources.files("bge_integrations").joinpath("demo_documents", file).read_text("utf-8")
-    return [json.loads(line) for line in lines.splitlines()]
-
-
-def bundled_passages() -> list[Passage]:
-    """The bundled demonstration documents, a passage each."""
-    return [
-        Passage(f"{row['title']}\n{row['text']}", f"{row['source']}, {row['id']}", row["title"], None, 0)
-        for row in _bundled("passages.jsonl")
-    ]
+    return bundled_questions()
 
 
 def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings, folder: str) -> Chroma:
