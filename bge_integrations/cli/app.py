@@ -21,6 +21,7 @@ from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
+from bge_integrations.exit_status import exit_status
 
 #: What the core's errors advise, in the command's words.
 _IN_PYTHON = (
@@ -42,14 +43,10 @@ class _Commands(TyperGroup):
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of a model that is downloaded at its first use
         with warnings.catch_warnings(record=True) as caught:
             try:
-                super().invoke(ctx)
-                sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
-                raise typer.Exit(141) from None  # what the shell shows for a program ended by a closed pipe
-            except KeyboardInterrupt:
-                say("interrupted")
-                raise typer.Exit(130) from None
+                with exit_status("bge: interrupted") as ended:
+                    super().invoke(ctx)
+                if ended.status:
+                    raise typer.Exit(ended.status)
             except BGEError as error:
                 say(_translated(error))
                 raise typer.Exit(1) from None

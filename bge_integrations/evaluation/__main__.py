@@ -6,7 +6,6 @@ The tables, or the JSON with `--json -`, go to standard output, and progress to 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.options import check_data_set, check_model, read_options
 from bge_integrations.evaluation.report import Report, evaluate
 from bge_integrations.evaluation.tuning import Tuned, tune_weights
+from bge_integrations.exit_status import exit_status
 
 if TYPE_CHECKING:
     import argparse
@@ -37,23 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
         the output has gone.
     """
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            try:
+        with exit_status("evaluation: interrupted") as ended:
+            with warnings.catch_warnings(record=True) as caught:
                 run(arguments, "bge_integrations.evaluation")
-            finally:
-                sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
-        for warning in caught:
-            print(f"evaluation: {warning.message}", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
-        return 141  # what the shell shows for a program ended by a closed pipe
-    except KeyboardInterrupt:
-        print("evaluation: interrupted", file=sys.stderr)
-        return 130
+            sys.stdout.flush()  # the tables come before the warnings
+            for warning in caught:
+                print(f"evaluation: {warning.message}", file=sys.stderr)
     except (BGEError, OSError, ImportError) as error:
         print(f"evaluation: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return ended.status
 
 
 def run(arguments: list[str] | None, program: str) -> None:
