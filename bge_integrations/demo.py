@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.demo_documents import bundled_questions
-from bge_integrations.errors import BGEError, InvalidInputError
+from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
 from bge_integrations.exit_status import exit_status
 from bge_integrations.reading import SUFFIXES, Passage, find_files
 
@@ -57,6 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with exit_status("demo: interrupted") as ended:
             _demonstrate(options)
+    except WrongKindError as error:
+        print(
+            f"demo: {error.finding}; name an embedding model with MODEL= and a reranker with RERANKER=", file=sys.stderr
+        )
+        return 1
     except (BGEError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
+from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import write_text
@@ -68,12 +68,10 @@ def _load_embedder(model: str) -> Embedder:
 
     try:
         return load_embedder(model)
-    except InvalidInputError as error:
-        if "load_reranker" in str(error):  # Python's advice
-            raise InvalidInputError(
-                f"--model {model} is a reranker; name it with --reranker, and an embedding model with --model"
-            ) from error
-        raise
+    except WrongKindError as error:
+        raise InvalidInputError(
+            f"--model {model} is a reranker; name it with --reranker, and an embedding model with --model"
+        ) from error
 
 
 def _load_reranker(model: str) -> Reranker:
@@ -81,12 +79,10 @@ def _load_reranker(model: str) -> Reranker:
 
     try:
         return load_reranker(model)
-    except InvalidInputError as error:
-        if "load_embedder" in str(error):  # Python's advice
-            raise InvalidInputError(
-                f"--reranker {model} is no reranker; name a reranker, or leave --reranker out"
-            ) from error
-        raise
+    except WrongKindError as error:
+        raise InvalidInputError(
+            f"--reranker {model} is no reranker; name a reranker, or leave --reranker out"
+        ) from error
 
 
 def _measure(

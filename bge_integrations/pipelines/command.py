@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bge_integrations.errors import BGEError, UnreadableFileError
+from bge_integrations.errors import BGEError, UnreadableFileError, WrongKindError
 from bge_integrations.exit_status import INTERRUPTED, exit_status
 from bge_integrations.extras import how_to_install
 from bge_integrations.pipelines.answers import Answer, check_question
@@ -70,6 +70,12 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
             with tempfile.TemporaryDirectory(prefix="bge-pipeline-", ignore_cleanup_errors=True) as temporary:
                 answer = ask(Options(**given | {"index": given["index"] or Path(temporary)}))
             _print(answer)
+    except WrongKindError as error:
+        print(
+            f"{program}: {error.finding}; name an embedding model with --model and a reranker with --reranker",
+            file=sys.stderr,
+        )
+        return 1
     except (BGEError, OSError, ImportError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
