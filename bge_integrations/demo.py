@@ -6,18 +6,18 @@ Run it as `python -m bge_integrations.demo --help`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bge_integrations.errors import BGEError, InvalidInputError
+from bge_integrations.demo_documents import bundled_questions
+from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
+from bge_integrations.exit_status import exit_status
 from bge_integrations.reading import SUFFIXES, Passage, find_files
 
 if TYPE_CHECKING:
@@ -55,40 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id, folder, or 'pocket'")
     options = parser.parse_args(arguments)
     try:
-        from rich.console import Console
-
-        from bge_integrations.langchain import BGEEmbeddings, BGEReranker
-        from bge_integrations.pipelines.passages import passages_of
-
-        console = Console()
-        folder = None if options.docs is None else Path(options.docs).expanduser()
-        questions = _questions(folder, options.question)
-        console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker)
-        if "pocket" in (options.model, options.reranker):
-            console.print(
-                "'pocket' is the small English model bundled with this package to try things out. For real answers:\n"
-                f"  {_REAL}\n"
-                "It knows words more than meanings, and its reranker is weak: it shows how reranking is wired, not "
-                "what it gains.",
-                highlight=False,
-            )
-        with _timed(console, "loaded both models"):
-            embeddings = BGEEmbeddings(model=options.model)
-            reranker = BGEReranker(model=options.reranker, top_n=None)
-        passages = passages_of(
-            folder, options.model, lambda error: console.print(f"left out: {error}", highlight=False)
+        with exit_status("demo: interrupted") as ended:
+            _demonstrate(options)
+    except WrongKindError as error:
+        print(
+            f"demo: {error.finding}; name an embedding model with MODEL= and a reranker with RERANKER=", file=sys.stderr
         )
-        with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
-            store = _index(console, passages, embeddings, folder_of_store)
-            for number, asked in enumerate(questions, start=1):
-                _ask(console, store, reranker, asked, f"{number}/{len(questions)}")
-        sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
-        return 141
+        return 1
     except (BGEError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -99,7 +72,36 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return ended.status
+
+
+def _demonstrate(options: argparse.Namespace) -> None:
+    """Retrieve, rerank and print, as the options say; mistakes are raised."""
+    from rich.console import Console
+
+    from bge_integrations.langchain import BGEEmbeddings, BGEReranker
+    from bge_integrations.pipelines.passages import passages_of
+
+    console = Console()
+    folder = None if options.docs is None else Path(options.docs).expanduser()
+    questions = _questions(folder, options.question)
+    console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker)
+    if "pocket" in (options.model, options.reranker):
+        console.print(
+            "'pocket' is the small English model bundled with this package to try things out. For real answers:\n"
+            f"  {_REAL}\n"
+            "It knows words more than meanings, and its reranker is weak: it shows how reranking is wired, not "
+            "what it gains.",
+            highlight=False,
+        )
+    with _timed(console, "loaded both models"):
+        embeddings = BGEEmbeddings(model=options.model)
+        reranker = BGEReranker(model=options.reranker, top_n=None)
+    passages = passages_of(folder, options.model, lambda error: console.print(f"left out: {error}", highlight=False))
+    with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
+        store = _index(console, passages, embeddings, folder_of_store)
+        for number, asked in enumerate(questions, start=1):
+            _ask(console, store, reranker, asked, f"{number}/{len(questions)}")
 
 
 def _questions(docs: Path | None, question: str | None) -> list[str]:
@@ -112,20 +114,7 @@ def _questions(docs: Path | None, question: str | None) -> list[str]:
         find_files(docs)
     if question is not None:
         return [question]
-    return [row["question"] for row in _bundled("questions.jsonl")]
-
-
-def _bundled(file: str) -> list[dict[str, str]]:
-    lines = resources.files("bge_integrations").joinpath("demo_documents", file).read_text("utf-8")
-    return [json.loads(line) for line in lines.splitlines()]
-
-
-def bundled_passages() -> list[Passage]:
-    """The bundled demonstration documents, a passage each."""
-    return [
-        Passage(f"{row['title']}\n{row['text']}", f"{row['source']}, {row['id']}", row["title"], None, 0)
-        for row in _bundled("passages.jsonl")
-    ]
+    return bundled_questions()
 
 
 def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings, folder: str) -> Chroma:

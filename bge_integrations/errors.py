@@ -1,6 +1,12 @@
 """The exceptions and warnings users of this package can catch."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bge_integrations.catalog import Kind
 
 
 class BGEError(Exception):
@@ -9,6 +15,25 @@ class BGEError(Exception):
 
 class InvalidInputError(BGEError, ValueError):
     """A text, a list or an argument cannot be used; nothing was computed."""
+
+
+class WrongKindError(InvalidInputError):
+    """A reranker was named where an embedding model is needed, or something else where a reranker is needed.
+
+    Attributes:
+        finding: What was found out about the checkpoint.
+        advice: What to do in Python; the message is both.
+        wanted: "embedder" or "reranker".
+    """
+
+    def __init__(self, finding: str, advice: str, wanted: Kind) -> None:
+        super().__init__(finding, advice, wanted)  # all three, by which pickle makes it again
+        self.finding = finding
+        self.advice = advice
+        self.wanted = wanted
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.advice}"
 
 
 class UnreadableFileError(BGEError, ValueError):

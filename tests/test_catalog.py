@@ -1,10 +1,12 @@
 """The catalogue knows the family by name, by folder and by cache path, and refuses what can't run yet."""
 
+import pickle
+
 import pytest
 from conftest import CHECKPOINTS
 
 from bge_integrations import catalog, load_embedder, load_reranker
-from bge_integrations.errors import InvalidInputError, NotSupportedError
+from bge_integrations.errors import InvalidInputError, NotSupportedError, WrongKindError
 
 ENGLISH = "Represent this sentence for searching relevant passages: "
 CHINESE = "为这个句子生成表示以用于检索相关文章："
@@ -83,11 +85,20 @@ def test_later_families_say_not_supported_yet(row, tmp_path):
 
 
 def test_rerankers_and_embedders_are_not_mistaken_for_each_other():
-    with pytest.raises(InvalidInputError, match="load_reranker"):
+    with pytest.raises(WrongKindError, match="load_reranker"):
         load_embedder(CHECKPOINTS / "bge-reranker-v2-m3")
-    with pytest.raises(InvalidInputError, match="load_reranker"):
+    with pytest.raises(WrongKindError, match="load_reranker"):
         load_embedder(CHECKPOINTS / "bert-reranker")
-    with pytest.raises(InvalidInputError, match="load_embedder"):
+    with pytest.raises(WrongKindError, match="load_embedder"):
         load_reranker(CHECKPOINTS / "bge-m3")
-    with pytest.raises(InvalidInputError, match="load_embedder"):
+    with pytest.raises(WrongKindError, match="load_embedder"):
         load_reranker(CHECKPOINTS / "bge-m3-c16")
+
+
+def test_an_error_about_the_kind_survives_another_process():
+    with pytest.raises(InvalidInputError) as caught:
+        load_embedder("bge-reranker-base")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert type(copy) is WrongKindError
+    assert (str(copy), copy.wanted) == (str(caught.value), "embedder")
+    assert str(copy) == "bge-reranker-base belongs to the rerankers; load it with load_reranker('bge-reranker-base')"

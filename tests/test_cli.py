@@ -278,6 +278,7 @@ def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
         ("other", "by_hand", "pocket", "is the index of another folder (with theirs.md)"),
         ("docs", ":memory:", "pocket", "--index :memory: would be gone when the command ends"),
         ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
+        ("docs", "new", "bge-reranker-base", "belongs to the rerankers; rerankers are for `bge rerank` and --rerank"),
     ],
 )
 def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
@@ -403,7 +404,7 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["search", " ", "--index", "made"], "the question is empty"),
         (
             ["search", "q", "--index", "made", "--rerank", BASE],
-            "belongs to the embedders; it is for `bge index` and `bge embed`",
+            "belongs to the embedders; embedding models are for `bge index` and `bge embed`",
         ),
         (["search", "q", "--index", "made", "--device", "cuda:99"], "--device 'cuda:99'"),
         (["ask", " ", "--index", "made"], "the question is empty"),

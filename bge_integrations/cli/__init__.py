@@ -6,6 +6,7 @@ import os
 import sys
 
 from bge_integrations.cli import output
+from bge_integrations.exit_status import exit_status
 from bge_integrations.extras import how_to_install
 
 
@@ -22,15 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
         output.say("standard output is closed; the command needs it for its results")
         return 1
     try:
-        from bge_integrations.cli.app import app
+        with exit_status("bge: interrupted") as ended:
+            from bge_integrations.cli.app import app
     except ImportError as error:
         output.say(f"the command needs {error.name}: {how_to_install('cli')}")
         return 1
-    except KeyboardInterrupt:
-        output.say("interrupted")
-        return 130
+    if ended.status:
+        return ended.status
     try:
         app(arguments, prog_name="bge")
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     return 0

@@ -20,12 +20,16 @@ from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
-from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
+from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
+from bge_integrations.exit_status import exit_status
 
+#: What to do with a model that is not of the kind wanted.
+_OTHER_KIND = {
+    "embedder": "rerankers are for `bge rerank` and --rerank",
+    "reranker": "embedding models are for `bge index` and `bge embed`",
+}
 #: What the core's errors advise, in the command's words.
 _IN_PYTHON = (
-    (r"load it with load_reranker\(.*?\)", "it is for `bge rerank` and --rerank"),
-    (r"load it with load_embedder\(.*?\)", "it is for `bge index` and `bge embed`"),
     (r"pass model='pocket'", "name 'pocket'"),
     (
         r"\b(task|device|dtype|max_length|cutoff_layers|compress_ratio|compress_layers)= ?",
@@ -42,14 +46,13 @@ class _Commands(TyperGroup):
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of a model that is downloaded at its first use
         with warnings.catch_warnings(record=True) as caught:
             try:
-                super().invoke(ctx)
-                sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
-                raise typer.Exit(141) from None  # what the shell shows for a program ended by a closed pipe
-            except KeyboardInterrupt:
-                say("interrupted")
-                raise typer.Exit(130) from None
+                with exit_status("bge: interrupted") as ended:
+                    super().invoke(ctx)
+                if ended.status:
+                    raise typer.Exit(ended.status)
+            except WrongKindError as error:
+                say(f"{error.finding}; {_OTHER_KIND[error.wanted]}")
+                raise typer.Exit(1) from None
             except BGEError as error:
                 say(_translated(error))
                 raise typer.Exit(1) from None

@@ -75,9 +75,9 @@ def embed(
                 for chunk in _left(rows, size, writer.done, total, progress_is_shown(quiet)):
                     writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **as_asked)))
             except KeyboardInterrupt:
-                again = "" if "-" in (input, output) else f"; run the same command again to go on from {output}.partial"
-                say(f"interrupted{again}")
-                raise typer.Exit(130) from None
+                if "-" in (input, output):
+                    raise
+                raise KeyboardInterrupt(f"run the same command again to go on from {output}.partial") from None
             writer.finish()
 
 

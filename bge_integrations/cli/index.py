@@ -63,8 +63,8 @@ def index(
             with progress_bar(len(files), "file", progress_is_shown(quiet)) as bar:
                 summary = _follow(opened, passages, bar)
         except KeyboardInterrupt:
-            say(f"interrupted; {index} holds {len(opened)} passages. Run the same command again to finish")
-            raise typer.Exit(130) from None
+            told = f"{index} holds {len(opened)} passages. Run the same command again to finish"
+            raise KeyboardInterrupt(told) from None
     for error in unreadable:
         say(f"left out: {error}")
     whole = {**summary, "left_out": len(unreadable), "seconds": round(time.perf_counter() - start, 1)}

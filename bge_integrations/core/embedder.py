@@ -77,6 +77,7 @@ def load_embedder(
         CheckpointError: A file is missing, damaged or does not fit.
         UnknownModelError: Nothing says which family, pooling or instruction this checkpoint has.
         NotSupportedError: Its family comes with a later release.
+        WrongKindError: It is a reranker.
         InvalidInputError: An argument can't be used.
     """
     check_request(model, "embedder", family, pooling)

@@ -80,7 +80,8 @@ def load_reranker(
         CheckpointNotFoundError: Neither a folder nor in the cache, and it could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
         NotSupportedError: Its config.json asks for something that is not done here.
-        InvalidInputError: An argument can't be used, or the model is no reranker.
+        WrongKindError: It is no reranker.
+        InvalidInputError: An argument can't be used.
     """
     check_request(model, "reranker", family)
     placement = place(device, dtype)

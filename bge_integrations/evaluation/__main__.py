@@ -6,7 +6,6 @@ The tables, or the JSON with `--json -`, go to standard output, and progress to 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from contextlib import ExitStack
@@ -14,13 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning
+from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.options import check_data_set, check_model, read_options
 from bge_integrations.evaluation.report import Report, evaluate
 from bge_integrations.evaluation.tuning import Tuned, tune_weights
+from bge_integrations.exit_status import exit_status
 
 if TYPE_CHECKING:
     import argparse
@@ -37,23 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
         the output has gone.
     """
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            try:
+        with exit_status("evaluation: interrupted") as ended:
+            with warnings.catch_warnings(record=True) as caught:
                 run(arguments, "bge_integrations.evaluation")
-            finally:
-                sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
-        for warning in caught:
-            print(f"evaluation: {warning.message}", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
-        return 141  # what the shell shows for a program ended by a closed pipe
-    except KeyboardInterrupt:
-        print("evaluation: interrupted", file=sys.stderr)
-        return 130
+            sys.stdout.flush()  # the tables come before the warnings
+            for warning in caught:
+                print(f"evaluation: {warning.message}", file=sys.stderr)
     except (BGEError, OSError, ImportError) as error:
         print(f"evaluation: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return ended.status
 
 
 def run(arguments: list[str] | None, program: str) -> None:
@@ -75,12 +68,10 @@ def _load_embedder(model: str) -> Embedder:
 
     try:
         return load_embedder(model)
-    except InvalidInputError as error:
-        if "load_reranker" in str(error):  # Python's advice
-            raise InvalidInputError(
-                f"--model {model} is a reranker; name it with --reranker, and an embedding model with --model"
-            ) from error
-        raise
+    except WrongKindError as error:
+        raise InvalidInputError(
+            f"--model {model} is a reranker; name it with --reranker, and an embedding model with --model"
+        ) from error
 
 
 def _load_reranker(model: str) -> Reranker:
@@ -88,12 +79,10 @@ def _load_reranker(model: str) -> Reranker:
 
     try:
         return load_reranker(model)
-    except InvalidInputError as error:
-        if "load_embedder" in str(error):  # Python's advice
-            raise InvalidInputError(
-                f"--reranker {model} is no reranker; name a reranker, or leave --reranker out"
-            ) from error
-        raise
+    except WrongKindError as error:
+        raise InvalidInputError(
+            f"--reranker {model} is no reranker; name a reranker, or leave --reranker out"
+        ) from error
 
 
 def _measure(

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
 from bge_integrations.core.checks import check_text
-from bge_integrations.errors import CheckpointError, InvalidInputError, NotSupportedError, UnknownModelError
+from bge_integrations.errors import (
+    CheckpointError,
+    InvalidInputError,
+    NotSupportedError,
+    UnknownModelError,
+    WrongKindError,
+)
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
 from bge_integrations.models.decoder import DECODER_TYPES, cutoffs_of
 
@@ -80,8 +86,8 @@ def check_request(model: object, kind: catalog.Kind, family: str | None = None, 
     """Refuse, before anything is looked for or downloaded, what can't be loaded as this kind.
 
     Raises:
-        InvalidInputError: `model` is no name or path, an argument is none of its choices, or the model is of the
-            other kind.
+        InvalidInputError: `model` is no name or path, or an argument is none of its choices.
+        WrongKindError: The model is of the other kind.
         NotSupportedError: The model's family comes with a later release.
     """
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
@@ -109,12 +115,13 @@ def embedder_profile(
     Raises:
         UnknownModelError: None of them says which family or pooling, or the catalogue and the files contradict.
         NotSupportedError: The family comes with a later release.
-        InvalidInputError: The model is a reranker, or its task is missing.
+        WrongKindError: The model is a reranker.
+        InvalidInputError: Its task is missing, or an argument does not fit it.
     """
     row = catalog.find(name)
     config = read_config(folder)
     if row is None and family is None and _is_classifier(config):
-        raise InvalidInputError(f"{name} is a reranker; load it with load_reranker({name!r})")
+        raise WrongKindError(f"{name} is a reranker", f"load it with load_reranker({name!r})", "embedder")
     files = _SentenceTransformersFiles(folder)
     is_m3 = all((folder / head).is_file() for head in M3_HEADS)
     if row is not None and pooling is None and files.pooling not in (None, row.pooling):
@@ -181,10 +188,12 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
     if family is not None:
         return RerankerProfile(row.name if row else name, family)
     if not _is_classifier(config):
-        raise InvalidInputError(
+        raise WrongKindError(
             f"{name} is no reranker: its config.json says {config.get('architectures')}, not "
-            "…ForSequenceClassification; load an embedder with load_embedder, or say family='llm_reranker' if it is "
-            "a language model that was trained to answer Yes"
+            "…ForSequenceClassification",
+            "load an embedder with load_embedder, or say family='llm_reranker' if it is a language model that was "
+            "trained to answer Yes",
+            "reranker",
         )
     return RerankerProfile(name, "cross_encoder")
 
@@ -193,7 +202,7 @@ def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
     """Refuse what this release can't run, and rerankers where embedders are meant."""
     kind: catalog.Kind = "reranker" if family in catalog.RERANKER_FAMILIES else "embedder"
     if kind != wanted:
-        raise InvalidInputError(f"{name} belongs to the {kind}s; load it with load_{kind}({name!r})")
+        raise WrongKindError(f"{name} belongs to the {kind}s", f"load it with load_{kind}({name!r})", wanted)
     if family not in catalog.SUPPORTED_FAMILIES:
         supported = ", ".join(
             row.short_name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bge_integrations.errors import BGEError, UnreadableFileError
+from bge_integrations.errors import BGEError, UnreadableFileError, WrongKindError
+from bge_integrations.exit_status import INTERRUPTED, exit_status
 from bge_integrations.extras import how_to_install
 from bge_integrations.pipelines.answers import Answer, check_question
 from bge_integrations.reading import SUFFIXES
@@ -65,20 +65,21 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
             file=sys.stderr,
         )
     try:
-        check_question(given["question"])
-        with tempfile.TemporaryDirectory(prefix="bge-pipeline-", ignore_cleanup_errors=True) as temporary:
-            answer = ask(Options(**given | {"index": given["index"] or Path(temporary)}))
-        _print(answer)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own flush at the end
-        return 141
+        with exit_status("interrupted") as ended:
+            check_question(given["question"])
+            with tempfile.TemporaryDirectory(prefix="bge-pipeline-", ignore_cleanup_errors=True) as temporary:
+                answer = ask(Options(**given | {"index": given["index"] or Path(temporary)}))
+            _print(answer)
+    except WrongKindError as error:
+        print(
+            f"{program}: {error.finding}; name an embedding model with --model and a reranker with --reranker",
+            file=sys.stderr,
+        )
+        return 1
     except (BGEError, OSError, ImportError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return ended.status
 
 
 def _print(answer: Answer) -> None:
@@ -86,7 +87,6 @@ def _print(answer: Answer) -> None:
     for source in answer.sources:
         page = f", page {source.metadata['page']}" if "page" in source.metadata else ""
         print(f"  [{source.number}] {source.metadata['source']}{page}")
-    sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
 
 
 def _name(model: str) -> str:
@@ -111,4 +111,4 @@ def interrupted(module: str) -> BaseException:
     if module != "__main__":
         return KeyboardInterrupt()
     print("interrupted", file=sys.stderr)
-    return SystemExit(130)
+    return SystemExit(INTERRUPTED)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bge_integrations import load_embedder
-from bge_integrations.demo import bundled_passages
+from bge_integrations.demo_documents import bundled_passages
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.reading import Passage, read_passages
 
