@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peers import OURS
+from goals import GOALS, query_beside_bulk
+from peers import OURS, OWN_CEILINGS
 
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -39,13 +40,20 @@ def markdown(results: dict[str, Any]) -> str:
         parts += ["99th percentile of a query's time, over all rounds:", _percentiles(results, queries)]
     if "start" in workloads:
         parts += [f"### Start and memory\n\n{workloads['start']['title']}, in a new process:", _start(results)]
+    ceiling = results["roofline"]["ceiling"]
+    bare = ", ".join(f"{best} ({name})" for name, best in ceiling.items())
+    parts += ["### The limit", f"A bare matrix product of this machine reached, in GFLOP/s: {bare}."]
     for workload, found in results["roofline"].items():
         if workload != "ceiling":
-            bare = " and ".join(f"{best} ({name})" for name, best in results["roofline"]["ceiling"].items())
+            reached = ", ".join(
+                f"at {speed:.0f} GFLOP/s in {OWN_CEILINGS[name]} ({speed / ceiling[OWN_CEILINGS[name]]:.0%})"
+                for name, speed in found["GFLOP/s of the linears"].items()
+            )
             parts.append(
                 f"{workloads[workload]['title']}: {found['tokens']} tokens; over the whole call's time our linears run "
-                f"at {found['GFLOP/s of the linears']:.0f} GFLOP/s, where a bare float32 product reached {bare}."
+                f"{reached} of a bare product's."
             )
+    parts += ["### Goals", _goals(results)]
     missing = [f"- {peer}: {why}" for peer, why in results["skipped"].items()]
     for found in workloads.values():
         missing += [
@@ -123,6 +131,25 @@ def _start(results: dict[str, Any]) -> str:
     for peer, measured in results["workloads"]["start"]["peers"].items():
         figures = [form.format(measured[key]) for key, form in _START.values()]
         rows.append([peer, *figures, _cell(measured, "")])
+    return _table(rows)
+
+
+def _goals(results: dict[str, Any]) -> str:
+    """Each goal, reached or not; at the ceiling is what would be if ours were nothing but linears at full speed."""
+    rows = [["", "goal", "measured", "at the ceiling", ""]]
+    for goal in GOALS:
+        found, limit = goal.found(results), goal.at_the_ceiling(results, OWN_CEILINGS)
+        if found is not None:
+            title = results["workloads"][goal.workload]["title"]
+            measure = ", 99th percentile" if goal.measure == "query p99" else ""
+            what = f"{title}{measure}: {goal.ours} to {goal.peer}"
+            reached = "reached" if found >= goal.wanted else "not reached"
+            rows.append([what, f"{goal.wanted:g}×", f"{found:.2f}×", "" if limit is None else f"{limit:.1f}×", reached])
+    beside = query_beside_bulk(results)
+    if beside:
+        what = "a query during a bulk job, 99th percentile: at most twice a lone query's and one batch"
+        reached = "reached" if beside["found"] <= beside["wanted"] else "not reached"
+        rows.append([what, _spent(beside["wanted"]), _spent(beside["found"]), "", reached])
     return _table(rows)
 
 

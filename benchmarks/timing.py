@@ -43,10 +43,17 @@ def alternate(rounds: int, ours: Callable[[], object], peers: dict[str, Callable
 
 
 def gemm_gflops() -> dict[str, float]:
-    """The machine's float32 matmul ceiling: the best of a few (1024, 768) x (768, 3072) products, in MKL and oneDNN."""
+    """The machine's matmul ceilings: the best of some (1024, 768) x (768, 3072) products; oneDNN's but for torch.mm."""
     a, b = torch.randn(1024, 768), torch.randn(768, 3072)
-    prepacked = PrepackedLinear(b.T.contiguous(), None)
-    products: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(a, b), "oneDNN": lambda: prepacked(a)}
+    packed = PrepackedLinear(b.T.contiguous(), None)
+    half, packed_half = a.bfloat16(), PrepackedLinear(b.T.bfloat16().contiguous(), None)
+    a8, b8 = (torch.randint(-127, 128, x.shape, dtype=torch.int8) for x in (a, b.T))
+    products: dict[str, Callable[[], object]] = {
+        "float32, torch.mm": lambda: torch.mm(a, b),
+        "float32": lambda: packed(a),
+        "bfloat16": lambda: packed_half(half),
+        "int8": lambda: torch._int_mm(a8, b8.T),
+    }
     work = 2 * 1024 * 768 * 3072 / 1e9
     with torch.inference_mode():
         return {name: round(work / min(seconds(product) for _ in range(30))) for name, product in products.items()}
@@ -66,6 +73,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "float32 matmul ceiling, GFLOP/s": gemm_gflops(),
+        "matmul ceilings, GFLOP/s": gemm_gflops(),
         "load before": round(os.getloadavg()[0], 1),
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from checkpoints import long_passages, passages, questions
+from checkpoints import long_passages, questions, varied_passages
 from numpy.typing import NDArray
 from peers import Peer
 
@@ -36,7 +36,7 @@ class Given(NamedTuple):
     longest: int
 
     def part(self, of: int) -> int:
-        """A half, a quarter ... of the passages, for larger models."""
+        """A quarter, a sixteenth ... of the passages, for larger models."""
         return max(1, self.passages // of)
 
 
@@ -59,7 +59,7 @@ class Workload:
     def named(self, given: Given) -> str:
         """The title with the sizes."""
         return self.title.format(
-            passages=given.passages, half=given.part(2), quarter=given.part(4), longest=given.longest
+            passages=given.passages, quarter=given.part(4), sixteenth=given.part(16), longest=given.longest
         )
 
 
@@ -88,7 +88,7 @@ def _encoding(encode: Callable[[T], Any], texts: T, warm_up: T) -> Run:
 
 
 def _bulk(model: str, part: int, peer: Peer, given: Given) -> Run:
-    texts = passages(given.part(part))
+    texts = varied_passages(given.part(part))
     return _encoding(_embedder(peer, given.folders[model]).passages, texts, texts[:8])
 
 
@@ -98,12 +98,12 @@ def _mixed(peer: Peer, given: Given) -> Run:
 
 
 def _three_outputs(peer: Peer, given: Given) -> Run:
-    texts = passages(given.part(4))
+    texts = varied_passages(given.part(16))
     return _encoding(_module(peer).ThreeOutputs(given.folders["m3"]).passages, texts, texts[:2])
 
 
 def _rerank(count: int, peer: Peer, given: Given) -> Run:
-    pairs = [(questions(1)[0], text) for text in passages(count)]
+    pairs = [(questions(1)[0], text) for text in varied_passages(count)]
     return _encoding(_reranker(peer, given.folders["reranker"]).scores, pairs, pairs[:8])
 
 
@@ -172,7 +172,7 @@ def _tasks(count: int, peer: Peer, given: Given) -> Run:
 def _interactive(peer: Peer, given: Given) -> Run:
     """One query after another, 50 ms apart, while a bulk job runs; "seconds" is the median query's."""
     model = _embedder(peer, given.folders["small"])
-    texts, asked = passages(given.passages), questions(given.queries)
+    texts, asked = varied_passages(given.passages), questions(given.queries)
     model.passages(texts[:8])
     model.query(asked[0])
 
@@ -194,7 +194,7 @@ def _interactive(peer: Peer, given: Given) -> Run:
 def _rag(peer: Peer, given: Given) -> Run:
     """Embed the passages; for two questions embed, search (a product with all vectors) and rerank the 16 nearest."""
     embedder, reranker = _embedder(peer, given.folders["small"]), _reranker(peer, given.folders["reranker"])
-    texts, asked = passages(given.passages), questions(2)
+    texts, asked = varied_passages(given.part(4)), questions(2)
     embedder.passages(texts[:8])
     reranker.scores([(asked[0], text) for text in texts[:8]])
 
@@ -226,7 +226,7 @@ def _start(peer: Peer, given: Given) -> Run:
         vector = model.query(questions(1)[0])
         moments.append(time.perf_counter())
         resident = _memory_mb("VmRSS")
-        model.passages(passages(given.part(2)))
+        model.passages(varied_passages(given.part(4)))
         imported, loaded, first = np.diff(moments)
         measured = {
             "seconds": moments[-1] - moments[0],
@@ -267,11 +267,11 @@ WORKLOADS = {
         for count in (1, 16, 256)
     },
     "interactive": Workload("a query during bge-small size, {passages} passages", _EMBED + _QUERY, _interactive),
-    "rag": Workload("RAG: {passages} passages, 2 questions, rerank 16 for each", _EMBED + _QUERY + _SCORE, _rag),
+    "rag": Workload("RAG: {quarter} passages, 2 questions, rerank 16 for each", _EMBED + _QUERY + _SCORE, _rag),
     "rerank-32": Workload("reranker-base size, 32 pairs", _SCORE, partial(_rerank, 32)),
     "rerank-100": Workload("reranker-base size, 100 pairs", _SCORE, partial(_rerank, 100)),
-    "bulk-base": Workload("bge-base size, {half} passages", _EMBED, partial(_bulk, "base", 2)),
-    "m3": Workload("bge-m3 size, three outputs of {quarter} passages", ("ThreeOutputs",), _three_outputs),
+    "bulk-base": Workload("bge-base size, {quarter} passages", _EMBED, partial(_bulk, "base", 4)),
+    "m3": Workload("bge-m3 size, three outputs of {sixteenth} passages", ("ThreeOutputs",), _three_outputs),
     "mixed": Workload("bge-m3 cut to 4 layers, 6 texts of up to {longest} tokens", _EMBED, _mixed),
     "start": Workload("start to first vector, bge-base size", _QUERY, _start, fresh=True),
 }

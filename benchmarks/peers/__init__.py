@@ -50,19 +50,26 @@ class Peer(NamedTuple):
 
 
 OURS = "ours"
+#: Of each precision of ours, the kind of bare product (see `timing.gemm_gflops`) that it can at most reach.
+OWN_CEILINGS = {OURS: "float32", "ours (bfloat16)": "bfloat16", "ours (int8)": "int8"}
+_OWN = ("transformers", "torch")
 _TORCH = ("sentence-transformers", "transformers", "torch")
 _ONNX = ("sentence-transformers", "transformers", "optimum-onnx", "onnxruntime")
+_OPENVINO = ("sentence-transformers", "transformers", "optimum-intel", "openvino")
 PEERS = {
-    OURS: Peer("ours", "bge_integrations", ("transformers", "torch")),
+    OURS: Peer("ours", "bge_integrations", _OWN),
+    "ours (bfloat16)": Peer("ours_bfloat16", "bge_integrations", _OWN),
+    "ours (int8)": Peer("ours_int8", "bge_integrations", _OWN),
+    "ours (three passes)": Peer("ours_three_passes", "bge_integrations", _OWN),
     "sentence-transformers": Peer("sentence_transformers_torch", "sentence_transformers", _TORCH),
     "sentence-transformers (best batch)": Peer("sentence_transformers_best_batch", "sentence_transformers", _TORCH),
     "sentence-transformers (ONNX)": Peer("sentence_transformers_onnx", "sentence_transformers", _ONNX, "onnx"),
     "sentence-transformers (ONNX int8)": Peer("sentence_transformers_int8", "sentence_transformers", _ONNX, "onnx"),
     "sentence-transformers (OpenVINO)": Peer(
-        "sentence_transformers_openvino",
-        "sentence_transformers",
-        ("sentence-transformers", "transformers", "optimum-intel", "openvino"),
-        "openvino",
+        "sentence_transformers_openvino", "sentence_transformers", _OPENVINO, "openvino"
+    ),
+    "sentence-transformers (OpenVINO float32)": Peer(
+        "sentence_transformers_openvino_float32", "sentence_transformers", _OPENVINO, "openvino"
     ),
     "FlagEmbedding": Peer("flag_embedding", "FlagEmbedding", ("FlagEmbedding", "transformers", "torch")),
     "infinity_emb": Peer("infinity", "infinity_emb", ("infinity_emb", *_TORCH), "infinity"),

@@ -9,8 +9,8 @@ from bge_integrations import load_embedder, load_reranker
 
 
 class Embedder:
-    def __init__(self, folder: str) -> None:
-        self._model = load_embedder(folder, device="cpu")
+    def __init__(self, folder: str, dtype: str = "float32") -> None:
+        self._model = load_embedder(folder, device="cpu", dtype=dtype)
 
     def passages(self, texts: list[str]) -> NDArray[np.float32]:
         dense = self._model.encode(texts).dense
@@ -27,8 +27,8 @@ class Embedder:
 
 
 class Reranker:
-    def __init__(self, folder: str) -> None:
-        self._model = load_reranker(folder, device="cpu")
+    def __init__(self, folder: str, dtype: str = "float32") -> None:
+        self._model = load_reranker(folder, device="cpu", dtype=dtype)
 
     def scores(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         return self._model.score(pairs, normalize=True)

@@ -1,0 +1,79 @@
+"""What this package means to be faster than, and by how much: set before measuring, shown reached or not."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, NamedTuple
+
+from peers import OURS
+from timing import ratio
+
+
+class Goal(NamedTuple):
+    """A peer's time over one of ours.
+
+    Attributes:
+        workload: Of WORKLOADS.
+        ours, peer: Of PEERS.
+        wanted: At least this ratio.
+        measure: "rounds", whose ratio is the rounds' median, or another measure that both have.
+    """
+
+    workload: str
+    ours: str
+    peer: str
+    wanted: float
+    measure: str = "rounds"
+
+    def found(self, results: dict[str, Any]) -> float | None:
+        """The ratio; None where one of them was not measured."""
+        peers = results["workloads"].get(self.workload, {}).get("peers", {})
+        if not {self.ours, self.peer} <= set(peers):
+            return None
+        theirs, ours = peers[self.peer][self.measure], peers[self.ours][self.measure]
+        return ratio(theirs, ours)[0] if self.measure == "rounds" else float(theirs / ours)
+
+    def at_the_ceiling(self, results: dict[str, Any], ceilings: dict[str, str]) -> float | None:
+        """What the ratio would be if ours did nothing but its linears, at the speed of a bare product."""
+        reached = results["roofline"].get(self.workload, {}).get("GFLOP/s of the linears", {}).get(self.ours)
+        found = self.found(results)
+        if reached is None or found is None or self.measure != "rounds":
+            return None
+        return found * float(results["roofline"]["ceiling"][ceilings[self.ours]]) / float(reached)
+
+
+_DEFAULT = "sentence-transformers"
+_BULK = ("bulk-small", "bulk-base")
+GOALS = (
+    Goal("bulk-small", OURS, _DEFAULT, 6),
+    Goal("bulk-base", OURS, _DEFAULT, 6.5),
+    Goal("bulk-base", "ours (bfloat16)", _DEFAULT, 14),
+    Goal("bulk-base", "ours (int8)", _DEFAULT, 12),
+    Goal("rerank-32", OURS, _DEFAULT, 11),
+    Goal("threads-64", OURS, _DEFAULT, 10),
+    Goal("threads-64", OURS, _DEFAULT, 8, "query p99"),
+    *(Goal(workload, OURS, "sentence-transformers (OpenVINO float32)", 1.2) for workload in _BULK),
+    *(Goal(workload, "ours (bfloat16)", "sentence-transformers (OpenVINO)", 1.2) for workload in _BULK),
+    *(Goal(workload, OURS, "sentence-transformers (ONNX)", 2.5) for workload in _BULK),
+    *(Goal(workload, OURS, "fastembed", 2.5) for workload in _BULK),
+    *(Goal(workload, OURS, "infinity_emb", 4.5) for workload in _BULK),
+    *(Goal(workload, OURS, "FlagEmbedding", 15) for workload in _BULK),
+    Goal("m3", OURS, "ours (three passes)", 2.8),
+)
+
+
+def query_beside_bulk(results: dict[str, Any]) -> dict[str, float] | None:
+    """The 99th percentile of a query's seconds during a bulk job, and the most it should be: twice that of a lone
+    query, and one batch. None where one of them was not measured.
+    """
+    ours = {
+        name: results["workloads"][name]["peers"].get(OURS)
+        for name in ("threads-1", "interactive")
+        if name in results["workloads"]
+    }
+    tokens = results["roofline"].get("bulk-small", {}).get("tokens")
+    if None in ours.values() or len(ours) < 2 or tokens is None:
+        return None
+    bulk = statistics.median(results["workloads"]["bulk-small"]["peers"][OURS]["rounds"])
+    batch = bulk * results["options"]["batch tokens"] / tokens
+    return {"found": ours["interactive"]["query p99"], "wanted": 2 * ours["threads-1"]["query p99"] + batch}
