@@ -225,7 +225,7 @@ def _start(peer: Peer, given: Given) -> Run:
         moments.append(time.perf_counter())
         vector = model.query(questions(1)[0])
         moments.append(time.perf_counter())
-        resident = _memory_mb("VmRSS")
+        resident = memory_mb("VmRSS")
         model.passages(varied_passages(given.part(4)))
         imported, loaded, first = np.diff(moments)
         measured = {
@@ -234,14 +234,14 @@ def _start(peer: Peer, given: Given) -> Run:
             "load seconds": loaded,
             "first query seconds": first,
             "resident MB": resident,
-            "peak MB": _memory_mb("VmHWM"),
+            "peak MB": memory_mb("VmHWM"),
         }
         return measured, [vector]
 
     return run
 
 
-def _memory_mb(field: str) -> float:
+def memory_mb(field: str) -> float:
     """A field of Linux' account of this process; 0 elsewhere."""
     status = Path("/proc/self/status")
     rows = dict(row.split(":", 1) for row in status.read_text().splitlines()) if status.exists() else {field: "0 kB"}

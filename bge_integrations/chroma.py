@@ -56,7 +56,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
     Args:
         model_name: Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model).
-        device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one.
 
     The rest is as in `load_embedder`.
     """
@@ -64,7 +64,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
     def __init__(
         self,
         model_name: str | os.PathLike[str] = "BAAI/bge-base-en-v1.5",
-        device: str | None = None,
+        device: str | list[str] | None = None,
         *,
         dtype: str | torch.dtype | None = None,
         max_length: int | None = None,

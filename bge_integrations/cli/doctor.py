@@ -42,7 +42,7 @@ def doctor(
 
     from bge_integrations.core.session import place
 
-    chosen, number_type = place(device, dtype)
+    (chosen,), number_type = place(device, dtype)
     test, passed = _test(device, dtype)
     found = {
         "bge_integrations": __version__,

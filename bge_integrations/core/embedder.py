@@ -36,7 +36,7 @@ _INLINE_TEXTS = 256
 def load_embedder(
     model: str | os.PathLike[str],
     *,
-    device: str | None = None,
+    device: str | list[str] | None = None,
     dtype: str | torch.dtype | None = None,
     max_length: int | None = None,
     query_instruction: str | None = None,
@@ -54,7 +54,7 @@ def load_embedder(
 
     Args:
         model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
-        device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one.
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
             float32 on CPU.
         max_length: Longest text in tokens, specials included; None takes what the model was made for.

@@ -43,7 +43,7 @@ _PROMPTS: dict[Family, str] = {
 def load_reranker(
     model: str | os.PathLike[str],
     *,
-    device: str | None = None,
+    device: str | list[str] | None = None,
     dtype: str | torch.dtype | None = None,
     max_length: int | None = None,
     query_max_length: int | None = None,
@@ -60,7 +60,7 @@ def load_reranker(
 
     Args:
         model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket".
-        device: "cpu", "cuda", "cuda:1"; None takes CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one.
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
             float32 on CPU.
         max_length: Longest pair in tokens, specials included; None takes 512, or less where the model holds less.

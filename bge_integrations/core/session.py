@@ -7,14 +7,16 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
 
 import torch
 
 from bge_integrations.core.call import Call
 from bge_integrations.core.progress import progress_bar
-from bge_integrations.core.residency import ModelKey, ModelLane, lease
+from bge_integrations.core.residency import ModelKey, ModelLane, Resident, lease
 from bge_integrations.core.scheduler import Item, scheduler_of
 from bge_integrations.errors import ClosedError, InvalidInputError, TextTooLongError, TruncationWarning
 
@@ -62,7 +64,7 @@ class Loaded:
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self.name = name
-        self.device = str(session.model.device)
+        self.device = ", ".join(session.devices)
         self.dtype = str(session.model.dtype).removeprefix("torch.")
         self._longest = session.model.config.max_length
         self.max_length = self._longest
@@ -99,31 +101,50 @@ class Loaded:
 class Session:
     """Starts calls on a model until closed. Calls under way when it is closed still finish.
 
+    On several devices, each holds a copy: the texts of a long call are dealt out to all, short calls take turns.
+
     Args:
         folder, family: The checkpoint and how to run it.
-        device, dtype: What `place` chose.
+        devices, dtype: What `place` chose.
         layers: How many layers are needed, where that is not all.
     """
 
     def __init__(
-        self, folder: Path, family: Family, device: torch.device, dtype: torch.dtype, layers: int | None = None
+        self,
+        folder: Path,
+        family: Family,
+        devices: Sequence[torch.device],
+        dtype: torch.dtype,
+        layers: int | None = None,
     ) -> None:
-        self._resident = lease(ModelKey.of(folder, family, device, dtype, layers))
-        self._finalizer = weakref.finalize(self, self._resident.release)
+        self._residents: list[Resident] = []
+        self._turns = count()
+        with ExitStack() as held:
+            for device in devices:
+                resident = lease(ModelKey.of(folder, family, device, dtype, layers))
+                held.callback(resident.release)
+                self._residents.append(resident)
+            self._finalizer = weakref.finalize(self, held.pop_all().close)
 
     @property
     def key(self) -> ModelKey:
-        return self._resident.key
+        """That of the first device."""
+        return self._residents[0].key
+
+    @property
+    def devices(self) -> list[str]:
+        return [str(resident.key.device) for resident in self._residents]
 
     @property
     def weights_digest(self) -> str:
-        return self._resident.weights_digest
+        return self._residents[0].weights_digest
 
     @property
     def model(self) -> Model:
+        """That of the first device."""
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
-        return self._resident.model
+        return self._residents[0].model
 
     def close(self) -> None:
         """Give up the hold on the weights; a second call does nothing."""
@@ -160,18 +181,23 @@ class Session:
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
         progress = progress_bar(len(work.inputs), "text") if work.show_progress and work.inputs else None
-        self._resident.hold()
-        call = Call(len(work.inputs), progress)
-        call.future.add_done_callback(lambda _: self._resident.release())
+        with ExitStack() as held:
+            for resident in self._residents:
+                resident.hold()
+                held.callback(resident.release)
+            call = Call(len(work.inputs), progress)
+            let_go = held.pop_all().close
+        call.future.add_done_callback(lambda _: let_go())
         return call
 
     def _feed(self, call: Call, work: Work[T]) -> None:
-        """Tokenise and queue all inputs, a chunk ahead of the device; the results go to `call`."""
+        """Tokenise and queue all inputs, a chunk ahead of the devices; the results go to `call`."""
         inputs = work.inputs
-        lane = ModelLane(self._resident, work.wanted)
-        scheduler = scheduler_of(str(self._resident.key.device))
+        lanes = [ModelLane(resident, work.wanted) for resident in self._residents]
+        turn = next(self._turns)
+        size = _CHUNK * len(lanes)
         chunks: Iterable[tuple[list[TokenSequence], int]] = (
-            work.tokenize(inputs[begin : begin + _CHUNK]) for begin in range(0, len(inputs), _CHUNK)
+            work.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size)
         )
         if work.on_truncate == "error":
             chunks = list(chunks)
@@ -183,14 +209,18 @@ class Session:
         queued, truncated = 0, 0
         for sequences, cut in chunks:
             truncated += cut
-            call.wait_for_room(_CHUNK)
+            call.wait_for_room(size)
             if call.is_over:
                 break
             items = [Item(sequence, call, queued + i) for i, sequence in enumerate(sequences)]
             items.sort(key=lambda item: -len(item.sequence))
             urgent = len(sequences) == len(inputs) and sum(map(len, sequences)) <= _URGENT_TOKENS
             call.expect(len(items))
-            scheduler.submit(lane, items, urgent)
+            # dealt out from the longest to the shortest, so that all devices have about the same to do
+            shares = [items] if urgent else [items[i :: len(lanes)] for i in range(len(lanes))]
+            for place_in_turn, share in enumerate(filter(None, shares), turn):
+                lane = lanes[place_in_turn % len(lanes)]
+                scheduler_of(str(lane.resident.key.device)).submit(lane, share, urgent)
             queued += len(items)
         if truncated and work.on_truncate == "warn":
             warnings.warn(
@@ -209,14 +239,20 @@ def _frames_of_this_package() -> int:
     return level
 
 
-def place(device: str | None, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype meant; None takes CUDA where there is one, bfloat16 on CUDA and float32 on CPU.
+def place(device: str | list[str] | None, dtype: str | torch.dtype | None) -> tuple[list[torch.device], torch.dtype]:
+    """The devices and dtype meant; None takes CUDA where there is one, bfloat16 on CUDA and float32 on CPU.
 
     Raises:
-        InvalidInputError: No such device or dtype here.
+        InvalidInputError: No such device or dtype here, or several devices that are not different CUDA devices.
     """
-    chosen = _device(device)
-    return chosen, _dtype(dtype, chosen)
+    chosen = [_device(each) for each in device] if isinstance(device, list) else [_device(device)]
+    if not chosen:
+        raise InvalidInputError("device=[] names no device; name one or several, or leave it out")
+    if len(chosen) > 1 and (len(set(chosen)) < len(chosen) or any(each.type != "cuda" for each in chosen)):
+        raise InvalidInputError(
+            f"device={device!r}: several devices must be CUDA devices, each named once; 'cpu' alone uses all cores"
+        )
+    return chosen, _dtype(dtype, chosen[0])
 
 
 def _device(device: str | None) -> torch.device:
@@ -225,7 +261,9 @@ def _device(device: str | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InvalidInputError(f"device={device!r} is no device; use 'cpu', 'cuda' or 'cuda:0'") from error
+        raise InvalidInputError(
+            f"device={device!r} is no device; use 'cpu', 'cuda', 'cuda:0' or a list of these"
+        ) from error
     if chosen.type not in ("cpu", "cuda"):
         raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
     if chosen.type == "cpu":

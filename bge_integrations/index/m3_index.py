@@ -97,7 +97,7 @@ class M3Index:
         path_or_url: str | os.PathLike[str] | QdrantClient,
         model: str | os.PathLike[str] | Embedder | None = None,
         *,
-        device: str | None = None,
+        device: str | list[str] | None = None,
         dtype: str | None = None,
         max_length: int | None = None,
         revision: str | None = None,

@@ -46,7 +46,7 @@ class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
     """Drop documents that score less. Compared to what `relevance_score` holds: logits, or (0, 1) if normalised."""
     normalize: bool = False
     """Give the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
-    device: str | None = None
+    device: str | list[str] | None = None
     dtype: str | None = None
     max_length: int | None = None
     """Longest query and document together, in tokens; None takes 512. Longer documents are cut, with a warning."""

@@ -21,8 +21,8 @@ class SparseModel(HoldsModel, BaseModel):
         default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
-    device: str | None = None
-    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    device: str | list[str] | None = None
+    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
     dtype: str | None = None
     """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
     query_instruction: str | None = None

@@ -77,8 +77,8 @@ class M3Settings(TypedDict, total=False):
     """Hub id, folder, "pocket" or a loaded embedder; None takes what the index was made with, or BAAI/bge-m3."""
     model_name: str
     """The same as `model`."""
-    device: str | None
-    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    device: str | list[str] | None
+    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
     dtype: str | None
     """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
     max_length: int | None

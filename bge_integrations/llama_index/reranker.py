@@ -69,8 +69,8 @@ class BGERerank(Component, BaseNodePostprocessor):
     """Keep the score a node came with in `metadata["retrieval_score"]`, out of what models read of the node."""
     metadata_mode: MetadataMode = MetadataMode.EMBED
     """Which metadata the model reads with a node's text."""
-    device: str | None = None
-    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    device: str | list[str] | None = None
+    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
     dtype: str | None = None
     """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
     float32 on CPU."""

@@ -45,8 +45,8 @@ class BGESparseEmbedding(Component, BaseSparseEmbedding):
 
     model_name: Annotated[str, BeforeValidator(path_as_text)] = Field(default="BAAI/bge-m3", min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
-    device: str | None = None
-    """"cpu", "cuda", "cuda:1"; None takes CUDA where there is one."""
+    device: str | list[str] | None = None
+    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
     dtype: str | None = None
     """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
     max_length: int | None = None
