@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="at most so many of each workload")
     parser.add_argument("--seconds", type=float, default=45, help="no further round of a workload begins after that")
     parser.add_argument("--passages", type=int, default=256, help="of the bulk workload of bge-small's size")
-    parser.add_argument("--queries", type=int, default=64, help="of one round of threads or tasks")
+    parser.add_argument("--queries", type=int, default=256, help="of one round of threads or tasks")
     parser.add_argument("--longest", type=int, default=8192, help="tokens of the longest of the mixed texts")
     parser.add_argument(
         "--results", type=Path, default=report.RESULTS, help="where to write them; elsewhere, the page stays as it is"
