@@ -53,7 +53,8 @@ def markdown(results: dict[str, Any]) -> str:
                 f"{workloads[workload]['title']}: {found['tokens']} tokens; over the whole call's time our linears run "
                 f"{reached} of a bare product's."
             )
-    parts += ["### Goals", _goals(results)]
+    if goals := _goals(results):
+        parts += ["### Goals", goals]
     missing = [f"- {peer}: {why}" for peer, why in results["skipped"].items()]
     for found in workloads.values():
         missing += [
@@ -135,7 +136,7 @@ def _start(results: dict[str, Any]) -> str:
 
 
 def _goals(results: dict[str, Any]) -> str:
-    """Each goal, reached or not; at the ceiling is what would be if ours were nothing but linears at full speed."""
+    """Each goal, reached or not, of those that were measured; "" without any."""
     rows = [["", "goal", "measured", "at the ceiling", ""]]
     for goal in GOALS:
         found, limit = goal.found(results), goal.at_the_ceiling(results, OWN_CEILINGS)
@@ -150,7 +151,7 @@ def _goals(results: dict[str, Any]) -> str:
         what = "a query during a bulk job, 99th percentile: at most twice a lone query's and one batch"
         reached = "reached" if beside["found"] <= beside["wanted"] else "not reached"
         rows.append([what, _spent(beside["wanted"]), _spent(beside["found"]), "", reached])
-    return _table(rows)
+    return _table(rows) if len(rows) > 1 else ""
 
 
 def _spent(seconds: float) -> str:

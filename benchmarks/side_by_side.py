@@ -147,6 +147,8 @@ class Field:
             rounds: At most so many.
             seconds: No further round begins after that.
         """
+        if WORKLOADS[workload].fresh:
+            self.close()  # so that the kept models leave the memory to the new processes
         with ExitStack() as stack:
             outputs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             lacking: dict[str, str] = {}
@@ -194,6 +196,7 @@ class Field:
     def close(self) -> None:
         for process in self._processes.values():
             process.close()
+        self._processes.clear()
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
