@@ -271,8 +271,8 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
     ("load", "name", "error"),
     [
         ("embedder", "BAAI/bge-visualized-m3", "NotSupportedError"),
-        ("embedder", "BAAI/bge-reranker-base", "InvalidInputError"),
-        ("reranker", "BAAI/bge-m3", "InvalidInputError"),
+        ("embedder", "BAAI/bge-reranker-base", "WrongKindError"),
+        ("reranker", "BAAI/bge-m3", "WrongKindError"),
         ("embedder", "BAAI/bge m3", "UnknownModelError"),
         ("embedder", "BAAI/bge-m33", "Did you mean BAAI/bge-m3"),
     ],

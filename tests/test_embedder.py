@@ -148,7 +148,12 @@ def test_duplicates_are_computed_once(base, monkeypatch):
 
     sizes = []
     run = ModelLane.run
-    monkeypatch.setattr(ModelLane, "run", lambda lane, sequences: sizes.append(len(sequences)) or run(lane, sequences))
+
+    def noted(lane, sequences, between_layers):
+        sizes.append(len(sequences))
+        return run(lane, sequences, between_layers)
+
+    monkeypatch.setattr(ModelLane, "run", noted)
     found = base.encode(["a", "b", "a", "a", "b"]).dense
     assert sum(sizes) == 2
     assert np.array_equal(found[0], found[2])

@@ -22,9 +22,9 @@ def passes(monkeypatch):
     seen = []
     run = ModelLane.run
 
-    def counted(self, sequences):
+    def counted(self, sequences, between_layers):
         seen.extend(map(len, sequences))
-        return run(self, sequences)
+        return run(self, sequences, between_layers)
 
     monkeypatch.setattr(ModelLane, "run", counted)
     return seen

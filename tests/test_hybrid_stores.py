@@ -33,7 +33,12 @@ def computed(monkeypatch):
     """How many texts the model computed, as a list that grows."""
     seen = []
     run = ModelLane.run
-    monkeypatch.setattr(ModelLane, "run", lambda self, sequences: seen.extend(sequences) or run(self, sequences))
+
+    def noted(lane, sequences, between_layers):
+        seen.extend(sequences)
+        return run(lane, sequences, between_layers)
+
+    monkeypatch.setattr(ModelLane, "run", noted)
     return seen
 
 
