@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any, NamedTuple
 
-from peers import OURS
+from peers import OURS, OWN_CEILINGS
 from timing import ratio
 
 
@@ -33,13 +33,13 @@ class Goal(NamedTuple):
         theirs, ours = peers[self.peer][self.measure], peers[self.ours][self.measure]
         return ratio(theirs, ours)[0] if self.measure == "rounds" else float(theirs / ours)
 
-    def at_the_ceiling(self, results: dict[str, Any], ceilings: dict[str, str]) -> float | None:
+    def at_the_ceiling(self, results: dict[str, Any]) -> float | None:
         """What the ratio would be if ours did nothing but its linears, at the speed of a bare product."""
         reached = results["roofline"].get(self.workload, {}).get("GFLOP/s of the linears", {}).get(self.ours)
         found = self.found(results)
         if reached is None or found is None or self.measure != "rounds":
             return None
-        return found * float(results["roofline"]["ceiling"][ceilings[self.ours]]) / float(reached)
+        return found * float(results["roofline"]["ceiling"][OWN_CEILINGS[self.ours]]) / float(reached)
 
 
 _DEFAULT = "sentence-transformers"

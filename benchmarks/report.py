@@ -139,7 +139,7 @@ def _goals(results: dict[str, Any]) -> str:
     """Each goal, reached or not, of those that were measured; "" without any."""
     rows = [["", "goal", "measured", "at the ceiling", ""]]
     for goal in GOALS:
-        found, limit = goal.found(results), goal.at_the_ceiling(results, OWN_CEILINGS)
+        found, limit = goal.found(results), goal.at_the_ceiling(results)
         if found is not None:
             title = results["workloads"][goal.workload]["title"]
             measure = ", 99th percentile" if goal.measure == "query p99" else ""

@@ -229,14 +229,16 @@ def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) 
     found: dict[str, Any] = {"ceiling": ceiling}
     for workload, model, part in (("bulk-small", "small", 1), ("bulk-base", "base", 4)):
         peers = measured.get(workload, {}).get("peers", {})
+        spent = {name: peers[name]["seconds"] for name in OWN_CEILINGS if name in peers}
+        if not spent:
+            continue
         folder = Path(given.folders[model])
         texts = varied_passages(given.part(part))
         tokens = sum(map(len, AutoTokenizer.from_pretrained(folder)(texts, truncation=True)["input_ids"]))
         config = json.loads((folder / "config.json").read_text())
         work = 2 * (12 * (config["num_hidden_layers"] - 1) + 2) * config["hidden_size"] ** 2 * tokens / 1e9
-        reached = {name: work / peers[name]["seconds"] for name in OWN_CEILINGS if name in peers}
-        if reached:
-            found[workload] = {"tokens": tokens, "GFLOP/s of the linears": reached}
+        speeds = {name: work / seconds for name, seconds in spent.items()}
+        found[workload] = {"tokens": tokens, "GFLOP/s of the linears": speeds}
     return found
 
 

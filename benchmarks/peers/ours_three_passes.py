@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_integrations import load_embedder
+from peers import ours
 
 
-class ThreeOutputs:
-    def __init__(self, folder: str) -> None:
-        self._model = load_embedder(folder, device="cpu")
-
+class ThreeOutputs(ours.ThreeOutputs):
     def passages(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         dense = self._model.encode(texts).dense
         sparse = self._model.encode(texts, dense=False, sparse=True).sparse
