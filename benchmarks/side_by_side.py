@@ -33,7 +33,7 @@ from timing import gemm_gflops, machine, ratio
 from transformers import AutoTokenizer
 from workloads import WORKLOADS, Given
 
-from bge_integrations.core.residency import _CPU_TOKEN_BUDGET
+from bge_integrations.core.residency import TOKEN_BUDGETS
 
 _WORKER = Path(__file__).parent / "worker.py"
 #: A peer that takes longer over one order is ended.
@@ -147,22 +147,22 @@ class Field:
             rounds: At most so many.
             seconds: No further round begins after that.
         """
-        if WORKLOADS[workload].fresh:
-            self.close()  # so that the kept models leave the memory to the new processes
         with ExitStack() as stack:
             outputs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             lacking: dict[str, str] = {}
             runs: dict[str, list[dict[str, Any]]] = {}
             for name in self.versions:
                 try:
+                    if missing := self._process(name).ask("lacks", workload=workload)["lacks"]:
+                        lacking[name] = f"has no {missing}"
+                        continue
                     if not WORKLOADS[workload].fresh:
-                        answer = self._process(name).ask("prepare", workload=workload, given=self._given._asdict())
-                        if "lacks" in answer:
-                            lacking[name] = f"has no {answer['lacks']}"
-                            continue
+                        self._process(name).ask("prepare", workload=workload, given=self._given._asdict())
                     runs[name] = []
                 except PeerError as error:
                     lacking[name] = f"failed: {error}"
+            if WORKLOADS[workload].fresh:
+                self.close()  # so that the kept models leave the memory to the new processes
             begin = time.monotonic()
             for done in range(rounds):
                 if done and time.monotonic() - begin > seconds:
@@ -288,7 +288,7 @@ def main() -> None:
     )
     results: dict[str, Any] = {
         "machine": machine(),
-        "options": {**vars(options), "results": options.results.name, "batch tokens": _CPU_TOKEN_BUDGET},
+        "options": {**vars(options), "results": options.results.name, "batch tokens": TOKEN_BUDGETS["cpu"]},
     }
     ceiling = results["machine"]["matmul ceilings, GFLOP/s"]
     log = Path(tempfile.gettempdir()) / "bge-benchmark.log"

@@ -27,18 +27,20 @@ class Orders:
         """Of the peer's distributions; "" for one that is missing."""
         return {"versions": self._peer.versions()}
 
+    def lacks(self, workload: str) -> dict[str, Any]:
+        """What the workload needs and the peer has not; "" where it has all."""
+        module = importlib.import_module(f"peers.{self._peer.module}")
+        for need in WORKLOADS[workload].needs:
+            try:
+                attrgetter(need)(module)
+            except AttributeError:
+                return {"lacks": need}
+        return {"lacks": ""}
+
     def prepare(self, workload: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Load and warm up, or say what the peer lacks. A fresh process' run has the import to itself."""
-        chosen = WORKLOADS[workload]
+        """Load and warm up. (A fresh process' run has the loading to itself.)"""
         self._run = None
-        if not chosen.fresh:
-            module = importlib.import_module(f"peers.{self._peer.module}")
-            for need in chosen.needs:
-                try:
-                    attrgetter(need)(module)
-                except AttributeError:
-                    return {"lacks": need}
-        self._run = chosen.prepare(self._peer, Given(**given))
+        self._run = WORKLOADS[workload].prepare(self._peer, Given(**given))
         return {}
 
     def run(self) -> dict[str, Any]:

@@ -65,12 +65,12 @@ class Workload:
 
 @lru_cache(maxsize=1)
 def _embedder(peer: Peer, folder: str) -> Any:
-    return _module(peer).Embedder(folder)
+    return _module(peer).Embedder(folder, **peer.settings)
 
 
 @lru_cache(maxsize=1)
 def _reranker(peer: Peer, folder: str) -> Any:
-    return _module(peer).Reranker(folder)
+    return _module(peer).Reranker(folder, **peer.settings)
 
 
 def _module(peer: Peer) -> Any:
@@ -99,7 +99,7 @@ def _mixed(peer: Peer, given: Given) -> Run:
 
 def _three_outputs(peer: Peer, given: Given) -> Run:
     texts = varied_passages(given.part(16))
-    return _encoding(_module(peer).ThreeOutputs(given.folders["m3"]).passages, texts, texts[:2])
+    return _encoding(_module(peer).ThreeOutputs(given.folders["m3"], **peer.settings).passages, texts, texts[:2])
 
 
 def _rerank(count: int, peer: Peer, given: Given) -> Run:

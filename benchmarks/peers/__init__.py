@@ -4,20 +4,24 @@
     Reranker(folder)      scores(pairs) -> (n,) in (0, 1)
     ThreeOutputs(folder)  passages(texts) -> dense (n, dimension), sparse (n, vocabulary), multi (tokens, dimension)
 
-The first call is not timed. Everything stays at the package's defaults, but for the device (CPU) and float32.
+Each also takes the peer's settings. The first call is not timed. Everything stays at the package's defaults, but for
+the device (CPU) and float32.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 ENVIRONMENTS = Path(__file__).parent.parent.parent / ".bench-envs"
 
 
-class Peer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Peer:
     """One package, in one way of using it.
 
     Attributes:
@@ -25,12 +29,14 @@ class Peer(NamedTuple):
         package: What its users import.
         distributions: All that must be installed.
         environment: Its folder in .bench-envs, for what can't share an environment with this project.
+        settings: Keyword arguments of the module's classes.
     """
 
     module: str
     package: str
     distributions: tuple[str, ...]
     environment: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def python(self) -> Path:
@@ -58,8 +64,8 @@ _ONNX = ("sentence-transformers", "transformers", "optimum-onnx", "onnxruntime")
 _OPENVINO = ("sentence-transformers", "transformers", "optimum-intel", "openvino")
 PEERS = {
     OURS: Peer("ours", "bge_integrations", _OWN),
-    "ours (bfloat16)": Peer("ours_bfloat16", "bge_integrations", _OWN),
-    "ours (int8)": Peer("ours_int8", "bge_integrations", _OWN),
+    "ours (bfloat16)": Peer("ours", "bge_integrations", _OWN, settings={"dtype": "bfloat16"}),
+    "ours (int8)": Peer("ours", "bge_integrations", _OWN, settings={"dtype": "int8"}),
     "ours (three passes)": Peer("ours_three_passes", "bge_integrations", _OWN),
     "sentence-transformers": Peer("sentence_transformers_torch", "sentence_transformers", _TORCH),
     "sentence-transformers (best batch)": Peer("sentence_transformers_best_batch", "sentence_transformers", _TORCH),
@@ -69,7 +75,11 @@ PEERS = {
         "sentence_transformers_openvino", "sentence_transformers", _OPENVINO, "openvino"
     ),
     "sentence-transformers (OpenVINO float32)": Peer(
-        "sentence_transformers_openvino_float32", "sentence_transformers", _OPENVINO, "openvino"
+        "sentence_transformers_openvino",
+        "sentence_transformers",
+        _OPENVINO,
+        "openvino",
+        settings={"model_kwargs": {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}},
     ),
     "FlagEmbedding": Peer("flag_embedding", "FlagEmbedding", ("FlagEmbedding", "transformers", "torch")),
     "infinity_emb": Peer("infinity", "infinity_emb", ("infinity_emb", *_TORCH), "infinity"),

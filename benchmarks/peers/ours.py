@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,8 +11,8 @@ from bge_integrations import load_embedder, load_reranker
 
 
 class Embedder:
-    def __init__(self, folder: str, dtype: str = "float32") -> None:
-        self._model = load_embedder(folder, device="cpu", dtype=dtype)
+    def __init__(self, folder: str, **settings: Any) -> None:
+        self._model = load_embedder(folder, device="cpu", **settings)
 
     def passages(self, texts: list[str]) -> NDArray[np.float32]:
         dense = self._model.encode(texts).dense
@@ -27,16 +29,16 @@ class Embedder:
 
 
 class Reranker:
-    def __init__(self, folder: str, dtype: str = "float32") -> None:
-        self._model = load_reranker(folder, device="cpu", dtype=dtype)
+    def __init__(self, folder: str, **settings: Any) -> None:
+        self._model = load_reranker(folder, device="cpu", **settings)
 
     def scores(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         return self._model.score(pairs, normalize=True)
 
 
 class ThreeOutputs:
-    def __init__(self, folder: str) -> None:
-        self._model = load_embedder(folder, device="cpu")
+    def __init__(self, folder: str, **settings: Any) -> None:
+        self._model = load_embedder(folder, device="cpu", **settings)
 
     def passages(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         encoded = self._model.encode(texts, sparse=True, multi_vector=True)

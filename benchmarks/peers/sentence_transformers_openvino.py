@@ -1,6 +1,8 @@
-"""sentence-transformers over OpenVINO, with OpenVINO's own choice of precision."""
+"""sentence-transformers over OpenVINO, which by itself computes in bfloat16 on processors that have it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
@@ -9,10 +11,10 @@ from peers.sentence_transformers_onnx import exported
 
 
 class Embedder(sentence_transformers_torch.Embedder):
-    def __init__(self, folder: str) -> None:
-        super().__init__(exported(folder, SentenceTransformer, "openvino"), backend="openvino")
+    def __init__(self, folder: str, **settings: Any) -> None:
+        super().__init__(exported(folder, SentenceTransformer, "openvino"), backend="openvino", **settings)
 
 
 class Reranker(sentence_transformers_torch.Reranker):
-    def __init__(self, folder: str) -> None:
-        super().__init__(exported(folder, CrossEncoder, "openvino"), backend="openvino")
+    def __init__(self, folder: str, **settings: Any) -> None:
+        super().__init__(exported(folder, CrossEncoder, "openvino"), backend="openvino", **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -162,6 +163,7 @@ class PackedBatch:
         """(sequences,) index of each sequence's last token."""
         return self.cumulative[1:].long() - 1
 
+    @cached_property
     def runs(self) -> list[Run]:
         """The batch cut into runs of equal length."""
         found: list[Run] = []

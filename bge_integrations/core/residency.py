@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from bge_integrations.catalog import Family
     from bge_integrations.core.batch import TokenSequence
 
-_CPU_TOKEN_BUDGET = 1024
-_CUDA_TOKEN_BUDGET = 65536
+#: Tokens of a batch, by the type of device.
+TOKEN_BUDGETS = {"cpu": 1024, "cuda": 65536}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class ModelLane:
 
     @property
     def token_budget(self) -> int:
-        return _CPU_TOKEN_BUDGET if self.resident.key.device.type == "cpu" else _CUDA_TOKEN_BUDGET
+        return TOKEN_BUDGETS[self.resident.key.device.type]
 
     def run(
         self, sequences: list[TokenSequence], between_layers: Callable[[], None]

@@ -79,7 +79,7 @@ class _Norm:
         self.weight, self.bias, self.eps = weight, bias, eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class _Layer:
@@ -160,8 +160,9 @@ class Encoder:
         Returns:
             (tokens, hidden), or (sequences, hidden) with `rows`.
         """
-        types = self.types[0] if batch.types is None else self.types[batch.types]
-        x = fill_rows(self.norm(self.words[batch.ids] + self.positions[batch.positions] + types))
+        x = F.embedding(batch.ids, self.words).add_(F.embedding(batch.positions, self.positions))
+        x += self.types[0] if batch.types is None else F.embedding(batch.types, self.types)
+        x = fill_rows(self.norm(x))
         for layer in self.layers[:-1]:
             x = layer(x, batch, None)
             between_layers()

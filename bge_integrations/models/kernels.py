@@ -30,8 +30,8 @@ _NEAR_A_TIE = 1.05
 _QUERY_BLOCK = 512
 #: Rows of 8-bit weights that are widened at a time.
 _INT8_BLOCK = 1024
-#: Up to so many rows are a query or a few, where filling up to a large step would cost time.
-_FEW_ROWS = 128
+#: Up to how many rows they are filled up to a multiple of what: a query has few, and filling costs it time.
+_SMALL_STEPS = ((32, 2), (128, 8))
 
 
 class Linear:
@@ -86,7 +86,8 @@ def fill_rows(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu":
         return x
-    return F.pad(x, (0, 0, 0, -len(x) % (8 if len(x) <= _FEW_ROWS else 64)))
+    step = next((step for most, step in _SMALL_STEPS if len(x) <= most), 64)
+    return F.pad(x, (0, 0, 0, -len(x) % step)) if len(x) % step else x
 
 
 class Int8Linear(Linear):
@@ -227,14 +228,15 @@ def attention(qkv: Tensor, batch: PackedBatch, heads: int) -> Tensor:
         out = varlen_attn(q, k, v, batch.cumulative, batch.cumulative, batch.lengths[0], batch.lengths[0])
         assert isinstance(out, torch.Tensor)
         return out.reshape(tokens, width // 3)
-    context = qkv.new_empty(tokens, width // 3)
-    qkv = qkv.float()  # torch's kernel of CPUs is slower in bfloat16: by a tenth to a fifth
-    for run in batch.runs():
-        q, k, v = qkv[run.start : run.end].view(run.count, run.length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(q, k, v)
-        context[run.start : run.end].view(run.count, run.length, heads, -1).copy_(found.transpose(1, 2))
-    context[len(batch.ids) :] = 0
-    return context
+    exact = qkv.float()  # torch's kernel of CPUs is slower in bfloat16: by a tenth to a fifth
+    found = []
+    for run in batch.runs:
+        q, k, v = exact[run.start : run.end].view(run.count, run.length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        context = F.scaled_dot_product_attention(q, k, v)
+        found.append(context.transpose(1, 2).reshape(run.count * run.length, width // 3))
+    if filling := tokens - len(batch.ids):
+        found.append(exact.new_zeros(filling, width // 3))
+    return (torch.cat(found) if len(found) > 1 else found[0]).to(qkv.dtype)
 
 
 def attention_of_rows(qkv: Tensor, rows: Tensor, batch: PackedBatch, heads: int) -> Tensor:
@@ -246,7 +248,7 @@ def attention_of_rows(qkv: Tensor, rows: Tensor, batch: PackedBatch, heads: int)
     queries = qkv[rows, :hidden].view(len(rows), heads, 1, -1)
     context = qkv.new_empty(len(rows), hidden)
     done = 0
-    for run in batch.runs():
+    for run in batch.runs:
         keys_values = qkv[run.start : run.end].view(run.count, run.length, 3, heads, -1)
         k, v = keys_values[:, :, 1].transpose(1, 2), keys_values[:, :, 2].transpose(1, 2)
         found = F.scaled_dot_product_attention(queries[done : done + run.count], k, v)
@@ -286,7 +288,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, produc
     """
     context = torch.empty_like(q)
     window = products.window
-    for run in batch.runs():
+    for run in batch.runs:
         rows = slice(run.start, run.end)
         queries, keys, values = (_by_head(x[rows], run) for x in (q, k, v))
         found = _by_head(context[rows], run)
@@ -315,7 +317,7 @@ def masked_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch
     """The same for the last token of each sequence: q is (sequences, heads, head_size); (sequences, hidden)."""
     context = torch.empty_like(q)
     done = 0
-    for run in batch.runs():
+    for run in batch.runs:
         keys, values = (_by_head(x[run.start : run.end], run)[:, :, -(products.window or 0) :] for x in (k, v))
         chosen = slice(done, done + run.count)
         context[chosen] = _attend(q[chosen, :, None], keys, values, None, products)[:, :, 0]
