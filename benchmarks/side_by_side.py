@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import report
-from checkpoints import CHECKPOINTS, random_embedder, random_m3, random_reranker, varied_passages
+from checkpoints import CHECKPOINTS, questions, random_embedder, random_m3, random_reranker, varied_passages
 from peers import OURS, OWN_CEILINGS, PEERS
 from rich.console import Console
 from timing import gemm_gflops, machine, ratio
 from transformers import AutoTokenizer
-from workloads import WORKLOADS, Given
+from workloads import WORKLOADS, Given, memory_mb
 
 from bge_integrations.core.residency import TOKEN_BUDGETS
 
@@ -40,6 +40,8 @@ _WORKER = Path(__file__).parent / "worker.py"
 _PATIENCE_SECONDS = 900
 #: So is one that leaves the machine with a smaller part of its memory.
 _FREE_MEMORY = 0.1
+#: One that keeps more megabytes than this is started afresh for the next workload, so that all have room.
+_KEPT_MB = 1500
 
 
 class PeerError(Exception):
@@ -98,6 +100,10 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def resident_mb(self) -> float:
+        return memory_mb("VmRSS", str(self._process.pid))
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -147,6 +153,9 @@ class Field:
             rounds: At most so many.
             seconds: No further round begins after that.
         """
+        for name, process in list(self._processes.items()):
+            if process.resident_mb > _KEPT_MB:
+                self._processes.pop(name).close()
         with ExitStack() as stack:
             outputs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             lacking: dict[str, str] = {}
@@ -222,19 +231,25 @@ def _difference(theirs: Path, ours: Path) -> float | str:
 
 
 def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) -> dict[str, Any]:
-    """The GFLOP/s that our linears need to do in a bulk run, beside what a bare matrix product reaches.
+    """The GFLOP/s that our linears need to do in a run, beside what a bare matrix product reaches.
 
     The time is the whole run's. In the last layer only keys and values are computed for every token.
     """
     found: dict[str, Any] = {"ceiling": ceiling}
-    for workload, model, part in (("bulk-small", "small", 1), ("bulk-base", "base", 4)):
+    computed: dict[str, tuple[str, tuple[list[str], ...]]] = {
+        "bulk-small": ("small", (varied_passages(given.passages),)),
+        "bulk-base": ("base", (varied_passages(given.part(4)),)),
+        "rerank-32": ("reranker", (questions(1) * 32, varied_passages(32))),
+        "threads-64": ("small", (questions(max(given.queries, 64)),)),
+    }
+    for workload, (model, columns) in computed.items():
         peers = measured.get(workload, {}).get("peers", {})
         spent = {name: peers[name]["seconds"] for name in OWN_CEILINGS if name in peers}
         if not spent:
             continue
         folder = Path(given.folders[model])
-        texts = varied_passages(given.part(part))
-        tokens = sum(map(len, AutoTokenizer.from_pretrained(folder)(texts, truncation=True)["input_ids"]))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokens = sum(map(len, tokenizer(*columns, truncation=True, max_length=512)["input_ids"]))
         config = json.loads((folder / "config.json").read_text())
         work = 2 * (12 * (config["num_hidden_layers"] - 1) + 2) * config["hidden_size"] ** 2 * tokens / 1e9
         speeds = {name: work / seconds for name, seconds in spent.items()}

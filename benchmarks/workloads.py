@@ -241,11 +241,11 @@ def _start(peer: Peer, given: Given) -> Run:
     return run
 
 
-def memory_mb(field: str) -> float:
-    """A field of Linux' account of this process; 0 elsewhere."""
-    status = Path("/proc/self/status")
+def memory_mb(field: str, process: str = "self") -> float:
+    """A field of Linux' account of a process; 0 elsewhere, and where it has ended."""
+    status = Path(f"/proc/{process}/status")
     rows = dict(row.split(":", 1) for row in status.read_text().splitlines()) if status.exists() else {field: "0 kB"}
-    return int(rows[field].split()[0]) / 1024
+    return int(rows.get(field, "0 kB").split()[0]) / 1024
 
 
 _EMBED = ("Embedder.passages",)
