@@ -12,6 +12,7 @@ from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import CheckpointError
 from bge_integrations.models.checkpoint import Weights, read_config
 from bge_integrations.models.encoder import Encoder, EncoderConfig
+from bge_integrations.models.graphs import GraphedEncoder
 from bge_integrations.models.heads import ClassificationHead, M3Heads, pool, pooled_rows, shorten
 from bge_integrations.models.kernels import computed_dtype, memory_errors
 from bge_integrations.models.tokenizer import TextTokenizer
@@ -90,7 +91,9 @@ class EncoderModel:
             )
         with torch.inference_mode(), memory_errors():
             weights = Weights(folder)
-            self._encoder = Encoder(weights, self.config, device, dtype)
+            encoder = Encoder(weights, self.config, device, dtype)
+            is_graphed = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+            self._encoder = GraphedEncoder(encoder, device) if is_graphed else encoder
             computed = computed_dtype(dtype)
             self.m3 = M3Heads(folder, self.config.hidden_size, device, computed) if family == "m3" else None
             is_reranker = family == "cross_encoder"

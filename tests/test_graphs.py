@@ -1,0 +1,61 @@
+"""CUDA graphs, as far as a CPU can tell: what is put into their fixed batch, and that doing without is said."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import BASE
+
+from bge_integrations import load_embedder
+from bge_integrations.core.batch import PackedBatch, TokenSequence
+from bge_integrations.models.graphs import FixedBatch, GraphedEncoder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder():
+    with load_embedder(BASE) as embedder:
+        yield embedder._session.model._encoder
+
+
+def batch_of(*lengths, with_types=False):
+    ids = [(np.arange(length, dtype=np.int32) + 5 * length) % 90 for length in lengths]
+    types = [np.ones(length, dtype=np.int32) if with_types else None for length in lengths]
+    return PackedBatch.pack([TokenSequence(i, t) for i, t in zip(ids, types, strict=True)], CPU)
+
+
+def nothing():
+    pass
+
+
+@torch.inference_mode()
+def test_only_the_batch_that_was_put_in_counts(encoder):
+    """Whatever was there before, and however many tokens are left over."""
+    fixed = FixedBatch(64, CPU)
+    for batch in (
+        batch_of(*[8] * 8),
+        batch_of(9, with_types=True),
+        batch_of(1),
+        batch_of(30, 20, 3, with_types=True),
+        batch_of(12),
+        batch_of(64),
+    ):
+        fixed.put(batch)
+        lengths = fixed.batch.cumulative.diff().tolist()
+        assert sum(lengths) == 64
+        held = replace(fixed.batch, lengths=tuple(filter(None, lengths)))  # as CUDA's attention reads `cumulative`
+        torch.testing.assert_close(
+            encoder(held, nothing)[: len(batch.ids)], encoder(batch, nothing), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="recording works where there is CUDA")
+@torch.inference_mode()
+def test_a_graph_that_cannot_be_recorded_is_told_once_and_done_without(encoder, recwarn):
+    graphed, batch = GraphedEncoder(encoder, CPU), batch_of(9, 4)
+    found = [graphed(batch, nothing, batch.first_tokens) for _ in range(3)]
+    for each in found:
+        assert torch.equal(each, encoder(batch, nothing, batch.first_tokens))
+    assert ["could not be recorded" in str(warning.message) for warning in recwarn] == [True]
