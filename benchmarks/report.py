@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from goals import GOALS, query_beside_bulk
 from peers import OURS, OWN_CEILINGS
 
@@ -116,7 +117,7 @@ def _cell(measured: dict[str, Any] | None, why: str) -> str:
 def _largest(differences: list[Any]) -> str:
     known = [difference for difference in differences if difference is not None]
     wrong = [difference for difference in known if isinstance(difference, str)]
-    return wrong[0] if wrong else f"{max(known):.1e}" if known else ""
+    return wrong[0] if wrong else f"{np.max(known):.1e}" if known else ""
 
 
 def _percentiles(results: dict[str, Any], names: list[str]) -> str:

@@ -226,14 +226,14 @@ def _difference(theirs: Path, ours: Path) -> float | str:
         for name in our_arrays.files:
             if their_arrays[name].shape != our_arrays[name].shape:
                 return f"{their_arrays[name].shape} for {our_arrays[name].shape}"
-            largest = max(largest, float(np.abs(their_arrays[name] - our_arrays[name]).max()))
+            largest = float(np.maximum(largest, np.abs(their_arrays[name] - our_arrays[name]).max()))  # keeps NaN
         return largest
 
 
 def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) -> dict[str, Any]:
     """The GFLOP/s that our linears need to do in a run, beside what a bare matrix product reaches.
 
-    The time is the whole run's. In the last layer only keys and values are computed for every token.
+    The time is the whole run's. In the last layer only queries, keys and values are computed for every token.
     """
     found: dict[str, Any] = {"ceiling": ceiling}
     computed: dict[str, tuple[str, tuple[list[str], ...]]] = {
@@ -251,7 +251,7 @@ def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) 
         tokenizer = AutoTokenizer.from_pretrained(folder)
         tokens = sum(map(len, tokenizer(*columns, truncation=True, max_length=512)["input_ids"]))
         config = json.loads((folder / "config.json").read_text())
-        work = 2 * (12 * (config["num_hidden_layers"] - 1) + 2) * config["hidden_size"] ** 2 * tokens / 1e9
+        work = 2 * (12 * (config["num_hidden_layers"] - 1) + 3) * config["hidden_size"] ** 2 * tokens / 1e9
         speeds = {name: work / seconds for name, seconds in spent.items()}
         found[workload] = {"tokens": tokens, "GFLOP/s of the linears": speeds}
     return found

@@ -22,8 +22,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def ratio(theirs: list[float], ours: list[float]) -> list[float]:
-    """Their time over ours, round by round: median, smallest and largest."""
-    ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+    """Their time over ours, of each round that both have: median, smallest and largest."""
+    ratios = [their / our for their, our in zip(theirs, ours, strict=False)]
     return [statistics.median(ratios), min(ratios), max(ratios)]
 
 

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from peers import Peer
 
 T = TypeVar("T")
+#: Texts or pairs that bulk workloads warm up with; "best batch" tries its sizes on them, so they are not few.
+_WARM_UP = 32
 #: One run: what was measured, and the outputs.
 Run = Callable[[], tuple[dict[str, Any], list[NDArray[np.float32]]]]
 
@@ -89,7 +91,7 @@ def _encoding(encode: Callable[[T], Any], texts: T, warm_up: T) -> Run:
 
 def _bulk(model: str, part: int, peer: Peer, given: Given) -> Run:
     texts = varied_passages(given.part(part))
-    return _encoding(_embedder(peer, given.folders[model]).passages, texts, texts[:8])
+    return _encoding(_embedder(peer, given.folders[model]).passages, texts, texts[:_WARM_UP])
 
 
 def _mixed(peer: Peer, given: Given) -> Run:
@@ -104,7 +106,7 @@ def _three_outputs(peer: Peer, given: Given) -> Run:
 
 def _rerank(count: int, peer: Peer, given: Given) -> Run:
     pairs = [(questions(1)[0], text) for text in varied_passages(count)]
-    return _encoding(_reranker(peer, given.folders["reranker"]).scores, pairs, pairs[:8])
+    return _encoding(_reranker(peer, given.folders["reranker"]).scores, pairs, pairs[:_WARM_UP])
 
 
 def _timed(encode: Callable[[T], Any], given: T) -> tuple[float, Any]:
@@ -125,7 +127,8 @@ def _threads(count: int, peer: Peer, given: Given) -> Run:
     shares = [texts[i::count] for i in range(count)]
 
     def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
-        begin = threading.Barrier(count + 1)
+        started: list[float] = []
+        begin = threading.Barrier(count, action=lambda: started.append(time.perf_counter()))
 
         def one(share: list[str]) -> list[tuple[float, Any]]:
             begin.wait()
@@ -133,10 +136,8 @@ def _threads(count: int, peer: Peer, given: Given) -> Run:
 
         with ThreadPoolExecutor(count) as pool:
             done = [pool.submit(one, share) for share in shares]
-            begin.wait()
-            start = time.perf_counter()
             timed = [pair for future in done for pair in future.result()]
-            return _queries_measured(time.perf_counter() - start, timed)
+            return _queries_measured(time.perf_counter() - started[0], timed)
 
     run()
     return run

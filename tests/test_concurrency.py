@@ -204,6 +204,26 @@ def test_out_of_memory_halves_the_batch_until_it_fits(scheduler):
     assert lane.batches[-1] == list(range(8, 16))
 
 
+def test_what_did_not_fit_is_freed_before_its_halves_are_computed(scheduler):
+    lane, held, alive = FaultyLane(), [], []
+    lane.gate.set()
+    whole = lane.run
+
+    def run(sequences, between_layers):
+        alive.extend(tensor() is not None for tensor in held)
+        tensor = torch.ones(8)
+        held.append(weakref.ref(tensor))
+        return whole(sequences, between_layers)
+
+    lane.run = run
+    submit(scheduler, lane, *range(32)).future.result(10)  # 128 tokens, 40 fit
+    assert len(held) == 7
+    assert not any(alive)
+    with pytest.raises(OutOfMemoryError):
+        submit(scheduler, lane, FaultyLane.TOO_LARGE).future.result(10)
+    assert held[-1]() is None
+
+
 def test_a_text_too_large_alone_fails_only_its_caller(scheduler):
     lane = FaultyLane()
     holder = submit(scheduler, lane, 1)
@@ -330,6 +350,30 @@ def test_what_overflows_in_half_precision_is_computed_again_in_float32(m3, monke
         found = half.encode(["a text"]).dense
         assert len(resident_models()) == before
     assert_close(found, m3.encode(["a text"]).dense)
+
+
+def test_without_memory_for_float32_only_the_texts_that_overflow_fail(m3, monkeypatch):
+    from bge_integrations.core import residency
+    from bge_integrations.models.model import EncoderModel, TextOutput
+
+    compute, batches = EncoderModel.__call__, []
+
+    def overflow(model, batch, *arguments):
+        batches.append(batch.lengths)
+        infinite = TextOutput(dense=np.full(64, np.inf, np.float32))
+        outputs = zip(batch.lengths, compute(model, batch, *arguments), strict=True)
+        return [infinite if length > 20 else output for length, output in outputs]
+
+    def lease(key):
+        raise OutOfMemoryError("float32 takes 30 GB")
+
+    with load_embedder(M3, dtype="bfloat16") as half:
+        monkeypatch.setattr(EncoderModel, "__call__", overflow)
+        monkeypatch.setattr(residency, "lease", lease)
+        with pytest.raises(NonFiniteError, match=r"there is no memory \(float32 takes 30 GB\)"):
+            half.encode(["a text", "another one", "long " * 30])
+        assert len(batches) == 1
+        assert half.encode(["a text"]).dense.shape == (1, 64)
 
 
 def test_one_copy_of_the_weights_is_shared_and_freed_with_its_last_holder(tmp_path):

@@ -127,6 +127,13 @@ def test_the_truncation_warning_points_at_the_caller(base):
     assert caught[0].filename == __file__
 
 
+async def test_the_warning_of_a_long_async_call_names_the_callers_line_too(base):
+    """Its texts are tokenised in another thread."""
+    with pytest.warns(TruncationWarning) as caught:
+        await base.aencode(["word " * 600, "word " * 700], max_length=8)
+    assert caught[0].filename == __file__
+
+
 def test_truncation_can_be_refused_or_ignored(base):
     with pytest.raises(TextTooLongError, match="1 of 2 different inputs"):
         base.encode([LONG, "short"], on_truncate="error")

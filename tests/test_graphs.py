@@ -51,7 +51,6 @@ def test_only_the_batch_that_was_put_in_counts(encoder):
         )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="recording works where there is CUDA")
 @torch.inference_mode()
 def test_a_graph_that_cannot_be_recorded_is_told_once_and_done_without(encoder, recwarn):
     graphed, batch = GraphedEncoder(encoder, CPU), batch_of(9, 4)

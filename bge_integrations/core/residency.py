@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bge_integrations.core.batch import PackedBatch
-from bge_integrations.errors import ClosedError, NonFiniteError
+from bge_integrations.errors import ClosedError, NonFiniteError, OutOfMemoryError
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
+from bge_integrations.models.kernels import memory_errors
 from bge_integrations.models.loading import Model, load_model
 from bge_integrations.models.model import TextOutput, Wanted
 
@@ -146,24 +147,28 @@ class ModelLane:
         """One output per sequence. What is not finite is computed again in float32, then an error."""
         outputs = self._outputs(self.resident.model, sequences, between_layers)
         bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
+        and_then = "in float32 too; its weights are probably damaged"
         if bad and self.resident.key.dtype in (torch.bfloat16, torch.float16):
-            with _in_float32(self.resident) as exact:
-                again = self._outputs(exact, [sequences[i] for i in bad], between_layers)
-                for i, output in zip(bad, again, strict=True):
-                    outputs[i] = output
+            try:
+                with _in_float32(self.resident) as exact:
+                    again = self._outputs(exact, [sequences[i] for i in bad], between_layers)
+                    for i, output in zip(bad, again, strict=True):
+                        outputs[i] = output
+            except OutOfMemoryError as error:
+                and_then = f"and to compute it in float32 there is no memory ({error}); leave such texts out"
             bad = [i for i in bad if not outputs[i].is_finite()]
         results: list[TextOutput | NonFiniteError] = list(outputs)
         for i in bad:
             results[i] = NonFiniteError(
-                f"the model gave NaN or infinity for a text of {len(sequences[i])} tokens, in float32 too; "
-                "its weights are probably damaged"
+                f"the model gave NaN or infinity for a text of {len(sequences[i])} tokens, {and_then}"
             )
         return results
 
     def _outputs(
         self, model: Model, sequences: list[TokenSequence], between_layers: Callable[[], None]
     ) -> list[TextOutput]:
-        batch = PackedBatch.pack(sequences, model.device, model.is_causal)
+        with memory_errors():
+            batch = PackedBatch.pack(sequences, model.device, model.is_causal)
         outputs: list[TextOutput] = [TextOutput()] * len(sequences)
         for place, output in zip(batch.order, model(batch, self.wanted, between_layers), strict=True):
             outputs[place] = output

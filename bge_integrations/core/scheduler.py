@@ -145,16 +145,13 @@ def _compute(lane: Lane, items: list[Item], let_pass: Callable[[], None]) -> Non
                 item.call.fail(result)
             else:
                 item.call.deliver(item.index, result)
+        return
     except OutOfMemoryError as error:
-        if len(items) > 1:
-            half = len(items) // 2
-            _compute(lane, items[:half], let_pass)
-            _compute(lane, items[half:], let_pass)
+        if len(items) == 1:
+            length = len(items[0].sequence)
+            alone = f"one text of {length} tokens does not fit in memory alone; use a smaller max_length ({error})"
+            items[0].call.fail(OutOfMemoryError(alone))  # without its cause, whose frames hold the memory
             return
-        length = len(items[0].sequence)
-        alone = OutOfMemoryError(f"one text of {length} tokens does not fit in memory alone; use a smaller max_length")
-        alone.__cause__ = error
-        items[0].call.fail(alone)
     except _AbandonedError:
         return
     except BaseException as error:
@@ -162,6 +159,10 @@ def _compute(lane: Lane, items: list[Item], let_pass: Callable[[], None]) -> Non
             failure = ComputationError(f"computing a batch failed ({type(error).__name__}: {error})")
             failure.__cause__ = error
             call.fail(failure)
+        return
+    half = len(items) // 2  # not in the handler: there, the error's frames still hold the batch's memory
+    _compute(lane, items[:half], let_pass)
+    _compute(lane, items[half:], let_pass)
 
 
 _schedulers: dict[str, Scheduler] = {}

@@ -154,7 +154,7 @@ class Session:
         """One output per input."""
         call = self._begin(work)
         try:
-            self._feed(call, work)
+            _tell_of_cuts(self._feed(call, work), work)
             return call.future.result()
         except BaseException:
             call.cancel()
@@ -168,9 +168,10 @@ class Session:
         call = self._begin(work)
         try:
             if characters <= _INLINE_CHARACTERS and len(work.inputs) <= _CHUNK:
-                self._feed(call, work)
+                truncated = self._feed(call, work)
             else:
-                await asyncio.to_thread(self._feed, call, work)
+                truncated = await asyncio.to_thread(self._feed, call, work)
+            _tell_of_cuts(truncated, work)
             return await asyncio.wrap_future(call.future)
         except BaseException:
             call.cancel()
@@ -190,8 +191,11 @@ class Session:
         call.future.add_done_callback(lambda _: let_go())
         return call
 
-    def _feed(self, call: Call, work: Work[T]) -> None:
-        """Tokenise and queue all inputs, a chunk ahead of the devices; the results go to `call`."""
+    def _feed(self, call: Call, work: Work[T]) -> int:
+        """Tokenise and queue all inputs, a chunk ahead of the devices; the results go to `call`.
+
+        Returns how many inputs were cut.
+        """
         inputs = work.inputs
         lanes = [ModelLane(resident, work.wanted) for resident in self._residents]
         turn = next(self._turns)
@@ -222,13 +226,17 @@ class Session:
                 lane = lanes[place_in_turn % len(lanes)]
                 scheduler_of(str(lane.resident.key.device)).submit(lane, share, urgent)
             queued += len(items)
-        if truncated and work.on_truncate == "warn":
-            warnings.warn(
-                f"{truncated} of {len(inputs)} different inputs were longer than max_length and were cut; split them, "
-                "or raise max_length where the model holds more",
-                TruncationWarning,
-                stacklevel=_frames_of_this_package(),
-            )
+        return truncated
+
+
+def _tell_of_cuts(truncated: int, work: Work[T]) -> None:
+    if truncated and work.on_truncate == "warn":
+        warnings.warn(
+            f"{truncated} of {len(work.inputs)} different inputs were longer than max_length and were cut; split them, "
+            "or raise max_length where the model holds more",
+            TruncationWarning,
+            stacklevel=_frames_of_this_package(),
+        )
 
 
 def _frames_of_this_package() -> int:

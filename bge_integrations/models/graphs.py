@@ -65,8 +65,12 @@ class _Graph:
                 for _ in range(3):  # libraries get their working memory at the first call, which can't be recorded
                     encoder(self._fixed.batch, _go_on)
             torch.cuda.current_stream().wait_stream(stream)
-            # other threads may go on using CUDA meanwhile
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            # what other threads do with CUDA does not end the recording, unless they synchronise the whole device; the
+            # outer block gives this thread its stream back even where it fails
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 self._hidden = encoder(self._fixed.batch, _go_on)
 
     def __call__(self, batch: PackedBatch, rows: Tensor | None) -> Tensor:
@@ -94,6 +98,8 @@ class GraphedEncoder:
         if size in self._graphs:
             return self._graphs[size](batch, rows)
         expected = self._encoder(batch, between_layers, rows)
+        if not expected.isfinite().all():  # nothing to compare with
+            return expected
         try:
             graph = _Graph(self._encoder, size, self._device)
             difference = float((graph(batch, rows) - expected).abs().max() / expected.abs().max())
