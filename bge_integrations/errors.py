@@ -89,7 +89,7 @@ class OutOfMemoryError(BGEError, MemoryError):
 
 
 class NonFiniteError(BGEError, ArithmeticError):
-    """The model produced NaN or infinity for a text, in float32 too."""
+    """The model produced NaN or infinity for a text, and float32 did not help."""
 
 
 class ComputationError(BGEError, RuntimeError):
