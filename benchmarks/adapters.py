@@ -23,6 +23,7 @@ import numpy as np
 from checkpoints import CHECKPOINTS, passages, random_embedder, random_m3
 from langchain_huggingface import HuggingFaceEmbeddings
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from options import add_results, positive
 from rich.console import Console
 
 from bge_integrations import load_embedder
@@ -150,15 +151,16 @@ def dense_and_sparse(count: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=64, help="texts of each bulk call")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=positive, default=64, help="texts of each bulk call")
+    parser.add_argument("--rounds", type=positive, default=3)
+    add_results(parser, RESULTS)
     arguments = parser.parse_args()
     results = {
         "event_loop": event_loop(arguments.texts),
         "memory": memory(),
-        "dense_and_sparse": dense_and_sparse(arguments.texts // 2, arguments.rounds),
+        "dense_and_sparse": dense_and_sparse(max(1, arguments.texts // 2), arguments.rounds),
     }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    arguments.results.write_text(json.dumps(results, indent=2) + "\n")
     Console().print_json(data=results)
 
 

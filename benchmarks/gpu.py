@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from checkpoints import CHECKPOINTS, random_embedder, random_m3
 from numpy.typing import NDArray
+from options import add_results
 
 from bge_integrations import Embedder, load_embedder
 from bge_integrations.models import graphs
@@ -159,8 +160,11 @@ def describe(device: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny amounts, to try the script")
+    parser.add_argument("--quick", action="store_true", help="tiny amounts, to try the script; nothing is written")
+    add_results(parser, RESULTS)
     options = parser.parse_args(arguments)
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device here; --device cpu --quick tries the script without one")
     sizes = Sizes(("small", "base", "large", "m3"), 4096, 4096, 24, 8192, 200)
     if options.quick:
         sizes = Sizes(("small",), 4, 16, 4, 512, 10)
@@ -173,11 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found["512 tokens"] = throughput(folder, device, sizes.texts, limit)
         found["mixed lengths"] = beside_sentence_transformers(folder, device, sizes.long_texts)
         found["lone query"] = lone_query(folder, device, sizes.queries)
-        with patch.object(graphs, "SIZES", ()):
-            found["lone query without CUDA graphs"] = lone_query(folder, device, sizes.queries)
+        if device != "cpu":
+            with patch.object(graphs, "SIZES", ()):
+                found["lone query without CUDA graphs"] = lone_query(folder, device, sizes.queries)
         print(model, json.dumps(found, indent=1), flush=True)
     if not options.quick:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        options.results.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

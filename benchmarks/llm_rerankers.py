@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from checkpoints import CHECKPOINTS, passages, questions
+from options import add_results, positive
 from safetensors.torch import save_file
 from timing import alternate, machine
 
@@ -157,8 +158,9 @@ def stopping_early(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--passages", type=int, default=32)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--passages", type=positive, default=32)
+    add_results(parser, RESULTS)
     options = parser.parse_args()
     pairs = [(questions(1)[0], text) for text in passages(options.passages)]
     half = _LAYERS // 2
@@ -181,8 +183,8 @@ def main() -> None:
             },
         ),
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(RESULTS.read_text())
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    print(options.results.read_text())
 
 
 if __name__ == "__main__":

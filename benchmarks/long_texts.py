@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import CHECKPOINTS, long_passages, random_m3
+from options import add_results, positive
 from timing import machine
 from workloads import memory_mb
 
@@ -24,8 +25,10 @@ RESULTS = Path(__file__).parent / "long_texts.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--longest", type=int, default=8192, help="tokens of the longest text")
-    longest = parser.parse_args().longest
+    parser.add_argument("--longest", type=positive, default=8192, help="tokens of the longest text; takes 2 minutes")
+    add_results(parser, RESULTS)
+    options = parser.parse_args()
+    longest = options.longest
     folder = random_m3(CHECKPOINTS)
     results: dict[str, Any] = {"machine": machine(), "weights, MB": round(_weights_mb(folder)), "texts": []}
     with load_embedder(str(folder), device="cpu", max_length=longest) as embedder:
@@ -42,7 +45,7 @@ def main() -> None:
             }
             results["texts"].append(row)
             print(row, flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _weights_mb(folder: Path) -> float:

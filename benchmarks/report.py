@@ -208,6 +208,7 @@ def main() -> None:
     _, after = rest.split(_END)
     PAGE.write_text(f"{before}{_BEGIN}\n{markdown(results)}\n{_END}{after}", "utf-8")
     plot(results, PLOT)
+    print(f"written: {PAGE}, {PLOT}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import report
 from checkpoints import CHECKPOINTS, questions, random_embedder, random_m3, random_reranker, varied_passages
+from options import add_results, positive
 from peers import OURS, OWN_CEILINGS, PEERS
 from rich.console import Console
 from timing import gemm_gflops, machine, ratio
@@ -274,20 +275,20 @@ def chosen(kind: str, known: dict[str, Any], text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__.splitlines()[0]} Everything with 15 peers takes an hour or more on 2 cores."
+    )
     parser.add_argument("--workloads", default="all", help=f"some of: {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", default="all", help=f"some of: {', '.join(PEERS)} (ours is always measured)")
-    parser.add_argument("--rounds", type=int, default=5, help="at most so many of each workload")
+    parser.add_argument("--rounds", type=positive, default=5, help="at most so many of each workload")
     parser.add_argument("--seconds", type=float, default=45, help="no further round of a workload begins after that")
-    parser.add_argument("--passages", type=int, default=256, help="of the bulk workload of bge-small's size")
-    parser.add_argument("--queries", type=int, default=256, help="of one round of threads or tasks")
-    parser.add_argument("--longest", type=int, default=8192, help="tokens of the longest of the mixed texts")
-    parser.add_argument(
-        "--results", type=Path, default=report.RESULTS, help="where to write them; elsewhere, the page stays as it is"
-    )
+    parser.add_argument("--passages", type=positive, default=256, help="of the bulk workload of bge-small's size")
+    parser.add_argument("--queries", type=positive, default=256, help="of one round of threads or tasks")
+    parser.add_argument("--longest", type=positive, default=8192, help="tokens of the longest of the mixed texts")
+    add_results(parser, report.RESULTS, otherwise="; with another, the page stays as it is")
     options = parser.parse_args()
-    if min(options.rounds, options.passages, options.queries, options.longest) < 1:
-        parser.error("--rounds, --passages, --queries and --longest are at least 1")
+    if options.results == report.RESULTS.resolve() and (options.workloads, options.peers) != ("all", "all"):
+        parser.error("the page has all workloads and peers; add --results FILE to measure some of them")
     workloads = chosen("workload", WORKLOADS, options.workloads)
     peers = [OURS, *(name for name in chosen("peer", PEERS, options.peers) if name != OURS)]
     console = Console()
@@ -327,9 +328,8 @@ def main() -> None:
     ceiling = {name: max(best, ceiling[name]) for name, best in gemm_gflops().items()}
     results["roofline"] = roofline(given, results["workloads"], ceiling)
     options.results.write_text(json.dumps(results, indent=1) + "\n")
-    if options.results == report.RESULTS:
+    if options.results == report.RESULTS.resolve():
         report.main()
-        console.print(f"written: {report.RESULTS}, {report.PAGE}, {report.PLOT}")
     else:
         print(report.markdown(results))
     console.print(f"{time.monotonic() - begin:.0f} s; what the peers printed: {log}")

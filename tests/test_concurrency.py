@@ -138,13 +138,14 @@ class FaultyLane:
 
     def __init__(self):
         self.batches, self.finished = [], []
+        self.layers = 3
         self.gate = threading.Event()
 
     def run(self, sequences, between_layers):
         self.gate.wait(10)
         firsts = [int(sequence.ids[0]) for sequence in sequences]
         self.batches.append(firsts)
-        for _ in range(2):
+        for _ in range(self.layers - 1):
             between_layers()
         self.finished.append(firsts)
         if self.BROKEN in firsts:
@@ -271,9 +272,69 @@ def test_urgent_work_passes_ahead_and_bulk_work_does_not_starve(scheduler):
     assert list(chain(*lane.finished)) == [0, 1, 2, 100, 3, 4, 5, 101, 6, 7, 8, 102, 9, 10, 11, 103, 12]
 
 
+def test_a_deep_model_gets_on_with_its_bulk_batch_while_large_urgent_ones_wait(scheduler):
+    lane = FaultyLane()
+    lane.layers = 24
+    holder = submit(scheduler, lane, 0)
+    time.sleep(0.05)
+    calls = [submit(scheduler, lane, 100, length=40, urgent=False)]
+    calls += [submit(scheduler, lane, i, length=40) for i in range(1, 31)]
+    lane.gate.set()
+    for call in [holder, *calls]:
+        call.future.result(10)
+    order = list(chain(*lane.finished))
+    assert 1 <= order.index(100) <= 6  # about two thirds of the work go to urgent ones, not 24 parts of 25
+
+
+def test_calls_in_a_lane_take_turns(scheduler):
+    lane = FaultyLane()
+    holder = submit(scheduler, lane, 0)
+    time.sleep(0.05)
+    long = submit(scheduler, lane, *range(100, 120), length=40, urgent=False)
+    short = submit(scheduler, lane, 1, 2, length=40, urgent=False)
+    lane.gate.set()
+    for call in (holder, long, short):
+        call.future.result(10)
+    assert list(chain(*lane.batches))[:6] == [0, 100, 1, 101, 2, 102]
+
+
+def test_an_urgent_batch_that_does_not_fit_beside_a_bulk_one_waits_for_its_end(scheduler):
+    lane, depth = FaultyLane(), [0]
+    whole = lane.run
+
+    def run(sequences, between_layers):
+        depth[0] += 1
+        try:
+            if depth[0] > 1:
+                raise OutOfMemoryError("there is room for one batch")
+            return whole(sequences, between_layers)
+        finally:
+            depth[0] -= 1
+
+    lane.run = run
+    bulk = submit(scheduler, lane, *range(100, 103), length=40, urgent=False)
+    time.sleep(0.05)
+    urgent = [submit(scheduler, lane, i) for i in range(1, 6)]
+    lane.gate.set()
+    assert bulk.future.result(10) == [100, 101, 102]
+    assert [call.future.result(10) for call in urgent] == [[i] for i in range(1, 6)]
+    assert lane.finished[:2] == [[100], [1, 2, 3, 4, 5]]
+
+
+async def test_long_async_calls_leave_the_applications_threads_alone(base):
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    texts = [f"{i} of many texts" for i in range(9000)]
+    bulk = asyncio.create_task(base.aencode(texts))
+    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(int, "1") == 1
+    await base.aencode(["a word " * 700], on_truncate="ignore")  # too many characters for the event loop
+    assert not bulk.done()
+    bulk.cancel()
+
+
 def test_an_urgent_batch_that_fails_between_layers_harms_no_bulk(scheduler):
     lane = FaultyLane()
-    bulk = submit(scheduler, lane, 100, urgent=False)
+    bulk = submit(scheduler, lane, 100, length=40, urgent=False)
     time.sleep(0.05)
     broken, good = submit(scheduler, lane, FaultyLane.BROKEN, length=64), submit(scheduler, lane, 1)
     lane.gate.set()

@@ -195,7 +195,7 @@ class Embedder(Loaded):
             InvalidInputError: There is no such kind.
         """
         instructions = {"query": self.query_instruction, "passage": self.passage_instruction, None: ""}
-        if kind not in instructions:
+        if not isinstance(kind, str | None) or kind not in instructions:
             raise InvalidInputError(f"kind={kind!r} is none of 'query', 'passage', None")
         return instructions[kind]
 

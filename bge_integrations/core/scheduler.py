@@ -48,6 +48,46 @@ class _AbandonedError(Exception):
     """Nobody waits for this batch any more."""
 
 
+class _Queue:
+    """The texts that wait: for each lane, portions of calls. Lanes take turns, and in a lane the portions do."""
+
+    def __init__(self) -> None:
+        self._portions: dict[Lane, deque[deque[Item]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._portions)
+
+    def add(self, lane: Lane, items: list[Item]) -> None:
+        self._portions.setdefault(lane, deque()).append(deque(items))
+
+    def give_back(self, lane: Lane, items: list[Item]) -> None:
+        """Ahead of what waits in that lane."""
+        self._portions.setdefault(lane, deque()).appendleft(deque(items))
+
+    def next_batch(self) -> tuple[Lane, list[Item]]:
+        lane = next(iter(self._portions))
+        portions = self._portions.pop(lane)
+        items: list[Item] = []
+        room = lane.token_budget
+        while portions:
+            portion, before = portions.popleft(), len(items)
+            while portion and (not items or len(portion[0].sequence) <= room):
+                items.append(portion.popleft())
+                room -= len(items[-1].sequence)
+            if portion:
+                (portions.appendleft if len(items) == before else portions.append)(portion)
+                break
+        if portions:
+            self._portions[lane] = portions
+        return lane, items
+
+    def empty(self) -> list[Item]:
+        """All that waited."""
+        found = [item for portions in self._portions.values() for portion in portions for item in portion]
+        self._portions.clear()
+        return found
+
+
 class Scheduler:
     """The queue and the worker of one device."""
 
@@ -57,8 +97,7 @@ class Scheduler:
     def start_afresh(self) -> None:
         """Forget everything, as a forked child must: its parent's worker does not exist in it."""
         self._changed = threading.Condition()
-        self._urgent: dict[Lane, deque[Item]] = {}
-        self._bulk: dict[Lane, deque[Item]] = {}
+        self._urgent, self._bulk = _Queue(), _Queue()
         self._was_urgent = False
         self._worker: threading.Thread | None = None
         self._stopped = False
@@ -72,17 +111,14 @@ class Scheduler:
                 worker = threading.Thread(target=self._work, name="bge-scheduler", daemon=True)
                 worker.start()  # may fail, then nothing is queued
                 self._worker = worker
-            queue = self._urgent if urgent else self._bulk
-            queue.setdefault(lane, deque()).extend(items)
+            (self._urgent if urgent else self._bulk).add(lane, items)
             self._changed.notify()
 
     def stop(self) -> None:
         """Finish the batch at hand, fail what still waits, and end the worker."""
         with self._changed:
             self._stopped = True
-            waiting = [item for queue in (self._urgent, self._bulk) for items in queue.values() for item in items]
-            self._urgent.clear()
-            self._bulk.clear()
+            waiting = self._urgent.empty() + self._bulk.empty()
             self._changed.notify()
         for item in waiting:
             item.call.fail(ClosedError("the interpreter shut down before this text was computed"))
@@ -97,38 +133,62 @@ class Scheduler:
                     return
                 # waiting bulk texts get their turn after each urgent batch, and let others pass between their layers
                 self._was_urgent = bool(self._urgent) and not (self._bulk and self._was_urgent)
-                lane, items = _next_batch(self._urgent if self._was_urgent else self._bulk)
-            _compute(lane, items, _go_on if self._was_urgent else self._let_urgent_pass)
+                lane, items = (self._urgent if self._was_urgent else self._bulk).next_batch()
+            _compute(lane, items, _go_on if self._was_urgent else self._passing(_tokens(items)))
             del lane, items  # an idle worker must not keep weights or results alive
 
-    def _let_urgent_pass(self) -> None:
-        """Compute one batch of the urgent texts that wait, if any do; bulk texts get on by a layer for each."""
-        with self._changed:
-            if not self._urgent:
+    def _passing(self, tokens: int) -> Callable[[], None]:
+        """What lets a batch of the urgent texts that wait pass between two layers of one bulk batch of so many tokens.
+
+        They get two thirds of the work at most, in tokens times layers, and wait for the bulk batch's end where both
+        don't fit in memory.
+        """
+        done = passed = 0
+        both_fit = True
+
+        def give_back(lane: Lane, items: list[Item]) -> None:
+            nonlocal both_fit
+            both_fit = False
+            with self._changed:
+                self._urgent.give_back(lane, items)
+
+        def let_pass() -> None:
+            nonlocal done
+            done += tokens
+            if not both_fit or passed > 2 * done:
                 return
-            lane, items = _next_batch(self._urgent)
-        _compute(lane, items, _go_on)
+            with self._changed:
+                if not self._urgent:
+                    return
+                lane, items = self._urgent.next_batch()
+            passing = _tokens(items)
+
+            def count() -> None:
+                nonlocal passed
+                passed += passing
+
+            _compute(lane, items, count, give_back)
+
+        return let_pass
 
 
-def _next_batch(queue: dict[Lane, deque[Item]]) -> tuple[Lane, list[Item]]:
-    lane = next(iter(queue))
-    waiting = queue.pop(lane)
-    items = [waiting.popleft()]
-    tokens = len(items[0].sequence)
-    while waiting and tokens + len(waiting[0].sequence) <= lane.token_budget:
-        items.append(waiting.popleft())
-        tokens += len(items[-1].sequence)
-    if waiting:
-        queue[lane] = waiting  # behind the other lanes, so that models take turns
-    return lane, items
+def _tokens(items: list[Item]) -> int:
+    return sum(len(item.sequence) for item in items)
 
 
 def _go_on() -> None:
     """Nothing passes ahead of an urgent batch."""
 
 
-def _compute(lane: Lane, items: list[Item], let_pass: Callable[[], None]) -> None:
-    """Run a batch and tell its calls. Out of memory: both halves on their own; any other failure: to all in it."""
+def _compute(
+    lane: Lane,
+    items: list[Item],
+    let_pass: Callable[[], None],
+    give_back: Callable[[Lane, list[Item]], None] | None = None,
+) -> None:
+    """Run a batch and tell its calls. Any failure goes to all in it; but out of memory, it is given back, or both
+    halves are computed on their own.
+    """
     items = [item for item in items if not item.call.is_over]
     if not items:
         return
@@ -147,6 +207,9 @@ def _compute(lane: Lane, items: list[Item], let_pass: Callable[[], None]) -> Non
                 item.call.deliver(item.index, result)
         return
     except OutOfMemoryError as error:
+        if give_back is not None:
+            give_back(lane, items)
+            return
         if len(items) == 1:
             length = len(items[0].sequence)
             alone = f"one text of {length} tokens does not fit in memory alone; use a smaller max_length ({error})"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -170,7 +172,7 @@ class Session:
             if characters <= _INLINE_CHARACTERS and len(work.inputs) <= _CHUNK:
                 truncated = self._feed(call, work)
             else:
-                truncated = await asyncio.to_thread(self._feed, call, work)
+                truncated = await _in_a_thread(self._feed, call, work)
             _tell_of_cuts(truncated, work)
             return await asyncio.wrap_future(call.future)
         except BaseException:
@@ -229,6 +231,23 @@ class Session:
         return truncated
 
 
+async def _in_a_thread(feed: Callable[[Call, Work[T]], int], call: Call, work: Work[T]) -> int:
+    """Its result. The thread is the call's own: the few of `asyncio.to_thread` are the application's too, and a long
+    call waits in it until all its texts are queued.
+    """
+    fed: Future[int] = Future()
+
+    def run() -> None:
+        fed.set_running_or_notify_cancel()
+        try:
+            fed.set_result(feed(call, work))
+        except BaseException as error:
+            fed.set_exception(error)
+
+    threading.Thread(target=run, name="bge-feed").start()
+    return await asyncio.wrap_future(fed)
+
+
 def _tell_of_cuts(truncated: int, work: Work[T]) -> None:
     if truncated and work.on_truncate == "warn":
         warnings.warn(
@@ -242,7 +261,7 @@ def _tell_of_cuts(truncated: int, work: Work[T]) -> None:
 def _frames_of_this_package() -> int:
     """The `stacklevel` with which a warning of the caller's names the line that called into this package."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("bge_integrations"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "bge_integrations":
         level, frame = level + 1, frame.f_back
     return level
 
