@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -609,3 +610,26 @@ def test_the_core_loads_no_framework():
         "print(sorted({'transformers', 'langchain_core', 'llama_index', 'chromadb'} & set(sys.modules)))"
     )
     assert done.stdout == "[]\n"
+
+
+def test_an_interpreter_that_is_interrupted_while_it_loads_ends_as_asked():
+    code = """
+import os, signal, threading, time, torch
+from bge_integrations import load_embedder
+from bge_integrations.core import residency
+
+load_model = residency.load_model
+
+def slowly(*arguments):
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        torch.randn(600, 600) @ torch.randn(600, 600)
+    return load_model(*arguments)
+
+residency.load_model = slowly
+threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+load_embedder("pocket")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")

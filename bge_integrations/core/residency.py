@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Tokens of a batch, by the type of device.
 TOKEN_BUDGETS = {"cpu": 1024, "cuda": 65536}
+#: So long an interpreter that ends waits for a model that is being loaded.
+_EXIT_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class Resident:
             if self._model is None:
                 loading: Future[Model] = Future()
                 arguments = key.folder, key.family, key.device, key.dtype, key.layers
-                threading.Thread(target=_load, args=(loading, *arguments), name="bge-load", daemon=True).start()
+                loader = threading.Thread(target=_load, args=(loading, *arguments), name="bge-load", daemon=True)
+                loader.start()
+                _loaders.add(loader)
                 model = loading.result()
                 self.weights_digest = weights_digest(key.folder)  # now, because the files may be exchanged later
                 self._model = model
@@ -107,8 +113,16 @@ def _load(loading: Future[Model], *arguments: Any) -> None:
 
 
 _residents: dict[ModelKey, Resident] = {}
+_loaders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 #: Reentrant, because a garbage collection inside it can release another resident.
 _lock = threading.RLock()
+
+
+@atexit.register
+def _let_loaders_end() -> None:
+    """An interpreter that ends while a thread is in torch's code is aborted; a large model is not waited for."""
+    for loader in list(_loaders):
+        loader.join(_EXIT_SECONDS)
 
 
 def lease(key: ModelKey) -> Resident:
