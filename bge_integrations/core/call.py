@@ -1,10 +1,21 @@
-"""One call of `encode` or `score` on its way: its results as they come in."""
+"""One call of `encode` or `score` on its way: its results as they come in, from other threads."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def settle(future: Future[T], work: Callable[..., T], *arguments: Any) -> None:
+    """Call `work`, and give its result or its error to the future; what a thread of its own runs."""
+    try:
+        future.set_result(work(*arguments))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class Call:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from bge_integrations.core.batch import PackedBatch
+from bge_integrations.core.call import settle
 from bge_integrations.errors import ClosedError, NonFiniteError, OutOfMemoryError
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
 from bge_integrations.models.kernels import memory_errors
@@ -82,7 +83,9 @@ class Resident:
             if self._model is None:
                 loading: Future[Model] = Future()
                 arguments = key.folder, key.family, key.device, key.dtype, key.layers
-                loader = threading.Thread(target=_load, args=(loading, *arguments), name="bge-load", daemon=True)
+                loader = threading.Thread(
+                    target=settle, args=(loading, load_model, *arguments), name="bge-load", daemon=True
+                )
                 loader.start()
                 _loaders.add(loader)
                 model = loading.result()
@@ -103,13 +106,6 @@ class Resident:
             if self.holders == 0:
                 _residents.pop(self.key, None)
                 self._model = None
-
-
-def _load(loading: Future[Model], *arguments: Any) -> None:
-    try:
-        loading.set_result(load_model(*arguments))
-    except BaseException as error:
-        loading.set_exception(error)
 
 
 _residents: dict[ModelKey, Resident] = {}

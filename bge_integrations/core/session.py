@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
 
 import torch
 
-from bge_integrations.core.call import Call
+from bge_integrations.core.call import Call, settle
 from bge_integrations.core.progress import progress_bar
 from bge_integrations.core.residency import ModelKey, ModelLane, Resident, lease
 from bge_integrations.core.scheduler import Item, scheduler_of
@@ -236,15 +236,8 @@ async def _in_a_thread(feed: Callable[[Call, Work[T]], int], call: Call, work: W
     call waits in it until all its texts are queued.
     """
     fed: Future[int] = Future()
-
-    def run() -> None:
-        fed.set_running_or_notify_cancel()
-        try:
-            fed.set_result(feed(call, work))
-        except BaseException as error:
-            fed.set_exception(error)
-
-    threading.Thread(target=run, name="bge-feed").start()
+    fed.set_running_or_notify_cancel()  # from now on a cancelled task can't take it away from the thread
+    threading.Thread(target=settle, args=(fed, feed, call, work), name="bge-feed").start()
     return await asyncio.wrap_future(fed)
 
 
