@@ -30,8 +30,9 @@ demo: $(READY)
 
 test: lint pytest
 
+# Two at a time, since most tests wait for an import; the tests of a file stay together and share what they load.
 pytest: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The same tests with the oldest versions that are supported, in an environment of their own.
 test-oldest:
