@@ -407,6 +407,8 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
             "belongs to the embedders; embedding models are for `bge index` and `bge embed`",
         ),
         (["search", "q", "--index", "made", "--device", "cuda:99"], "--device 'cuda:99'"),
+        (["search", "q", "--index", "made", *["--device", "cpu"] * 2], "several devices must be CUDA devices"),
+        (["search", "q", "--index", "made", "--device", ""], "--device is empty"),
         (["ask", " ", "--index", "made"], "the question is empty"),
         (["ask", "q", "--index", "made", "--rerank", "nowhere/at/all"], "there is no folder nowhere/at/all"),
         (["rerank", "q", "nowhere.txt", "--model", "pocket"], "nowhere.txt: No such file or directory"),

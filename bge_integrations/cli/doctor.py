@@ -42,17 +42,17 @@ def doctor(
 
     from bge_integrations.core.session import place
 
-    (chosen,), number_type = place(device, dtype)
+    devices, number_type = place(device, dtype)
     test, passed = _test(device, dtype)
     found = {
         "bge_integrations": __version__,
         "python": f"{platform.python_version()}, {platform.platform()}",
         **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "huggingface_hub")},
-        "device": f"{chosen}: {_device_reason(device, chosen)}",
-        "dtype": f"{str(number_type).removeprefix('torch.')}: {_dtype_reason(dtype, chosen)}",
+        "device": f"{', '.join(map(str, devices))}: {_device_reason(device, devices[0])}",
+        "dtype": f"{str(number_type).removeprefix('torch.')}: {_dtype_reason(dtype, devices[0])}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; OMP_NUM_THREADS sets another number",
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "memory": _memory(chosen),
+        "memory": _memory(devices),
         "cache": _cache(),
         **({"hub": _hub()} if online else {}),
         "test": test,
@@ -66,7 +66,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _device_reason(asked: str | None, chosen: torch.device) -> str:
+def _device_reason(asked: list[str] | None, chosen: torch.device) -> str:
     import torch
 
     if asked is not None:
@@ -82,15 +82,16 @@ def _dtype_reason(asked: str | None, device: torch.device) -> str:
     return f"the default on {'CUDA' if device.type == 'cuda' else 'the CPU'}"
 
 
-def _memory(device: torch.device) -> str:
+def _memory(devices: list[torch.device]) -> str:
     import torch
 
     sizes = []
     if hasattr(os, "sysconf"):
         sizes.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB")
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        sizes.append(f"{device}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    for device in devices:
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            sizes.append(f"{device}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     return ", ".join(sizes) or "unknown"
 
 
@@ -112,7 +113,7 @@ def _hub() -> str:
     return "reachable"
 
 
-def _test(device: str | None, dtype: str | None) -> tuple[str, bool]:
+def _test(device: list[str] | None, dtype: str | None) -> tuple[str, bool]:
     """Whether both pocket models load and find the right one of two passages."""
     from bge_integrations.core.embedder import load_embedder
     from bge_integrations.core.reranker import load_reranker

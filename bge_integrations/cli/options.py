@@ -20,7 +20,13 @@ def _kept(index: str) -> str:
 Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.", callback=_kept)]
 Embedder = Annotated[str, typer.Option("--model", help=f"Embedding model. {_MODEL}.")]
 Reranker = Annotated[str, typer.Option("--model", help=f"Reranker. {_MODEL}.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Without it, CUDA where there is one.")]
+Device = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1; again for each of several CUDA devices. Without it, CUDA where there is one.",
+        callback=lambda given: given or None,
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16, float16, int8. Without it, bfloat16 on CUDA and float32 on the CPU."),
