@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bge_integrations import Embedder
-from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
+from bge_integrations.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

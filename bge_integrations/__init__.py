@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder, load_embedder
-    from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
     from bge_integrations.core.reranker import Reranker, load_reranker
+    from bge_integrations.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
 
 __version__ = "0.1.0"
 
@@ -18,10 +18,10 @@ _HOME = {
     "load_embedder": "bge_integrations.core.embedder",
     "Reranker": "bge_integrations.core.reranker",
     "load_reranker": "bge_integrations.core.reranker",
-    "Embeddings": "bge_integrations.core.outputs",
-    "MultiVectors": "bge_integrations.core.outputs",
-    "SparseVector": "bge_integrations.core.outputs",
-    "SparseVectors": "bge_integrations.core.outputs",
+    "Embeddings": "bge_integrations.outputs",
+    "MultiVectors": "bge_integrations.outputs",
+    "SparseVector": "bge_integrations.outputs",
+    "SparseVectors": "bge_integrations.outputs",
 }
 
 __all__ = [

@@ -22,11 +22,11 @@ except ImportError as error:
     raise ImportError("bge_integrations.mteb needs MTEB: pip install 'mteb>=2.16'") from error
 
 from bge_integrations import catalog
-from bge_integrations.core.checks import check_on_truncate
-from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
-from bge_integrations.core.progress import progress_bar
+from bge_integrations.checks import check_on_truncate
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET
+from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
+from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import (
     REPRESENTATIONS,
     Mode,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.checks import check_whole_number
+from bge_integrations.checks import check_whole_number
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.extras import import_library
 

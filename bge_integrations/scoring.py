@@ -16,7 +16,7 @@ from bge_integrations.errors import InvalidInputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
+    from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 
 Id = TypeVar("Id", bound=Hashable)
 

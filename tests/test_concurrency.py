@@ -22,7 +22,6 @@ from conftest import BASE, M3, RERANKER, assert_close
 from packaging.version import Version
 
 from bge_integrations import load_embedder, load_reranker
-from bge_integrations.core.batch import TokenSequence
 from bge_integrations.core.call import Call
 from bge_integrations.core.residency import ModelLane, resident_models
 from bge_integrations.core.scheduler import Item, Scheduler
@@ -33,6 +32,7 @@ from bge_integrations.errors import (
     NonFiniteError,
     OutOfMemoryError,
 )
+from bge_integrations.models.batch import TokenSequence
 
 THREADS = 64
 

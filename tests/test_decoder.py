@@ -15,7 +15,6 @@ from conftest import CHECKPOINTS, assert_close
 from transformers import AutoTokenizer
 
 from bge_integrations import load_embedder, load_reranker
-from bge_integrations.core.batch import PackedBatch, TokenSequence
 from bge_integrations.errors import (
     CheckpointError,
     InvalidInputError,
@@ -24,6 +23,7 @@ from bge_integrations.errors import (
     TruncationWarning,
 )
 from bge_integrations.models import memory
+from bge_integrations.models.batch import PackedBatch, TokenSequence
 
 TOKENIZER = CHECKPOINTS / "bge-en-icl"
 SIZES = {

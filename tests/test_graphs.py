@@ -8,7 +8,7 @@ import torch
 from conftest import BASE
 
 from bge_integrations import load_embedder
-from bge_integrations.core.batch import PackedBatch, TokenSequence
+from bge_integrations.models.batch import PackedBatch, TokenSequence
 from bge_integrations.models.graphs import FixedBatch, GraphedEncoder
 
 CPU = torch.device("cpu")

@@ -17,7 +17,6 @@ from conftest import BASE, M3
 from packaging.version import Version
 from qdrant_client import QdrantClient
 
-from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import (
     ClosedError,
     IndexFormatError,
@@ -34,6 +33,7 @@ from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.index.records import Record, point_of
+from bge_integrations.outputs import SparseVector
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
 PARTS = ("dense", "sparse", "multi_vector")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bge_integrations.cli.partial import Columns, Writer
     from bge_integrations.cli.rows import Chunk, Rows
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.core.outputs import Embeddings
+    from bge_integrations.outputs import Embeddings
 
 _SUFFIXES = (".jsonl", ".parquet")
 #: Rows that are encoded and written at a time; multi-vectors of a row take megabytes.
@@ -137,7 +137,7 @@ def _writer(
 
 def _left(rows: Rows, size: int, done: int, total: int | None, shown: bool) -> Iterator[Chunk]:
     """The chunks after the first `done` rows."""
-    from bge_integrations.core.progress import progress_bar
+    from bge_integrations.progress import progress_bar
 
     read = 0
     with progress_bar(None if total is None else total - done, "row", shown) as bar:

@@ -46,8 +46,8 @@ def index(
     Passages that have not changed cost no model run; those of files that changed or vanished are removed. The exit
     status is 3 where files could not be read.
     """
-    from bge_integrations.core.progress import progress_bar
     from bge_integrations.index import M3Index
+    from bge_integrations.progress import progress_bar
 
     start = time.perf_counter()
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it can't read is named below

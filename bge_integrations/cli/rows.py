@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from bge_integrations.checks import check_text
 from bge_integrations.cli.lines import read_rows
-from bge_integrations.core.checks import check_text
 from bge_integrations.errors import InvalidInputError
 
 #: Rows as they were read.

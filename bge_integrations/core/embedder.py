@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bge_integrations.core.checks import check_on_truncate, check_text, check_texts, check_whole_number
-from bge_integrations.core.outputs import Embeddings, MultiVectors, SparseVectors
+from bge_integrations.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.prompts import examples_room, tokenize_texts, tokenize_with_examples
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET, locate
 from bge_integrations.models.model import Wanted
 from bge_integrations.models.profile import check_request, embedder_profile
+from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 
 if TYPE_CHECKING:
     import torch
 
     from bge_integrations.catalog import Family, Pooling
-    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.batch import TokenSequence
     from bge_integrations.models.model import TextOutput
     from bge_integrations.models.profile import EmbedderProfile
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bge_integrations.core.checks import check_on_truncate, check_text, check_whole_number
+from bge_integrations.checks import check_on_truncate, check_text, check_whole_number
 from bge_integrations.core.prompts import tokenize_pairs, tokenize_prompted_pairs
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.catalog import Family
-    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.batch import TokenSequence
     from bge_integrations.models.model import TextOutput
     from bge_integrations.models.profile import RerankerProfile
 

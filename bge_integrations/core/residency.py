@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bge_integrations.core.batch import PackedBatch
 from bge_integrations.core.call import settle
 from bge_integrations.errors import ClosedError, NonFiniteError, OutOfMemoryError
+from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
 from bge_integrations.models.kernels import memory_errors
 from bge_integrations.models.loading import Model, load_model
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.batch import TokenSequence
 
 #: Tokens of a batch, by the type of device.
 TOKEN_BUDGETS = {"cpu": 1024, "cuda": 65536}

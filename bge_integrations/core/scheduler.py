@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from bge_integrations.core.batch import TokenSequence
     from bge_integrations.core.call import Call
+    from bge_integrations.models.batch import TokenSequence
 
 
 class Lane(Protocol):

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
 import torch
 
 from bge_integrations.core.call import Call, settle
-from bge_integrations.core.progress import progress_bar
 from bge_integrations.core.residency import ModelKey, ModelLane, Resident, lease
 from bge_integrations.core.scheduler import Item, scheduler_of
 from bge_integrations.errors import ClosedError, InvalidInputError, TextTooLongError, TruncationWarning
+from bge_integrations.progress import progress_bar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.core.batch import TokenSequence
+    from bge_integrations.models.batch import TokenSequence
     from bge_integrations.models.loading import Model
     from bge_integrations.models.model import TextOutput, Wanted
 

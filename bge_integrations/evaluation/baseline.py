@@ -9,11 +9,11 @@ from numbers import Real
 
 import numpy as np
 
-from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.extra import import_extra
 from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.progress import progress_bar
 
 #: Han, kana and hangul, which are written without spaces or with few.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"

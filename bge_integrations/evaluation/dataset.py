@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.core.checks import check_text
+from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 
 _LAYOUT = "a data set is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv"

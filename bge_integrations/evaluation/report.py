@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bge_integrations
-from bge_integrations.core.checks import check_on_truncate
+from bge_integrations.checks import check_on_truncate
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset, check_data

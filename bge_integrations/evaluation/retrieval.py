@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import (
     REPRESENTATIONS,
     Mode,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.measures import (
@@ -23,6 +22,7 @@ from bge_integrations.evaluation.measures import (
 )
 from bge_integrations.evaluation.retrieval import Candidates, find_candidates
 from bge_integrations.evaluation.runs import check_depth
+from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import Mode, Weights
 
 if TYPE_CHECKING:

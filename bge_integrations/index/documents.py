@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.checks import check_text
+from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import can_be_named
 from bge_integrations.index.records import Entry, Record, checked_metadata, derived_id
 
 if TYPE_CHECKING:
-    from bge_integrations.core.outputs import Embeddings
     from bge_integrations.index.engine import FieldKind
+    from bge_integrations.outputs import Embeddings
 
 #: Documents and characters that are encoded and then stored at a time, which bounds the memory of an `add`.
 _CHUNK_DOCUMENTS = 64

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import qdrant_edge as edge
 
-from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import ClosedError, DiskFullError, StorageError
 from bge_integrations.index import optimize_shard
 from bge_integrations.index.files import copy_folder, disk_use, sync
 from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.records import point_of, to_payload
+from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

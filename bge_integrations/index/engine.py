@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bge_integrations.core.outputs import SparseVector
     from bge_integrations.index.filters import Condition
     from bge_integrations.index.folder import Folder
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import Entry, Record
+    from bge_integrations.outputs import SparseVector
     from bge_integrations.scoring import Representation
 
 #: What a metadata key is indexed as, so that filters on it are fast.

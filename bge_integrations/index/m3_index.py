@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bge_integrations.core.checks import check_query, check_texts
+from bge_integrations.checks import check_query, check_texts
 from bge_integrations.core.embedder import Embedder
-from bge_integrations.core.outputs import MultiVectors
-from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import ClosedError, IndexFormatError, IndexNotFoundError, InvalidInputError
 from bge_integrations.index.documents import batches_of, chunks_of, entries_of, field_kind, records_of
 from bge_integrations.index.filters import dated_keys, parse
@@ -31,18 +29,20 @@ from bge_integrations.index.records import (
     point_of,
 )
 from bge_integrations.index.search import Search, find, rank, vectors_of
+from bge_integrations.outputs import MultiVectors
+from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import max_sim
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from qdrant_client import QdrantClient
 
-    from bge_integrations.core.outputs import Embeddings
     from bge_integrations.core.session import OnTruncate
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition, Filter
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
     from bge_integrations.index.search import Fusion, Parts, QueryVectors
+    from bge_integrations.outputs import Embeddings
     from bge_integrations.scoring import Mode, Weights
 
 _PAGE = 256

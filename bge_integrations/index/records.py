@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.checks import check_text
+from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bge_integrations.core.outputs import SparseVector
+    from bge_integrations.outputs import SparseVector
 
 #: Engines take UUIDs only: a document's is made from its id in this namespace.
 _NAMESPACE = uuid.UUID("6f0c1f3a-3c0e-5c5e-9d53-0b1d6f7a4b2e")

@@ -23,9 +23,9 @@ from bge_integrations.scoring import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bge_integrations.core.outputs import Embeddings, SparseVector
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition
+    from bge_integrations.outputs import Embeddings, SparseVector
 
 Fusion = Literal["weighted", "rrf"]
 #: Scores by representation and point.

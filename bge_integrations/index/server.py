@@ -15,11 +15,11 @@ try:
 except ImportError as error:
     raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
 
-from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
 from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.index.records import point_of, to_payload
+from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

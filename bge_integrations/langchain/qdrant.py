@@ -9,9 +9,9 @@ try:
 except ImportError as error:
     raise ImportError("BGESparseEmbeddings needs langchain-qdrant: pip install langchain-qdrant") from error
 
-from bge_integrations.core.outputs import SparseVector as Row
-from bge_integrations.core.outputs import SparseVectors
 from bge_integrations.langchain.sparse import SparseModel
+from bge_integrations.outputs import SparseVector as Row
+from bge_integrations.outputs import SparseVectors
 
 
 class BGESparseEmbeddings(SparseModel, SparseEmbeddings):

@@ -11,7 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.adapter_settings import one_cutoff
-from bge_integrations.core.checks import path_as_text
+from bge_integrations.checks import path_as_text
 from bge_integrations.core.handle import Handle, HoldsModel
 from bge_integrations.core.reranker import Reranker, load_reranker
 from bge_integrations.core.selection import best, check_k, check_score_threshold, check_top_n

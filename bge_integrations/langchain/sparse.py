@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.core.checks import path_as_text
+from bge_integrations.checks import path_as_text
 from bge_integrations.core.halves import SparseHalf, load_sparse
 from bge_integrations.core.handle import Handle, HoldsModel
 

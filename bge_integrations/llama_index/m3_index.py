@@ -31,7 +31,7 @@ from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from pydantic_core import PydanticSerializationError
 
-from bge_integrations.core.checks import check_text
+from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.places import MEMORY

@@ -17,7 +17,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import AfterValidator, AliasChoices, BeforeValidator
 
 from bge_integrations.adapter_settings import one_cutoff
-from bge_integrations.core.checks import path_as_text
+from bge_integrations.checks import path_as_text
 from bge_integrations.core.handle import Handle
 from bge_integrations.core.reranker import Reranker, load_reranker
 from bge_integrations.core.selection import best, check_score_threshold, check_top_n

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from bge_integrations.core.progress import progress_bar
 from bge_integrations.errors import BGEError, CheckpointError, NotSupportedError
 from bge_integrations.models.kernels import (
     Products,
@@ -22,11 +21,12 @@ from bge_integrations.models.kernels import (
     masked_attention,
     masked_attention_of_rows,
 )
+from bge_integrations.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bge_integrations.core.batch import PackedBatch
+    from bge_integrations.models.batch import PackedBatch
     from bge_integrations.models.checkpoint import Weights
 
 #: A model of more bytes than this shows on a terminal how far its reading has come.

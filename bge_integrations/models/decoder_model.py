@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bge_integrations.catalog import Family
-    from bge_integrations.core.batch import PackedBatch
+    from bge_integrations.models.batch import PackedBatch
     from bge_integrations.models.model import Wanted
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from bge_integrations.core.batch import PackedBatch
+    from bge_integrations.models.batch import PackedBatch
     from bge_integrations.models.checkpoint import Weights
 
 

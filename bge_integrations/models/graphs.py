@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bge_integrations.core.batch import PackedBatch
+from bge_integrations.models.batch import PackedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import CheckpointError
 from bge_integrations.models.checkpoint import fitting, read_state
+from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bge_integrations.catalog import Pooling
-    from bge_integrations.core.batch import PackedBatch
+    from bge_integrations.models.batch import PackedBatch
     from bge_integrations.models.checkpoint import Weights
     from bge_integrations.models.encoder import EncoderConfig
 

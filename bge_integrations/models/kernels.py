@@ -18,7 +18,7 @@ from bge_integrations.errors import OutOfMemoryError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bge_integrations.core.batch import PackedBatch, Run
+    from bge_integrations.models.batch import PackedBatch, Run
 
 #: What follows a linear: nothing, GELU, or the addition of a residual.
 Epilogue = Literal["none", "gelu", "add"]

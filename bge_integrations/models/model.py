@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bge_integrations.core.outputs import SparseVector
 from bge_integrations.errors import CheckpointError
 from bge_integrations.models.checkpoint import Weights, read_config
 from bge_integrations.models.encoder import Encoder, EncoderConfig
@@ -16,13 +15,14 @@ from bge_integrations.models.graphs import GraphedEncoder
 from bge_integrations.models.heads import ClassificationHead, M3Heads, pool, pooled_rows, shorten
 from bge_integrations.models.kernels import computed_dtype, memory_errors
 from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from bge_integrations.catalog import Family, Pooling
-    from bge_integrations.core.batch import PackedBatch
+    from bge_integrations.models.batch import PackedBatch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
-from bge_integrations.core.checks import check_text
+from bge_integrations.checks import check_text
 from bge_integrations.errors import (
     CheckpointError,
     InvalidInputError,

@@ -1,4 +1,4 @@
-"""What the core returns: dense rows, sparse rows and multi-vectors, packed."""
+"""What comes out: dense rows, sparse rows and multi-vectors, packed."""
 
 from __future__ import annotations
 
