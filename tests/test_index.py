@@ -8,6 +8,7 @@ import threading
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import Enum
 from functools import reduce
 from importlib.metadata import version
 
@@ -186,6 +187,47 @@ def test_mixed_and_repeated_documents(new_index):
     assert len(index) == 3
     assert index.add(["a", "a", "a"]) == [ids[2]] * 3
     assert len(index) == 3
+
+
+def test_an_id_given_to_another_document_of_the_call(new_index):
+    index = new_index()
+    (made,) = index.add(["b"])
+    for texts, ids in ((["b, edited", "b"], [made, None]), (["b", "b, edited"], [None, made])):
+        with pytest.raises(InvalidInputError, match=f"'{made}' again; give every document an id"):
+            index.add(texts, ids=ids)
+    assert index.add(["b", "b"], ids=[made, None]) == [made, made]
+    assert [entry.text for entry in index] == ["b"]
+
+
+def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
+    """What an earlier call stored counts as on disk for a later one only when it is."""
+    flushed = []
+    with M3Index.open(":memory:", pocket) as index:
+        flush = index._engine.flush
+
+        def failing():
+            raise StorageError("no")
+
+        monkeypatch.setattr(index._engine, "flush", failing)
+        with pytest.raises(StorageError, match="no"):
+            index.add(["one"])
+        monkeypatch.setattr(index._engine, "flush", lambda: flushed.append(flush()))
+        index.add(["one"])
+        assert len(flushed) == 1
+        index.add(["one"])
+        assert len(flushed) == 1
+
+
+def test_a_document_that_is_deleted_during_a_search(pocket):
+    """On a server others can do that between two questions of a search."""
+
+    class Forgetful(QdrantClient):
+        def retrieve(self, *args, **kwargs):
+            return super().retrieve(*args, **kwargs)[1:]
+
+    with M3Index.open(Forgetful(":memory:"), pocket, multi_vectors="recompute") as index:
+        index.add(TEXTS[:3])
+        assert len(index.search(QUERIES[0], k=3)) == 2
 
 
 async def test_async_twins(new_index):
@@ -416,6 +458,18 @@ def test_filters_mean_the_same_everywhere(new_index, request):
     assert {entry.id: entry.metadata for entry in index} == {str(i): m for i, m in enumerate(metadatas)}
 
 
+class Tag(str, Enum):  # noqa: UP042 a StrEnum says its value where this one says its name
+    RED = "red"
+
+
+def test_the_members_of_an_enum_are_their_texts(new_index):
+    index = new_index()
+    index.add(["a", "b"], metadatas=[{"tag": Tag.RED}, {"tag": "blue"}])
+    for filter in ({"tag": Tag.RED}, {"tag": {"$in": [Tag.RED, "green"]}}, {"tag": {"$nin": ["blue"]}}):
+        assert [entry.text for entry in index.scan(filter)] == ["a"], filter
+    assert [entry.text for entry in index.scan({"tag": {"$ne": Tag.RED}})] == ["b"]
+
+
 WRONG_FILTERS = [
     ("year > 2000", "must be a dict"),
     ({}, "empty"),
@@ -448,6 +502,9 @@ WRONG_FILTERS = [
     ({"a[0]": 1}, "in quotes"),
     ({"$or": [{"x": 1}, {"y": {"$gt": []}}]}, r"\$or'\]\[1\]\['y'\]\['\$gt'\]"),
     ({"number": {"$gt": "2020-01-01"}}, "documents have numbers there"),
+    ({"x": "\ud800"}, "lone surrogate"),
+    ({"x": {"$in": ["\ud800"]}}, "lone surrogate"),
+    ({"\ud800": 1}, "lone surrogate"),
 ]
 
 
@@ -531,6 +588,8 @@ def test_places_that_are_none(pocket):
         M3Index.open(QdrantClient(":memory:"), pocket, collection="")
     with pytest.raises(StorageError, match="does not answer"):
         M3Index.open("http://127.0.0.1:9", pocket)
+    with pytest.raises(StorageError, match="does not answer"):
+        M3Index.open(QdrantClient("127.0.0.1", grpc_port=9, prefer_grpc=True, check_compatibility=False), pocket)
     client = QdrantClient(":memory:")
     client.create_collection("theirs", vectors_config={})
     with pytest.raises(IndexFormatError, match="no index of this package"):

@@ -144,6 +144,8 @@ def test_copies_and_mistakes():
         BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
     with pytest.raises(InvalidInputError, match="no sparse and multi-vector"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE)
+    with pytest.raises(InvalidInputError, match="model is given twice"):
+        BGEM3Retriever.from_texts(TEXTS, model=BASE, model_name=M3)
     with pytest.raises(InvalidInputError, match="is one str"):
         retriever.invoke(None)
     with pytest.raises(InvalidInputError, match="weights"):
@@ -156,11 +158,26 @@ def test_copies_and_mistakes():
         retriever.invoke("pandas")
 
 
+def test_the_default_model_of_an_embedding_is_no_other(run_as_user):
+    run_as_user("""
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.langchain import BGEEmbeddings, BGEM3VectorStore
+try:
+    BGEM3VectorStore.from_texts(["a"], BGEEmbeddings())
+except InvalidInputError as error:
+    assert "bge-base-en-v1.5 has no sparse and multi-vector heads" in str(error), error
+else:
+    raise AssertionError("it took bge-m3")
+""")
+
+
 def test_kept_in_a_folder(tmp_path):
     retriever = BGEM3Retriever.from_documents(documents(), path=tmp_path / "index", model=M3)
     found = retriever.invoke(QUERY)
-    with pytest.raises(IndexLockedError, match="open already in this process"):
-        BGEM3Retriever.from_texts([], path=tmp_path / "index", model=M3)
+    (tmp_path / "link").symlink_to(tmp_path / "index")
+    for same in (tmp_path / "index", tmp_path / "link", tmp_path / "link" / ".." / "index"):
+        with pytest.raises(IndexLockedError, match="open already in this process"):
+            BGEM3Retriever.from_texts([], path=same, model=M3)
     retriever.index.close()
     with pytest.raises(WrongModelError):
         BGEM3Retriever.from_texts([], path=tmp_path / "index", model="pocket")

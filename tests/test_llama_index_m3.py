@@ -243,6 +243,29 @@ def test_refreshing(index, encoded):
     assert encoded == []
 
 
+def test_settings_of_a_docstore_are_taken_as_by_other_indexes(index):
+    rome = documents(rome="Rome was not built in a day.")
+    assert index.refresh_ref_docs(rome, update_kwargs={"delete_kwargs": {"delete_from_docstore": True}})[1]
+    index.update_ref_doc(documents()[1], delete_kwargs={"delete_from_docstore": True})
+    assert set(index.ref_doc_info) == {"pandas", "rome", "ranking"}
+    assert "Rome was not built in a day." not in found(index, similarity_top_k=10)
+
+
+def test_a_document_that_nothing_splits_keeps_its_id(tmp_path):
+    class Same(TransformComponent):
+        def __call__(self, nodes, **kwargs):
+            return nodes
+
+    text = "The giant panda eats bamboo."
+    BGEM3Index.from_documents([Document(text=text, id_="panda")], path=tmp_path / "i", model="pocket").close()
+    with BGEM3Index.load(tmp_path / "i", transformations=[Same()]) as index:
+        document = Document(text=text, id_="panda")
+        index.insert(document)
+        assert document.id_ == "panda"
+        assert list(index.ref_doc_info) == ["panda"]
+        assert len(index.m3_index) == 1
+
+
 def test_refreshing_knows_changed_metadata(index, encoded):
     changed = documents()
     changed[0].metadata["year"] = 2021
@@ -338,6 +361,7 @@ def test_persisting_copies_without_encoding(tmp_path, encoded):
             index.persist(tmp_path / "kept")
     with BGEM3Index.load(tmp_path / "kept") as index:
         index.persist(tmp_path / "kept")
+        index.persist(tmp_path / "copy" / ".." / "kept")
         index.persist(tmp_path / "copy")
     with BGEM3Index.load(tmp_path / "copy") as index:
         assert not encoded

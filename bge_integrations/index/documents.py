@@ -42,7 +42,7 @@ def _read_entries(
 ) -> Iterator[Entry]:
     columns = {"texts": texts, "ids": ids, "metadatas": metadatas}
     given = {name: column for name, column in columns.items() if column is not None}
-    seen: set[str] = set()
+    made_of: dict[str, str] = {}
     for i, row in enumerate(zip_longest(*given.values(), fillvalue=_LACKING)):
         values = dict(zip(given, row, strict=True))
         if lacking := [name for name, value in values.items() if value is _LACKING]:
@@ -53,16 +53,18 @@ def _read_entries(
         text, identifier, metadata = values["texts"], values.get("ids"), values.get("metadatas")
         check_text(text, f"texts[{i}]")
         checked = checked_metadata({} if metadata is None else metadata, f"metadatas[{i}]")
-        if identifier is None:
-            yield Entry(derived_id(text, checked), text, checked)
+        made = derived_id(text, checked)
+        if ids is None:
+            yield Entry(made, text, checked)
             continue
+        identifier = made if identifier is None else identifier
         check_text(identifier, f"ids[{i}]")
-        if not identifier or identifier in seen:
+        if not identifier or (identifier in made_of and not identifier == made == made_of[identifier]):
             raise InvalidInputError(
                 f"ids[{i}] is {'empty' if not identifier else repr(identifier) + ' again'}; "
                 "give every document an id of its own"
             )
-        seen.add(identifier)
+        made_of[identifier] = made  # the same document twice, each time without an id, is no mistake
         yield Entry(identifier, text, checked)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 
 Filter = Mapping[str, Any]
@@ -140,6 +141,7 @@ def _one(key: object, value: object, place: str, depth: int) -> Condition:
         raise InvalidInputError(
             f"{place}: {key} is none of $and, $or, $not; operators stand after a key: {{'year': …}}"
         )
+    check_text(key, place)
     path = _path(key, place)
     if not isinstance(value, Mapping):
         return _equals(path, value, place)
@@ -187,7 +189,7 @@ def _operator(path: Path, operator: str, value: object, place: str) -> Condition
 
 def _equals(path: Path, value: object, place: str) -> Condition:
     if isinstance(value, str):
-        return Matches(path, (value,))
+        return Matches(path, (_word(value, place),))
     if isinstance(value, bool):
         return Matches(path, (value,))
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -203,10 +205,16 @@ def _equals(path: Path, value: object, place: str) -> Condition:
 def _one_of(path: Path, values: object, place: str) -> Condition:
     if not isinstance(values, (list, tuple, set, frozenset)):
         raise InvalidInputError(f"{place} must be a list of values, got {values!r:.80}")
-    words = tuple(value for value in values if isinstance(value, str))
+    words = tuple(_word(value, place) for value in values if isinstance(value, str))
     others = [_equals(path, value, place) for value in values if not isinstance(value, str)]
     conditions = ([Matches(path, words)] if words else []) + others
     return conditions[0] if len(conditions) == 1 else AnyOf(tuple(conditions))
+
+
+def _word(value: str, place: str) -> str:
+    """The text itself, of a member of an Enum too."""
+    check_text(value, place)
+    return str.__str__(value)
 
 
 def _between(path: Path, bounds: Mapping[str, object], place: str) -> Condition:

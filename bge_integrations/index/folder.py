@@ -48,7 +48,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str], create: bool = True) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(path).expanduser().resolve()
         if self.path.exists() and not self.path.is_dir():
             raise IndexFormatError(f"{self.path} is a file; pass a folder for the index")
         if self.path.exists() and not self._manifest.exists() and (foreign := self._foreign()):

@@ -89,7 +89,7 @@ class M3Index:
         self._fields = engine.indexed_fields()
         self._finalizer = weakref.finalize(self, _close, owned, os.getpid())
         self._closed = False
-        self._unflushed = 0  # documents
+        self._written = self._flushed = 0  # documents, counted under the lock
 
     @classmethod
     def open(
@@ -410,8 +410,9 @@ class M3Index:
         """Return when all that was written is on disk. `add` and `delete` do so themselves."""
         with self._lock.shared():
             engine = self._open_engine()
-            self._unflushed = 0  # before, so that what others write meanwhile is counted again
+            written = self._written
             engine.flush()
+            self._flushed = written
 
     async def aflush(self) -> None:
         """As `flush`, without blocking the event loop."""
@@ -541,6 +542,7 @@ class M3Index:
         self._index_fields([*plan.new, *plan.relabelled])
         for batch in batches_of(records_of(plan.new, encoded), self._engine.largest_write):
             with self._lock.alone():
+                self._written += len(batch)  # before, since a write that fails may have stored some
                 self._open_engine().write(batch)
         overtaken = []
         if plan.relabelled:
@@ -548,15 +550,15 @@ class M3Index:
                 engine = self._open_engine()
                 stored = engine.fetch([point_of(entry.id) for entry in plan.relabelled], ["text_digest"])
                 same = [e for e in plan.relabelled if stored.get(point_of(e.id)) == {"text_digest": digest(e.text)}]
+                self._written += len(same)
                 engine.write_payloads(same)
             overtaken = [entry for entry in plan.relabelled if entry not in same]
-        self._unflushed += len(plan.new) + len(plan.relabelled)
-        if self._unflushed >= _FLUSHED_DOCUMENTS:
+        if self._written - self._flushed >= _FLUSHED_DOCUMENTS:
             self.flush()
         return overtaken
 
     def _flush_the_rest(self) -> None:
-        if self._unflushed:  # by this call or another one; where it is 0, all of this call is on disk
+        if self._written > self._flushed:  # by this call, or by another that this one passed over
             self.flush()
 
     def _index_fields(self, entries: Iterable[Entry]) -> None:
@@ -638,6 +640,8 @@ def _score_multi_vectors(
     assert passages is not None
     places = {text: i for i, text in enumerate(texts)}
     for answer, query in zip(found, queries.multi_vector, strict=True):
+        for name, by_point in answer.parts.items():  # without those that were deleted meanwhile, on a server
+            answer.parts[name] = {point: score for point, score in by_point.items() if point in answer.payloads}
         rows = [passages[places[payload["text"]]] for payload in answer.payloads.values()]
         width = query.shape[1]
         scores = max_sim(MultiVectors.from_rows([query], width), MultiVectors.from_rows(rows, width))[0]

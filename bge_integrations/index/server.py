@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 try:
+    from grpc import RpcError  # type: ignore[import-untyped]
     from qdrant_client import QdrantClient, models
     from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
 except ImportError as error:
@@ -83,7 +84,7 @@ class Collection:
 
 
 class QdrantEngine:
-    """An `Engine` on a server. A write is split where it would be too large for one request.
+    """An `Engine` on a server. A write is split where it would be too large for one request; a document never is.
 
     Args:
         collection: Where it lies.
@@ -189,7 +190,7 @@ class QdrantEngine:
 def _server_errors(location: str) -> Iterator[None]:
     try:
         yield
-    except ResponseHandlingException as error:
+    except (ResponseHandlingException, RpcError) as error:
         raise StorageError(f"{location} does not answer ({error}); check the address, and that it runs") from error
     except (ApiException, ValueError) as error:
         raise StorageError(f"{location} refused: {error}") from error

@@ -25,6 +25,8 @@ def open_index(
     known = {*_OPEN_SETTINGS, *fields, "model_name"} - {"index"}
     if unknown := sorted(settings.keys() - known):
         raise InvalidInputError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    if {"model", "model_name"} <= settings.keys():
+        raise InvalidInputError("model is given twice, also as model_name; pass one of them")
     if "model_name" in settings:
         settings = {**settings, "model": settings["model_name"]}
         del settings["model_name"]

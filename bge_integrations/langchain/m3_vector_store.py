@@ -354,7 +354,7 @@ def _settings_of(embedding: Embeddings | None) -> dict[str, Any]:
     lost = embedding.model_fields_set - names - {"show_progress"}
     if lost:
         raise InvalidInputError(f"embedding has {', '.join(sorted(lost))}, which this store has not; leave them out")
-    return embedding.model_dump(include=names & embedding.model_fields_set)
+    return embedding.model_dump(include=names & embedding.model_fields_set | {"model"})
 
 
 def _documents(entries: Iterable[Entry]) -> list[Document]:

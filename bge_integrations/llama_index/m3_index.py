@@ -244,7 +244,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         location = self._m3_index.location
         if persist_dir is None and location == MEMORY:
             raise InvalidInputError("the index lives in a temporary folder; say where to keep it: persist(folder)")
-        if persist_dir is None or Path(persist_dir).expanduser().absolute() == Path(location):
+        if persist_dir is None or Path(persist_dir).expanduser().resolve() == Path(location):
             self._m3_index.flush()
         else:
             self._m3_index.copy_to(persist_dir)
@@ -309,25 +309,36 @@ class BGEM3Index(BaseIndex[IndexDict]):
             async with self._areplacing():
                 await self._aput([document], await asyncio.to_thread(self._stored, [document]))
 
-    def update_ref_doc(self, document: Document) -> None:  # type: ignore[override]
-        """The same as `insert`."""
+    def update_ref_doc(  # type: ignore[override]
+        self, document: Document, *, delete_kwargs: object = None, insert_kwargs: object = None
+    ) -> None:
+        """The same as `insert`. What is to be done with a docstore has no meaning, since there is none."""
         with self._callback_manager.as_trace("update_ref_doc"):
             self.insert(document)
 
-    async def aupdate_ref_doc(self, document: Document) -> None:  # type: ignore[override]
-        """The same as `ainsert`."""
+    async def aupdate_ref_doc(  # type: ignore[override]
+        self, document: Document, *, delete_kwargs: object = None, insert_kwargs: object = None
+    ) -> None:
+        """The same as `ainsert`, and as in `update_ref_doc`."""
         with self._callback_manager.as_trace("aupdate_ref_doc"):
             await self.ainsert(document)
 
-    def refresh_ref_docs(self, documents: Sequence[Document]) -> list[bool]:  # type: ignore[override]
-        """Insert the documents that are new, changed, or not there as a whole; tell for each whether it was."""
+    def refresh_ref_docs(  # type: ignore[override]
+        self, documents: Sequence[Document], *, update_kwargs: object = None, insert_kwargs: object = None
+    ) -> list[bool]:
+        """Insert the documents that are new, changed, or not there as a whole; tell for each whether it was.
+
+        What is to be done with a docstore has no meaning, since there is none.
+        """
         with self._callback_manager.as_trace("refresh_ref_docs"), self._replacing:
             stored = self._stored(documents)
             changed = _changed(documents, stored)
             self._put([document for document, new in zip(documents, changed, strict=True) if new], stored)
             return changed
 
-    async def arefresh_ref_docs(self, documents: Sequence[Document]) -> list[bool]:  # type: ignore[override]
+    async def arefresh_ref_docs(  # type: ignore[override]
+        self, documents: Sequence[Document], *, update_kwargs: object = None, insert_kwargs: object = None
+    ) -> list[bool]:
         """As `refresh_ref_docs`, without blocking the event loop."""
         with self._callback_manager.as_trace("arefresh_ref_docs"):
             async with self._areplacing():
@@ -494,7 +505,8 @@ def _changed(documents: Sequence[Document], stored: Mapping[str, _Stored]) -> li
 def _keep_ids(nodes: Sequence[BaseNode], stored: Mapping[str, _Stored]) -> None:
     """Give chunks whose text is there already the ids they have there, so that they cost no model run.
 
-    Parsers make new ids each time. Where they make the same ones (`id_func`), these are left alone.
+    Parsers make new ids each time. Where they make the same ones (`id_func`), these are left alone, and so are those of
+    documents that no transformation has split.
     """
     given = {node.node_id for node in nodes}
     free: dict[tuple[str | None, str], list[str]] = defaultdict(list)
@@ -504,7 +516,7 @@ def _keep_ids(nodes: Sequence[BaseNode], stored: Mapping[str, _Stored]) -> None:
                 free[document_id, text].append(node_id)
     kept: dict[str, str] = {}
     for node in nodes:
-        if ids := free.get((_document_id(node), _text(node))):
+        if not isinstance(node, Document) and (ids := free.get((node.ref_doc_id, _text(node)))):
             kept[node.node_id] = ids.pop()
     for node in nodes:
         node.node_id = kept.get(node.node_id, node.node_id)
