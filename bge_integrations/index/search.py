@@ -146,14 +146,8 @@ def rank(parts: Parts, search: Search) -> list[tuple[str, float]]:
 
 def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
     """The vectors of text i."""
-    vectors: QueryVectors = {}
-    if encoded.dense is not None:
-        vectors["dense"] = encoded.dense[i]
-    if encoded.sparse is not None:
-        vectors["sparse"] = encoded.sparse[i]
-    if encoded.multi_vector is not None:
-        vectors["multi_vector"] = encoded.multi_vector[i]
-    return vectors
+    parts = {name: getattr(encoded, name) for name in REPRESENTATIONS}
+    return {name: part[i] for name, part in parts.items() if part is not None}
 
 
 def _ask(engine: Engine, legs: Sequence[Leg]) -> Parts:

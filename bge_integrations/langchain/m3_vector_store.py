@@ -205,13 +205,13 @@ class BGEM3VectorStore(VectorStore):
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
         """The best k documents; `filter` is on the metadata."""
-        return _documents(self.index.search(query, k, filter=filter, **{**self._search_settings, **settings}))
+        return [document for document, _ in self.similarity_search_with_score(query, k, filter, **settings)]
 
     async def asimilarity_search(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
         """As `similarity_search`, without blocking the event loop."""
-        return _documents(await self.index.asearch(query, k, filter=filter, **{**self._search_settings, **settings}))
+        return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter, **settings)]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any

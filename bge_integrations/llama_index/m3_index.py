@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import signature
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -333,7 +334,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         with self._callback_manager.as_trace("refresh_ref_docs"), self._replacing:
             stored = self._stored(documents)
             changed = _changed(documents, stored)
-            self._put([document for document, new in zip(documents, changed, strict=True) if new], stored)
+            self._put(list(compress(documents, changed)), stored)
             return changed
 
     async def arefresh_ref_docs(  # type: ignore[override]
@@ -344,7 +345,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             async with self._areplacing():
                 stored = await asyncio.to_thread(self._stored, documents)
                 changed = _changed(documents, stored)
-                await self._aput([document for document, new in zip(documents, changed, strict=True) if new], stored)
+                await self._aput(list(compress(documents, changed)), stored)
                 return changed
 
     def delete_nodes(self, node_ids: list[str], delete_from_docstore: bool = False) -> None:  # type: ignore[override]
