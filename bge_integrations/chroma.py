@@ -17,6 +17,7 @@ try:
 except ImportError as error:
     raise ImportError("bge_integrations.chroma needs Chroma: pip install 'chromadb>=1.1'") from error
 
+from bge_integrations.checks import path_as_text
 from bge_integrations.core.embedder import Embedder, TextKind, load_embedder
 from bge_integrations.core.handle import Handle
 from bge_integrations.errors import InvalidInputError, WrongModelError
@@ -81,7 +82,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
     ) -> None:
         self._hold(
             {
-                "model": os.fspath(model_name),
+                "model": path_as_text(model_name),
                 "device": device,
                 "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
                 "max_length": max_length,

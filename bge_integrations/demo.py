@@ -97,7 +97,9 @@ def _demonstrate(options: argparse.Namespace) -> None:
     with _timed(console, "loaded both models"):
         embeddings = BGEEmbeddings(model=options.model)
         reranker = BGEReranker(model=options.reranker, top_n=None)
-    passages = passages_of(folder, options.model, lambda error: console.print(f"left out: {error}", highlight=False))
+    passages = passages_of(
+        folder, options.model, lambda error: console.print(f"left out: {error}", highlight=False, markup=False)
+    )
     with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
         store = _index(console, passages, embeddings, folder_of_store)
         for number, asked in enumerate(questions, start=1):

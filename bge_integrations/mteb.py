@@ -195,7 +195,7 @@ class BGEM3Search:
             "multi_vector": embedder.multi_vector_dimension,
         }
         settings = {"weights": [float(w) for w in weights]} if mode == "hybrid" else {}
-        suffix = "-".join([mode, *(f"{w:g}" for w in settings.get("weights", []))])
+        suffix = "-".join([mode, *(str(w).removesuffix(".0") for w in settings.get("weights", []))])
         self.mteb_model_meta = _embedder_meta(embedder, mode, dimensions.get(mode), suffix, settings)
 
     def index(

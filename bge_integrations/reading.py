@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def find_files(path: Path) -> list[Path]:
     """The readable files below a folder, sorted, without hidden ones; or the one file that `path` is.
 
     Raises:
-        InvalidInputError: There is no such file or folder, or nothing in it can be read.
+        InvalidInputError: There is no such file or folder, a folder in it can't be read, or nothing can.
     """
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
@@ -63,16 +64,22 @@ def find_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InvalidInputError(f"there is no file or folder {path}")
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    files = sorted(file for file in _visible(path) if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise InvalidInputError(f"{path} has no files of the kinds {', '.join(SUFFIXES)}")
     return files
+
+
+def _visible(path: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(path, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise InvalidInputError(
+        f"{error.filename} can't be read ({error.strerror}); make it readable, or move it out of the folder"
+    ) from error
 
 
 def read_passages(
@@ -194,7 +201,10 @@ def _read_html(file: Path) -> tuple[str, dict[int | None, str]]:
     for element in soup(_NOT_CONTENT):
         element.decompose()
     converter = markdownify.MarkdownConverter(heading_style="ATX", strip=["a", "img"])
-    return title, {None: converter.convert_soup(soup.body or soup).strip()}
+    try:
+        return title, {None: converter.convert_soup(soup.body or soup).strip()}
+    except RecursionError as error:
+        raise UnreadableFileError(f"{file} is nested too deeply; save it as text or with fewer levels") from error
 
 
 def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
@@ -202,14 +212,19 @@ def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
     try:
         reader = library.PdfReader(file)
         pages: dict[int | None, str] = {
-            number: page.extract_text().replace("\x00", "") for number, page in enumerate(reader.pages, start=1)
+            number: _valid(page.extract_text()) for number, page in enumerate(reader.pages, start=1)
         }
-        title = (reader.metadata or {}).get("/Title")
+        title = _valid(str((reader.metadata or {}).get("/Title") or ""))
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
     except Exception as error:  # pypdf raises many kinds on damaged and encrypted files
         raise UnreadableFileError(f"{file} is no PDF that can be read ({error}); repair or decrypt it") from error
-    return str(title or "").strip(), pages
+    return title.strip(), pages
+
+
+def _valid(text: str) -> str:
+    """Without what some PDFs' tables of characters make: zeros, and halves of surrogate pairs."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _import(module: str) -> Any:

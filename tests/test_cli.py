@@ -322,7 +322,7 @@ def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
     moved = docs.rename(tmp_path / "moved")
     status, _, err = bge("index", moved, "--index", index)
     assert status == 1
-    record = index / "made_from.txt"
+    record = index / ".made_from"
     assert f"if it is the same folder in a new place, delete {record} and run this again" in err
     record.unlink()
     for _ in range(2):
@@ -519,6 +519,23 @@ def test_embed_from_and_to_a_pipe(bge, pocket):
     assert (status, err) == (0, "")
     assert [row.get("n") for row in lines(out)] == [None, 1]
     np.testing.assert_allclose([row["dense"] for row in lines(out)], pocket.encode(["a", "b"]).dense, atol=1e-6)
+
+
+def test_a_folder_of_others_in_the_way_of_the_rows(bge, tmp_path):
+    thesis = tmp_path / "o.jsonl.partial" / "thesis.txt"
+    write_files(tmp_path, {"o.jsonl.partial/thesis.txt": "mine"})
+    status, _, err = bge("embed", rows_file(tmp_path / "in.jsonl"), tmp_path / "o.jsonl", "--model", "pocket")
+    assert status == 1
+    assert "holds thesis.txt, which is not of this command" in err
+    assert thesis.read_text() == "mine"
+    assert [path.name for path in thesis.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_an_index_inside_its_folder_does_not_index_itself(bge, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, {"a.txt": "Owls hunt at night."})
+    for _ in range(2):
+        assert bge("index", ".", "--index", "idx", "--model", "pocket")[1].startswith("1 files, 1 passages")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

@@ -1,5 +1,7 @@
 """What encode promises: bad input, truncation, duplicates, shapes, options."""
 
+import json
+import shutil
 import warnings
 
 import numpy as np
@@ -333,14 +335,46 @@ def test_a_saved_sentence_transformer_gives_its_own_vectors(tmp_path):
     [
         ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}),
         ("tokenizer_config.json", {"truncation_side": "left"}),
+        ("sentence_bert_config.json", {"do_lower_case": True}),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(tmp_path, file, content):
     prompts = {"prompts": {"query": "ask: "}}
     files = {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean"}}
     folder = finetune(tmp_path, files | {"config_sentence_transformers.json": prompts, file: content})
+    if file != "1_Pooling/config.json":
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
     with pytest.raises(NotSupportedError, match="not supported"):
         load_embedder(folder)
+
+
+def test_an_instruction_that_would_be_pooled_is_refused(tmp_path):
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": pooling})
+    load_embedder(folder).close()
+    with pytest.raises(NotSupportedError, match="pools without the prompt"):
+        load_embedder(folder, query_instruction="ask: ")
+
+
+def test_a_default_prompt_is_for_neither_queries_nor_documents_as_in_sentence_transformers(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    settings = {"prompts": {"retrieval": "find: ", "document": "doc: "}, "default_prompt_name": "retrieval"}
+    files = {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean", "embedding_dimension": 64}}
+    folder = finetune(tmp_path, files | {"config_sentence_transformers.json": settings})
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    with load_embedder(folder) as embedder:
+        for kind, encode in (("query", theirs.encode_query), ("passage", theirs.encode_document)):
+            expected = encode(["what is a panda?"], normalize_embeddings=True)
+            assert_close(embedder.encode(["what is a panda?"], kind=kind).dense, expected)
+
+
+def test_a_folder_called_snapshots_is_not_the_hubs_cache(tmp_path):
+    folder = shutil.copytree(BASE, tmp_path / "snapshots" / "bge-base-en-v1.5")
+    with load_embedder(folder) as embedder:
+        assert embedder.revision is None
+        assert embedder.source == str(folder)
 
 
 def test_length_dimensions_and_casing_of_a_finetune_are_followed(tmp_path):

@@ -71,6 +71,14 @@ def tiny(qrels, documents=("a", "b", "c", "x")):
 # Measures
 
 
+def test_a_baseline_is_measured_without_the_query_itself(pocket):
+    data = Dataset(queries={"q": "pandas"}, documents={"q": "pandas", "d": "giant pandas"}, qrels={"q": {"d": 1}})
+    report = evaluate(data, pocket, modes=["dense"], baseline=Run("ours", {"q": [("q", 2.0), ("d", 1.0)]}))
+    assert [report[name].per_query["MRR@10"] for name in ("ours", "dense")] == [{"q": 1}] * 2
+    with pytest.raises(InvalidInputError, match="'sparse' was not searched for"):
+        find_candidates(data, pocket, modes=["hybrid"]).run("sparse")
+
+
 def test_figures_computed_by_hand():
     data = tiny({"q1": {"a": 2, "b": 1}, "q2": {"a": 1}, "q3": {"c": 1, "x": -1}, "q4": {"x": 0}})
     run = Run("mine", {"q1": [("b", 3), ("x", 2), ("a", 1)], "q3": [("x", 5), ("c", 5)], "unjudged": [("a", 1)]})
@@ -898,6 +906,19 @@ def test_texts_that_are_cut_are_told_of_each_data_set(capsys, tmp_path):
         f"evaluation: {name}: some texts were longer than the model's max_length and were cut"
         for name in ("long", "longer")
     ]
+
+
+def test_a_later_data_set_s_mistake_loses_no_earlier_result(tmp_path, capsys):
+    for name, text in (("good", "giant pandas"), ("bad", "\u00e9")):
+        folder = tmp_path / name
+        (folder / "qrels").mkdir(parents=True)
+        (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d", "text": text}) + "\n")
+        (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "pandas"}) + "\n")
+        (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    out = tmp_path / "out.json"
+    assert main([str(tmp_path / "good"), str(tmp_path / "bad"), "--model", "pocket", "--json", str(out)]) == 1
+    assert "no document of 'bad' has a word" in capsys.readouterr().err
+    assert len(json.loads(out.read_text())) == 1
 
 
 def test_the_command_s_exit_status(tmp_path):

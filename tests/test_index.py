@@ -560,6 +560,7 @@ def test_wrong_searches(pocket):
             ({"query": None}, "is one str"),
             ({"k": 0}, "k=0"),
             ({"k": 2.0}, "whole number"),
+            ({"k": True}, "whole number"),
             ({"mode": "colbert"}, "'dense', 'sparse', 'multi_vector', 'hybrid'"),
             ({"fusion": "sum"}, "'weighted', 'rrf'"),
             ({"weights": (0, 0, 0)}, "one above 0"),

@@ -1,5 +1,6 @@
 """Files become passages that the model sees whole."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from bge_integrations.reading import find_files, read_file, read_passages
 SENTENCES = [f"Panda number {i} eats {i * 3} kilograms of bamboo and sleeps in tree {i % 7}." for i in range(300)]
 
 
-def pdf(*pages: str, title: str = "") -> bytes:
-    """A PDF with a line of text on each page."""
+def pdf(*pages: str, title: str = "", letters: bytes = b"") -> bytes:
+    """A PDF with a line of text on each page; `letters` says which characters its bytes stand for."""
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [%s] /Count %d >>"
         % (b" ".join(b"%d 0 R" % (5 + 2 * i) for i in range(len(pages))), len(pages)),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode %d 0 R >>" % (5 + 2 * len(pages)),
         b"<< /Title (%s) >>" % title.encode(),
     ]
     for i, page in enumerate(pages):
@@ -27,6 +28,8 @@ def pdf(*pages: str, title: str = "") -> bytes:
             b" /Resources << /Font << /F1 3 0 R >> >> >>" % (6 + 2 * i),
             b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
         ]
+    table = b"/CIDInit /ProcSet findresource begin begincmap %sendcmap" % letters
+    objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(table), table))
     out, places = b"%PDF-1.4\n", []
     for number, body in enumerate(objects, start=1):
         places.append(len(out))
@@ -121,6 +124,7 @@ BAD = {
     "cut.pdf": (pdf("Herons eat fish.")[:150], "no PDF that can be read"),
     "text.pdf": (b"this is no PDF", "no PDF that can be read"),
     "scanned.pdf": (pdf(""), "OCR"),
+    "deep.html": (b"<div>" * 2000 + b"Owls hunt at night.", "nested too deeply"),
 }
 
 
@@ -135,6 +139,29 @@ def test_an_unreadable_file_is_named_and_can_be_left_out(tmp_path, pocket, name)
     left_out: list[UnreadableFileError] = []
     assert [p.source for p in read_passages(tmp_path, pocket, on_unreadable=left_out.append)] == ["good.txt"]
     assert len(left_out) == 1
+
+
+def test_a_pdf_with_half_a_surrogate_pair(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(pdf("Owls x hunt", letters=b"1 beginbfchar <78> <D83D> endbfchar "))
+    assert read_file(tmp_path / "a.pdf")[1] == {1: "Owls ? hunt"}
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    """Root may read everything, hence the stand-in for the system's refusal."""
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InvalidInputError, match=r"sub can't be read \(Permission denied\); make it readable"):
+        find_files(folder)
+    (folder / ".sub").mkdir()
+    (folder / "sub" / "b.md").unlink()
+    (folder / "sub").rmdir()
+    assert len(find_files(folder)) == 3
 
 
 def test_a_page_in_another_encoding(tmp_path):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Passages that are compared with the index and added at a time.
 _BATCH = 256
 #: In the index's folder: what it is the index of.
-_MADE_FROM = "made_from.txt"
+_MADE_FROM = ".made_from"
 
 
 def index(

@@ -41,13 +41,20 @@ class Partial:
         overwrite: Replace the output, and begin anew where the settings are others.
 
     Raises:
-        InvalidInputError: There are rows made with other settings, another process writes, or the output is there.
+        InvalidInputError: There are rows made with other settings, another process writes, the output is there, or the
+            folder holds something else.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], overwrite: bool) -> None:
         self.output = output
         self.folder = output.with_name(f"{output.name}.partial")
         self.folder.mkdir(exist_ok=True)
+        names = {path.name for path in self.folder.iterdir()} - {".lock"}
+        if names and "settings.json" not in names:
+            raise InvalidInputError(
+                f"{self.folder} is needed for the rows on their way, and holds {min(names)}, which is not of this "
+                "command; move it away, or name another output"
+            )
         self._overwrite = overwrite
         self._lock = FileLock(self.folder / ".lock")
         try:

@@ -24,7 +24,7 @@ def best(scores: Sequence[float], top_n: int | None, score_threshold: float | No
 
 def check_k(k: int, argument: str = "k") -> int:
     """`k` of one call, or InvalidInputError."""
-    if not isinstance(k, int) or k < 1:
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise InvalidInputError(f"{argument}={k!r} must be a whole number of at least 1")
     return k
 

@@ -37,8 +37,9 @@ OnTruncate = Literal["warn", "error", "ignore"]
 _CHUNK = 2048
 #: A call of no more tokens than this passes ahead of longer ones.
 _URGENT_TOKENS = 2048
-#: An async call of no more characters than this is tokenised on the event loop (about a millisecond).
+#: An async call of no more characters and texts than this is tokenised on the event loop (about a millisecond).
 _INLINE_CHARACTERS = 4096
+_INLINE_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Loaded:
     def revision(self) -> str | None:
         """The hub's commit, where the checkpoint lies in the hub's cache."""
         folder = self._session.key.folder
-        return folder.name if folder.parent.name == "snapshots" else None
+        in_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+        return folder.name if in_cache else None
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +171,7 @@ class Session:
         """
         call = self._begin(work)
         try:
-            if characters <= _INLINE_CHARACTERS and len(work.inputs) <= _CHUNK:
+            if characters <= _INLINE_CHARACTERS and len(work.inputs) <= _INLINE_TEXTS:
                 truncated = self._feed(call, work)
             else:
                 truncated = await _in_a_thread(self._feed, call, work)

@@ -59,8 +59,13 @@ def run(arguments: list[str] | None, program: str) -> None:
         embedder = stack.enter_context(_load_embedder(options.model))
         check_model(embedder, options)
         reranker = None if options.reranker is None else stack.enter_context(_load_reranker(options.reranker))
-        outcomes = [_measure(data, embedder, reranker, options) for data in data_sets]
-    _write(outcomes, options)
+        outcomes = []
+        try:
+            for data in data_sets:
+                outcomes.append(_measure(data, embedder, reranker, options))
+        finally:  # what was measured is not lost to a later data set's mistake
+            if outcomes:
+                _write(outcomes, options)
 
 
 def _load_embedder(model: str) -> Embedder:

@@ -217,7 +217,7 @@ def evaluate(
     results: dict[str, Result] = {}
     base = None
     if baseline:  # first, as it fails fastest
-        run = bm25(data, depth=depth, show_progress=show_progress) if baseline is True else baseline
+        run = bm25(data, depth=depth, show_progress=show_progress) if baseline is True else baseline.without_own_ids()
         base = run.name
         if run.tag.split("+")[0] in chosen:  # the tag, which names the file too
             raise InvalidInputError(f"the baseline is named {base!r}, as a method is; give its run another name")

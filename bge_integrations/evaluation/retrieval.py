@@ -87,13 +87,12 @@ class Candidates:
                 candidates, which lacks a document only if it is among the best of neither representation.
 
         Raises:
-            InvalidInputError: The mode's representations were not computed, or an argument can't be used.
+            InvalidInputError: The mode was not searched for, or an argument can't be used.
         """
         check_depth(depth)
         if depth > self.kept:
             raise InvalidInputError(f"depth={depth}, but {self.kept} documents were kept; ask find_candidates for more")
-        representations = representations_of([mode])
-        if mode not in _MODES or not set(representations) <= set(representations_of(self.modes)):
+        if mode not in self.modes:
             raise InvalidInputError(f"{mode!r} was not searched for; put it among the modes")
         rankings = {}
         for query, places, scores in zip(self.query_ids, self.places, self.scores, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
@@ -63,6 +63,14 @@ class Run:
                 nothing was written.
         """
         write_text(path, self.to_trec())
+
+    def without_own_ids(self) -> Run:
+        """The same without the documents that have their query's own id, which BEIR takes for the query itself."""
+        rankings = {
+            query: [(document, score) for document, score in ranking if document != query]
+            for query, ranking in self.rankings.items()
+        }
+        return replace(self, rankings=rankings)
 
     def to_trec(self) -> str:
         """The lines that `save` writes."""

@@ -19,12 +19,13 @@ from bge_integrations.errors import (
 )
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
 from bge_integrations.models.decoder import DECODER_TYPES, cutoffs_of
+from bge_integrations.models.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ENCODER_TYPES = ("bert", "xlm-roberta", "roberta")
-#: Where sentence-transformers keeps max_seq_length; the name depends on its version and the trunk.
+#: Where sentence-transformers keeps max_seq_length and do_lower_case; the name depends on its version and the trunk.
 _LENGTH_FILES = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json")
 #: Old sentence-transformers layouts have one flag per pooling, new ones a name.
 _POOLING_FLAGS: dict[str, Pooling] = {
@@ -153,6 +154,18 @@ def embedder_profile(
         query_instruction = instructions.query
     elif query_instruction and instruction_format:
         query_instruction = _formatted(instruction_format, query_instruction)
+    if passage_instruction is None:
+        passage_instruction = instructions.passage
+    if not files.pools_prompts and (query_instruction or passage_instruction):
+        raise NotSupportedError(
+            f"{folder} pools without the prompt (include_prompt false): not supported, but with query_instruction='' "
+            "and passage_instruction=''"
+        )
+    if row is None and files.lowercases and not TextTokenizer(folder).ignores_case:
+        raise NotSupportedError(
+            f"{folder} is to lowercase texts (do_lower_case) that its tokenizer takes as they are: not supported; "
+            'lowercase them yourself and set "do_lower_case": false in its sentence_bert_config.json'
+        )
     examples = () if examples is None else examples
     if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
         raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
@@ -162,10 +175,7 @@ def embedder_profile(
         name=row.name if row else name,
         family=family,
         pooling=pooling,
-        instructions=Instructions(
-            query_instruction,
-            instructions.passage if passage_instruction is None else passage_instruction,
-        ),
+        instructions=Instructions(query_instruction, passage_instruction),
         max_length=row.max_length if row else files.max_length,
         truncate_dim=None if row else files.truncate_dim,
         examples=_examples_text(examples, query_instruction),
@@ -293,7 +303,7 @@ class _SentenceTransformersFiles:
 
     def __init__(self, folder: Path) -> None:
         self.pooling: Pooling | None = None
-        self._prompt_is_not_pooled = False
+        self.pools_prompts = True
         self._folder = folder
         for module in self._modules():
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -306,12 +316,13 @@ class _SentenceTransformersFiles:
         if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
             raise CheckpointError(f"{folder}/config_sentence_transformers.json: prompts must be texts by name")
         passage_name = "document" if "document" in prompts else "passage"
+        # default_prompt_name is for sentence-transformers' bare encode(), and not for its queries and documents
         self.instructions = Instructions(prompts.get("query", ""), prompts.get(passage_name, ""))
-        if self._prompt_is_not_pooled and any((self.instructions.query, self.instructions.passage)):
-            raise NotSupportedError(f"{folder} pools without the prompt (include_prompt false): not supported")
         self.truncate_dim = _positive(settings.get("truncate_dim"))
-        lengths = [(read_json(folder, name) or {}).get("max_seq_length") for name in _LENGTH_FILES]
-        self.max_length = next((length for length in map(_positive, lengths) if length), None)
+        transformers = [read_json(folder, name) or {} for name in _LENGTH_FILES]
+        lengths = [_positive(settings.get("max_seq_length")) for settings in transformers]
+        self.max_length = next((length for length in lengths if length), None)
+        self.lowercases = any(settings.get("do_lower_case") is True for settings in transformers)
 
     def _modules(self) -> list[dict[str, Any]]:
         path = self._folder / "modules.json"
@@ -326,7 +337,7 @@ class _SentenceTransformersFiles:
         config = read_json(self._folder, f"{path}/config.json")
         if config is None:
             raise CheckpointError(f"{self._folder}/{path}/config.json is missing, though modules.json names it")
-        self._prompt_is_not_pooled = config.get("include_prompt", True) is False
+        self.pools_prompts = config.get("include_prompt", True) is not False
         mode = config.get("pooling_mode")
         if mode is not None:
             found = [_POOLING_NAMES.get(str(mode), str(mode))]

@@ -83,14 +83,23 @@ class TextTokenizer:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
+    @property
+    def ignores_case(self) -> bool:
+        upper, lower = self.ids(["A PANDA", "a panda"])
+        return bool(np.array_equal(upper, lower))
+
     def _follow(self, folder: Path, config: dict[str, Any]) -> None:
         """Apply what tokenizer_config.json overrides, as transformers does; refuse what is not supported."""
         if config.get("truncation_side", "right") != "right":
             raise NotSupportedError(f"{folder}/tokenizer_config.json asks for truncation on the left: not supported")
         normalizer = self._tokenizer.normalizer
-        lower = config.get("do_lower_case")
-        if isinstance(normalizer, BertNormalizer) and isinstance(lower, bool) and normalizer.lowercase != lower:
-            normalizer.lowercase = lower
+        if isinstance(normalizer, BertNormalizer):
+            for name, wanted in (
+                ("lowercase", config.get("do_lower_case")),
+                ("strip_accents", config.get("strip_accents")),
+            ):
+                if isinstance(wanted, bool):
+                    setattr(normalizer, name, wanted)
             self._tokenizer.normalizer = normalizer
 
     def _special_ids(self, config: dict[str, Any]) -> np.ndarray:
