@@ -395,8 +395,9 @@ def test_length_dimensions_and_casing_of_a_finetune_are_followed(tmp_path):
         assert_close(found, SentenceTransformer(str(folder), device="cpu").encode(texts))
 
 
-@pytest.mark.parametrize("lower", [True, False])
-def test_do_lower_case_of_the_tokenizer_config_wins_as_in_transformers(tmp_path, lower):
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("setting", ["do_lower_case", "strip_accents"])
+def test_what_the_tokenizer_config_says_wins_as_in_transformers(tmp_path, setting, wanted):
     import json
 
     from transformers import AutoTokenizer
@@ -405,8 +406,8 @@ def test_do_lower_case_of_the_tokenizer_config_wins_as_in_transformers(tmp_path,
 
     folder = finetune(tmp_path, {})
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": lower}))
-    text = "Capital LETTERS"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {setting: wanted}))
+    text = "Capital LETTERS and caf\u00e9s"
     expected = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
     assert TextTokenizer(folder).ids([text])[0].tolist() == expected
 
