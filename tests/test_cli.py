@@ -524,11 +524,18 @@ def test_embed_from_and_to_a_pipe(bge, pocket):
 def test_a_folder_of_others_in_the_way_of_the_rows(bge, tmp_path):
     thesis = tmp_path / "o.jsonl.partial" / "thesis.txt"
     write_files(tmp_path, {"o.jsonl.partial/thesis.txt": "mine"})
-    status, _, err = bge("embed", rows_file(tmp_path / "in.jsonl"), tmp_path / "o.jsonl", "--model", "pocket")
+    embed = "embed", rows_file(tmp_path / "in.jsonl"), tmp_path / "o.jsonl", "--model", "pocket"
+    status, _, err = bge(*embed)
     assert status == 1
     assert "holds thesis.txt, which is not of this command" in err
     assert thesis.read_text() == "mine"
     assert [path.name for path in thesis.parent.iterdir()] == ["thesis.txt"]
+    thesis.rename(thesis.with_name("rows.jsonl"))  # as after a kill in the middle of the folder's removal
+    status, _, err = bge(*embed)
+    assert status == 1
+    assert "was made with another" in err
+    assert bge(*embed, "--overwrite")[0] == 0
+    assert not thesis.parent.exists()
 
 
 def test_an_index_inside_its_folder_does_not_index_itself(bge, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -30,6 +31,8 @@ TYPES = {
     "multi_vector": pa.list_(pa.list_(pa.float32())),
 }
 Columns = dict[str, list[Any]]
+#: The files of the folder, see above.
+_OURS = re.compile(r"\.lock|settings\.json|rows\.jsonl|\d+\.(parquet|new)|joined\.new")
 
 
 class Partial:
@@ -49,10 +52,10 @@ class Partial:
         self.output = output
         self.folder = output.with_name(f"{output.name}.partial")
         self.folder.mkdir(exist_ok=True)
-        names = {path.name for path in self.folder.iterdir()} - {".lock"}
-        if names and "settings.json" not in names:
+        foreign = next((path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)), None)
+        if foreign is not None:  # the whole folder is removed at the end
             raise InvalidInputError(
-                f"{self.folder} is needed for the rows on their way, and holds {min(names)}, which is not of this "
+                f"{self.folder} is needed for the rows on their way, and holds {foreign}, which is not of this "
                 "command; move it away, or name another output"
             )
         self._overwrite = overwrite
@@ -78,8 +81,8 @@ class Partial:
     def _check(self, settings: dict[str, Any]) -> None:
         file = self.folder / "settings.json"
         try:
-            found = json.loads(file.read_text("utf-8")) if file.exists() else settings
-        except ValueError:
+            found = json.loads(file.read_text("utf-8"))
+        except (FileNotFoundError, ValueError):  # a kill came first, or in the middle
             found = {}
         different = [name for name in settings if found.get(name) != settings[name]]
         if different and self._has_rows() and not self._overwrite:
