@@ -17,10 +17,10 @@ try:
 except ImportError as error:
     raise ImportError("bge_integrations.chroma needs Chroma: pip install 'chromadb>=1.1'") from error
 
-from bge_integrations.checks import path_as_text
+from bge_integrations.adapter_kit.lazy_model import Handle
 from bge_integrations.core.embedder import Embedder, TextKind, load_embedder
-from bge_integrations.core.handle import Handle
 from bge_integrations.errors import InvalidInputError, WrongModelError
+from bge_integrations.validation import path_as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,7 +22,6 @@ except ImportError as error:
     raise ImportError("bge_integrations.mteb needs MTEB: pip install 'mteb>=2.16'") from error
 
 from bge_integrations import catalog
-from bge_integrations.checks import check_on_truncate
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
@@ -35,6 +34,7 @@ from bge_integrations.scoring import (
     weighted_mean,
     weights_by_name,
 )
+from bge_integrations.validation import check_on_truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.checks import check_whole_number
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
-from bge_integrations.extras import import_library
+from bge_integrations.optional import import_library
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -109,7 +109,7 @@ def read_passages(
     path = Path(path).expanduser()
     files = find_files(path)
     longest = min(PASSAGE_TOKENS, embedder.max_length) if passage_tokens is None else passage_tokens
-    check_whole_number(longest, embedder.max_length, "passage_tokens")
+    check_whole_number(longest, "passage_tokens", most=embedder.max_length)
     fixed = embedder.count_tokens([""], kind="passage")[0]
     room = longest - fixed
     if room < 1:

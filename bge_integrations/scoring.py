@@ -224,3 +224,17 @@ def _blocks(lengths: NDArray[np.int64], budget: int) -> Iterable[tuple[int, int]
             first, tokens = i, 0
         tokens += length
     yield first, len(lengths)
+
+
+def select_best(scores: Sequence[float], top_n: int | None = None, score_threshold: float | None = None) -> list[int]:
+    """Return the positions of the highest scores, highest first; equal scores keep their order.
+
+    Args:
+        scores: One per candidate.
+        top_n: Keep at most this many; None keeps all.
+        score_threshold: Drop candidates that score less; None drops none.
+    """
+    positions = sorted(range(len(scores)), key=lambda i: -scores[i])
+    if score_threshold is not None:
+        positions = [i for i in positions if scores[i] >= score_threshold]
+    return positions[:top_n]

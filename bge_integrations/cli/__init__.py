@@ -6,8 +6,8 @@ import os
 import sys
 
 from bge_integrations.cli import output
-from bge_integrations.exit_status import exit_status
-from bge_integrations.extras import how_to_install
+from bge_integrations.interrupts import exit_status
+from bge_integrations.optional import how_to_install
 
 
 def main(arguments: list[str] | None = None) -> int:

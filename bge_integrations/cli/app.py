@@ -21,7 +21,7 @@ from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
-from bge_integrations.exit_status import exit_status
+from bge_integrations.interrupts import exit_status
 
 #: What to do with a model that is not of the kind wanted.
 _OTHER_KIND = {

@@ -16,7 +16,7 @@ from bge_integrations import __version__
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, print_table
 from bge_integrations.errors import BGEError
-from bge_integrations.extras import how_to_install
+from bge_integrations.optional import how_to_install
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_text
 
 
 def name_of(file: str) -> str:

@@ -55,7 +55,7 @@ def rerank(
     if as_json:
         _check_json(rows, name_of(file))
     from bge_integrations.core.reranker import load_reranker
-    from bge_integrations.core.selection import best
+    from bge_integrations.scoring import select_best
 
     with load_reranker(
         model,
@@ -69,7 +69,7 @@ def rerank(
     ) as reranker:
         pairs = [(query, row[_FIELD]) for row in rows]
         scores = reranker.score(pairs, show_progress=progress_is_shown(quiet)).tolist()
-    places = best(scores, top_n, None)
+    places = select_best(scores, top_n)
     if as_json:
         for rank, place in enumerate(places, start=1):
             print_json({**rows[place], "rank": rank, "score": scores[place]})

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from bge_integrations.checks import check_text
 from bge_integrations.cli.lines import read_rows
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_text
 
 #: Rows as they were read.
 Chunk: TypeAlias = list[dict[str, Any]] | pa.RecordBatch

@@ -83,7 +83,7 @@ def ask(
     _check_query(question)
     from bge_integrations.core.reranker import load_reranker
     from bge_integrations.index import M3Index
-    from bge_integrations.pipelines.quotes import extract
+    from bge_integrations.pipelines.extractive_answers import extract
 
     with (
         M3Index.open(index, device=device, dtype=dtype, create=False) as opened,

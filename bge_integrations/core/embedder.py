@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bge_integrations.checks import check_on_truncate, check_text, check_texts, check_whole_number
 from bge_integrations.core.prompts import examples_room, tokenize_texts, tokenize_with_examples
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
@@ -19,6 +18,7 @@ from bge_integrations.models.checkpoint import POCKET, locate
 from bge_integrations.models.model import Wanted
 from bge_integrations.models.profile import check_request, embedder_profile
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
+from bge_integrations.validation import check_on_truncate, check_text, check_texts, check_whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -139,10 +139,10 @@ class Embedder(Loaded):
             )
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
-        check_whole_number(self.max_length, self._longest, "max_length")
+        check_whole_number(self.max_length, "max_length", most=self._longest)
         truncate_dim = profile.truncate_dim if truncate_dim is None else truncate_dim
         if truncate_dim is not None:
-            check_whole_number(truncate_dim, model.config.hidden_size, "truncate_dim")
+            check_whole_number(truncate_dim, "truncate_dim", most=model.config.hidden_size)
         self._dim = truncate_dim
         self.dimension = truncate_dim or model.config.hidden_size
         multi_vector_size = model.m3.multi_vector_size if model.m3 else 0
@@ -315,7 +315,7 @@ class _Request:
             )
         check_on_truncate(on_truncate)
         if max_length is not None:
-            check_whole_number(max_length, embedder._longest, "max_length")
+            check_whole_number(max_length, "max_length", most=embedder._longest)
         numbers: dict[str, int] = {}
         self.places = [numbers.setdefault(text, len(numbers)) for text in checked]
         self.unique: Sequence[str] = list(numbers)

@@ -18,10 +18,10 @@ from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 
-from bge_integrations.checks import check_query, check_texts
 from bge_integrations.core.embedder import Embedder, TextKind, load_embedder
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.outputs import Embeddings, SparseVector, SparseVectors
+from bge_integrations.validation import check_query, check_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bge_integrations.checks import check_on_truncate, check_text, check_whole_number
 from bge_integrations.core.prompts import tokenize_pairs, tokenize_prompted_pairs
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.model import Wanted
 from bge_integrations.models.profile import check_request, reranker_profile
+from bge_integrations.validation import check_on_truncate, check_text, check_whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,10 +207,10 @@ class Reranker(Loaded):
     ) -> None:
         super().__init__(session, profile.name)
         self.max_length = min(_DEFAULT_MAX_LENGTH, self._longest) if max_length is None else max_length
-        check_whole_number(self.max_length, self._longest, "max_length")
+        check_whole_number(self.max_length, "max_length", most=self._longest)
         self.query_max_length = query_max_length
         if query_max_length is not None:
-            check_whole_number(query_max_length, self.max_length, "query_max_length")
+            check_whole_number(query_max_length, "query_max_length", most=self.max_length)
         self.cutoff_layers = early.cutoffs
         self.compression = early.compression
         self.prompt = prompt
@@ -284,10 +284,10 @@ class _Request:
         checked = _check_pairs(pairs)
         check_on_truncate(on_truncate)
         self._max_length = reranker.max_length if max_length is None else max_length
-        check_whole_number(self._max_length, reranker._longest, "max_length")
+        check_whole_number(self._max_length, "max_length", most=reranker._longest)
         own = reranker.query_max_length if max_length is None else None
         chosen = query_max_length if query_max_length is not None else own or max(1, self._max_length * 3 // 4)
-        check_whole_number(chosen, self._max_length, "query_max_length")
+        check_whole_number(chosen, "query_max_length", most=self._max_length)
         self._query_max_length = chosen
         self._tokenizer = reranker._session.model.tokenizer
         self._reranker = reranker

@@ -20,7 +20,7 @@ from bge_integrations.evaluation.files import write_text
 from bge_integrations.evaluation.options import check_data_set, check_model, read_options
 from bge_integrations.evaluation.report import Report, evaluate
 from bge_integrations.evaluation.tuning import Tuned, tune_weights
-from bge_integrations.exit_status import exit_status
+from bge_integrations.interrupts import exit_status
 
 if TYPE_CHECKING:
     import argparse

@@ -12,8 +12,9 @@ import numpy as np
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset, check_data
 from bge_integrations.evaluation.extra import import_extra
-from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.evaluation.runs import Run
 from bge_integrations.progress import progress_bar
+from bge_integrations.validation import check_whole_number
 
 #: Han, kana and hangul, which are written without spaces or with few.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -57,7 +58,7 @@ def bm25(
             characters that `language="cjk"` is for, no document has a word, or an argument can't be used.
     """
     check_data(data)
-    check_depth(depth)
+    check_whole_number(depth, "depth")
     if not isinstance(k1, Real) or not 0 <= k1 < math.inf:
         raise InvalidInputError(f"k1={k1!r} must be a number of at least 0")
     if not isinstance(b, Real) or not 0 <= b <= 1:

@@ -13,7 +13,8 @@ from bge_integrations.evaluation.extra import import_extra
 from bge_integrations.evaluation.measures import MEASURES, Result, measure_run
 from bge_integrations.evaluation.reranking import rerank
 from bge_integrations.evaluation.retrieval import check_modes, find_candidates
-from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.evaluation.runs import Run
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,7 +127,7 @@ def compare_cutoffs(
     cutoffs = list(cutoff_layers) if isinstance(cutoff_layers, Sequence) else []
     if not cutoffs:
         raise InvalidInputError(f"cutoff_layers={cutoff_layers!r} must be a list of layers, such as [8, 16, 24, 40]")
-    check_depth(depth)
+    check_whole_number(depth, "depth")
     chosen = check_modes(None if mode is None else [mode], embedder)[-1]
     import_extra("ir_measures")
     with load_reranker(reranker, cutoff_layers=cutoffs, **settings) as loaded:  # refuses what it does not have

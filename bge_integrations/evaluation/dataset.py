@@ -9,8 +9,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_text
 
 _LAYOUT = "a data set is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 #: The measures count the documents of each grade up to the highest.

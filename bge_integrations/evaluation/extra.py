@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bge_integrations.extras import import_library
+from bge_integrations.optional import import_library
 
 
 def import_extra(module: str) -> Any:

@@ -10,9 +10,10 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import check_language, languages
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import check_file, check_folder
-from bge_integrations.evaluation.runs import check_depth, check_trec_id
+from bge_integrations.evaluation.runs import check_trec_id
 from bge_integrations.evaluation.tuning import check_enough_queries
 from bge_integrations.scoring import Mode, Weights, weights_by_name
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -34,7 +35,7 @@ def read_options(arguments: list[str] | None, program: str) -> argparse.Namespac
     if options.weights is not None:
         options.search["weights"] = _weights(options.weights)
     if options.rerank_depth is not None:
-        check_depth(options.rerank_depth, "--rerank-depth")
+        check_whole_number(options.rerank_depth, "--rerank-depth")
         options.search["rerank_depth"] = options.rerank_depth
     _check_effect(options)
     _check_language(options)

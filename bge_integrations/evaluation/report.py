@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bge_integrations
-from bge_integrations.checks import check_on_truncate
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import bm25
 from bge_integrations.evaluation.dataset import Dataset, check_data
@@ -22,8 +21,9 @@ from bge_integrations.evaluation.files import check_folder, write_text
 from bge_integrations.evaluation.measures import MEASURES, Comparison, Result, compare, measure_run
 from bge_integrations.evaluation.reranking import check_reranker, rerank
 from bge_integrations.evaluation.retrieval import Candidates, check_modes, find_candidates
-from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.evaluation.runs import Run
 from bge_integrations.scoring import Mode, Weights, weights_by_name
+from bge_integrations.validation import check_on_truncate, check_whole_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -211,8 +211,8 @@ def evaluate(
             "bm25(data, language='german')"
         )
     weights_by_name(weights)  # this and what follows now, not after BM25's search
-    check_depth(rerank_depth, "rerank_depth")
-    check_depth(depth)
+    check_whole_number(rerank_depth, "rerank_depth")
+    check_whole_number(depth, "depth")
     check_on_truncate(on_truncate)
     results: dict[str, Result] = {}
     base = None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset, check_data
-from bge_integrations.evaluation.runs import Run, check_depth, check_run
+from bge_integrations.evaluation.runs import Run, check_run
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
@@ -42,7 +43,7 @@ def rerank(
     check_data(data)
     check_run(run)
     check_reranker(reranker)
-    check_depth(depth)
+    check_whole_number(depth, "depth")
     for query, ranking in run.rankings.items():
         for document, _ in ranking:
             if query not in data.queries or document not in data.documents:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset, check_data
-from bge_integrations.evaluation.runs import Run, check_depth
+from bge_integrations.evaluation.runs import Run
 from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import (
     REPRESENTATIONS,
@@ -26,6 +26,7 @@ from bge_integrations.scoring import (
     weighted_mean,
     weights_by_name,
 )
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class Candidates:
         Raises:
             InvalidInputError: The mode was not searched for, or an argument can't be used.
         """
-        check_depth(depth)
+        check_whole_number(depth, "depth")
         if depth > self.kept:
             raise InvalidInputError(f"depth={depth}, but {self.kept} documents were kept; ask find_candidates for more")
         if mode not in self.modes:
@@ -139,7 +140,7 @@ def find_candidates(
     check_data(data)
     chosen = check_modes(modes, embedder)
     weights_by_name(weights)  # now, not after the encoding
-    check_depth(depth)
+    check_whole_number(depth, "depth")
     representations = representations_of(chosen)
     asked = {name: name in representations for name in REPRESENTATIONS}
     started = time.perf_counter()

@@ -144,9 +144,3 @@ def check_trec_id(key: str) -> None:
     """Raise InvalidInputError for an id that a TREC line can't hold, since it is cut at spaces."""
     if key.split() != [key]:
         raise InvalidInputError(f"the id {key!r} has whitespace, which TREC's format can't hold; rename it")
-
-
-def check_depth(depth: object, argument: str = "depth") -> None:
-    """Raise InvalidInputError unless this is a number of documents."""
-    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
-        raise InvalidInputError(f"{argument}={depth!r} must be a whole number of at least 1")

@@ -21,9 +21,9 @@ from bge_integrations.evaluation.measures import (
     measure_run,
 )
 from bge_integrations.evaluation.retrieval import Candidates, find_candidates
-from bge_integrations.evaluation.runs import check_depth
 from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import Mode, Weights
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -95,7 +95,7 @@ def tune_weights(
             f"the source is of type {type(source).__name__}; pass an embedder, or candidates such as report.candidates"
         )
     check_measure(measure)
-    check_depth(depth)
+    check_whole_number(depth, "depth")
     train, held_out = _split(data, share, seed)
     if isinstance(source, Candidates):
         candidates = source
@@ -144,8 +144,7 @@ def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """The data with the judgements of `share` of the queries, and with those of the others."""
     if not isinstance(share, Real) or not 0 < share < 1:
         raise InvalidInputError(f"share={share!r} must be above 0 and below 1")
-    if not isinstance(seed, int) or seed < 0:
-        raise InvalidInputError(f"seed={seed!r} must be a whole number of at least 0")
+    check_whole_number(seed, "seed", least=0)
     queries = data.judged
     order = np.random.default_rng(seed).permutation(len(queries)).tolist()
     cut = check_enough_queries(data, share)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import can_be_named
 from bge_integrations.index.records import Entry, Record, checked_metadata, derived_id
+from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
     from bge_integrations.index.engine import FieldKind

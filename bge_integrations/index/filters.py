@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_text
 
 Filter = Mapping[str, Any]
 Path = tuple[str, ...]

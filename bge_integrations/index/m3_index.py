@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bge_integrations.checks import check_query, check_texts
 from bge_integrations.core.embedder import Embedder
 from bge_integrations.errors import ClosedError, IndexFormatError, IndexNotFoundError, InvalidInputError
 from bge_integrations.index.documents import batches_of, chunks_of, entries_of, field_kind, records_of
@@ -20,7 +19,7 @@ from bge_integrations.index.filters import dated_keys, parse
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import Manifest, check_choice
-from bge_integrations.index.places import MEMORY, embedder_for, engine_of, store_at
+from bge_integrations.index.opening import MEMORY, embedder_for, engine_of, store_at
 from bge_integrations.index.records import (
     Entry,
     Hit,
@@ -32,6 +31,7 @@ from bge_integrations.index.search import Search, find, rank, vectors_of
 from bge_integrations.outputs import MultiVectors
 from bge_integrations.progress import progress_bar
 from bge_integrations.scoring import max_sim
+from bge_integrations.validation import check_query, check_texts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

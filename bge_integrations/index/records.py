@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from bge_integrations.core.selection import check_k
-from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.engine import Leg
 from bge_integrations.scoring import (
     REPRESENTATIONS,
@@ -19,6 +17,7 @@ from bge_integrations.scoring import (
     reciprocal_rank_fusion,
     weights_by_name,
 )
+from bge_integrations.validation import check_choice, check_whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,12 +65,10 @@ class Search:
     def of(
         cls, k: int, mode: Mode, weights: Weights, fusion: Fusion, condition: Condition | None, candidates: int
     ) -> Search:
-        check_k(k)
-        for name, value, choices in (("mode", mode, get_args(Mode)), ("fusion", fusion, get_args(Fusion))):
-            if value not in choices:
-                raise InvalidInputError(f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
-        if not isinstance(candidates, int) or candidates < 1:
-            raise InvalidInputError(f"candidates={candidates!r} must be a whole number of at least 1")
+        check_whole_number(k, "k")
+        check_choice(mode, "mode", get_args(Mode))
+        check_choice(fusion, "fusion", get_args(Fusion))
+        check_whole_number(candidates, "candidates")
         chosen = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
         # multi-vectors are too many to search, so both others propose what they score
         proposing = _PROPOSING if "multi_vector" in chosen else tuple(chosen)

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from bge_integrations.adapter_settings import one_query_instruction
-from bge_integrations.checks import path_as_text
+from bge_integrations.adapter_kit.lazy_model import Handle, HoldsModel
+from bge_integrations.adapter_kit.settings import one_query_instruction
 from bge_integrations.core.halves import DenseHalf, load_dense
-from bge_integrations.core.handle import Handle, HoldsModel
 from bge_integrations.outputs import to_lists
+from bge_integrations.validation import path_as_text
 
 
 class BGEEmbeddings(HoldsModel, BaseModel, Embeddings):

@@ -10,12 +10,12 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
-from bge_integrations.core.selection import check_k
 from bge_integrations.index import M3Index
 from bge_integrations.index.search import Fusion
 from bge_integrations.langchain.m3_documents import columns, open_index, to_document
 from bge_integrations.langchain.reranker import BGEReranker
 from bge_integrations.scoring import Mode
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -171,7 +171,7 @@ class BGEM3Retriever(BaseRetriever):
         weights: tuple[float, float, float] | None,
         filter: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        check_k(k)
+        check_whole_number(k, "k")
         return {
             "k": max(k, self.fetch_k) if self.reranker else k,
             "mode": self.mode if mode is None else mode,

@@ -14,12 +14,12 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
-from bge_integrations.checks import check_query
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.langchain.embeddings import BGEEmbeddings
 from bge_integrations.langchain.m3_documents import columns, open_index, to_document
 from bge_integrations.outputs import to_lists
+from bge_integrations.validation import check_query
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,11 +10,11 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_settings import one_cutoff
-from bge_integrations.checks import path_as_text
-from bge_integrations.core.handle import Handle, HoldsModel
+from bge_integrations.adapter_kit.lazy_model import Handle, HoldsModel
+from bge_integrations.adapter_kit.settings import one_cutoff
 from bge_integrations.core.reranker import Reranker, load_reranker
-from bge_integrations.core.selection import best, check_k, check_score_threshold, check_top_n
+from bge_integrations.scoring import select_best
+from bge_integrations.validation import check_score_threshold, check_top_n, check_whole_number, path_as_text
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import (
@@ -107,7 +107,7 @@ class BGEReranker(HoldsModel, BaseDocumentCompressor, BaseCrossEncoder):
         return self._select(documents, scores.tolist(), top_n)
 
     def _select(self, documents: Sequence[Document], scores: list[float], top_n: int | None) -> list[Document]:
-        chosen = [(documents[place], scores[place]) for place in best(scores, top_n, self.score_threshold)]
+        chosen = [(documents[place], scores[place]) for place in select_best(scores, top_n, self.score_threshold)]
         return [
             document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
             for document, score in chosen
@@ -141,7 +141,7 @@ class RerankedRetriever(BaseRetriever):
         return await self.reranker._arerank(found, query, self._top_n(k))
 
     def _top_n(self, k: int | None) -> int | None:
-        return self.reranker.top_n if k is None else check_k(k)
+        return self.reranker.top_n if k is None else check_whole_number(k, "k")
 
 
 def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.checks import path_as_text
+from bge_integrations.adapter_kit.lazy_model import Handle, HoldsModel
 from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.core.handle import Handle, HoldsModel
+from bge_integrations.validation import path_as_text
 
 
 class SparseModel(HoldsModel, BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.handle import HoldsModel
+from bge_integrations.adapter_kit.lazy_model import HoldsModel
 
 
 class Component(HoldsModel):

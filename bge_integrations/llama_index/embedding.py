@@ -10,13 +10,13 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from pydantic import BeforeValidator, model_validator
 
-from bge_integrations.adapter_settings import one_query_instruction
-from bge_integrations.checks import path_as_text
+from bge_integrations.adapter_kit.lazy_model import Handle
+from bge_integrations.adapter_kit.settings import one_query_instruction
 from bge_integrations.core.halves import DenseHalf, load_dense
-from bge_integrations.core.handle import Handle
 from bge_integrations.llama_index.component import Component
 from bge_integrations.llama_index.keyed_cache import KeyedCache
 from bge_integrations.outputs import to_lists
+from bge_integrations.validation import path_as_text
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
-from bge_integrations.checks import check_text
+from bge_integrations.validation import check_text
 
 
 class KeyedCache(BaseKVStore):

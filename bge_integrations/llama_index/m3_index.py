@@ -32,11 +32,11 @@ from llama_index.core.utils import iter_batch
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from pydantic_core import PydanticSerializationError
 
-from bge_integrations.checks import check_text
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
-from bge_integrations.index.places import MEMORY
+from bge_integrations.index.opening import MEMORY
 from bge_integrations.llama_index.m3_retriever import REF_DOC, BGEM3Retriever, check_search, is_node, to_node
+from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager

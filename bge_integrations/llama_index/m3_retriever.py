@@ -10,11 +10,11 @@ from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
-from bge_integrations.core.selection import check_k
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import parse
 from bge_integrations.index.search import Search
 from bge_integrations.llama_index.filters import to_filter
+from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
@@ -83,7 +83,7 @@ class BGEM3Retriever(BaseRetriever):
         verbose: bool = False,
     ) -> None:
         self._m3_index = index.m3_index
-        self.similarity_top_k = check_k(similarity_top_k, "similarity_top_k")
+        self.similarity_top_k = check_whole_number(similarity_top_k, "similarity_top_k")
         conditions = [] if filters is None else [to_filter(filters)]
         if doc_ids is not None:
             conditions.append({REF_DOC: {"$in": doc_ids}})

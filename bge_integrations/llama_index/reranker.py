@@ -16,13 +16,13 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index_instrumentation import get_dispatcher
 from pydantic import AfterValidator, AliasChoices, BeforeValidator
 
-from bge_integrations.adapter_settings import one_cutoff
-from bge_integrations.checks import path_as_text
-from bge_integrations.core.handle import Handle
+from bge_integrations.adapter_kit.lazy_model import Handle
+from bge_integrations.adapter_kit.settings import one_cutoff
 from bge_integrations.core.reranker import Reranker, load_reranker
-from bge_integrations.core.selection import best, check_score_threshold, check_top_n
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.llama_index.component import Component
+from bge_integrations.scoring import select_best
+from bge_integrations.validation import check_score_threshold, check_top_n, path_as_text
 
 _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
@@ -135,7 +135,7 @@ class BGERerank(Component, BaseNodePostprocessor):
 
     def _ranked(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
         """The best nodes, best first, as new objects."""
-        chosen = [(nodes[place], scores[place]) for place in best(scores, self.top_n, self.score_threshold)]
+        chosen = [(nodes[place], scores[place]) for place in select_best(scores, self.top_n, self.score_threshold)]
         return [
             NodeWithScore(node=_keeping(scored) if self.keep_retrieval_score else scored.node, score=score)
             for scored, score in chosen

@@ -9,11 +9,11 @@ from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from pydantic import BeforeValidator
 
-from bge_integrations.checks import path_as_text
+from bge_integrations.adapter_kit.lazy_model import Handle
 from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.core.handle import Handle
 from bge_integrations.llama_index.component import Component
 from bge_integrations.outputs import SparseVectors
+from bge_integrations.validation import path_as_text
 
 #: Fields that the core takes by the same name.
 _CORE_SETTINGS = (

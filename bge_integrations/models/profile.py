@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
 from bge_integrations.catalog import Family, Instructions, Pooling
-from bge_integrations.checks import check_text
 from bge_integrations.errors import (
     CheckpointError,
     InvalidInputError,
@@ -20,6 +19,7 @@ from bge_integrations.errors import (
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, parse_json, read_config, read_json
 from bge_integrations.models.decoder import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.pipelines.quotes import cited, extract
+from bge_integrations.pipelines.extractive_answers import cited, extract
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker

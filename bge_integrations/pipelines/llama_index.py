@@ -49,8 +49,8 @@ from bge_integrations.pipelines.answers import (
     numbered,
     quoted_answer,
 )
+from bge_integrations.pipelines.extractive_answers import sentences
 from bge_integrations.pipelines.passages import check_ids, passages_of
-from bge_integrations.pipelines.quotes import sentences
 from bge_integrations.pipelines.stores import delete_others, delete_outdated, index_folder, open_chroma
 
 _PROMPT = PromptTemplate(INSTRUCTION + "\n\n{passages}\n\nQuestion: {question}")

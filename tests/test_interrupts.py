@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bge_integrations.exit_status import exit_status
+from bge_integrations.interrupts import exit_status
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_other_errors_are_raised():
 def test_a_closed_pipe_is_silent_however_the_block_ends(then):
     code = f"""
 import sys
-from bge_integrations.exit_status import exit_status
+from bge_integrations.interrupts import exit_status
 with exit_status("interrupted") as ended:
     print("nobody reads this")
     {then}

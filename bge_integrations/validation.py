@@ -1,7 +1,8 @@
-"""Checks of what callers pass: a mistake is an InvalidInputError that names its place, before anything is computed."""
+"""Checks of what callers pass: a mistake raises InvalidInputError before anything is computed."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 
@@ -50,12 +51,34 @@ def check_text(text: object, argument: str) -> None:
             ) from error
 
 
-def check_whole_number(number: object, largest: int, argument: str) -> None:
-    """Raise InvalidInputError unless `number` is an int from 1 to `largest`."""
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= largest:
-        raise InvalidInputError(f"{argument}={number!r} must be a whole number from 1 to {largest} for this model")
+def check_whole_number(number: object, argument: str, *, least: int = 1, most: int | None = None) -> int:
+    """Return `number`, or raise InvalidInputError unless it is an int from `least` to `most` (None: no upper limit)."""
+    fits = isinstance(number, int) and not isinstance(number, bool)
+    if fits and number >= least and (most is None or number <= most):  # type: ignore[operator]
+        return number  # type: ignore[return-value]
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise InvalidInputError(f"{argument}={number!r} must be a whole number {allowed}")
+
+
+def check_choice(value: object, argument: str, choices: Iterable[str | None]) -> None:
+    """Raise InvalidInputError unless `value` is one of `choices`."""
+    allowed = list(choices)
+    if value not in allowed:
+        raise InvalidInputError(f"{argument}={value!r} is none of {', '.join(map(repr, allowed))}")
+
+
+def check_top_n(top_n: object) -> int | None:
+    """Return `top_n`: None, or an int of at least 1."""
+    return None if top_n is None else check_whole_number(top_n, "top_n")
+
+
+def check_score_threshold(score_threshold: float | None) -> float | None:
+    """Return `score_threshold`, which must not be NaN."""
+    if score_threshold is not None and math.isnan(score_threshold):
+        raise InvalidInputError("score_threshold=nan would drop everything; use a number, or None")
+    return score_threshold
 
 
 def check_on_truncate(on_truncate: object) -> None:
-    if on_truncate not in ("warn", "error", "ignore"):
-        raise InvalidInputError(f"on_truncate={on_truncate!r} is none of 'warn', 'error', 'ignore'")
+    """Raise InvalidInputError unless it is "warn", "error" or "ignore"."""
+    check_choice(on_truncate, "on_truncate", ("warn", "error", "ignore"))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bge_integrations.core.selection import best, check_top_n
+from bge_integrations.scoring import select_best
+from bge_integrations.validation import check_top_n
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
@@ -58,7 +59,7 @@ def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: i
                 first.setdefault(sentence, number)
     scores = reranker.score([(question, sentence) for sentence in first]).tolist()
     scored = [Quote(text, number, score) for (text, number), score in zip(first.items(), scores, strict=True)]
-    return [scored[place] for place in best(scores, top_n, None)]
+    return [scored[place] for place in select_best(scores, top_n)]
 
 
 def cited(quotes: Sequence[Quote]) -> str:

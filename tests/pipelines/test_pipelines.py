@@ -27,7 +27,7 @@ from bge_integrations.errors import (
 from bge_integrations.pipelines import langchain, llama_index
 from bge_integrations.pipelines.answers import NOTHING_FOUND, Source, cited_answer
 from bge_integrations.pipelines.command import run
-from bge_integrations.pipelines.quotes import Quote, cited, extract, sentences
+from bge_integrations.pipelines.extractive_answers import Quote, cited, extract, sentences
 from bge_integrations.pipelines.stores import open_chroma
 
 FILES = {

@@ -30,7 +30,7 @@ from bge_integrations.index import Entry, M3Index, documents, optimize_shard
 from bge_integrations.index.files import disk_use
 from bge_integrations.scoring import hybrid_scores
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 TEXTS = [f"Panda {i} eats bamboo number {i}." for i in range(20)]
 IDS = [f"id {i}" for i in range(20)]
 

@@ -1,0 +1,115 @@
+"""What the core knows of a model: the interface between `core/` and every backend in `models/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bge_integrations.catalog import Pooling
+    from bge_integrations.models.tokenizer import TextTokenizer
+    from bge_integrations.outputs import SparseVector
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenSequence:
+    """One tokenised text or pair, special tokens included.
+
+    Attributes:
+        ids: Token ids, int32 (length,).
+        types: Token type ids, int32 (length,); None if all are 0.
+        shared: How many of the first tokens other sequences may begin with too. A causal model computes these once for
+            all sequences of a batch that have the same.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None = None
+    shared: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What to compute for a sequence. Sequences with equal specs may share a batch.
+
+    Attributes:
+        pooling: Pooling of the dense vector; None computes no dense vector.
+        sparse, multi_vector: Whether to compute these (bge-m3 only).
+        dim: Columns to keep of dense and multi-vectors; None keeps all.
+        normalize: Whether to scale these to unit length, after `dim`.
+        logit: Whether to compute the relevance logit (rerankers only).
+        cutoff_layers: Score after each of these numbers of layers, ascending (LLM rerankers that can stop early); empty
+            scores after the last layer.
+        compression: (layer, ratio) pairs: before that layer, every `ratio` passage states become one (the lightweight
+            reranker only).
+    """
+
+    pooling: Pooling | None = None
+    sparse: bool = False
+    multi_vector: bool = False
+    dim: int | None = None
+    normalize: bool = True
+    logit: bool = False
+    cutoff_layers: tuple[int, ...] = ()
+    compression: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SequenceOutput:
+    """The output for one sequence; what its spec did not ask for is None.
+
+    Attributes:
+        dense: float32 (dim,).
+        sparse: Lexical weights by token id.
+        multi_vector: float32 (tokens, dim).
+        logit: float32 scalar, or (cutoff_layers,).
+    """
+
+    dense: np.ndarray | None = None
+    sparse: SparseVector | None = None
+    multi_vector: np.ndarray | None = None
+    logit: np.ndarray | None = None
+
+    def is_finite(self) -> bool:
+        """Return whether all numbers are finite."""
+        arrays = (self.dense, self.multi_vector, self.logit, self.sparse.values if self.sparse else None)
+        return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
+
+
+class Model(Protocol):
+    """A checkpoint in memory, ready to run on one device.
+
+    Attributes:
+        tokenizer: The checkpoint's tokenizer.
+        hidden_size: Width of the dense vector before truncation.
+        max_length: Longest sequence in tokens that the model can take.
+        vocabulary_size: Number of token ids, which sparse vectors refer to.
+        multi_vector_size: Width of the multi-vectors; 0 if the model has no sparse and multi-vector heads.
+        is_causal: Whether a token sees only the tokens before it, so that shared beginnings may be computed once.
+    """
+
+    tokenizer: TextTokenizer
+    hidden_size: int
+    max_length: int
+    vocabulary_size: int
+    multi_vector_size: int
+    is_causal: bool
+
+    def run(
+        self, sequences: Sequence[TokenSequence], spec: OutputSpec, between_layers: Callable[[], None]
+    ) -> list[SequenceOutput]:
+        """Compute one output per sequence, in their order. Called by one thread at a time.
+
+        Args:
+            sequences: Of any lengths; the backend packs or pads them itself.
+            spec: What to compute.
+            between_layers: Called between any two layers if the backend can. What it raises ends the run.
+
+        Raises:
+            OutOfMemoryError: The batch does not fit in memory.
+        """
