@@ -27,7 +27,7 @@ from options import add_results
 
 from bge_integrations import Embedder, load_embedder
 from bge_integrations.models import graphs
-from bge_integrations.models.model import EncoderModel
+from bge_integrations.models.encoder_model import EncoderModel
 
 RESULTS = Path(__file__).parent / "gpu.json"
 _WORDS = ("the", "of", "panda", "bamboo", "river", "city", "light", "water", "system", "early", "people", "music")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bge_integrations.models.kernels import PrepackedLinear
+from bge_integrations.models.linear import PrepackedLinear
 
 
 def seconds(work: Callable[[], object]) -> float:

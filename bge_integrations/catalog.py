@@ -1,4 +1,4 @@
-"""The BGE family: one typed row per published checkpoint.
+"""The BGE family: one typed row per published checkpoint, and one per family of checkpoints.
 
 Instructions, pooling and lengths are FlagEmbedding's own (its `model_mapping` and model cards). `max_length` is the
 longest input the checkpoint was published for; callers may ask for less.
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Family = Literal[
-    "encoder",  # BERT or XLM-R trunk, one dense vector
-    "m3",  # XLM-R trunk with bge-m3's sparse and multi-vector heads
-    "decoder",  # Gemma2, Mistral or Qwen2 trunk, last-token vector
-    "bidirectional_decoder",  # such a trunk whose tokens see what follows too
+    "encoder",  # BERT or XLM-R backbone, one dense vector
+    "m3",  # XLM-R backbone with bge-m3's sparse and multi-vector heads
+    "decoder",  # Gemma2, Mistral or Qwen2 backbone, last-token vector
+    "bidirectional_decoder",  # such a backbone whose tokens also see the tokens after them
     "icl",  # a decoder that takes in-context examples
     "visualized",  # an encoder with an image tower
-    "cross_encoder",  # BERT or XLM-R trunk, one logit per pair
+    "cross_encoder",  # BERT or XLM-R backbone, one logit per pair
     "llm_reranker",  # the logit of "Yes" after a prompt
     "layerwise_reranker",  # a score after any of the upper layers
     "lightweight_reranker",  # layerwise, with compressed passages
@@ -29,25 +29,14 @@ Family = Literal[
 Kind = Literal["embedder", "reranker"]
 Pooling = Literal["cls", "mean", "last_token"]
 
-SUPPORTED_FAMILIES: frozenset[Family] = frozenset(
-    {
-        "encoder",
-        "m3",
-        "decoder",
-        "bidirectional_decoder",
-        "icl",
-        "cross_encoder",
-        "llm_reranker",
-        "layerwise_reranker",
-        "lightweight_reranker",
-    }
-)
-DECODER_FAMILIES: frozenset[Family] = frozenset(
-    {"decoder", "bidirectional_decoder", "icl", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
-)
-RERANKER_FAMILIES: frozenset[Family] = frozenset(
-    {"cross_encoder", "llm_reranker", "layerwise_reranker", "lightweight_reranker"}
-)
+Backbone = Literal["encoder", "decoder"]
+Head = Literal[
+    "dense",  # none: the pooled states are the vector
+    "m3",  # bge-m3's sparse and multi-vector heads beside the dense vector
+    "classification",  # one logit from the first token
+    "yes",  # the logit of the token "Yes"
+    "layerwise",  # one linear head for each of the upper layers
+]
 
 ENGLISH = "Represent this sentence for searching relevant passages: "
 CHINESE = "为这个句子生成表示以用于检索相关文章："
@@ -90,7 +79,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> Kind:
-        return "reranker" if self.family in RERANKER_FAMILIES else "embedder"
+        return FAMILIES[self.family].kind
 
     @property
     def short_name(self) -> str:
@@ -117,7 +106,7 @@ def _decoder(
     )
 
 
-#: What instruct decoders are told of a query, by the name of the task; "web_search" unless another is asked for.
+#: Task instructions for decoder embedders, by the name of the task. The default is "web_search".
 INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
     {
         "web_search": "Given a web search query, retrieve relevant passages that answer the query.",
@@ -126,11 +115,91 @@ INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
         "bitext": "Retrieve parallel sentences.",
     }
 )
-#: Follows a query of bge-en-icl.
-ICL_SUFFIX = "\n<response>"
 
 BGE_FORMAT = "<instruct>{}\n<query>{}"
 _INSTRUCT_FORMAT = "Instruct: {}\nQuery: {}"
+
+
+@dataclass(frozen=True)
+class FamilyTraits:
+    """What all checkpoints of a family have in common.
+
+    Attributes:
+        kind: Whether they embed or rerank.
+        backbone: The code that runs the layers; None if this release does not support the family.
+        head: What follows the backbone.
+        pooling: The pooling when neither the caller, nor the catalogue, nor the checkpoint's files name one.
+        is_causal: Whether a token sees only itself and the tokens before it.
+        instruction_format: How an instruction and a query are joined if the catalogue has no row for the checkpoint.
+        takes_examples: Whether in-context examples may stand before a query.
+        query_suffix: Text after each query.
+        prompt: The question after each pair (LLM rerankers).
+        always_begins_with_bos: Whether a pair begins with the BOS token even if that token is the padding too.
+        has_cutoffs: Whether there are scores after several of the layers.
+        compresses: Whether passages can be compressed between two layers.
+    """
+
+    kind: Kind
+    backbone: Backbone | None
+    head: Head
+    pooling: Pooling | None = None
+    is_causal: bool = False
+    instruction_format: str | None = None
+    takes_examples: bool = False
+    query_suffix: str = ""
+    prompt: str = ""
+    always_begins_with_bos: bool = False
+    has_cutoffs: bool = False
+    compresses: bool = False
+
+
+_YES_OR_NO = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+FAMILIES: Mapping[Family, FamilyTraits] = MappingProxyType(
+    {
+        "encoder": FamilyTraits("embedder", "encoder", "dense"),
+        "m3": FamilyTraits("embedder", "encoder", "m3", "cls"),
+        "decoder": FamilyTraits("embedder", "decoder", "dense", "last_token", is_causal=True),
+        "bidirectional_decoder": FamilyTraits("embedder", "decoder", "dense", "last_token"),
+        "icl": FamilyTraits(
+            "embedder",
+            "decoder",
+            "dense",
+            "last_token",
+            is_causal=True,
+            instruction_format=BGE_FORMAT,
+            takes_examples=True,
+            query_suffix="\n<response>",
+        ),
+        "visualized": FamilyTraits("embedder", None, "dense"),
+        "cross_encoder": FamilyTraits("reranker", "encoder", "classification"),
+        "llm_reranker": FamilyTraits("reranker", "decoder", "yes", is_causal=True, prompt=_YES_OR_NO),
+        "layerwise_reranker": FamilyTraits(
+            "reranker",
+            "decoder",
+            "layerwise",
+            is_causal=True,
+            prompt=_YES_OR_NO,
+            always_begins_with_bos=True,
+            has_cutoffs=True,
+        ),
+        "lightweight_reranker": FamilyTraits(
+            "reranker",
+            "decoder",
+            "layerwise",
+            is_causal=True,
+            prompt="Predict whether passage B contains an answer to query A.",
+            always_begins_with_bos=True,
+            has_cutoffs=True,
+            compresses=True,
+        ),
+    }
+)
+SUPPORTED_FAMILIES: frozenset[Family] = frozenset(
+    family for family, traits in FAMILIES.items() if traits.backbone is not None
+)
 
 _LLM_EMBEDDER_TASKS: Mapping[str, Instructions] = MappingProxyType(
     {

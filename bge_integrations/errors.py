@@ -104,5 +104,9 @@ class TruncationWarning(UserWarning):
     """Some texts of a call were longer than max_length and were cut."""
 
 
+class PerformanceWarning(UserWarning):
+    """A slower path was taken; the results are right."""
+
+
 # Shown for every call, not only the first from a line; the user's own filters still come first.
 warnings.filterwarnings("always", category=TruncationWarning, append=True)

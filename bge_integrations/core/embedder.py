@@ -15,7 +15,7 @@ from bge_integrations.core.prompts import examples_room, tokenize_texts, tokeniz
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET, locate
-from bge_integrations.models.model import Wanted
+from bge_integrations.models.interface import OutputSpec
 from bge_integrations.models.profile import check_request, embedder_profile
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.validation import check_on_truncate, check_text, check_texts, check_whole_number
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from bge_integrations.catalog import Family, Pooling
-    from bge_integrations.models.batch import TokenSequence
-    from bge_integrations.models.model import TextOutput
+    from bge_integrations.models.interface import SequenceOutput, TokenSequence
     from bge_integrations.models.profile import EmbedderProfile
 
 TextKind = Literal["query", "passage"]
@@ -128,8 +127,8 @@ class Embedder(Loaded):
         self.query_instruction: str = profile.instructions.query
         self.passage_instruction: str = profile.instructions.passage
         self._examples, self._query_suffix = profile.examples, profile.query_suffix
-        self.has_sparse = self.has_multi_vector = model.m3 is not None
-        self.vocabulary_size: int = model.config.vocabulary_size
+        self.has_sparse = self.has_multi_vector = model.multi_vector_size > 0
+        self.vocabulary_size: int = model.vocabulary_size
         #: What the examples leave of the positions that the model has.
         self._longest_query = self._longest - examples_room(model.tokenizer, self._examples, self._query_suffix)
         if self._longest_query < 1:
@@ -142,10 +141,10 @@ class Embedder(Loaded):
         check_whole_number(self.max_length, "max_length", most=self._longest)
         truncate_dim = profile.truncate_dim if truncate_dim is None else truncate_dim
         if truncate_dim is not None:
-            check_whole_number(truncate_dim, "truncate_dim", most=model.config.hidden_size)
+            check_whole_number(truncate_dim, "truncate_dim", most=model.hidden_size)
         self._dim = truncate_dim
-        self.dimension = truncate_dim or model.config.hidden_size
-        multi_vector_size = model.m3.multi_vector_size if model.m3 else 0
+        self.dimension = truncate_dim or model.hidden_size
+        multi_vector_size = model.multi_vector_size
         self.multi_vector_dimension: int = min(multi_vector_size, truncate_dim or multi_vector_size)
 
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
@@ -319,7 +318,7 @@ class _Request:
         numbers: dict[str, int] = {}
         self.places = [numbers.setdefault(text, len(numbers)) for text in checked]
         self.unique: Sequence[str] = list(numbers)
-        self.wanted = Wanted(
+        self.wanted = OutputSpec(
             pooling=embedder.pooling if dense else None,
             sparse=sparse,
             multi_vector=multi_vector,
@@ -335,7 +334,7 @@ class _Request:
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[TokenSequence], int]:
         return self._tokenizing(texts, max_length=self._max_length)
 
-    def gather(self, outputs: list[TextOutput]) -> Embeddings:
+    def gather(self, outputs: list[SequenceOutput]) -> Embeddings:
         """Lay the outputs of the unique texts out in the order of the call."""
         chosen = [outputs[place] for place in self.places]
         e, wanted = self._embedder, self.wanted

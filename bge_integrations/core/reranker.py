@@ -14,7 +14,7 @@ from bge_integrations.core.prompts import tokenize_pairs, tokenize_prompted_pair
 from bge_integrations.core.session import Loaded, OnTruncate, Session, Work, place
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
-from bge_integrations.models.model import Wanted
+from bge_integrations.models.interface import OutputSpec
 from bge_integrations.models.profile import check_request, reranker_profile
 from bge_integrations.validation import check_on_truncate, check_text, check_whole_number
 
@@ -22,22 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.batch import TokenSequence
-    from bge_integrations.models.model import TextOutput
+    from bge_integrations.models.interface import SequenceOutput, TokenSequence
     from bge_integrations.models.profile import RerankerProfile
 
 _DEFAULT_MAX_LENGTH = 512
 _RATIOS = (1, 2, 4, 8)
 _COMPRESS_LAYERS = (8,)
-_YES_OR_NO = (
-    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
-    "prediction of either 'Yes' or 'No'."
-)
-_PROMPTS: dict[Family, str] = {
-    "llm_reranker": _YES_OR_NO,
-    "layerwise_reranker": _YES_OR_NO,
-    "lightweight_reranker": "Predict whether passage B contains an answer to query A.",
-}
 
 
 def load_reranker(
@@ -131,7 +121,7 @@ class EarlyExit:
         """
         if cutoff_layers is not None and not profile.cutoffs:
             raise InvalidInputError(f"{profile.name} has scores after its last layer only; leave cutoff_layers= out")
-        if not (compress_ratio is None and compress_layers is None) and profile.family != "lightweight_reranker":
+        if not (compress_ratio is None and compress_layers is None) and not profile.compresses:
             raise InvalidInputError(
                 f"{profile.name} compresses nothing; leave compress_ratio= and compress_layers= out"
             )
@@ -174,7 +164,7 @@ def _whole_numbers(argument: str, numbers: int | Sequence[int]) -> tuple[int, ..
 
 def _prompt(profile: RerankerProfile, prompt: str | None) -> str:
     """What an LLM reranker is asked; "" for others."""
-    own = _PROMPTS.get(profile.family, "")
+    own = profile.prompt
     if prompt is None:
         return own
     if not own:
@@ -214,8 +204,8 @@ class Reranker(Loaded):
         self.cutoff_layers = early.cutoffs
         self.compression = early.compression
         self.prompt = prompt
-        self._wanted = Wanted(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
-        self._always_begin = profile.family != "llm_reranker"
+        self._wanted = OutputSpec(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
+        self._always_begin = profile.always_begin
 
     def score(
         self,
@@ -306,7 +296,7 @@ class _Request:
             self._tokenizer, pairs, self._reranker.prompt, *lengths, always_begin=self._reranker._always_begin
         )
 
-    def gather(self, outputs: list[TextOutput], normalize: bool) -> NDArray[np.float32]:
+    def gather(self, outputs: list[SequenceOutput], normalize: bool) -> NDArray[np.float32]:
         logits = np.array([outputs[place].logit for place in self._places], dtype=np.float32)
         cutoffs = self._reranker.cutoff_layers
         if len(cutoffs) > 1:

@@ -16,17 +16,16 @@ import torch
 
 from bge_integrations.core.call import settle
 from bge_integrations.errors import ClosedError, NonFiniteError, OutOfMemoryError
-from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
-from bge_integrations.models.kernels import memory_errors
-from bge_integrations.models.loading import Model, load_model
-from bge_integrations.models.model import TextOutput, Wanted
+from bge_integrations.models.interface import Model, OutputSpec, SequenceOutput
+from bge_integrations.models.linear import choose_cpu_kernels
+from bge_integrations.models.loading import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.batch import TokenSequence
+    from bge_integrations.models.interface import TokenSequence
 
 #: Tokens of a batch, by the type of device.
 TOKEN_BUDGETS = {"cpu": 1024, "cuda": 65536}
@@ -82,7 +81,8 @@ class Resident:
         with self._loading:
             if self._model is None:
                 loading: Future[Model] = Future()
-                arguments = key.folder, key.family, key.device, key.dtype, key.layers
+                dtype = str(key.dtype).removeprefix("torch.")
+                arguments = key.folder, key.family, str(key.device), dtype, key.layers, choose_cpu_kernels()
                 loader = threading.Thread(
                     target=settle, args=(loading, load_model, *arguments), name="bge-load", daemon=True
                 )
@@ -145,7 +145,7 @@ class ModelLane:
     """Computes one kind of output with one resident model: what the scheduler runs."""
 
     resident: Resident
-    wanted: Wanted
+    wanted: OutputSpec
 
     @property
     def token_budget(self) -> int:
@@ -153,7 +153,7 @@ class ModelLane:
 
     def run(
         self, sequences: list[TokenSequence], between_layers: Callable[[], None]
-    ) -> list[TextOutput | NonFiniteError]:
+    ) -> list[SequenceOutput | NonFiniteError]:
         """One output per sequence. What is not finite is computed again in float32, then an error."""
         outputs = self._outputs(self.resident.model, sequences, between_layers)
         bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
@@ -167,7 +167,7 @@ class ModelLane:
             except OutOfMemoryError as error:
                 and_then = f"and to compute it in float32 there is no memory ({error}); leave such texts out"
             bad = [i for i in bad if not outputs[i].is_finite()]
-        results: list[TextOutput | NonFiniteError] = list(outputs)
+        results: list[SequenceOutput | NonFiniteError] = list(outputs)
         for i in bad:
             results[i] = NonFiniteError(
                 f"the model gave NaN or infinity for a text of {len(sequences[i])} tokens, {and_then}"
@@ -176,13 +176,8 @@ class ModelLane:
 
     def _outputs(
         self, model: Model, sequences: list[TokenSequence], between_layers: Callable[[], None]
-    ) -> list[TextOutput]:
-        with memory_errors():
-            batch = PackedBatch.pack(sequences, model.device, model.is_causal)
-        outputs: list[TextOutput] = [TextOutput()] * len(sequences)
-        for place, output in zip(batch.order, model(batch, self.wanted, between_layers), strict=True):
-            outputs[place] = output
-        return outputs
+    ) -> list[SequenceOutput]:
+        return model.run(sequences, self.wanted, between_layers)
 
 
 @contextmanager

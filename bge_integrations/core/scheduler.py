@@ -18,7 +18,7 @@ from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryEr
 
 if TYPE_CHECKING:
     from bge_integrations.core.call import Call
-    from bge_integrations.models.batch import TokenSequence
+    from bge_integrations.models.interface import TokenSequence
 
 
 class Lane(Protocol):

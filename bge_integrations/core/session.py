@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.batch import TokenSequence
-    from bge_integrations.models.loading import Model
-    from bge_integrations.models.model import TextOutput, Wanted
+    from bge_integrations.models.interface import Model, OutputSpec, SequenceOutput, TokenSequence
 
 T = TypeVar("T")
 OnTruncate = Literal["warn", "error", "ignore"]
@@ -56,7 +54,7 @@ class Work(Generic[T]):
 
     inputs: Sequence[T]
     tokenize: Callable[[Sequence[T]], tuple[list[TokenSequence], int]]
-    wanted: Wanted
+    wanted: OutputSpec
     on_truncate: OnTruncate
     show_progress: bool
 
@@ -68,8 +66,8 @@ class Loaded:
         self._session = session
         self.name = name
         self.device = ", ".join(session.devices)
-        self.dtype = str(session.model.dtype).removeprefix("torch.")
-        self._longest = session.model.config.max_length
+        self.dtype = str(session.key.dtype).removeprefix("torch.")
+        self._longest = session.model.max_length
         self.max_length = self._longest
 
     @property
@@ -154,7 +152,7 @@ class Session:
         """Give up the hold on the weights; a second call does nothing."""
         self._finalizer()
 
-    def run(self, work: Work[T]) -> list[TextOutput]:
+    def run(self, work: Work[T]) -> list[SequenceOutput]:
         """One output per input."""
         call = self._begin(work)
         try:
@@ -164,7 +162,7 @@ class Session:
             call.cancel()
             raise
 
-    async def arun(self, work: Work[T], characters: int) -> list[TextOutput]:
+    async def arun(self, work: Work[T], characters: int) -> list[SequenceOutput]:
         """As `run`, without blocking the event loop; the inputs hold that many characters.
 
         Cancelling it drops the work that has not begun.

@@ -5,33 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-@dataclass(frozen=True, eq=False, slots=True)
-class TokenSequence:
-    """One tokenised text or pair, special tokens included.
+    from bge_integrations.models.interface import TokenSequence
 
-    Attributes:
-        ids: Token ids, int32 (length,).
-        types: Token type ids, int32 (length,); None where all are 0.
-        shared: How many of its first tokens other sequences may have too: causal models compute these once for all
-            sequences of a batch that have the same.
-    """
-
-    ids: np.ndarray
-    types: np.ndarray | None = None
-    shared: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LengthGroup:
     """Neighbouring sequences of one length: `count` of them from token `start` on, `length` tokens each."""
 
     start: int
@@ -48,8 +37,8 @@ class Sharing:
     """Which tokens of a batch are computed once for several sequences. int64 tensors on its device.
 
     Attributes:
-        computed: (computed tokens,) their places in the batch, ascending.
-        source: (tokens,) for each token of the batch, its place among the computed ones.
+        computed: (computed tokens,) their indices in the batch, ascending.
+        source: (tokens,) for each token of the batch, its index among the computed ones.
     """
 
     computed: torch.Tensor
@@ -57,8 +46,8 @@ class Sharing:
 
     @classmethod
     def of(cls, sequences: list[TokenSequence], cumulative: np.ndarray, device: torch.device) -> Sharing | None:
-        """Where sequences that are laid end to end begin with the same shared tokens; None where none do."""
-        owner = np.arange(cumulative[-1])  # the place of the token that each one is the same as
+        """Find sequences, laid end to end, that begin with the same shared tokens; None if none do."""
+        owner = np.arange(cumulative[-1])  # for each token, the index of the token it equals
         first: dict[bytes, int] = {}
         for sequence, begin in zip(sequences, cumulative[:-1].tolist(), strict=True):
             if sequence.shared:
@@ -71,7 +60,7 @@ class Sharing:
         return cls(*tensors)
 
     def keep(self, computed: torch.Tensor) -> Sharing:
-        """After only those of the computed tokens are left, bool (computed tokens,)."""
+        """Return the sharing of a batch that keeps only these computed tokens, bool (computed tokens,)."""
         tokens = computed[self.source]
         return Sharing((tokens.cumsum(0) - 1)[self.computed[computed]], (computed.cumsum(0) - 1)[self.source[tokens]])
 
@@ -82,12 +71,12 @@ class PackedBatch:
 
     Attributes:
         ids: (tokens,) token ids.
-        types: (tokens,) token type ids, or None where all are 0.
-        positions: (tokens,) place of each token in its own sequence, from 0.
-        cumulative: (sequences + 1,) where each sequence begins; the last entry is the number of tokens.
+        types: (tokens,) token type ids, or None if all are 0.
+        positions: (tokens,) position of each token in its own sequence, from 0.
+        cumulative: (sequences + 1,) the index of each sequence's first token; the last entry is the number of tokens.
         lengths: Tokens per sequence, in batch order.
-        order: `order[i]` is the place that the i-th sequence of the batch had among those given to `pack`.
-        sharing: Which tokens a decoder computes once for several sequences; None where there are none.
+        order: `order[i]` is the index that the batch's i-th sequence had among those given to `pack`.
+        sharing: Which tokens a decoder computes once for several sequences; None if there are none.
     """
 
     ids: torch.Tensor
@@ -99,10 +88,10 @@ class PackedBatch:
     sharing: Sharing | None = None
 
     @classmethod
-    def pack(cls, sequences: list[TokenSequence], device: torch.device, is_causal: bool = False) -> PackedBatch:
+    def pack(cls, sequences: Sequence[TokenSequence], device: torch.device, is_causal: bool = False) -> PackedBatch:
         """Lay `sequences` end to end. Sorting makes equal lengths neighbours, which share an attention call.
 
-        `is_causal`: whether a token sees only what stands before it, so that what is shared may be computed once.
+        `is_causal`: whether a token sees only the tokens before it, so that shared beginnings are computed once.
         """
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         chosen = [sequences[i] for i in order]
@@ -130,7 +119,7 @@ class PackedBatch:
         )
 
     def keep(self, computed: torch.Tensor) -> PackedBatch:
-        """The batch of those computed tokens, bool: every sequence keeps one or more, positions begin at 0 again."""
+        """Return the batch of these computed tokens, bool. Each sequence must keep one; positions begin at 0 again."""
         tokens = computed if self.sharing is None else computed[self.sharing.source]
         counts = torch.segment_reduce(tokens.float(), "sum", offsets=self.cumulative.long(), unsafe=True).long()
         cumulative = F.pad(counts.cumsum(0), (1, 0))
@@ -145,12 +134,16 @@ class PackedBatch:
             sharing=None if self.sharing is None else self.sharing.keep(computed),
         )
 
+    def in_given_order(self, outputs: Sequence[T]) -> list[T]:
+        """Sort one output per sequence, in batch order, back into the order of the sequences given to `pack`."""
+        return [outputs[i] for i in np.argsort(self.order)]
+
     def only_computed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Of one row per token, those of the tokens that are computed."""
+        """From one row per token, select the rows of the computed tokens."""
         return tokens if self.sharing is None else tokens[self.sharing.computed]
 
     def of_each_token(self, computed: torch.Tensor) -> torch.Tensor:
-        """Of one row per computed token, one row per token."""
+        """From one row per computed token, make one row per token."""
         return computed if self.sharing is None else computed[self.sharing.source]
 
     @property
@@ -164,12 +157,12 @@ class PackedBatch:
         return self.cumulative[1:].long() - 1
 
     @cached_property
-    def runs(self) -> list[Run]:
-        """The batch cut into runs of equal length."""
-        found: list[Run] = []
+    def length_groups(self) -> list[LengthGroup]:
+        """Neighbouring sequences of equal length, in batch order."""
+        groups: list[LengthGroup] = []
         start = 0
         for length, group in groupby(self.lengths):
             count = sum(1 for _ in group)
-            found.append(Run(start, count, length))
-            start = found[-1].end
-        return found
+            groups.append(LengthGroup(start, count, length))
+            start = groups[-1].end
+        return groups

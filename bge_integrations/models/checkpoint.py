@@ -1,4 +1,4 @@
-"""Find a checkpoint, and read its files safely."""
+"""Find a checkpoint, and read its small files."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import difflib
 import hashlib
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from bge_integrations import catalog
 from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable
 
 POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
-_HUB_TIMEOUT = 20.0  # seconds
+#: Seconds to wait for the hub.
+_HUB_TIMEOUT = 20.0
+#: `weights_digest` reads files up to this many bytes whole, and of larger ones a sample of each megabyte.
 _READ_WHOLE = 16 << 20
+#: Bytes of a sample.
 _SAMPLE = 4096
 _POCKET_FOLDER = Path(__file__).parent.parent / "pocket"
 _WEIGHT_FILES = (
@@ -41,14 +41,14 @@ def locate(
     cache_folder: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[str, Path]:
-    """The full name and the folder of a checkpoint.
+    """Return the full name and the folder of a checkpoint.
 
-    `model` is a folder, "pocket", a hub id, or a catalogued name without its owner. What lies complete in the hub's
-    cache is used without any network call; otherwise it is downloaded.
+    `model` is a folder, "pocket", a hub id, or a catalogued name without its owner. A checkpoint that is complete in
+    the hub's cache is used without any network call; otherwise it is downloaded.
 
     Raises:
-        CheckpointNotFoundError: No such folder, or not in the cache and not to be had from the hub.
-        UnknownModelError: The name is no path, no hub id and not in the catalogue.
+        CheckpointNotFoundError: No such folder, or not in the cache and the download failed.
+        UnknownModelError: The name is not a path, not a hub id and not in the catalogue.
     """
     name = os.fspath(model)
     folder = Path(name).expanduser()
@@ -76,7 +76,7 @@ def _unknown(name: str) -> str:
 
 
 def _near(name: str) -> str:
-    """A hint at catalogued names that look like this one, if it is not one of them."""
+    """Return a hint at similar catalogued names, unless this is one of them."""
     known = [row.name for row in catalog.CHECKPOINTS]
     near = [] if name in known else difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(near)}?" if near else ""
@@ -110,7 +110,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     if local_files_only:
         raise CheckpointNotFoundError(f"{name}: {cached}, and local_files_only=True forbids the download. {advice}")
     try:
-        # model_info is asked once, where listing the files would be retried for 20 seconds without network
+        # model_info is called once; listing the files would be retried for 20 seconds without network
         siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
         files = _wanted(sibling.rfilename for sibling in siblings)
         return Path(snapshot_download(**where, allow_patterns=files))
@@ -125,11 +125,11 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     except Exception as error:  # the hub library lets many kinds of network errors through
         raise CheckpointNotFoundError(
             f"{name}: {cached}, and downloading it failed ({type(error).__name__}: {error}). {advice}"
-        ) from None  # the network library's own traceback is long and says no more
+        ) from None  # the network library's own traceback is long and adds nothing
 
 
 def _wanted(files: Iterable[str]) -> list[str]:
-    """Of a repository's files, those we read: configs, tokenizer, heads, and one kind of weights."""
+    """Select the files of a repository that we read: configs, tokenizer, heads, and one kind of weights."""
     files = [f for f in files if not f.startswith(("onnx/", "openvino/", "."))]
     kept = [f for f in files if f.endswith(".json") and not f.endswith(".index.json")]
     kept += [f for f in files if f in TOKENIZER_FILES or f.endswith("_linear.pt")]
@@ -139,11 +139,11 @@ def _wanted(files: Iterable[str]) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder has a config, a tokenizer and all shards of its weights."""
+    """Return whether the folder has a config, a tokenizer and all shards of its weights."""
     if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in TOKENIZER_FILES):
         return False
     try:
-        shards = set(_tensor_files(folder).values())
+        shards = set(tensor_files(folder).values())
     except CheckpointError:
         return False
     if len({(folder / head).is_file() for head in M3_HEADS}) > 1:  # one head without the other
@@ -152,17 +152,17 @@ def is_complete(folder: Path) -> bool:
 
 
 def fingerprint(folder: Path) -> Hashable:
-    """Changes when a file of the folder is written anew or exchanged: each file's name, inode, time and size."""
+    """Return each file's name, inode, time and size: it changes when a file is rewritten or replaced."""
     files = [(f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file()]
     return tuple((name, status.st_ino, status.st_mtime_ns, status.st_size) for name, status in files)
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weights and heads in a folder: the same wherever it lies and whatever it is called.
+    """Return the SHA-256 of a folder's weights and heads, whatever the folder's path.
 
-    Of large files a sample is read, 4 kB of each megabyte: enough to tell any two trainings apart, in milliseconds.
+    Of large files only a sample is read, 4 kB of each megabyte: it tells any two trainings apart in milliseconds.
     """
-    files = {*_tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
+    files = {*tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
     whole = hashlib.sha256()
     for file in sorted(files):
         size = file.stat().st_size
@@ -176,7 +176,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def parse_json(path: Path) -> Any:
-    """Whatever a JSON file of the checkpoint holds."""
+    """Return the content of a JSON file of the checkpoint."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -184,7 +184,7 @@ def parse_json(path: Path) -> Any:
 
 
 def read_json(folder: Path, file: str) -> dict[str, Any] | None:
-    """The object in a JSON file of the checkpoint; None where there is no such file."""
+    """Return the object in a JSON file of the checkpoint; None if there is no such file."""
     path = folder / file
     if not path.is_file():
         return None
@@ -195,14 +195,15 @@ def read_json(folder: Path, file: str) -> dict[str, Any] | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """Return the checkpoint's config.json."""
     config = read_json(folder, "config.json")
     if config is None:
         raise CheckpointError(f"{folder} has no config.json; is it a checkpoint folder?")
     return config
 
 
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """{tensor name: file}; the name "*" stands for a single file whose names are read from itself."""
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Return {tensor name: file}; "*" stands for all names of a single file without an index."""
     for name in _WEIGHT_FILES:
         if not (folder / name).is_file():
             continue
@@ -215,103 +216,6 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     raise CheckpointError(f"{folder} has no weights; one of these is needed: {', '.join(_WEIGHT_FILES)}")
 
 
-def read_state(file: Path) -> Mapping[str, torch.Tensor]:
-    """The tensors of a `.pt` or `.bin` file, read with `weights_only=True`: no code in it can run."""
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; this checkpoint can't be used without it")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} holds more than tensors or is damaged, and is refused ({str(error).splitlines()[0]})"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise CheckpointError(f"{file} should hold a dict of tensors by name")
-    return state
-
-
-class Weights:
-    """The tensors of a checkpoint folder by name, read when taken.
-
-    A safetensors file is mapped for each tensor anew, so that its pages leave memory when the tensor does: a large
-    model that is converted on the way then takes what it takes converted, and not the size of its files besides. What
-    is kept must be copied, or it keeps a mapping of the whole file.
-
-    Raises:
-        CheckpointError: No weights, a shard is missing, or a file is cut short; the message names the file.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        files = _tensor_files(folder)
-        self._stored: dict[str, tuple[Path, str]] = {}
-        self._states: dict[Path, Mapping[str, torch.Tensor]] = {}
-        for file in dict.fromkeys(files.values()):
-            for name in self._names(file):
-                self._stored[_todays_name(name)] = file, name
-        for name, file in files.items():
-            if name != "*" and self._stored.get(_todays_name(name)) != (file, name):
-                raise CheckpointError(f"{file} lacks the tensor {name} that the index says it holds")
-
-    def _names(self, file: Path) -> Iterable[str]:
-        if file.suffix != ".safetensors":
-            self._states[file] = read_state(file)
-            return self._states[file].keys()
-        with _safetensors(file) as opened:
-            names: list[str] = opened.keys()
-        return names
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._stored
-
-    def prefix_of(self, name: str) -> str:
-        """What stands before `name` in this checkpoint: "bert.", "roberta." or ""."""
-        for stored in self._stored:
-            if stored == name or stored.endswith("." + name):
-                return stored.removesuffix(name)
-        raise CheckpointError(
-            f"{self.folder}: no tensor {name} in the weights (found {', '.join(list(self._stored)[:5])} …)"
-        )
-
-    def take(self, name: str, *shape: int) -> torch.Tensor:
-        """The tensor `name`, as stored, after a check of its shape (-1 matches any size): to be copied, see above."""
-        if name not in self._stored:
-            raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
-        file, stored = self._stored[name]
-        if file in self._states:
-            return fitting(file, name, self._states[file][stored], shape)
-        with _safetensors(file) as opened:
-            return fitting(file, name, opened.get_tensor(stored), shape)
-
-
-def _safetensors(file: Path) -> Any:
-    """The file opened, as a context manager."""
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; the weights are incomplete, download it again")
-    try:
-        return safe_open(file, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
-
-
-def _todays_name(name: str) -> str:
-    """Checkpoints from TensorFlow, and BERTs that transformers 5.0 saved, call a norm's weight and bias so."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def fitting(file: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """`tensor` if it is floating point and of that shape (-1 matches any size), else an error that names it."""
-    if not isinstance(tensor, torch.Tensor):
-        raise CheckpointError(f"{file}: {name} is no tensor")
-    fits = tensor.dim() == len(shape) and all(
-        want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
-        raise CheckpointError(f"{file}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"{file}: tensor {name} is {tensor.dtype}; only floating-point weights can be read")
-    return tensor
+def weight_bytes(folder: Path) -> int:
+    """Return the size of a folder's weight files in bytes."""
+    return sum(file.stat().st_size for file in set(tensor_files(folder).values()))

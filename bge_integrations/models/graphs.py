@@ -1,15 +1,17 @@
-"""Small batches on CUDA, replayed as recorded graphs: the 200 kernels of a query are launched at once.
+"""CUDA graphs for small batches: the 200 kernels of a query are launched at once.
 
-What it is worth is not measured yet; `benchmarks/gpu.py` measures a lone query with and without it.
+The gain is not measured yet; `benchmarks/gpu.py` measures a lone query with and without graphs.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
+from bge_integrations.errors import PerformanceWarning
 from bge_integrations.models.batch import PackedBatch
 
 if TYPE_CHECKING:
@@ -19,31 +21,33 @@ if TYPE_CHECKING:
 
     from bge_integrations.models.encoder import Encoder
 
-#: Numbers of tokens that graphs are recorded for; a batch takes the next larger one.
+#: Numbers of tokens to record graphs for; a batch uses the next larger one.
 SIZES = (32, 64, 128, 256)
-#: A batch of more sequences is computed without.
+#: Maximum sequences of a batch that uses a graph.
 _SEQUENCES = 8
+
+logger = logging.getLogger(__name__)
 
 
 class FixedBatch:
-    """A batch whose tensors stay in their place, as a recorded graph needs: others are copied into it.
+    """A batch whose tensors keep their addresses, as a recorded graph needs: other batches are copied into it.
 
-    Behind the sequences of the batch that was put in comes one over the tokens that are left, then empty ones.
+    After the sequences of the copied batch come one over the tokens that are left, then empty ones.
 
     Args:
-        tokens: So many; at first they are one sequence.
-        device: Where they are.
+        tokens: Number of tokens; at first they are one sequence.
+        device: The device of the tensors.
     """
 
     def __init__(self, tokens: int, device: torch.device) -> None:
         ids, self._types, positions = (torch.zeros(tokens, dtype=torch.int64, device=device) for _ in range(3))
         cumulative = torch.full((_SEQUENCES + 2,), tokens, dtype=torch.int32, device=device)
         cumulative[0] = 0
-        # no sequence is longer than all tokens together, which is what attention needs to know of the lengths
+        # attention needs an upper bound of the lengths: no sequence is longer than all tokens together
         self.batch = PackedBatch(ids, self._types, positions, cumulative, lengths=(tokens,), order=(0,))
 
     def put(self, batch: PackedBatch) -> None:
-        """Copy a batch of at most so many tokens and eight sequences; what is behind it keeps what was there."""
+        """Copy in a batch of at most `tokens` tokens and eight sequences; what follows it keeps its old values."""
         tokens, ends = len(batch.ids), len(batch.cumulative)
         self.batch.ids[:tokens] = batch.ids
         self._types[:tokens] = 0 if batch.types is None else batch.types
@@ -62,11 +66,11 @@ class _Graph:
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                for _ in range(3):  # libraries get their working memory at the first call, which can't be recorded
+                for _ in range(3):  # libraries allocate working memory at the first call, which can't be recorded
                     encoder(self._fixed.batch, _go_on)
             torch.cuda.current_stream().wait_stream(stream)
-            # what other threads do with CUDA does not end the recording, unless they synchronise the whole device; the
-            # outer block gives this thread its stream back even where it fails
+            # other threads may use CUDA during the recording unless they synchronise the whole device; the outer block
+            # restores this thread's stream even if the recording fails
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
@@ -80,9 +84,9 @@ class _Graph:
 
 
 class GraphedEncoder:
-    """An encoder in bfloat16 or float16 on CUDA, with a graph for each size of small batches, recorded when first met.
+    """An encoder in bfloat16 or float16 on CUDA that records a graph for each size of small batches at its first use.
 
-    A graph that can't be recorded, or gives other numbers than the encoder, is not used; a warning says so.
+    If a graph can't be recorded, or its numbers differ from the encoder's, a warning is issued and none are used.
     """
 
     def __init__(self, encoder: Encoder, device: torch.device) -> None:
@@ -91,14 +95,14 @@ class GraphedEncoder:
         self._is_usable = True
 
     def __call__(self, batch: PackedBatch, between_layers: Callable[[], None], rows: Tensor | None = None) -> Tensor:
-        """As the encoder; a small batch is over before anything could be done between its layers."""
+        """Compute as `Encoder` does; with a graph, `between_layers` is not called."""
         size = next((size for size in SIZES if len(batch.ids) <= size), None)
         if size is None or len(batch.lengths) > _SEQUENCES or not self._is_usable:
             return self._encoder(batch, between_layers, rows)
         if size in self._graphs:
             return self._graphs[size](batch, rows)
         expected = self._encoder(batch, between_layers, rows)
-        if not expected.isfinite().all():  # nothing to compare with
+        if not expected.isfinite().all():  # there is nothing to compare with
             return expected
         try:
             graph = _Graph(self._encoder, size, self._device)
@@ -106,17 +110,20 @@ class GraphedEncoder:
         except RuntimeError as error:
             self._give_up(f"could not be recorded ({error})")
             return expected
-        if not difference < 0.05:  # both are rounded to 8 or 11 bits, in each layer
+        if not difference < 0.05:  # both are rounded to 8 or 11 bits in each layer
             self._give_up(f"gave numbers that differ by {difference:.2g} of the largest")
             return expected
         self._graphs[size] = graph
+        logger.debug("recorded a CUDA graph for batches of up to %d tokens", size)
         return expected
 
     def _give_up(self, why: str) -> None:
         self._is_usable = False
         self._graphs.clear()
-        warnings.warn(f"a CUDA graph {why}; short texts are computed without, a little more slowly", stacklevel=2)
+        message = f"a CUDA graph {why}; short texts are computed without graphs, a little more slowly"
+        logger.warning(message)
+        warnings.warn(message, PerformanceWarning, stacklevel=2)
 
 
 def _go_on() -> None:
-    """A recorded encoder lets nothing pass."""
+    """Nothing runs between the layers of a recorded encoder."""

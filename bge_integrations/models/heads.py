@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.errors import CheckpointError
-from bge_integrations.models.checkpoint import fitting, read_state
+from bge_integrations.models.weights import fitting, read_state
 from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from bge_integrations.catalog import Pooling
     from bge_integrations.models.batch import PackedBatch
-    from bge_integrations.models.checkpoint import Weights
-    from bge_integrations.models.encoder import EncoderConfig
+    from bge_integrations.models.encoder_config import EncoderConfig
+    from bge_integrations.models.weights import Weights
 
 
 def pooled_rows(pooling: Pooling, batch: PackedBatch) -> Tensor | None:
-    """Index of the one token per sequence that the pooling reads, or None where it reads all."""
+    """Index of the one token per sequence that the pooling reads, or None if it reads all."""
     if pooling == "cls":
         return batch.first_tokens
     return batch.last_tokens if pooling == "last_token" else None
@@ -49,7 +49,7 @@ class M3Heads:
     """bge-m3's two extra heads, one value and one vector per token.
 
     Raises:
-        CheckpointError: A head's file is missing (it is never made up) or does not fit the trunk.
+        CheckpointError: A head's file is missing (it is never made up) or does not fit the backbone.
     """
 
     def __init__(self, folder: Path, hidden_size: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -68,7 +68,7 @@ class M3Heads:
         self.multi_vector_size = len(self._multi_vector[0])
 
     def sparse(self, hidden: Tensor, batch: PackedBatch, special_ids: np.ndarray) -> list[SparseVector]:
-        """Per sequence {token id: max over its occurrences of relu(w·h + b)} where that is > 0, specials left out."""
+        """Per sequence {token id: max over its occurrences of relu(w·h + b)} if that is > 0, without special tokens."""
         token_weights = torch.relu(F.linear(hidden, *self._sparse)).squeeze(-1).float().cpu().numpy()
         ids = batch.ids.cpu().numpy()
         sequence = np.repeat(np.arange(len(batch.lengths)), batch.lengths)

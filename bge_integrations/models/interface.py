@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from bge_integrations.catalog import Pooling
     from bge_integrations.models.tokenizer import TextTokenizer
     from bge_integrations.outputs import SparseVector
+
+#: The libraries that can run a model.
+Backend = Literal["torch"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,31 +1,77 @@
-"""A checkpoint folder becomes the model of its family."""
+"""Load a checkpoint folder as a `Model`."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from bge_integrations.catalog import DECODER_FAMILIES
-from bge_integrations.models.decoder_model import DecoderModel
-from bge_integrations.models.model import EncoderModel
+from bge_integrations.catalog import FAMILIES
+from bge_integrations.models.checkpoint import weight_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from bge_integrations.catalog import Family
+    from bge_integrations.models.interface import Backend, Model
+    from bge_integrations.models.linear import CpuKernels
 
-Model = EncoderModel | DecoderModel
+logger = logging.getLogger(__name__)
 
 
-def load_model(folder: Path, family: Family, device: torch.device, dtype: torch.dtype, layers: int | None) -> Model:
-    """Read the weights of a checkpoint; of a decoder only the first `layers` layers, unless that is None.
+def load_model(
+    folder: Path,
+    family: Family,
+    device: str,
+    dtype: str,
+    layers: int | None,
+    kernels: CpuKernels,
+    backend: Backend = "torch",
+) -> Model:
+    """Read the weights of a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        family: One that is supported.
+        device: "cpu" or "cuda:0".
+        dtype: "float32", "bfloat16", "float16" or "int8".
+        layers: Number of layers to read of a decoder; None reads all.
+        kernels: The linears of the CPU; see `choose_cpu_kernels`.
+        backend: What computes.
 
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
-        NotSupportedError: config.json asks for something that is not done here.
-        OutOfMemoryError: There is no room.
+        NotSupportedError: config.json asks for something that is not supported.
+        OutOfMemoryError: The weights do not fit in memory.
     """
-    if family in DECODER_FAMILIES:
-        return DecoderModel(folder, family, device, dtype, layers)
-    return EncoderModel(folder, family, device, dtype)
+    load = _BACKENDS[backend]
+    model = load(folder, family, device, dtype, layers, kernels)
+    logger.info(
+        "loaded %s: family %s, backend %s, device %s, dtype %s, %d bytes of weight files",
+        folder,
+        family,
+        backend,
+        device,
+        dtype,
+        weight_bytes(folder),
+    )
+    return model
+
+
+def _load_torch(
+    folder: Path, family: Family, device: str, dtype: str, layers: int | None, kernels: CpuKernels
+) -> Model:
+    import torch
+
+    from bge_integrations.models.decoder_model import DecoderModel
+    from bge_integrations.models.encoder_model import EncoderModel
+    from bge_integrations.models.placement import Placement
+
+    traits = FAMILIES[family]
+    placement = Placement(torch.device(device), dtype, kernels)
+    if traits.backbone == "decoder":
+        return DecoderModel(folder, traits.head, traits.is_causal, placement, layers)
+    return EncoderModel(folder, traits.head, placement)
+
+
+#: How each backend loads a checkpoint. Each imports its library when it is called.
+_BACKENDS = {"torch": _load_torch}

@@ -1,8 +1,9 @@
-"""How much memory is free, and the refusal of models that do not fit."""
+"""Out of memory: refuse models that do not fit before they are read, and translate torch's errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a new model may take on `device`; None where the system does not say (not Linux, not CUDA)."""
+    """Return how many bytes a new model may take on `device`; None if the system does not say (not Linux or CUDA)."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -23,13 +24,13 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[str, int]) -> None:
-    """Refuse, before it is read, a model that takes more bytes than are free.
+    """Refuse a model that needs more bytes than are free.
 
     Args:
-        smaller: {dtype: bytes} that it may take instead.
+        smaller: {dtype: bytes} of the alternatives.
 
     Raises:
-        OutOfMemoryError: It says how much is needed and how much is there, and which dtypes fit.
+        OutOfMemoryError: The message names the bytes needed, the bytes free and the dtypes that fit.
     """
     free = free_memory(device)
     if free is None or needed <= free:
@@ -37,7 +38,7 @@ def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[st
     fitting = [f"dtype={dtype!r} takes {gigabytes(size)}" for dtype, size in smaller.items() if size <= free]
     raise OutOfMemoryError(
         f"{name} needs about {gigabytes(needed)} of memory on {device}, and {gigabytes(free)} are free; "
-        + (", ".join(fitting) or "use a smaller model, fewer cutoff_layers where it has them, or another machine")
+        + (", ".join(fitting) or "use a smaller model, fewer cutoff_layers if it has them, or another machine")
     )
 
 
@@ -53,7 +54,7 @@ def _free_in_system() -> int | None:
 
 
 def _free_in_container() -> int | None:
-    """What the process's control group (version 2) has left of its limit; cached files in it can be dropped."""
+    """What is left of the process's control group limit (version 2); its cached files can be dropped."""
     limit, used = _lines(_CGROUP / "memory.max"), _lines(_CGROUP / "memory.current")
     if not limit or not used or not limit[0].isdigit():
         return None
@@ -66,3 +67,18 @@ def _lines(file: Path) -> list[str]:
         return file.read_text().splitlines()
     except OSError:
         return []
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn torch's out-of-memory errors of any device into `OutOfMemoryError`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise OutOfMemoryError(str(error)) from error
+        raise

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, used so that many threads can share it: it is never reconfigured after loading."""
+"""A checkpoint's tokenizer. It is never reconfigured after loading, so many threads can share it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_SHORT = 2000  # characters
+#: Maximum characters of a lone text that is encoded without the tokenizer's thread pool.
+_SHORT = 2000
 _SPECIAL = ("cls_token", "sep_token", "bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -36,24 +37,24 @@ class Template:
 
     @property
     def size(self) -> int:
-        """How many special tokens it adds."""
+        """Number of special tokens it adds."""
         return sum(map(len, self.parts))
 
-    def with_token(self, place: int, token: int | None) -> Template:
-        """With that token before (place 0) or after everything (-1), unless it is there or there is none.
+    def with_token(self, index: int, token: int | None) -> Template:
+        """Add a token before (index 0) or after (index -1) everything, unless it is None or already there.
 
-        tokenizer_config.json asks for it; not every tokenizer.json has it, and newer transformers don't add it.
+        tokenizer_config.json can ask for one that tokenizer.json lacks, and newer transformers don't add it.
         """
-        if token is None or token in self.parts[place]:
+        if token is None or token in self.parts[index]:
             return self
         parts, types = list(self.parts), list(self.part_types)
-        parts[place] = np.insert(parts[place], 0 if place == 0 else len(parts[place]), token)
-        types[place] = np.zeros(len(parts[place]), np.int32)
+        parts[index] = np.insert(parts[index], 0 if index == 0 else len(parts[index]), token)
+        types[index] = np.zeros(len(parts[index]), np.int32)
         return Template(tuple(parts), tuple(types), self.text_types)
 
 
 class TextTokenizer:
-    """Turns texts into token ids without special tokens; the templates say which of these go around them."""
+    """Turn texts into token ids without special tokens; the templates say which special tokens go around them."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = _load(folder)
@@ -62,21 +63,21 @@ class TextTokenizer:
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         config = read_json(folder, "tokenizer_config.json") or {}
         config = (read_json(folder, "special_tokens_map.json") or {}) | config
-        #: Longest input that the tokenizer's own config names; None where it names none.
+        #: Longest input according to the tokenizer's own config; None if it names none.
         self.max_length: int | None = _plausible(config.get("model_max_length"))
         self._follow(folder, config)
-        #: Ids of the tokens that begin a text and that pad; None where there are none.
+        #: Ids of the BOS and padding tokens; None if there are none.
         self.bos_id, self.pad_id = (self._id_of(config.get(key)) for key in ("bos_token", "pad_token"))
         self.text = self._template(1)
-        for place, name in ((0, "bos"), (-1, "eos")):
+        for index, name in ((0, "bos"), (-1, "eos")):
             if config.get(f"add_{name}_token") is True:
-                self.text = self.text.with_token(place, self._id_of(config.get(f"{name}_token")))
+                self.text = self.text.with_token(index, self._id_of(config.get(f"{name}_token")))
         self.pair = self._template(2)
         #: Ids of the special tokens, which carry no lexical weight.
         self.special_ids = np.unique(np.concatenate([self._special_ids(config), *self.text.parts, *self.pair.parts]))
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, int32, without special tokens and however long."""
+        """Return the token ids of each text, int32, without special tokens and without truncation."""
         if len(texts) == 1 and len(texts[0]) <= _SHORT:  # no thread pool for a lone query; but `encode` holds the GIL
             encodings = [self._tokenizer.encode(texts[0], add_special_tokens=False)]
         else:
@@ -85,11 +86,12 @@ class TextTokenizer:
 
     @property
     def ignores_case(self) -> bool:
+        """Whether upper and lower case give the same ids."""
         upper, lower = self.ids(["A PANDA", "a panda"])
         return bool(np.array_equal(upper, lower))
 
     def _follow(self, folder: Path, config: dict[str, Any]) -> None:
-        """Apply what tokenizer_config.json overrides, as transformers does; refuse what is not supported."""
+        """Apply the overrides of tokenizer_config.json as transformers does; refuse unsupported ones."""
         if config.get("truncation_side", "right") != "right":
             raise NotSupportedError(f"{folder}/tokenizer_config.json asks for truncation on the left: not supported")
         normalizer = self._tokenizer.normalizer
@@ -107,12 +109,12 @@ class TextTokenizer:
         return np.array([i for i in ids if i is not None], dtype=np.int32)
 
     def _id_of(self, token: object) -> int | None:
-        """Of a token as tokenizer_config.json has it: a text, or an object with its content."""
+        """Return the id of a token as tokenizer_config.json writes it: a text, or an object with its content."""
         name = token.get("content") if isinstance(token, dict) else token
         return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
 
     def shortened(self, text: str, tokens: int) -> tuple[str, bool]:
-        """The text up to the end of its first so many tokens, special ones not counted; and whether it was cut."""
+        """Cut a text after its first `tokens` tokens, special tokens not counted; also return whether it was cut."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         if len(encoding.ids) <= tokens:
             return text, False
@@ -142,7 +144,7 @@ class TextTokenizer:
 
 
 def _plausible(length: object) -> int | None:
-    """transformers writes 10**30 where it knows no length."""
+    """Drop the 10**30 that transformers writes if it knows no length."""
     return length if isinstance(length, int) and 0 < length < 10**9 else None
 
 

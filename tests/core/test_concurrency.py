@@ -32,7 +32,7 @@ from bge_integrations.errors import (
     NonFiniteError,
     OutOfMemoryError,
 )
-from bge_integrations.models.batch import TokenSequence
+from bge_integrations.models.interface import TokenSequence
 
 THREADS = 64
 
@@ -396,17 +396,18 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path):
 
 def test_what_overflows_in_half_precision_is_computed_again_in_float32(m3, monkeypatch):
     """The half-precision model is made to fail; the float32 one must answer."""
-    from bge_integrations.models.model import EncoderModel, TextOutput
+    from bge_integrations.models.encoder_model import EncoderModel
+    from bge_integrations.models.interface import SequenceOutput
 
-    compute = EncoderModel.__call__
+    compute = EncoderModel.run
 
-    def overflow(model, batch, *arguments):
-        outputs = compute(model, batch, *arguments)
-        if model.dtype == torch.bfloat16:
-            outputs[0] = TextOutput(dense=np.full(64, np.inf, np.float32))
+    def overflow(model, sequences, *arguments):
+        outputs = compute(model, sequences, *arguments)
+        if model.placement.dtype == "bfloat16":
+            outputs[0] = SequenceOutput(dense=np.full(64, np.inf, np.float32))
         return outputs
 
-    monkeypatch.setattr(EncoderModel, "__call__", overflow)
+    monkeypatch.setattr(EncoderModel, "run", overflow)
     with load_embedder(M3, dtype="bfloat16") as half:
         before = len(resident_models())
         found = half.encode(["a text"]).dense
@@ -416,21 +417,22 @@ def test_what_overflows_in_half_precision_is_computed_again_in_float32(m3, monke
 
 def test_without_memory_for_float32_only_the_texts_that_overflow_fail(m3, monkeypatch):
     from bge_integrations.core import residency
-    from bge_integrations.models.model import EncoderModel, TextOutput
+    from bge_integrations.models.encoder_model import EncoderModel
+    from bge_integrations.models.interface import SequenceOutput
 
-    compute, batches = EncoderModel.__call__, []
+    compute, batches = EncoderModel.run, []
 
-    def overflow(model, batch, *arguments):
-        batches.append(batch.lengths)
-        infinite = TextOutput(dense=np.full(64, np.inf, np.float32))
-        outputs = zip(batch.lengths, compute(model, batch, *arguments), strict=True)
-        return [infinite if length > 20 else output for length, output in outputs]
+    def overflow(model, sequences, *arguments):
+        batches.append(len(sequences))
+        infinite = SequenceOutput(dense=np.full(64, np.inf, np.float32))
+        outputs = zip(sequences, compute(model, sequences, *arguments), strict=True)
+        return [infinite if len(sequence) > 20 else output for sequence, output in outputs]
 
     def lease(key):
         raise OutOfMemoryError("float32 takes 30 GB")
 
     with load_embedder(M3, dtype="bfloat16") as half:
-        monkeypatch.setattr(EncoderModel, "__call__", overflow)
+        monkeypatch.setattr(EncoderModel, "run", overflow)
         monkeypatch.setattr(residency, "lease", lease)
         with pytest.raises(NonFiniteError, match=r"there is no memory \(float32 takes 30 GB\)"):
             half.encode(["a text", "another one", "long " * 30])
@@ -443,7 +445,7 @@ def test_one_copy_of_the_weights_is_shared_and_freed_with_its_last_holder(tmp_pa
     embedders = in_threads(lambda i: load_embedder(folder, query_instruction=str(i)), 16)
     models = {id(embedder._session.model) for embedder in embedders}
     assert len(models) == 1
-    weights = weakref.ref(embedders[0]._session.model._encoder.words)
+    weights = weakref.ref(embedders[0]._session.model._encoder.token_embeddings)
     embedders[0].encode(["used"])
     for embedder in embedders[1:]:
         embedder.close()

@@ -528,7 +528,7 @@ def test_a_tokenizer_without_tokenizer_json_is_made_from_its_vocabulary(tmp_path
 def test_real_configs_are_read():
     import json
 
-    from bge_integrations.models.encoder import EncoderConfig
+    from bge_integrations.models.encoder_config import EncoderConfig
     from bge_integrations.models.profile import embedder_profile
 
     folder = MODEL_FILES / "bge-m3-config"

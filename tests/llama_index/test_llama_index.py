@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from bge_integrations.core.residency import Resident, resident_models
 from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
 from bge_integrations.llama_index import BGEEmbedding, BGERerank, BGESparseEmbedding
-from bge_integrations.models.model import EncoderModel
+from bge_integrations.models.encoder_model import EncoderModel
 
 TEXTS = [
     "Pandas live in the bamboo forests of China.",

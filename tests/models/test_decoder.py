@@ -23,7 +23,8 @@ from bge_integrations.errors import (
     TruncationWarning,
 )
 from bge_integrations.models import memory
-from bge_integrations.models.batch import PackedBatch, TokenSequence
+from bge_integrations.models.batch import PackedBatch
+from bge_integrations.models.interface import TokenSequence
 
 TOKENIZER = CHECKPOINTS / "bge-en-icl"
 SIZES = {

@@ -8,8 +8,9 @@ import torch
 from conftest import BASE
 
 from bge_integrations import load_embedder
-from bge_integrations.models.batch import PackedBatch, TokenSequence
+from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.graphs import FixedBatch, GraphedEncoder
+from bge_integrations.models.interface import TokenSequence
 
 CPU = torch.device("cpu")
 

@@ -8,21 +8,21 @@ import torch
 from conftest import CHECKPOINTS
 
 from bge_integrations import load_embedder
-from bge_integrations.models import decoder, encoder, kernels
-from bge_integrations.models.kernels import fill_rows
+from bge_integrations.models import decoder, encoder, linear
+from bge_integrations.models.linear import pad_rows
 
 
 @pytest.mark.parametrize("rows", [0, 1, 8, 9, 127, 129, 200])
 def test_rows_are_filled_up_with_zeros(rows):
     x = torch.arange(rows * 2.0).view(rows, 2) + 1
-    filled = fill_rows(x)
+    filled = pad_rows(x)
     assert torch.equal(filled[:rows], x)
     assert not filled[rows:].any()
 
 
 def test_there_are_few_numbers_of_rows():
     """oneDNN keeps memory for each of them."""
-    assert len({len(fill_rows(torch.ones(rows, 1))) for rows in range(2049)}) <= 60
+    assert len({len(pad_rows(torch.ones(rows, 1))) for rows in range(2049)}) <= 60
 
 
 class Recording:
@@ -31,7 +31,7 @@ class Recording:
     sizes: ClassVar[set[int]] = set()
 
     def __init__(self, *arguments, **options):
-        self._linear = kernels.linear(*arguments, **options)
+        self._linear = linear.linear(*arguments, **options)
 
     def __call__(self, x):
         self.sizes.add(len(x))
@@ -65,5 +65,5 @@ def test_models_fill_up_their_rows(tmp_path, monkeypatch, module, checkpoint):
             embedder.encode(["a panda " * i for i in range(count)], kind="query")
             embedder.encode(["a panda " * i for i in range(count)], **everything)
     assert len(Recording.sizes) > 2
-    assert all(len(fill_rows(torch.ones(size, 1))) == size for size in Recording.sizes)
+    assert all(len(pad_rows(torch.ones(size, 1))) == size for size in Recording.sizes)
     assert not any(size % 2 for size in Recording.sizes)

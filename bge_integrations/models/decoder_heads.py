@@ -1,0 +1,95 @@
+"""The scoring heads of the LLM rerankers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from bge_integrations.errors import CheckpointError, NotSupportedError
+from bge_integrations.models.decoder_config import cutoffs_of
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from torch import Tensor
+
+    from bge_integrations.models.decoder_config import DecoderConfig
+    from bge_integrations.models.placement import Placement
+    from bge_integrations.models.tokenizer import TextTokenizer
+    from bge_integrations.models.weights import Weights
+
+
+class YesHead:
+    """The logit that the language model's head gives the first token of "Yes" as the next token."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        stored: dict[str, Any],
+        config: DecoderConfig,
+        tokenizer: TextTokenizer,
+        placement: Placement,
+    ) -> None:
+        name = "lm_head.weight"
+        if config.tied:  # the head shares the weights of the embeddings
+            name = weights.prefix_of("embed_tokens.weight") + "embed_tokens.weight"
+        rows = weights.take(name, config.vocabulary_size, config.hidden_size)
+        self._yes = rows[_yes_token(tokenizer)].clone().to(placement.device, placement.compute_dtype)
+        self._cap = config.logit_cap
+
+    def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
+        """(sequences, hidden) to float32 logits (sequences,)."""
+        return _capped((states @ self._yes).float(), self._cap)
+
+
+class LayerHeads:
+    """A linear head for the states after each of the upper layers.
+
+    The published code of the lightweight reranker picks a head by the cut-off's index in the ascending list of
+    cut-offs, so a single cut-off always uses the first head. Its published scores come from that code, so we do the
+    same.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        stored: dict[str, Any],
+        config: DecoderConfig,
+        tokenizer: TextTokenizer,
+        placement: Placement,
+    ) -> None:
+        self._by_index = "layer_sep" in stored
+        self._cutoffs = cutoffs_of(stored)
+        self._cap = config.logit_cap
+        kind = stored.get("head_type", "simple")
+        if kind not in ("simple", "raw", "complex"):
+            raise NotSupportedError(f"head_type {kind!r} is not supported")
+        # heads as large as the vocabulary get states scaled as for the language model's own head
+        self._scale = 1.0
+        if kind != "simple":
+            try:
+                self._scale = float(stored["dim_model_base"]) / config.hidden_size
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"config.json has no dim_model_base for head_type {kind!r}") from error
+        self._rows = []
+        for i in range(len(self._cutoffs)):
+            prefix = f"{i}." if stored.get("head_multi", True) else ""  # else one head for all layers
+            name = f"lm_head.{prefix}weight" if kind == "raw" else f"lm_head.{prefix}linear_head.weight"
+            head = weights.take(name, -1, config.hidden_size)
+            if len(head) > 1:
+                head = head[_yes_token(tokenizer)][None]
+            self._rows.append(head[0].clone().to(placement.device, placement.compute_dtype))
+
+    def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
+        """(sequences, hidden) after `cutoff` layers, the `index`-th cut-off, to float32 logits (sequences,)."""
+        row = self._rows[index if self._by_index else self._cutoffs.index(cutoff)]
+        return _capped((states * self._scale @ row).float(), self._cap)
+
+
+def _yes_token(tokenizer: TextTokenizer) -> int:
+    return int(tokenizer.ids(["Yes"])[0][0])
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -1,0 +1,68 @@
+"""The texts around a query: its task's instruction and in-context examples, in the format of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bge_integrations import catalog
+from bge_integrations.catalog import Instructions
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_text
+
+
+def task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
+    """Return the instructions of a catalogued checkpoint for a task.
+
+    Raises:
+        InvalidInputError: The task is unknown, missing, or given together with `query_instruction`.
+    """
+    if row.instruction_format:
+        if task is not None and (not isinstance(task, str) or task not in catalog.INSTRUCT_TASKS):
+            raise InvalidInputError(
+                f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}; or pass your own instruction as "
+                "query_instruction="
+            )
+        if task is not None and query_instruction is not None:
+            raise InvalidInputError("task= and query_instruction= both say what the queries are for; pass one of them")
+        return Instructions(formatted_instruction(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
+    if not row.tasks:
+        return row.instructions
+    if task is None and query_instruction is not None:
+        return row.instructions
+    if not isinstance(task, str) or task not in row.tasks:
+        raise InvalidInputError(
+            f"{row.name} has one pair of instructions per task: pass task= one of {', '.join(row.tasks)}, or your own "
+            "query_instruction= and passage_instruction="
+        )
+    return row.tasks[task]
+
+
+def formatted_instruction(instruction_format: str, instruction: str) -> str:
+    """Put an instruction into the model's format, unless it is in that format already."""
+    head, between, _ = instruction_format.split("{}")
+    return (
+        instruction if instruction.startswith(head) and instruction.endswith(between) else head + instruction + between
+    )
+
+
+def examples_text(examples: Sequence[Mapping[str, str]], instruction: str, suffix: str) -> str:
+    """Write examples as bge-en-icl reads them, each with its own instruction or else with the queries' instruction.
+
+    Args:
+        examples: Each has the keys "query", "response" and optionally "instruct".
+        instruction: The instruction of the queries, formatted.
+        suffix: The text between a query and its response.
+
+    Raises:
+        InvalidInputError: An example has other keys, or a value is not a text.
+    """
+    parts = []
+    for i, example in enumerate(examples):
+        keys = set(example) if isinstance(example, Mapping) else set()
+        if not {"query", "response"} <= keys <= {"instruct", "query", "response"}:
+            raise InvalidInputError(f"examples[{i}] must be a dict of query, response and optionally instruct")
+        for key, text in example.items():
+            check_text(text, f"examples[{i}][{key!r}]")
+        own = formatted_instruction(catalog.BGE_FORMAT, example["instruct"]) if "instruct" in example else instruction
+        parts.append(f"{own}{example['query']}{suffix}{example['response']}\n\n")
+    return "".join(parts)

@@ -1,0 +1,244 @@
+"""Linear layers: torch's own, oneDNN's prepacked ones, and 8-bit ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bge_integrations.models.placement import Placement
+
+#: Which float linears run on the CPU: "onednn" prepacks the weights for oneDNN, "torch" calls torch's own linear.
+CpuKernels = Literal["onednn", "torch"]
+#: What follows a linear: nothing, GELU, or the addition of a residual.
+Epilogue = Literal["none", "gelu", "add"]
+
+#: The environment variable that overrides the choice made for this processor.
+CPU_KERNELS_VARIABLE = "BGE_CPU_KERNELS"
+#: Rows of 8-bit weights that are widened at a time.
+_INT8_BLOCK = 1024
+#: (max rows, multiple): pad small batches to this multiple. A query has few rows, and padding costs it time.
+_SMALL_STEPS = ((32, 2), (128, 8))
+#: Pad larger batches to this multiple.
+_LARGE_STEP = 64
+_CPUINFO = Path("/proc/cpuinfo")
+
+logger = logging.getLogger(__name__)
+
+
+class Linear:
+    """x @ weight.T + bias, then an epilogue, with torch's own linear.
+
+    Args:
+        weight: (out, in), on its device and in its dtype.
+        bias: (out,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(self(x))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self(x).add_(residual)
+
+
+class PrepackedLinear:
+    """The same through oneDNN on the CPU: the weight is laid out for it once, and the epilogue is fused.
+
+    These two operators are not public API of torch, so `linear` falls back to `Linear` if they do not work.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return out
+
+    def gelu(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu", [], "none")
+        return out
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
+        return out
+
+
+class Int8Linear(Linear):
+    """The same in 8 bits on the CPU: weights have a scale for each output, x has one for each row.
+
+    With one scale for all of x, a row's output would depend on the other rows. About twice as fast as float32 if the
+    processor multiplies 8-bit numbers (VNNI). The operator is not public API of torch.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        quantized, self.scale = quantize_rows_int8(weight)
+        super().__init__(quantized.T, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        quantized, scale = quantize_rows_int8(x)
+        product = torch._int_mm(quantized, self.weight)
+        # reuse the product's memory: fresh pages for each step made it a fifth slower
+        out = product.view(torch.float32).copy_(product).mul_(self.scale)
+        scale = scale[:, None]
+        return out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale, out=out)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.gelu_(self(x))  # type: ignore[no-any-return]
+
+
+class Int8WeightLinear(Linear):
+    """The same with 8-bit weights and a scale for each output, computed in the dtype of x.
+
+    It saves memory, not time: the weights are widened again for each product, a block at a time.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = bias
+        self.weight = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        self.scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+        for rows in self._blocks():
+            self.weight[rows], self.scale[rows] = quantize_rows_int8(weight[rows].float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = x.new_empty(len(x), len(self.weight))
+        for rows in self._blocks():
+            torch.mm(x, self.weight[rows].to(x.dtype).T, out=out[:, rows])
+        out *= self.scale.to(x.dtype)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _blocks(self) -> list[slice]:
+        return [slice(begin, begin + _INT8_BLOCK) for begin in range(0, len(self.weight), _INT8_BLOCK)]
+
+
+def linear(
+    weight: Tensor,
+    bias: Tensor | None,
+    placement: Placement,
+    epilogue: Epilogue = "none",
+    *,
+    exact_inputs: bool = False,
+) -> Linear | PrepackedLinear:
+    """Return the linear for this placement.
+
+    Args:
+        weight: (out, in), in the placement's compute dtype and on its device.
+        bias: (out,), or None.
+        placement: Decides between 8 bits, oneDNN and torch.
+        epilogue: What will follow the linear.
+        exact_inputs: In int8, quantize only the weights, not the inputs.
+    """
+    if placement.dtype == "int8":
+        return Int8WeightLinear(weight, bias) if exact_inputs else Int8Linear(weight, bias)
+    if placement.device.type == "cpu" and placement.kernels == "onednn" and onednn_works(weight.dtype):
+        return PrepackedLinear(weight, bias)
+    return Linear(weight, bias)
+
+
+def pad_rows(x: Tensor) -> Tensor:
+    """On the CPU, append rows of zeros to `x` (rows, width), up to one of a few numbers of rows.
+
+    oneDNN keeps memory for each number of rows that it meets: hundreds of megabytes for batches of all sizes.
+    """
+    if x.device.type != "cpu":
+        return x
+    step = next((step for most, step in _SMALL_STEPS if len(x) <= most), _LARGE_STEP)
+    return F.pad(x, (0, 0, 0, -len(x) % step)) if len(x) % step else x
+
+
+def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `x` (rows, width) as int8, scaled so that each row's largest is 127, and the float32 scales (rows,)."""
+    scale = torch.maximum(x.amax(1), -x.amin(1)).clamp_min_(1e-12).div_(127)
+    return (x / scale[:, None]).round_().to(torch.int8), scale
+
+
+def choose_cpu_kernels(requested: str | None = None) -> CpuKernels:
+    """Return the kernels to load CPU models with: `requested`, else BGE_CPU_KERNELS, else the processor's.
+
+    The choice depends on the processor alone, never on a timing, so a text gets the same bits in every process.
+
+    Raises:
+        InvalidInputError: The argument or the variable is not one of the choices, or oneDNN does not work here.
+    """
+    for source, value in (("cpu_kernels", requested), (CPU_KERNELS_VARIABLE, os.environ.get(CPU_KERNELS_VARIABLE))):
+        if value:
+            check_choice(value, source, get_args(CpuKernels))
+            if value == "torch":
+                return _logged("torch", f"set by {source}")
+            if not onednn_works(torch.float32):
+                raise InvalidInputError(f"{source}='onednn' does not work with this build of torch; use 'torch'")
+            return _logged("onednn", f"set by {source}")
+    if not onednn_works(torch.float32):
+        return _logged("torch", "this build of torch lacks oneDNN's prepacked linears")
+    has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return _logged(kernels_for(platform.machine(), _is_intel(), has_avx512), "chosen for this processor")
+
+
+def kernels_for(machine: str, is_intel: bool, has_avx512: bool) -> CpuKernels:
+    """Return the faster kernels for a processor, by what was measured.
+
+    oneDNN's prepacked linears take 0.5 to 1.0 times as long as torch's own (MKL) on AMD Zen 4, and on Intel with
+    AVX-512 (Sapphire Rapids, float32 and bfloat16). MKL is at its best on Intel processors without AVX-512. On other
+    architectures nothing was measured, so they get torch's own.
+    """
+    is_x86 = machine.lower() in ("x86_64", "amd64")
+    return "onednn" if is_x86 and (has_avx512 or not is_intel) else "torch"
+
+
+@cache
+def onednn_works(dtype: torch.dtype) -> bool:
+    """Whether the two private operators exist, take this dtype on this processor, and agree with torch's linear."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    values = torch.linspace(-1, 1, 32 * 48).view(32, 48).to(dtype)
+    weight, bias, x, residual = values, values[:, 0].clone(), values[:16].flip(1), values[:16, :32].contiguous()
+    plain = Linear(weight, bias)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    try:
+        with torch.inference_mode():
+            packed = PrepackedLinear(weight, bias)
+            pairs = (
+                (packed(x), plain(x)),
+                (packed.gelu(x), plain.gelu(x)),
+                (packed.add(x, residual), plain.add(x, residual)),
+            )
+            works = all(torch.allclose(found, expected, rtol=tolerance, atol=tolerance) for found, expected in pairs)
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        logger.info("oneDNN's prepacked linears do not take %s here (%s); torch's own are used", dtype, error)
+        return False
+    if not works:
+        logger.info("oneDNN's prepacked linears are inexact in %s here; torch's own are used", dtype)
+    return works
+
+
+@cache
+def _logged(kernels: CpuKernels, reason: str) -> CpuKernels:
+    """Log a choice, once per process and reason."""
+    logger.info("CPU kernels: %s (%s)", kernels, reason)
+    return kernels
+
+
+def _is_intel() -> bool:
+    try:
+        return "GenuineIntel" in _CPUINFO.read_text()
+    except OSError:  # not Linux
+        return "GenuineIntel" in platform.processor()

@@ -1,0 +1,117 @@
+"""A checkpoint's tensors, read safely: never pickle, never cut short."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bge_integrations.errors import CheckpointError
+from bge_integrations.models.checkpoint import tensor_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+def read_state(file: Path) -> Mapping[str, torch.Tensor]:
+    """Read the tensors of a `.pt` or `.bin` file with `weights_only=True`, so no code in it can run."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; this checkpoint can't be used without it")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than tensors or is damaged, and is refused ({str(error).splitlines()[0]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"{file} should hold a dict of tensors by name")
+    return state
+
+
+class Weights:
+    """The tensors of a checkpoint folder by name, read when taken.
+
+    A safetensors file is memory-mapped again for each tensor, so that its pages are released with the tensor: a large
+    model that is converted while it loads does not need memory for its files too. Copy the tensors that you keep, or
+    they keep a mapping of the whole file.
+
+    Raises:
+        CheckpointError: No weights, a shard is missing, or a file is cut short; the message names the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = tensor_files(folder)
+        self._stored: dict[str, tuple[Path, str]] = {}
+        self._states: dict[Path, Mapping[str, torch.Tensor]] = {}
+        for file in dict.fromkeys(files.values()):
+            for name in self._names(file):
+                self._stored[_current_name(name)] = file, name
+        for name, file in files.items():
+            if name != "*" and self._stored.get(_current_name(name)) != (file, name):
+                raise CheckpointError(f"{file} lacks the tensor {name} that the index lists")
+
+    def _names(self, file: Path) -> Iterable[str]:
+        if file.suffix != ".safetensors":
+            self._states[file] = read_state(file)
+            return self._states[file].keys()
+        with _safetensors(file) as opened:
+            names: list[str] = opened.keys()
+        return names
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def prefix_of(self, name: str) -> str:
+        """Return what precedes `name` in this checkpoint: "bert.", "roberta." or ""."""
+        for stored in self._stored:
+            if stored == name or stored.endswith("." + name):
+                return stored.removesuffix(name)
+        raise CheckpointError(
+            f"{self.folder}: no tensor {name} in the weights (found {', '.join(list(self._stored)[:5])} …)"
+        )
+
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """Return the tensor `name` as stored, if its shape fits (-1 matches any size). Copy it if you keep it."""
+        if name not in self._stored:
+            raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
+        file, stored = self._stored[name]
+        if file in self._states:
+            return fitting(file, name, self._states[file][stored], shape)
+        with _safetensors(file) as opened:
+            return fitting(file, name, opened.get_tensor(stored), shape)
+
+
+def _safetensors(file: Path) -> Any:
+    """Open the file, as a context manager."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; the weights are incomplete, download it again")
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
+
+
+def _current_name(name: str) -> str:
+    """Rename gamma and beta, which TensorFlow and transformers 5.0 call the weight and bias of a norm in BERTs."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def fitting(file: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return `tensor` if it is floating point and has this shape (-1 matches any size), else raise."""
+    if not isinstance(tensor, torch.Tensor):
+        raise CheckpointError(f"{file}: {name} is not a tensor")
+    fits = tensor.dim() == len(shape) and all(
+        want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise CheckpointError(f"{file}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{file}: tensor {name} is {tensor.dtype}; only floating-point weights can be read")
+    return tensor
