@@ -115,8 +115,7 @@ def _hub() -> str:
 
 def _test(device: list[str] | None, dtype: str | None) -> tuple[str, bool]:
     """Whether both pocket models load and find the right one of two passages."""
-    from bge_integrations.core.embedder import load_embedder
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_embedder, load_reranker
     from bge_integrations.scoring import hybrid_scores
 
     start = time.perf_counter()

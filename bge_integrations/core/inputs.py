@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.batch import TokenSequence
+from bge_integrations.models.interface import TokenSequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
