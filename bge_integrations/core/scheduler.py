@@ -142,6 +142,7 @@ class Scheduler:
         with self._changed:
             self._is_stopped = True
             waiting = self._urgent.drain() + self._bulk.drain()
+            self._statistics.count(queued_sequences=-len(waiting), queued_tokens=-_tokens(waiting))
             self._changed.notify_all()
         for queued in waiting:
             queued.call.fail(ClosedError("the interpreter shut down before this text was computed"))
