@@ -7,17 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bge_integrations.core.embedder import Embedder, load_embedder
-    from bge_integrations.core.reranker import Reranker, load_reranker
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.loading import load_embedder, load_reranker
+    from bge_integrations.core.reranker import Reranker
     from bge_integrations.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Embedder": "bge_integrations.core.embedder",
-    "load_embedder": "bge_integrations.core.embedder",
+    "load_embedder": "bge_integrations.core.loading",
     "Reranker": "bge_integrations.core.reranker",
-    "load_reranker": "bge_integrations.core.reranker",
+    "load_reranker": "bge_integrations.core.loading",
     "Embeddings": "bge_integrations.outputs",
     "MultiVectors": "bge_integrations.outputs",
     "SparseVector": "bge_integrations.outputs",

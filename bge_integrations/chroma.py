@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import sys
 from functools import lru_cache
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-try:
+from bge_integrations.adapter_kit import LazyModel
+from bge_integrations.adapter_kit.settings import checked_settings, path_as_text
+from bge_integrations.core.embedder import Embedder, TextKind
+from bge_integrations.core.loading import load_embedder
+from bge_integrations.errors import InvalidInputError, WrongModelError
+from bge_integrations.optional import needed_by
+
+with needed_by("bge_integrations.chroma", "chromadb>=1.1"):
     from chromadb.api.models.CollectionCommon import CollectionCommon
     from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
     from chromadb.utils.embedding_functions import register_embedding_function
-except ImportError as error:
-    raise ImportError("bge_integrations.chroma needs Chroma: pip install 'chromadb>=1.1'") from error
 
-from bge_integrations.adapter_kit.lazy_model import Handle
-from bge_integrations.core.embedder import Embedder, TextKind, load_embedder
-from bge_integrations.errors import InvalidInputError, WrongModelError
-from bge_integrations.validation import path_as_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import torch
-
-    from bge_integrations.catalog import Family, Pooling
 
 _NAME = "bge_integrations"
 #: Of `Embedder.vector_settings`, those that must agree for document vectors to be comparable.
@@ -57,53 +50,30 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
     Args:
         model_name: Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model).
-        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA if there is one.
+        settings: Other arguments of `load_embedder`.
 
-    The rest is as in `load_embedder`.
+    Raises:
+        InvalidInputError: `load_embedder` has no such argument, or its value can't be used.
     """
 
     def __init__(
         self,
         model_name: str | os.PathLike[str] = "BAAI/bge-base-en-v1.5",
         device: str | list[str] | None = None,
-        *,
-        dtype: str | torch.dtype | None = None,
-        max_length: int | None = None,
-        query_instruction: str | None = None,
-        passage_instruction: str | None = None,
-        family: Family | None = None,
-        pooling: Pooling | None = None,
-        task: str | None = None,
-        examples: Sequence[Mapping[str, str]] | None = None,
-        truncate_dim: int | None = None,
-        revision: str | None = None,
-        cache_folder: str | None = None,
-        local_files_only: bool = False,
+        **settings: Any,
     ) -> None:
-        self._hold(
-            {
-                "model": path_as_text(model_name),
-                "device": device,
-                "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-                "max_length": max_length,
-                "query_instruction": query_instruction,
-                "passage_instruction": passage_instruction,
-                "family": family,
-                "pooling": pooling,
-                "task": task,
-                "examples": None if examples is None else copy.deepcopy(list(examples)),
-                "truncate_dim": truncate_dim,
-                "revision": revision,
-                "cache_folder": cache_folder,
-                "local_files_only": local_files_only,
-            },
-            Handle(load_embedder),
-        )
+        checked = checked_settings(load_embedder, {"device": device, **settings})
+        if checked["dtype"] is not None:
+            checked["dtype"] = str(checked["dtype"]).removeprefix("torch.")
+        self._hold({"model": path_as_text(model_name), **checked}, LazyModel(load_embedder))
         self._embedder()
 
-    def _hold(self, settings: dict[str, Any], handle: Handle[Embedder], made_by: dict[str, Any] | None = None) -> None:
+    def _hold(
+        self, settings: dict[str, Any], model: LazyModel[Embedder], made_by: dict[str, Any] | None = None
+    ) -> None:
         self._settings = settings
-        self._handle = handle
+        self._model = model
         self._made_by = made_by
 
     def __call__(self, input: Documents) -> Embeddings:
@@ -137,7 +107,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         settings = {name: value for name, value in config.items() if name not in ("model_name", "made_by")}
         settings["model"] = config["model_name"]
         function = cls.__new__(cls)
-        function._hold(settings, _kept_handle(json.dumps(settings, sort_keys=True)), config.get("made_by"))
+        function._hold(settings, _kept_model(json.dumps(settings, sort_keys=True)), config.get("made_by"))
         return function
 
     @classmethod
@@ -168,12 +138,10 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         collection = _caller("_embed")
         if collection is not None:
             _check_made_by(_kept_made_by(collection, self.name()), _made_by(embedder))
-        rows = embedder.encode(texts, kind=kind).dense
-        assert rows is not None
-        return list(rows)
+        return list(embedder.encode_dense(texts, kind=kind))
 
     def _embedder(self) -> Embedder:
-        return self._handle.get(self._settings)
+        return self._model.get(self._settings)
 
 
 def _made_by(embedder: Embedder) -> dict[str, Any]:
@@ -221,9 +189,9 @@ def _check_config(config: object) -> None:
 
 
 @lru_cache(maxsize=4)
-def _kept_handle(settings: str) -> Handle[Embedder]:
-    """One handle for equal settings: Chroma makes a function from a collection's configuration for every call anew."""
-    return Handle(load_embedder)
+def _kept_model(settings: str) -> LazyModel[Embedder]:
+    """Return one model for equal settings: Chroma makes a new function from its configuration at every call."""
+    return LazyModel(load_embedder)
 
 
 def _caller(method: str) -> CollectionCommon[Any] | None:

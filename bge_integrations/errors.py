@@ -100,6 +100,10 @@ class ClosedError(BGEError, RuntimeError):
     """The embedder or reranker was used after close()."""
 
 
+class OverloadedError(BGEError, RuntimeError):
+    """The queue is full, and the process was configured to refuse calls then; nothing was computed."""
+
+
 class TruncationWarning(UserWarning):
     """Some texts of a call were longer than max_length and were cut."""
 
@@ -108,5 +112,6 @@ class PerformanceWarning(UserWarning):
     """A slower path was taken; the results are right."""
 
 
-# Shown for every call, not only the first from a line; the user's own filters still come first.
-warnings.filterwarnings("always", category=TruncationWarning, append=True)
+# Show these for every call, not only the first from a line; the user's own filters still come first.
+for _category in (TruncationWarning, PerformanceWarning):
+    warnings.filterwarnings("always", category=_category, append=True)

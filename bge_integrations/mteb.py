@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from bge_integrations.core.embedder import Embedder, TextKind
+    from bge_integrations.core.request import OnTruncate
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.core.session import Loaded, OnTruncate
+    from bge_integrations.core.session import Loaded
 
 #: mteb's name of a kind of model, and of its score: a hybrid has none, multi-vectors rank by the mean where it has the
 #: sum.

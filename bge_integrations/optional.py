@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -26,3 +28,23 @@ def import_library(module: str, extra: str, user: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ImportError(f"{user} needs {module}: {how_to_install(extra)}", name=module) from error
+
+
+@contextmanager
+def needed_by(user: str, requirement: str) -> Iterator[None]:
+    """Explain a failed import of a framework, for the modules that are adapters to it.
+
+    Args:
+        user: The module or class that can't work without it.
+        requirement: What pip installs.
+
+    Raises:
+        ImportError: The block could not import the framework; the message says how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = error.name or requirement
+        raise ImportError(
+            f"{user} needs {name}, which is not installed: pip install '{requirement}'", name=name
+        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 
 from bge_integrations.errors import InvalidInputError
@@ -23,11 +22,6 @@ def check_texts(texts: object, argument: str) -> list[str]:
     for i, text in enumerate(found):
         check_text(text, f"{argument}[{i}]")
     return found
-
-
-def path_as_text(model: object) -> object:
-    """A path as its text, for settings that are kept as text; anything else as it is."""
-    return os.fspath(model) if isinstance(model, os.PathLike) else model
 
 
 def check_query(text: object) -> list[str]:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from bge_integrations import load_embedder, load_reranker
+from bge_integrations.core.residency import SharedModel
+from bge_integrations.core.runner import ModelRunner
+from bge_integrations.models.interface import OutputSpec
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the oracle's numbers are float32 on the CPU; benchmarks/gpu.py checks a GPU
 
@@ -56,6 +59,44 @@ def pocket():
 def pocket_reranker():
     with load_reranker("pocket") as reranker:
         yield reranker
+
+
+class ComputedBatch(NamedTuple):
+    """Where a batch was computed, what of it, and the lengths of its sequences in tokens."""
+
+    device: str
+    spec: OutputSpec
+    lengths: list[int]
+
+
+@pytest.fixture
+def batches(monkeypatch) -> list[ComputedBatch]:
+    """The batches that are computed from now on."""
+    computed: list[ComputedBatch] = []
+    run = ModelRunner.run
+
+    def noted(runner, batch, between_layers):
+        lengths = [len(queued.sequence) for queued in batch]
+        computed.append(ComputedBatch(runner.shared.key.device, runner.spec, lengths))
+        return run(runner, batch, between_layers)
+
+    monkeypatch.setattr(ModelRunner, "run", noted)
+    return computed
+
+
+@pytest.fixture
+def lengths(batches) -> Callable[[], list[int]]:
+    """Returns the lengths in tokens of all sequences that were computed since the test began."""
+    return lambda: [length for batch in batches for length in batch.lengths]
+
+
+@pytest.fixture
+def model_uses(monkeypatch) -> list[SharedModel]:
+    """The shared models that are asked for from now on, each time that one is loaded or found in memory."""
+    asked: list[SharedModel] = []
+    load = SharedModel.load
+    monkeypatch.setattr(SharedModel, "load", lambda self: asked.append(self) or load(self))
+    return asked
 
 
 @pytest.fixture(scope="session")

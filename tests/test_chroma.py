@@ -17,7 +17,7 @@ from chromadb.utils.embedding_functions import known_embedding_functions, regist
 from conftest import BASE, M3, assert_close
 
 from bge_integrations.chroma import BGEEmbeddingFunction
-from bge_integrations.core.residency import resident_models
+from bge_integrations.core.residency import models_in_memory
 from bge_integrations.errors import InvalidInputError, UnknownModelError, WrongModelError
 
 TEXTS = ["Pandas live in the bamboo forests of China.", "BM25 ranks documents by their words.", "hi"]
@@ -90,10 +90,10 @@ def test_the_settings_are_kept_without_weights_or_secrets(monkeypatch):
 
 def test_building_from_a_configuration_loads_nothing():
     config = BGEEmbeddingFunction(model_name=M3).get_config()
-    before = resident_models()
+    before = models_in_memory()
     twins = [BGEEmbeddingFunction.build_from_config({**config, "model_name": "./nowhere"}) for _ in range(3)]
     assert [twin.get_config()["model_name"] for twin in twins] == ["./nowhere"] * 3
-    assert resident_models() == before
+    assert models_in_memory() == before
 
 
 @pytest.mark.parametrize(
@@ -274,19 +274,15 @@ def test_a_large_file_is_told_apart_by_a_sample(tmp_path):
     assert digest("longer", content + b"\0") != first
 
 
-def test_a_collection_opened_without_a_function_loads_the_model_once(client, monkeypatch):
-    from bge_integrations.core import residency
-
+def test_a_collection_opened_without_a_function_loads_the_model_once(client, model_uses):
     function = BGEEmbeddingFunction(model_name=BASE, max_length=77)
     client.create_collection("documents", embedding_function=function).add(ids=IDS, documents=TEXTS)
-    loads = []
-    load = residency.Resident.load
-    monkeypatch.setattr(residency.Resident, "load", lambda self: loads.append(1) or load(self))
+    model_uses.clear()
     opened = client.get_collection("documents")
     for _ in range(3):
         opened.query(query_texts=["hi"])
         opened.upsert(ids=["1"], documents=["hi"])
-    assert len(loads) == 1
+    assert len(model_uses) == 1
 
 
 class Lowered(BGEEmbeddingFunction):

@@ -1,29 +1,101 @@
-"""What the adapters of all frameworks check of their settings, before the core sees them."""
+"""The settings of adapters, declared once: what pydantic adapters inherit, and what the others check against.
+
+Each field is an argument of `load_embedder` or `load_reranker`. What frameworks call by names of their own (the model,
+and the instruction before passages) is left to the adapters.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_score_threshold, check_top_n
 
 
-def one_query_instruction(settings: Any) -> Any:
-    """The settings of an embedding adapter, with `task_instruction`, another name, as `query_instruction`.
+def path_as_text(model: object) -> object:
+    """Return a path as its text, for settings that are kept as text, and anything else unchanged."""
+    return os.fspath(model) if isinstance(model, os.PathLike) else model
 
-    Raises:
-        InvalidInputError: Both are given, and differ.
-    """
-    if not isinstance(settings, dict) or "task_instruction" not in settings:
-        return settings
-    kept = {name: value for name, value in settings.items() if name != "task_instruction"}
-    given = [text for text in (settings["task_instruction"], kept.get("query_instruction")) if text is not None]
-    if len(given) == 2 and given[0] != given[1]:
-        raise InvalidInputError("query_instruction is given twice, also as task_instruction; pass one of them")
-    return {**kept, "query_instruction": given[0] if given else None}
+
+#: A hub id, a folder or "pocket".
+ModelName = Annotated[str, BeforeValidator(path_as_text)]
+
+
+class ModelSettings(BaseModel):
+    """How a model of any kind is loaded."""
+
+    device: str | list[str] | None = None
+    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA if there is one."""
+    dtype: str | None = None
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and float32 on the
+    CPU."""
+    max_length: int | None = None
+    """Longest text, or query and document together, in tokens; None takes what the model was made for (512 for
+    rerankers). Longer ones are truncated, with a warning."""
+    cpu_kernels: str | None = None
+    """"onednn" or "torch"; None takes what suits the processor."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    cache_folder: str | None = None
+    """The hub's cache; None takes the default one."""
+    local_files_only: bool = False
+    """Never use the network."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    def _values(self, settings: type[ModelSettings]) -> dict[str, Any]:
+        """Return the values of the fields that `settings` declares, for the core.
+
+        They are copies, so that a list that is changed in place is seen to differ from the one that was loaded.
+        """
+        return {name: copy.deepcopy(getattr(self, name)) for name in settings.model_fields}
+
+
+class QuerySettings(ModelSettings):
+    """What dense and sparse embedding adapters share."""
+
+    query_instruction: str | None = None
+    """Put before each query; None takes the catalogue's for this model, "" none. Models with an instruction format
+    (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone."""
+
+
+class EmbedderSettings(QuerySettings):
+    """How an embedding model is loaded. `task_instruction=` works as another name of `query_instruction=`."""
+
+    family: str | None = None
+    """"encoder", "m3", "decoder", "bidirectional_decoder" or "icl", for your own checkpoint without
+    sentence-transformers files; None otherwise."""
+    pooling: str | None = None
+    """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; None otherwise."""
+    task: str | None = None
+    """For llm-embedder: which of its tasks. For models with an instruction format: "web_search" (used for None), "sts",
+    "summarization" or "bitext"."""
+    examples: list[dict[str, str]] | None = None
+    """For bge-en-icl only: dicts of "query", "response" and, unless it is the queries' own, "instruct"."""
+    truncate_dim: int | None = None
+    """Keep this many dimensions; None keeps all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_query_instruction(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or "task_instruction" not in settings:
+            return settings
+        kept = {name: value for name, value in settings.items() if name != "task_instruction"}
+        given = [text for text in (settings["task_instruction"], kept.get("query_instruction")) if text is not None]
+        if len(given) == 2 and given[0] != given[1]:
+            raise InvalidInputError("query_instruction is given twice, also as task_instruction; pass one of them")
+        return {**kept, "query_instruction": given[0] if given else None}
 
 
 def one_cutoff(cutoff_layers: Any) -> Any:
-    """`cutoff_layers` of a reranking adapter: one number, which may stand in a list.
+    """Return the one number that `cutoff_layers` may be in an adapter, taken out of a list if it is in one.
 
     Raises:
         InvalidInputError: There are several, or none in the list.
@@ -36,3 +108,52 @@ def one_cutoff(cutoff_layers: Any) -> Any:
             "pass one of them, and see evaluation.compare_cutoffs for which"
         )
     return cutoff_layers[0]
+
+
+class RerankerSettings(ModelSettings):
+    """How a reranker is loaded."""
+
+    query_max_length: int | None = None
+    """Longest query in tokens; None takes three quarters of max_length."""
+    cutoff_layers: Annotated[int | None, BeforeValidator(one_cutoff)] = None
+    """For layerwise and lightweight rerankers only: score after this many layers, which is faster; None takes all."""
+    compress_ratio: int | None = None
+    """For the lightweight reranker only: merge every 2, 4 or 8 neighbouring states of a passage into one; 1 or None
+    compresses nothing."""
+    compress_layers: int | list[int] | None = None
+    """For the lightweight reranker only: compress before these layers; None takes 8."""
+    prompt: str | None = None
+    """For LLM rerankers only: the question asked after query and passage, instead of the model's own."""
+    family: str | None = None
+    """"llm_reranker", "layerwise_reranker" or "lightweight_reranker" for your own reranker of this kind; None if the
+    checkpoint says what it is."""
+
+
+class SelectionSettings(BaseModel):
+    """Which of the scored candidates a reranking adapter keeps."""
+
+    score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
+    """Drop candidates that score less. It is compared to the new score: logits, or (0, 1) if normalized."""
+    normalize: bool = False
+    """Return the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
+
+
+#: How many candidates to keep; None keeps all.
+TopN = Annotated[int | None, AfterValidator(check_top_n)]
+
+
+def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of `load` but the model: those in `settings`, and the defaults of the others.
+
+    For frameworks whose objects take keywords without declaring them.
+
+    Raises:
+        InvalidInputError: `load` has no such argument.
+    """
+    defaults = {name: parameter.default for name, parameter in signature(load).parameters.items() if name != "model"}
+    for name in settings:
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(defaults)}"
+            raise InvalidInputError(f"{name} is not a setting of {load.__name__}; {hint}")
+    return {**defaults, **copy.deepcopy(dict(settings))}

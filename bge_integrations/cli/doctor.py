@@ -19,7 +19,7 @@ from bge_integrations.errors import BGEError
 from bge_integrations.optional import how_to_install
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _PACKAGE = "bge-integrations"
 #: Extras for working on the package itself.
@@ -40,16 +40,17 @@ def doctor(
     """
     import torch
 
-    from bge_integrations.core.session import place
+    from bge_integrations.core.devices import resolve_devices, resolve_dtype
 
-    devices, number_type = place(device, dtype)
+    devices = resolve_devices(device)
+    number_type = resolve_dtype(dtype, devices[0])
     test, passed = _test(device, dtype)
     found = {
         "bge_integrations": __version__,
         "python": f"{platform.python_version()}, {platform.platform()}",
         **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "huggingface_hub")},
-        "device": f"{', '.join(map(str, devices))}: {_device_reason(device, devices[0])}",
-        "dtype": f"{str(number_type).removeprefix('torch.')}: {_dtype_reason(dtype, devices[0])}",
+        "device": f"{', '.join(devices)}: {_device_reason(device, devices[0])}",
+        "dtype": f"{number_type}: {_dtype_reason(dtype, devices[0])}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; OMP_NUM_THREADS sets another number",
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "memory": _memory(devices),
@@ -66,30 +67,30 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _device_reason(asked: list[str] | None, chosen: torch.device) -> str:
+def _device_reason(asked: list[str] | None, chosen: str) -> str:
     import torch
 
     if asked is not None:
         return "as asked"
-    if chosen.type == "cuda":
+    if chosen.startswith("cuda"):
         return f"torch finds {torch.cuda.get_device_name(chosen)}"
     return "torch finds no CUDA device" if torch.version.cuda else "this build of torch has no CUDA"
 
 
-def _dtype_reason(asked: str | None, device: torch.device) -> str:
+def _dtype_reason(asked: str | None, device: str) -> str:
     if asked is not None:
         return "as asked"
-    return f"the default on {'CUDA' if device.type == 'cuda' else 'the CPU'}"
+    return f"the default on {'CUDA' if device.startswith('cuda') else 'the CPU'}"
 
 
-def _memory(devices: list[torch.device]) -> str:
+def _memory(devices: list[str]) -> str:
     import torch
 
     sizes = []
     if hasattr(os, "sysconf"):
         sizes.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB")
     for device in devices:
-        if device.type == "cuda":
+        if device.startswith("cuda"):
             free, total = torch.cuda.mem_get_info(device)
             sizes.append(f"{device}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     return ", ".join(sizes) or "unknown"
@@ -115,8 +116,7 @@ def _hub() -> str:
 
 def _test(device: list[str] | None, dtype: str | None) -> tuple[str, bool]:
     """Whether both pocket models load and find the right one of two passages."""
-    from bge_integrations.core.embedder import load_embedder
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_embedder, load_reranker
     from bge_integrations.scoring import hybrid_scores
 
     start = time.perf_counter()

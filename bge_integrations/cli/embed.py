@@ -60,7 +60,7 @@ def embed(
     # all are read once before the model is loaded: what is wrong with one is told at once
     total = None if input == "-" else _checked(rows, size, input, not output.endswith(".parquet"))
     schema = rows.schema(size) if output.endswith(".parquet") else None
-    from bge_integrations.core.embedder import load_embedder
+    from bge_integrations.core.loading import load_embedder
 
     with load_embedder(model, device=device, dtype=dtype, max_length=max_length, task=task) as embedder:
         if sparse or multi_vector:

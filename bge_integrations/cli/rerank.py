@@ -54,7 +54,7 @@ def rerank(
         rows = [{_FIELD: line} for _, line in read_lines(file)]
     if as_json:
         _check_json(rows, name_of(file))
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_reranker
     from bge_integrations.scoring import select_best
 
     with load_reranker(

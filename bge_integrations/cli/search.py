@@ -52,7 +52,7 @@ def search(
     """Find the best passages of an index."""
     condition = _filter_of(filters)
     queries = _queries_of(query)
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_reranker
     from bge_integrations.index import M3Index
 
     k = max(top_n, _CANDIDATES) if rerank else top_n
@@ -81,7 +81,7 @@ def ask(
     """Answer with the sentences of the best passages that fit the question best, and their sources."""
     condition = _filter_of(filters)
     _check_query(question)
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_reranker
     from bge_integrations.index import M3Index
     from bge_integrations.pipelines.extractive_answers import extract
 

@@ -1,199 +1,221 @@
-"""One resident copy of the weights per (checkpoint, device, dtype) and process, whoever asks for it."""
+"""What a process holds once: a shared model per checkpoint, device and precision, and a scheduler per device."""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
-import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakSet, WeakValueDictionary
 
-import torch
-
+from bge_integrations.core import runtime
 from bge_integrations.core.call import settle
-from bge_integrations.errors import ClosedError, NonFiniteError, OutOfMemoryError
+from bge_integrations.core.scheduler import Scheduler
+from bge_integrations.core.shared_pass import SharedPass
+from bge_integrations.errors import ClosedError
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
-from bge_integrations.models.interface import Model, OutputSpec, SequenceOutput
-from bge_integrations.models.linear import choose_cpu_kernels
 from bge_integrations.models.loading import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.interface import TokenSequence
+    from bge_integrations.models.interface import Backend, Model
+    from bge_integrations.models.linear import CpuKernels
 
-#: Tokens of a batch, by the type of device.
-TOKEN_BUDGETS = {"cpu": 1024, "cuda": 65536}
-#: So long an interpreter that ends waits for a model that is being loaded.
-_EXIT_SECONDS = 5
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ModelKey:
-    """Which copy: a checkpoint folder (and its state on disk: see `fingerprint`), and how it is held.
+    """Which model a process shares: a checkpoint folder in its state on disk, and how it is held.
 
-    `layers`: how many of them are read, where a reranker stops early; None is all.
+    Attributes:
+        folder: The checkpoint folder.
+        state: Its fingerprint: changes when a file of it is written anew.
+        family: Which code runs it.
+        device: "cpu", "cuda:0", ….
+        dtype: "float32", "bfloat16", "float16" or "int8".
+        layers: How many layers are read, if a reranker stops early; None reads all.
+        kernels: Which linear kernels the CPU uses.
+        backend: What computes.
     """
 
     folder: Path
     state: Hashable
     family: Family
-    device: torch.device
-    dtype: torch.dtype
-    layers: int | None = None
+    device: str
+    dtype: str
+    layers: int | None
+    kernels: CpuKernels
+    backend: Backend = "torch"
 
     @classmethod
-    def of(cls, folder: Path, family: Family, device: torch.device, dtype: torch.dtype, layers: int | None) -> ModelKey:
-        return cls(folder.resolve(), fingerprint(folder), family, device, dtype, layers)
+    def of(
+        cls, folder: Path, family: Family, device: str, dtype: str, layers: int | None, kernels: CpuKernels
+    ) -> ModelKey:
+        """Return the key of a folder as it is on disk now."""
+        return cls(folder.resolve(), fingerprint(folder), family, device, dtype, layers, kernels)
 
 
-class Resident:
-    """A model in memory, the digest of its weights, and how many hold it. Made by `lease` only."""
+class SharedModel:
+    """A model in memory that all its holders share. Made by `acquire` only.
 
-    def __init__(self, key: ModelKey) -> None:
+    Attributes:
+        key: Which model it is.
+        holders: How many hold it; the weights are released with the last.
+        weights_digest: The same for the same weights, wherever the files lie.
+        scheduler: Runs its batches.
+    """
+
+    def __init__(self, key: ModelKey, scheduler: Scheduler) -> None:
         self.key = key
         self.holders = 0
         self.weights_digest = ""
+        self.scheduler = scheduler
+        self._passes: WeakValueDictionary[Hashable, SharedPass] = WeakValueDictionary()
         self._model: Model | None = None
-        self._loading = threading.Lock()
+        self._in_float32: SharedModel | None = None
+        self.loading = threading.Lock()
         self._process = os.getpid()
 
     @property
     def model(self) -> Model:
-        if self.key.device.type == "cuda" and self._process != os.getpid():
+        """The model, unless it was closed or can't be used in this process."""
+        if self.key.device != "cpu" and self._process != os.getpid():
             raise ClosedError("CUDA can't be used in a forked process; start it with the 'spawn' method, or load there")
         if self._model is None:
             raise ClosedError("the model was closed")
         return self._model
 
     def load(self) -> None:
-        """Read the weights unless that is done; who comes meanwhile waits.
+        """Read the weights unless that is done. Concurrent callers wait for the first load.
 
-        It happens in a thread of its own: one that has computed with OpenMP hangs when it does so again after a fork.
-        A caller that is interrupted does not wait for it.
+        The weights are read in a thread made for it, because a thread that has computed with OpenMP hangs if it does so
+        again after a fork. A caller that is interrupted does not wait for it.
         """
         key = self.key
-        with self._loading:
+        with self.loading:
             if self._model is None:
-                loading: Future[Model] = Future()
-                dtype = str(key.dtype).removeprefix("torch.")
-                arguments = key.folder, key.family, str(key.device), dtype, key.layers, choose_cpu_kernels()
+                loaded: Future[Model] = Future()
+                arguments = key.folder, key.family, key.device, key.dtype, key.layers, key.kernels, key.backend
                 loader = threading.Thread(
-                    target=settle, args=(loading, load_model, *arguments), name="bge-load", daemon=True
+                    target=settle, args=(loaded, load_model, *arguments), name="bge-load", daemon=True
                 )
                 loader.start()
-                _loaders.add(loader)
-                model = loading.result()
-                self.weights_digest = weights_digest(key.folder)  # now, because the files may be exchanged later
+                _process.loaders.add(loader)
+                model = loaded.result()
+                self.weights_digest = weights_digest(key.folder)  # now, because the files may be replaced later
                 self._model = model
 
+    def shared_pass(self, settings: Hashable) -> SharedPass:
+        """Return the pass that the two adapters of a hybrid store with equal settings share."""
+        with _process.lock:
+            shared_pass = self._passes.get(settings)
+            if shared_pass is None:
+                shared_pass = self._passes[settings] = SharedPass()
+            return shared_pass
+
+    def passes(self) -> list[SharedPass]:
+        """Return the shared passes of this model that adapters hold."""
+        return list(self._passes.values())
+
     def hold(self) -> None:
-        """One more holder, of a resident that has one."""
-        with _lock:
+        """Add a holder to a model that has one already."""
+        with _process.lock:
             if self.holders == 0:
                 raise ClosedError("the model was closed")
             self.holders += 1
 
     def release(self) -> None:
-        """One holder less; the weights go with the last."""
-        with _lock:
+        """Remove a holder; the weights are released with the last."""
+        with _process.lock:
             self.holders -= 1
-            if self.holders == 0:
-                _residents.pop(self.key, None)
-                self._model = None
+            if self.holders:
+                return
+            _process.models.pop(self.key, None)
+            self._model = None
+            in_float32, self._in_float32 = self._in_float32, None
+        if in_float32 is not None:
+            in_float32.release()
+
+    def in_float32(self) -> SharedModel:
+        """Return the same model in float32, loaded at the first call and kept as long as this one is.
+
+        Raises:
+            OutOfMemoryError: There is not enough memory for it.
+            ClosedError: This model was closed meanwhile.
+        """
+        if self._in_float32 is None:
+            exact = acquire(replace(self.key, dtype="float32"))
+            with _process.lock:
+                is_first = self._in_float32 is None and self.holders > 0
+                if is_first:
+                    self._in_float32 = exact
+            if not is_first:
+                exact.release()
+        if self._in_float32 is None:
+            raise ClosedError("the model was closed")
+        return self._in_float32
 
 
-_residents: dict[ModelKey, Resident] = {}
-_loaders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-#: Reentrant, because a garbage collection inside it can release another resident.
-_lock = threading.RLock()
+class _Process:
+    """The registry of this process."""
+
+    def __init__(self) -> None:
+        self.models: dict[ModelKey, SharedModel] = {}
+        self.schedulers: dict[str, Scheduler] = {}
+        self.loaders: WeakSet[threading.Thread] = WeakSet()
+        #: Reentrant, because a garbage collection inside it can release another model.
+        self.lock = threading.RLock()
+
+    def start_afresh(self) -> None:
+        """Replace what a forked child can't use: locks that the parent's threads may hold, and their queues."""
+        self.lock = threading.RLock()
+        for shared in self.models.values():
+            shared.loading = threading.Lock()
+            for shared_pass in shared.passes():
+                shared_pass.start_afresh()
+        runtime.reset_after_fork()
+        for scheduler in self.schedulers.values():
+            scheduler.start_afresh()
+
+    def stop(self) -> None:
+        """Let threads leave the backend's code: Python aborts if it exits while a thread is inside torch."""
+        for scheduler in list(self.schedulers.values()):
+            scheduler.stop()
+        for loader in list(self.loaders):  # a large model is not waited for
+            loader.join(runtime.policy().exit_seconds)
 
 
-@atexit.register
-def _let_loaders_end() -> None:
-    """An interpreter that ends while a thread is in torch's code is aborted; a large model is not waited for."""
-    for loader in list(_loaders):
-        loader.join(_EXIT_SECONDS)
+_process = _Process()
+atexit.register(_process.stop)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_process.start_afresh)
 
 
-def lease(key: ModelKey) -> Resident:
-    """The resident model of that key, loaded if need be, with one holder more; the holder calls `release`."""
-    with _lock:
-        resident = _residents.setdefault(key, Resident(key))
-        resident.holders += 1
+def acquire(key: ModelKey) -> SharedModel:
+    """Return the shared model of that key, loaded if necessary, with one holder more; the holder calls `release`."""
+    with _process.lock:
+        shared = _process.models.get(key)
+        if shared is None:
+            scheduler = _process.schedulers.setdefault(key.device, Scheduler(key.device))
+            shared = _process.models[key] = SharedModel(key, scheduler)
+            _logger.debug("loading %s (%s) in %s on %s", key.folder, key.family, key.dtype, key.device)
+        shared.holders += 1
     try:
-        resident.load()
+        shared.load()
     except BaseException:
-        resident.release()
+        shared.release()
         raise
-    return resident
+    return shared
 
 
-def resident_models() -> list[ModelKey]:
-    """The models now in memory."""
-    with _lock:
-        return list(_residents)
-
-
-@dataclass(frozen=True)
-class ModelLane:
-    """Computes one kind of output with one resident model: what the scheduler runs."""
-
-    resident: Resident
-    wanted: OutputSpec
-
-    @property
-    def token_budget(self) -> int:
-        return TOKEN_BUDGETS[self.resident.key.device.type]
-
-    def run(
-        self, sequences: list[TokenSequence], between_layers: Callable[[], None]
-    ) -> list[SequenceOutput | NonFiniteError]:
-        """One output per sequence. What is not finite is computed again in float32, then an error."""
-        outputs = self._outputs(self.resident.model, sequences, between_layers)
-        bad = [i for i, output in enumerate(outputs) if not output.is_finite()]
-        and_then = "in float32 too; its weights are probably damaged"
-        if bad and self.resident.key.dtype in (torch.bfloat16, torch.float16):
-            try:
-                with _in_float32(self.resident) as exact:
-                    again = self._outputs(exact, [sequences[i] for i in bad], between_layers)
-                    for i, output in zip(bad, again, strict=True):
-                        outputs[i] = output
-            except OutOfMemoryError as error:
-                and_then = f"and to compute it in float32 there is no memory ({error}); leave such texts out"
-            bad = [i for i in bad if not outputs[i].is_finite()]
-        results: list[SequenceOutput | NonFiniteError] = list(outputs)
-        for i in bad:
-            results[i] = NonFiniteError(
-                f"the model gave NaN or infinity for a text of {len(sequences[i])} tokens, {and_then}"
-            )
-        return results
-
-    def _outputs(
-        self, model: Model, sequences: list[TokenSequence], between_layers: Callable[[], None]
-    ) -> list[SequenceOutput]:
-        return model.run(sequences, self.wanted, between_layers)
-
-
-@contextmanager
-def _in_float32(resident: Resident) -> Iterator[Model]:
-    exact = lease(replace(resident.key, dtype=torch.float32))
-    try:
-        yield exact.model
-    finally:
-        exact.release()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-    for resident in _residents.values():
-        resident._loading = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def models_in_memory() -> list[ModelKey]:
+    """Return the keys of the models that this process holds."""
+    with _process.lock:
+        return list(_process.models)

@@ -1,254 +1,292 @@
 """Merges the texts of all callers into batches: one queue and one worker thread per device.
 
-There is no wait timer. While the device computes one batch, whatever arrives forms the next; a lone caller waits for
+There is no wait timer. Whatever arrives while the device computes one batch forms the next, and a lone caller waits for
 nothing. Urgent texts do not even wait for the end of a bulk batch: they are computed between two of its layers.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError
+from bge_integrations.core import runtime
+from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError, OverloadedError
 
 if TYPE_CHECKING:
-    from bge_integrations.core.call import Call
+    from bge_integrations.core.call import PendingCall
     from bge_integrations.models.interface import TokenSequence
 
-
-class Lane(Protocol):
-    """A way to compute; texts in the same lane may share a batch. Compared and hashed."""
-
-    @property
-    def token_budget(self) -> int:
-        """Tokens per batch."""
-
-    def run(self, sequences: list[TokenSequence], between_layers: Callable[[], None]) -> list[Any]:
-        """One result per sequence, an exception in the place of those that failed alone.
-
-        `between_layers` is called there, and whatever it raises ends the run.
-        """
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Item:
-    """One tokenised text, and where its result belongs."""
+class QueuedSequence:
+    """One tokenised text or pair, the call that waits for its result, and the index of that result in the call."""
 
     sequence: TokenSequence
-    call: Call
+    call: PendingCall
     index: int
+    queued_at: float
 
 
-class _AbandonedError(Exception):
+class Runner(Protocol):
+    """Computes batches. Sequences queued for equal runners may share a batch, so runners are compared and hashed."""
+
+    def run(self, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
+        """Compute a batch and deliver each result to its call; what `between_layers` raises ends the run."""
+
+
+class _Abandoned(Exception):
     """Nobody waits for this batch any more."""
 
 
 class _Queue:
-    """The texts that wait: for each lane, portions of calls. Lanes take turns, and in a lane the portions do."""
+    """Waiting sequences: for each runner, portions of calls. Runners take turns, and so do a runner's portions."""
 
     def __init__(self) -> None:
-        self._portions: dict[Lane, deque[deque[Item]]] = {}
+        self._portions: dict[Runner, deque[deque[QueuedSequence]]] = {}
+        self.tokens = 0
 
     def __bool__(self) -> bool:
         return bool(self._portions)
 
-    def add(self, lane: Lane, items: list[Item]) -> None:
-        self._portions.setdefault(lane, deque()).append(deque(items))
+    def add(self, runner: Runner, portion: list[QueuedSequence], *, first: bool = False) -> None:
+        """Queue a portion, at the end or (`first`) before the runner's other portions."""
+        portions = self._portions.setdefault(runner, deque())
+        (portions.appendleft if first else portions.append)(deque(portion))
+        self.tokens += _tokens(portion)
 
-    def give_back(self, lane: Lane, items: list[Item]) -> None:
-        """Ahead of what waits in that lane."""
-        self._portions.setdefault(lane, deque()).appendleft(deque(items))
-
-    def next_batch(self) -> tuple[Lane, list[Item]]:
-        lane = next(iter(self._portions))
-        portions = self._portions.pop(lane)
-        items: list[Item] = []
-        room = lane.token_budget
+    def next_batch(self, room: int) -> tuple[Runner, list[QueuedSequence]]:
+        """Take sequences of at most `room` tokens, or a longer one alone, for the runner whose turn it is."""
+        runner = next(iter(self._portions))
+        portions = self._portions.pop(runner)
+        batch: list[QueuedSequence] = []
         while portions:
-            portion, before = portions.popleft(), len(items)
-            while portion and (not items or len(portion[0].sequence) <= room):
-                items.append(portion.popleft())
-                room -= len(items[-1].sequence)
+            portion, before = portions.popleft(), len(batch)
+            while portion and (not batch or len(portion[0].sequence) <= room):
+                batch.append(portion.popleft())
+                room -= len(batch[-1].sequence)
             if portion:
-                (portions.appendleft if len(items) == before else portions.append)(portion)
+                (portions.appendleft if len(batch) == before else portions.append)(portion)
                 break
         if portions:
-            self._portions[lane] = portions
-        return lane, items
+            self._portions[runner] = portions
+        self.tokens -= _tokens(batch)
+        return runner, batch
 
-    def empty(self) -> list[Item]:
-        """All that waited."""
-        found = [item for portions in self._portions.values() for portion in portions for item in portion]
+    def drain(self) -> list[QueuedSequence]:
+        """Remove and return everything that waits."""
+        waiting = [queued for portions in self._portions.values() for portion in portions for queued in portion]
         self._portions.clear()
-        return found
+        self.tokens = 0
+        return waiting
 
 
 class Scheduler:
-    """The queue and the worker of one device."""
+    """The queue and the worker thread of one device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self._device = device
         self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget everything, as a forked child must: its parent's worker does not exist in it."""
         self._changed = threading.Condition()
         self._urgent, self._bulk = _Queue(), _Queue()
-        self._was_urgent = False
+        self._last_was_urgent = False
         self._worker: threading.Thread | None = None
-        self._stopped = False
+        self._is_stopped = False
+        self._statistics = runtime.device_statistics(self._device)
 
-    def submit(self, lane: Lane, items: list[Item], urgent: bool) -> None:
-        """Queue `items`; their calls hear of each result. Urgent items pass ahead of the others."""
+    def submit(self, runner: Runner, portion: list[QueuedSequence], *, urgent: bool, is_new: bool = True) -> None:
+        """Queue sequences; their calls get the results. Urgent ones overtake the others.
+
+        If the queue is full this blocks; with `when_full="refuse"`, a new call is refused instead.
+
+        Raises:
+            OverloadedError: The queue is full, the call is new, and the policy is to refuse.
+            ClosedError: The interpreter is shutting down.
+        """
+        policy = runtime.policy()
         with self._changed:
-            if self._stopped:
-                raise ClosedError("the interpreter is shutting down; no more texts are taken")
+            queue = self._urgent if urgent else self._bulk
+            tokens = _tokens(portion)
+            if not self._has_room(queue, tokens) and is_new and policy.when_full == "refuse":
+                self._statistics.count(refused_requests=1)
+                raise OverloadedError(
+                    f"{queue.tokens} tokens wait on {self._device}, and at most {policy.max_queued_tokens} may; "
+                    "try again later, or raise max_queued_tokens with runtime.configure"
+                )
+            self._changed.wait_for(lambda: self._has_room(queue, tokens) or self._is_stopped)
+            if self._is_stopped:
+                raise ClosedError("the interpreter is shutting down, and no more texts are computed")
             if self._worker is None:
-                worker = threading.Thread(target=self._work, name="bge-scheduler", daemon=True)
-                worker.start()  # may fail, then nothing is queued
+                worker = threading.Thread(target=self._work, name=f"bge-scheduler-{self._device}", daemon=True)
+                worker.start()  # may fail, and then nothing is queued
                 self._worker = worker
-            (self._urgent if urgent else self._bulk).add(lane, items)
-            self._changed.notify()
+            queue.add(runner, portion)
+            self._statistics.count(requests=is_new, queued_sequences=len(portion), queued_tokens=tokens)
+            self._changed.notify_all()
+
+    def is_full(self, tokens: int) -> bool:
+        """Return whether an urgent call of this many tokens would have to wait for room in the queue."""
+        return not self._has_room(self._urgent, tokens)
 
     def stop(self) -> None:
-        """Finish the batch at hand, fail what still waits, and end the worker."""
+        """Finish the current batch, fail what still waits, and end the worker."""
         with self._changed:
-            self._stopped = True
-            waiting = self._urgent.empty() + self._bulk.empty()
-            self._changed.notify()
-        for item in waiting:
-            item.call.fail(ClosedError("the interpreter shut down before this text was computed"))
+            self._is_stopped = True
+            waiting = self._urgent.drain() + self._bulk.drain()
+            self._statistics.count(queued_sequences=-len(waiting), queued_tokens=-_tokens(waiting))
+            self._changed.notify_all()
+        for queued in waiting:
+            queued.call.fail(ClosedError("the interpreter shut down before this text was computed"))
         if self._worker is not None:
             self._worker.join()
+
+    def _has_room(self, queue: _Queue, tokens: int) -> bool:
+        return not queue or queue.tokens + tokens <= runtime.policy().max_queued_tokens
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._urgent or self._bulk or self._stopped)
-                if self._stopped:
+                self._changed.wait_for(lambda: self._urgent or self._bulk or self._is_stopped)
+                if self._is_stopped:
                     return
                 # waiting bulk texts get their turn after each urgent batch, and let others pass between their layers
-                self._was_urgent = bool(self._urgent) and not (self._bulk and self._was_urgent)
-                lane, items = (self._urgent if self._was_urgent else self._bulk).next_batch()
-            _compute(lane, items, _go_on if self._was_urgent else self._passing(_tokens(items)))
-            del lane, items  # an idle worker must not keep weights or results alive
+                is_urgent = bool(self._urgent) and not (self._bulk and self._last_was_urgent)
+                self._last_was_urgent = is_urgent
+                runner, batch = self._take(self._urgent if is_urgent else self._bulk)
+            self._compute(runner, batch, _do_nothing if is_urgent else self._urgent_between_layers(_tokens(batch)))
+            del runner, batch  # an idle worker must not keep weights or results alive
 
-    def _passing(self, tokens: int) -> Callable[[], None]:
-        """What lets a batch of the urgent texts that wait pass between two layers of one bulk batch of so many tokens.
+    def _take(self, queue: _Queue) -> tuple[Runner, list[QueuedSequence]]:
+        """Take the next batch of a queue. The caller holds the lock."""
+        runner, batch = queue.next_batch(runtime.policy().batch_tokens(self._device))
+        now = time.perf_counter()
+        self._statistics.count(
+            queued_sequences=-len(batch),
+            queued_tokens=-_tokens(batch),
+            waiting_seconds=sum(now - queued.queued_at for queued in batch),
+        )
+        self._changed.notify_all()  # there is room again
+        return runner, batch
 
-        They get two thirds of the work at most, in tokens times layers, and wait for the bulk batch's end where both
-        don't fit in memory.
+    def _urgent_between_layers(self, tokens: int) -> Callable[[], None]:
+        """Return a callback that runs one waiting urgent batch between two layers of a bulk batch.
+
+        Urgent batches get at most two thirds of the work, counted in tokens times layers. If both batches don't fit in
+        memory, urgent ones wait for the end of the bulk batch.
         """
-        done = passed = 0
+        done = overtaken = 0
         both_fit = True
 
-        def give_back(lane: Lane, items: list[Item]) -> None:
+        def give_back(runner: Runner, batch: list[QueuedSequence]) -> None:
             nonlocal both_fit
             both_fit = False
+            _logger.info("an urgent batch did not fit in memory beside a bulk batch and waits for its end")
             with self._changed:
-                self._urgent.give_back(lane, items)
+                self._urgent.add(runner, batch, first=True)
+                self._statistics.count(queued_sequences=len(batch), queued_tokens=_tokens(batch))
 
-        def let_pass() -> None:
+        def run_urgent() -> None:
             nonlocal done
             done += tokens
-            if not both_fit or passed > 2 * done:
+            if not both_fit or overtaken > 2 * done:
                 return
             with self._changed:
                 if not self._urgent:
                     return
-                lane, items = self._urgent.next_batch()
-            passing = _tokens(items)
+                runner, batch = self._take(self._urgent)
+            urgent_tokens = _tokens(batch)
 
-            def count() -> None:
-                nonlocal passed
-                passed += passing
+            def count_layer() -> None:
+                nonlocal overtaken
+                overtaken += urgent_tokens
 
-            _compute(lane, items, count, give_back)
+            self._compute(runner, batch, count_layer, give_back)
 
-        return let_pass
+        return run_urgent
 
+    def _compute(
+        self,
+        runner: Runner,
+        batch: list[QueuedSequence],
+        between_layers: Callable[[], None],
+        give_back: Callable[[Runner, list[QueuedSequence]], None] | None = None,
+    ) -> None:
+        """Run a batch. A failure is delivered to every call in it.
 
-def _tokens(items: list[Item]) -> int:
-    return sum(len(item.sequence) for item in items)
-
-
-def _go_on() -> None:
-    """Nothing passes ahead of an urgent batch."""
-
-
-def _compute(
-    lane: Lane,
-    items: list[Item],
-    let_pass: Callable[[], None],
-    give_back: Callable[[Lane, list[Item]], None] | None = None,
-) -> None:
-    """Run a batch and tell its calls. Any failure goes to all in it; but out of memory, it is given back, or both
-    halves are computed on their own.
-    """
-    items = [item for item in items if not item.call.is_over]
-    if not items:
-        return
-
-    def between_layers() -> None:
-        if all(item.call.is_over for item in items):
-            raise _AbandonedError
-        let_pass()
-
-    try:
-        results = lane.run([item.sequence for item in items], between_layers)
-        for item, result in zip(items, results, strict=True):
-            if isinstance(result, Exception):
-                item.call.fail(result)
-            else:
-                item.call.deliver(item.index, result)
-        return
-    except OutOfMemoryError as error:
-        if give_back is not None:
-            give_back(lane, items)
+        On out-of-memory the batch is handed to `give_back` if there is one, and split in two otherwise.
+        """
+        batch = [queued for queued in batch if not queued.call.is_over]
+        if not batch:
             return
-        if len(items) == 1:
-            length = len(items[0].sequence)
-            alone = f"one text of {length} tokens does not fit in memory alone; use a smaller max_length ({error})"
-            items[0].call.fail(OutOfMemoryError(alone))  # without its cause, whose frames hold the memory
+
+        def check_callers() -> None:
+            if all(queued.call.is_over for queued in batch):
+                raise _Abandoned
+            between_layers()
+
+        started, counted = time.perf_counter(), self._statistics.computing_seconds
+        try:
+            runner.run(batch, check_callers)
+            self._statistics.count(batches=1, sequences=len(batch), tokens=_tokens(batch))
             return
-    except _AbandonedError:
-        return
-    except BaseException as error:
-        for call in {id(item.call): item.call for item in items}.values():
-            failure = ComputationError(f"computing a batch failed ({type(error).__name__}: {error})")
-            failure.__cause__ = error
-            call.fail(failure)
-        return
-    half = len(items) // 2  # not in the handler: there, the error's frames still hold the batch's memory
-    _compute(lane, items[:half], let_pass)
-    _compute(lane, items[half:], let_pass)
+        except OutOfMemoryError as error:
+            if give_back is not None:
+                give_back(runner, batch)
+                return
+            if len(batch) == 1:
+                length = len(batch[0].sequence)
+                # without its cause, whose frames hold the memory
+                batch[0].call.fail(
+                    OutOfMemoryError(
+                        f"one text of {length} tokens does not fit in memory alone; use a smaller max_length ({error})"
+                    )
+                )
+                return
+        except _Abandoned:
+            return
+        except BaseException as error:
+            for call in {id(queued.call): queued.call for queued in batch}.values():
+                failure = ComputationError(f"computing a batch failed ({type(error).__name__}: {error})")
+                failure.__cause__ = error
+                call.fail(failure)
+            return
+        finally:
+            # urgent batches that ran between the layers have counted their own time
+            urgent_seconds = self._statistics.computing_seconds - counted
+            self._statistics.count(computing_seconds=time.perf_counter() - started - urgent_seconds)
+        # not in the handler, where the error's frames still hold the batch's memory
+        self._split(runner, batch, between_layers)
+
+    def _split(self, runner: Runner, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
+        self._statistics.count(split_batches=1)
+        _logger.warning(
+            "a batch of %d sequences (%d tokens) did not fit in memory on %s and is computed in halves",
+            len(batch),
+            _tokens(batch),
+            self._device,
+        )
+        for queued in batch:
+            queued.call.slowdowns.add(
+                f"batches did not fit in memory on {self._device} and were computed in smaller ones; "
+                "lower the batch size with runtime.configure, or free memory"
+            )
+        half = len(batch) // 2
+        self._compute(runner, batch[:half], between_layers)
+        self._compute(runner, batch[half:], between_layers)
 
 
-_schedulers: dict[str, Scheduler] = {}
-_lock = threading.Lock()
+def _tokens(batch: list[QueuedSequence]) -> int:
+    return sum(len(queued.sequence) for queued in batch)
 
 
-def scheduler_of(device: str) -> Scheduler:
-    """The scheduler that all models on `device` share."""
-    with _lock:
-        return _schedulers.setdefault(device, Scheduler())
-
-
-@atexit.register
-def _stop_all() -> None:
-    for scheduler in list(_schedulers.values()):
-        scheduler.stop()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    for scheduler in _schedulers.values():
-        scheduler.start_afresh()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _do_nothing() -> None:
+    """Run nothing between the layers of an urgent batch."""

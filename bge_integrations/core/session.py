@@ -1,79 +1,184 @@
-"""A caller's hold on a resident model: feeds texts to the scheduler and waits for the results."""
+"""A caller's hold on a shared model: feeds requests to the scheduler and waits for the results."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import threading
+import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import torch
-
-from bge_integrations.core.call import Call, settle
-from bge_integrations.core.residency import ModelKey, ModelLane, Resident, lease
-from bge_integrations.core.scheduler import Item, scheduler_of
-from bge_integrations.errors import ClosedError, InvalidInputError, TextTooLongError, TruncationWarning
+from bge_integrations.core import runtime
+from bge_integrations.core.call import PendingCall, settle
+from bge_integrations.core.residency import ModelKey, SharedModel, acquire
+from bge_integrations.core.runner import ModelRunner
+from bge_integrations.core.scheduler import QueuedSequence
+from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError, TruncationWarning
 from bge_integrations.progress import progress_bar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.interface import Model, OutputSpec, SequenceOutput, TokenSequence
-
-T = TypeVar("T")
-OnTruncate = Literal["warn", "error", "ignore"]
-
-#: Texts tokenised at a time; the next lot is tokenised while the device works on this one.
-_CHUNK = 2048
-#: A call of no more tokens than this passes ahead of longer ones.
-_URGENT_TOKENS = 2048
-#: An async call of no more characters and texts than this is tokenised on the event loop (about a millisecond).
-_INLINE_CHARACTERS = 4096
-_INLINE_TEXTS = 64
+    from bge_integrations.core.request import Request
+    from bge_integrations.models.interface import Model, SequenceOutput, TokenSequence
+    from bge_integrations.models.linear import CpuKernels
 
 
-@dataclass(frozen=True)
-class Work(Generic[T]):
-    """What one call asks for.
+class Session:
+    """Starts calls on a model until it is closed. Calls under way when it is closed still finish.
 
-    Attributes:
-        inputs: Texts or pairs.
-        tokenize: Makes sequences of some inputs, and says how many were cut.
-        wanted: What to compute.
-        on_truncate: Warn about inputs that were cut, refuse the call (before anything is computed), or neither.
-        show_progress: Show a bar.
+    With several devices, each holds a copy of the model: the texts of a long call are dealt out to all of them, and
+    short calls take turns.
+
+    Args:
+        folder, family: The checkpoint and how to run it.
+        devices, dtype, kernels: How to hold it; see `ModelKey`.
+        layers: How many layers are needed; None is all.
     """
 
-    inputs: Sequence[T]
-    tokenize: Callable[[Sequence[T]], tuple[list[TokenSequence], int]]
-    wanted: OutputSpec
-    on_truncate: OnTruncate
-    show_progress: bool
+    def __init__(
+        self,
+        folder: Path,
+        family: Family,
+        devices: Sequence[str],
+        dtype: str,
+        kernels: CpuKernels,
+        layers: int | None = None,
+    ) -> None:
+        self.shared_models: list[SharedModel] = []
+        self._turns = count()
+        with ExitStack() as held:
+            for device in devices:
+                shared = acquire(ModelKey.of(folder, family, device, dtype, layers, kernels))
+                held.callback(shared.release)
+                self.shared_models.append(shared)
+            self._finalizer = weakref.finalize(self, held.pop_all().close)
+
+    @property
+    def key(self) -> ModelKey:
+        """The key of the model on the first device."""
+        return self.shared_models[0].key
+
+    @property
+    def model(self) -> Model:
+        """The model on the first device."""
+        if not self._finalizer.alive:
+            raise ClosedError("used after close(); load the model again")
+        return self.shared_models[0].model
+
+    def close(self) -> None:
+        """Give up the hold on the weights; a second call does nothing."""
+        self._finalizer()
+
+    def run(self, request: Request[Any]) -> list[SequenceOutput]:
+        """Return one output per input of the request."""
+        call = self._begin(request)
+        try:
+            if (truncated := self._feed(call, request)) and request.on_truncate == "warn":
+                _warn_about_truncation(truncated, len(request.inputs))
+            outputs = call.future.result()
+        except BaseException:
+            call.cancel()
+            raise
+        if call.slowdowns:
+            _warn_about_slowdowns(call)
+        return outputs
+
+    async def arun(self, request: Request[Any]) -> list[SequenceOutput]:
+        """Return one output per input without blocking the event loop; cancelling drops the work that has not begun."""
+        call = self._begin(request)
+        try:
+            if self._fits_on_loop(request):
+                truncated = self._feed(call, request)
+            else:
+                truncated = await self._feed_in_thread(call, request)
+            if truncated and request.on_truncate == "warn":
+                _warn_about_truncation(truncated, len(request.inputs))
+            outputs: list[SequenceOutput] = await asyncio.wrap_future(call.future)
+        except BaseException:
+            call.cancel()
+            raise
+        if call.slowdowns:
+            _warn_about_slowdowns(call)
+        return outputs
+
+    def _fits_on_loop(self, request: Request[Any]) -> bool:
+        """Return whether tokenising and queueing takes no more than about a millisecond."""
+        policy = runtime.policy()
+        return (
+            len(request.inputs) <= policy.inline_texts
+            and request.characters <= policy.inline_characters
+            and not any(shared.scheduler.is_full(policy.inline_characters) for shared in self.shared_models)
+        )
+
+    def _begin(self, request: Request[Any]) -> PendingCall:
+        """Return a new call, which holds the model until it is over."""
+        if not self._finalizer.alive:
+            raise ClosedError("used after close(); load the model again")
+        progress = progress_bar(len(request.inputs), "text") if request.show_progress and request.inputs else None
+        with ExitStack() as held:
+            for shared in self.shared_models:
+                shared.hold()
+                held.callback(shared.release)
+            call = PendingCall(len(request.inputs), progress)
+            let_go = held.pop_all().close
+        call.future.add_done_callback(lambda _: let_go())
+        return call
+
+    def _feed(self, call: PendingCall, request: Request[Any]) -> int:
+        """Tokenise and queue all inputs, one chunk ahead of the devices. Return how many inputs were cut."""
+        runners = [ModelRunner(shared, request.spec) for shared in self.shared_models]
+        turn = next(self._turns)
+        policy = runtime.policy()
+        size = policy.chunk_texts * len(runners)
+        queued = truncated = 0
+        for sequences, cut in _chunks(request, size):
+            truncated += cut
+            call.expect(len(sequences), size)
+            if call.is_over:
+                break
+            now = time.perf_counter()
+            portion = [QueuedSequence(sequence, call, queued + i, now) for i, sequence in enumerate(sequences)]
+            portion.sort(key=lambda each: -len(each.sequence))
+            urgent = len(sequences) == len(request.inputs) and sum(map(len, sequences)) <= policy.urgent_tokens
+            # dealt out from the longest to the shortest, so that all devices have about the same to do
+            shares = [portion] if urgent else [portion[i :: len(runners)] for i in range(len(runners))]
+            for i, share in enumerate(filter(None, shares), turn):
+                runner = runners[i % len(runners)]
+                runner.shared.scheduler.submit(runner, share, urgent=urgent, is_new=queued == 0 and i == turn)
+            queued += len(portion)
+        return truncated
+
+    async def _feed_in_thread(self, call: PendingCall, request: Request[Any]) -> int:
+        """Run `_feed` in a dedicated thread, so that long calls don't occupy the application's `to_thread` pool."""
+        fed: Future[int] = Future()
+        fed.set_running_or_notify_cancel()  # from now on a cancelled task can't take it away from the thread
+        threading.Thread(target=settle, args=(fed, self._feed, call, request), name="bge-feed").start()
+        return await asyncio.wrap_future(fed)
 
 
 class Loaded:
-    """What embedders and rerankers have in common: a hold on a model, given up by `close()` or the end of `with`."""
+    """What embedders and rerankers share: a hold on a model, given up by `close()` or at the end of `with`."""
 
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self.name = name
-        self.device = ", ".join(session.devices)
-        self.dtype = str(session.key.dtype).removeprefix("torch.")
+        self.device = ", ".join(shared.key.device for shared in session.shared_models)
+        self.dtype = session.key.dtype
         self._longest = session.model.max_length
         self.max_length = self._longest
 
     @property
     def weights_digest(self) -> str:
         """The same for the same files of weights, wherever they lie and whatever they are called."""
-        return self._session.weights_digest
+        return self._session.shared_models[0].weights_digest
 
     def close(self) -> None:
         """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
@@ -81,7 +186,7 @@ class Loaded:
 
     @property
     def revision(self) -> str | None:
-        """The hub's commit, where the checkpoint lies in the hub's cache."""
+        """The hub's commit if the checkpoint lies in the hub's cache."""
         folder = self._session.key.folder
         in_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
         return folder.name if in_cache else None
@@ -100,207 +205,38 @@ class Loaded:
         return f"{type(self).__name__}({self.name!r}, {settings})"
 
 
-class Session:
-    """Starts calls on a model until closed. Calls under way when it is closed still finish.
-
-    On several devices, each holds a copy: the texts of a long call are dealt out to all, short calls take turns.
-
-    Args:
-        folder, family: The checkpoint and how to run it.
-        devices, dtype: What `place` chose.
-        layers: How many layers are needed, where that is not all.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        family: Family,
-        devices: Sequence[torch.device],
-        dtype: torch.dtype,
-        layers: int | None = None,
-    ) -> None:
-        self._residents: list[Resident] = []
-        self._turns = count()
-        with ExitStack() as held:
-            for device in devices:
-                resident = lease(ModelKey.of(folder, family, device, dtype, layers))
-                held.callback(resident.release)
-                self._residents.append(resident)
-            self._finalizer = weakref.finalize(self, held.pop_all().close)
-
-    @property
-    def key(self) -> ModelKey:
-        """That of the first device."""
-        return self._residents[0].key
-
-    @property
-    def devices(self) -> list[str]:
-        return [str(resident.key.device) for resident in self._residents]
-
-    @property
-    def weights_digest(self) -> str:
-        return self._residents[0].weights_digest
-
-    @property
-    def model(self) -> Model:
-        """That of the first device."""
-        if not self._finalizer.alive:
-            raise ClosedError("used after close(); load the model again")
-        return self._residents[0].model
-
-    def close(self) -> None:
-        """Give up the hold on the weights; a second call does nothing."""
-        self._finalizer()
-
-    def run(self, work: Work[T]) -> list[SequenceOutput]:
-        """One output per input."""
-        call = self._begin(work)
-        try:
-            _tell_of_cuts(self._feed(call, work), work)
-            return call.future.result()
-        except BaseException:
-            call.cancel()
-            raise
-
-    async def arun(self, work: Work[T], characters: int) -> list[SequenceOutput]:
-        """As `run`, without blocking the event loop; the inputs hold that many characters.
-
-        Cancelling it drops the work that has not begun.
-        """
-        call = self._begin(work)
-        try:
-            if characters <= _INLINE_CHARACTERS and len(work.inputs) <= _INLINE_TEXTS:
-                truncated = self._feed(call, work)
-            else:
-                truncated = await _in_a_thread(self._feed, call, work)
-            _tell_of_cuts(truncated, work)
-            return await asyncio.wrap_future(call.future)
-        except BaseException:
-            call.cancel()
-            raise
-
-    def _begin(self, work: Work[T]) -> Call:
-        """A call that holds the model until it is over."""
-        if not self._finalizer.alive:
-            raise ClosedError("used after close(); load the model again")
-        progress = progress_bar(len(work.inputs), "text") if work.show_progress and work.inputs else None
-        with ExitStack() as held:
-            for resident in self._residents:
-                resident.hold()
-                held.callback(resident.release)
-            call = Call(len(work.inputs), progress)
-            let_go = held.pop_all().close
-        call.future.add_done_callback(lambda _: let_go())
-        return call
-
-    def _feed(self, call: Call, work: Work[T]) -> int:
-        """Tokenise and queue all inputs, a chunk ahead of the devices; the results go to `call`.
-
-        Returns how many inputs were cut.
-        """
-        inputs = work.inputs
-        lanes = [ModelLane(resident, work.wanted) for resident in self._residents]
-        turn = next(self._turns)
-        size = _CHUNK * len(lanes)
-        chunks: Iterable[tuple[list[TokenSequence], int]] = (
-            work.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size)
+def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequence], int]]:
+    """Yield the sequences of `size` inputs at a time, and how many of these inputs were cut."""
+    inputs = request.inputs
+    chunks = (request.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
+    if request.on_truncate != "error":
+        yield from chunks
+        return
+    tokenized = list(chunks)  # all of them, before anything is computed
+    if truncated := sum(cut for _, cut in tokenized):
+        raise TextTooLongError(
+            f"{truncated} of {len(inputs)} different inputs are longer than max_length; split them, raise max_length "
+            "if the model allows it, or allow truncation with on_truncate='warn'"
         )
-        if work.on_truncate == "error":
-            chunks = list(chunks)
-            if truncated := sum(cut for _, cut in chunks):
-                raise TextTooLongError(
-                    f"{truncated} of {len(inputs)} different inputs are longer than max_length; split them, raise "
-                    "max_length where the model holds more, or allow the cut with on_truncate='warn'"
-                )
-        queued, truncated = 0, 0
-        for sequences, cut in chunks:
-            truncated += cut
-            call.wait_for_room(size)
-            if call.is_over:
-                break
-            items = [Item(sequence, call, queued + i) for i, sequence in enumerate(sequences)]
-            items.sort(key=lambda item: -len(item.sequence))
-            urgent = len(sequences) == len(inputs) and sum(map(len, sequences)) <= _URGENT_TOKENS
-            call.expect(len(items))
-            # dealt out from the longest to the shortest, so that all devices have about the same to do
-            shares = [items] if urgent else [items[i :: len(lanes)] for i in range(len(lanes))]
-            for place_in_turn, share in enumerate(filter(None, shares), turn):
-                lane = lanes[place_in_turn % len(lanes)]
-                scheduler_of(str(lane.resident.key.device)).submit(lane, share, urgent)
-            queued += len(items)
-        return truncated
+    yield from tokenized
 
 
-async def _in_a_thread(feed: Callable[[Call, Work[T]], int], call: Call, work: Work[T]) -> int:
-    """Its result. The thread is the call's own: the few of `asyncio.to_thread` are the application's too, and a long
-    call waits in it until all its texts are queued.
-    """
-    fed: Future[int] = Future()
-    fed.set_running_or_notify_cancel()  # from now on a cancelled task can't take it away from the thread
-    threading.Thread(target=settle, args=(fed, feed, call, work), name="bge-feed").start()
-    return await asyncio.wrap_future(fed)
+def _warn_about_truncation(truncated: int, inputs: int) -> None:
+    _warn(
+        f"{truncated} of {inputs} different inputs were longer than max_length and were cut; split them, or raise "
+        "max_length if the model allows it",
+        TruncationWarning,
+    )
 
 
-def _tell_of_cuts(truncated: int, work: Work[T]) -> None:
-    if truncated and work.on_truncate == "warn":
-        warnings.warn(
-            f"{truncated} of {len(work.inputs)} different inputs were longer than max_length and were cut; split them, "
-            "or raise max_length where the model holds more",
-            TruncationWarning,
-            stacklevel=_frames_of_this_package(),
-        )
+def _warn_about_slowdowns(call: PendingCall) -> None:
+    for slowdown in sorted(call.slowdowns):
+        _warn(slowdown, PerformanceWarning)
 
 
-def _frames_of_this_package() -> int:
-    """The `stacklevel` with which a warning of the caller's names the line that called into this package."""
-    level, frame = 1, sys._getframe(1)
+def _warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called into this package."""
+    level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "bge_integrations":
         level, frame = level + 1, frame.f_back
-    return level
-
-
-def place(device: str | list[str] | None, dtype: str | torch.dtype | None) -> tuple[list[torch.device], torch.dtype]:
-    """The devices and dtype meant; None takes CUDA where there is one, bfloat16 on CUDA and float32 on CPU.
-
-    Raises:
-        InvalidInputError: No such device or dtype here, or several devices that are not different CUDA devices.
-    """
-    chosen = [_device(each) for each in device] if isinstance(device, list) else [_device(device)]
-    if not chosen:
-        raise InvalidInputError("device=[] names no device; name one or several, or leave it out")
-    if len(chosen) > 1 and (len(set(chosen)) < len(chosen) or any(each.type != "cuda" for each in chosen)):
-        raise InvalidInputError(
-            f"device={device!r}: several devices must be CUDA devices, each named once; 'cpu' alone uses all cores"
-        )
-    return chosen, _dtype(dtype, chosen[0])
-
-
-def _device(device: str | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidInputError(
-            f"device={device!r} is no device; use 'cpu', 'cuda', 'cuda:0' or a list of these"
-        ) from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
-    return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    by_name |= {"float16": torch.float16} if device.type == "cuda" else {"int8": torch.int8}
-    chosen = by_name.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in by_name.values():
-        choices = ", ".join(map(repr, by_name))
-        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.type}; use one of {choices}")
-    assert chosen is not None
-    return chosen
+    warnings.warn(message, category, stacklevel=level)

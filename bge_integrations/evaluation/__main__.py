@@ -69,7 +69,7 @@ def run(arguments: list[str] | None, program: str) -> None:
 
 
 def _load_embedder(model: str) -> Embedder:
-    from bge_integrations.core.embedder import load_embedder  # torch, which --help can do without
+    from bge_integrations.core.loading import load_embedder  # torch, which --help can do without
 
     try:
         return load_embedder(model)
@@ -80,7 +80,7 @@ def _load_embedder(model: str) -> Embedder:
 
 
 def _load_reranker(model: str) -> Reranker:
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_reranker
 
     try:
         return load_reranker(model)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.core.session import OnTruncate
+    from bge_integrations.core.request import OnTruncate
     from bge_integrations.evaluation.dataset import Dataset
     from bge_integrations.scoring import Mode
 
@@ -122,7 +122,7 @@ def compare_cutoffs(
         InvalidInputError: The reranker has no such cut-offs, or an argument can't be used. Known before the search.
         ImportError: The extra "eval" is not installed.
     """
-    from bge_integrations.core.reranker import load_reranker
+    from bge_integrations.core.loading import load_reranker
 
     cutoffs = list(cutoff_layers) if isinstance(cutoff_layers, Sequence) else []
     if not cutoffs:

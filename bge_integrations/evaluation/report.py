@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.request import OnTruncate
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.core.session import Loaded, OnTruncate
+    from bge_integrations.core.session import Loaded
 
 _MAIN = "nDCG@10"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "ir-measures", "bm25s", "PyStemmer")

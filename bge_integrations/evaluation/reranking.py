@@ -11,8 +11,8 @@ from bge_integrations.evaluation.runs import Run, check_run
 from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
+    from bge_integrations.core.request import OnTruncate
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.core.session import OnTruncate
 
 
 def rerank(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.core.session import OnTruncate
+    from bge_integrations.core.request import OnTruncate
 
 _MODES: tuple[Mode, ...] = get_args(Mode)
 #: Documents of each mode that are kept for each query, at least: enough to rank by other weights later.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from qdrant_client import QdrantClient
 
-    from bge_integrations.core.session import OnTruncate
+    from bge_integrations.core.request import OnTruncate
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition, Filter
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization

@@ -8,7 +8,8 @@ import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.core.embedder import Embedder, load_embedder
+from bge_integrations.core.embedder import Embedder
+from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.folder import Folder
 

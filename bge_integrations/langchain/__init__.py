@@ -8,10 +8,10 @@ The sparse adapters are imported when first used, because they need langchain-qd
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-try:
+from bge_integrations.optional import needed_by
+
+with needed_by("bge_integrations.langchain", "langchain-core>=1.2.19"):
     import langchain_core  # noqa: F401
-except ImportError as error:
-    raise ImportError("bge_integrations.langchain needs LangChain: pip install 'langchain-core>=1.2.19'") from error
 
 from bge_integrations.langchain.embeddings import BGEEmbeddings
 from bge_integrations.langchain.m3_retriever import BGEM3Retriever

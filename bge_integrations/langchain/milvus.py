@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-try:
-    from langchain_milvus.utils.sparse import BaseSparseEmbedding
-except ImportError as error:
-    raise ImportError("BGEMilvusSparseEmbeddings needs langchain-milvus: pip install langchain-milvus") from error
-
 from bge_integrations.langchain.sparse import SparseModel
+from bge_integrations.optional import needed_by
+
+with needed_by("BGEMilvusSparseEmbeddings", "langchain-milvus"):
+    from langchain_milvus.utils.sparse import BaseSparseEmbedding
 
 
 class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
     """Lexical weights of bge-m3 as one of a `Milvus` store's embedding functions.
 
     Beside `BGEEmbeddings` over the same model and settings, the store's documents and queries go through the model
-    once. bge-m3's weights are compared by inner product: `metric_type="IP"`, what Milvus' sparse indexes use.
+    once. bge-m3's weights are compared by inner product: `metric_type="IP"`, which Milvus's sparse indexes use.
 
     Example:
         >>> from langchain_milvus import Milvus
@@ -26,19 +25,20 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
     """
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """{token id: weight > 0} of each text."""
-        return self._sparse().passages(texts, self.show_progress).to_dicts()
+        """Return {token id: weight > 0} of each text."""
+        return self._sparse().encode(texts, "passage", self.show_progress).to_dicts()
 
     def embed_query(self, query: str) -> dict[int, float]:
-        """The weights of a query."""
-        return self._sparse().query(query).to_dict()
+        """Return the weights of a query."""
+        return self._sparse().encode([query], "query")[0].to_dict()
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """As `embed_documents`, without blocking the event loop."""
+        """Return the same as `embed_documents` without blocking the event loop."""
         sparse = await self._asparse()
-        found = await sparse.apassages(texts, self.show_progress)
-        return await asyncio.to_thread(found.to_dicts)
+        rows = await sparse.aencode(texts, "passage", self.show_progress)
+        return await asyncio.to_thread(rows.to_dicts)
 
     async def aembed_query(self, query: str) -> dict[int, float]:
-        """As `embed_query`, without blocking the event loop."""
-        return (await (await self._asparse()).aquery(query)).to_dict()
+        """Return the same as `embed_query` without blocking the event loop."""
+        sparse = await self._asparse()
+        return (await sparse.aencode([query], "query"))[0].to_dict()

@@ -1,56 +1,38 @@
-"""What the sparse adapters for Qdrant and Milvus have in common: settings, and a hold on the model."""
+"""What the sparse adapters for Qdrant and Milvus share: settings, and a model with a sparse head."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_kit.lazy_model import Handle, HoldsModel
-from bge_integrations.core.halves import SparseHalf, load_sparse
-from bge_integrations.validation import path_as_text
+from bge_integrations.adapter_kit import HoldsModel, LazyModel, SparseView, load_sparse
+from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 
 
-class SparseModel(HoldsModel, BaseModel):
-    """The settings of a model with a sparse head, which is loaded when the object is made.
+class SparseModel(HoldsModel, QuerySettings):
+    """A model with a sparse head, loaded when the object is made.
 
-    Copies and pickles carry the settings, never the weights.
+    Pickles and copies carry the settings, never the weights.
     """
 
-    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
-        default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
-    )
+    model: ModelName = Field(default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
-    device: str | list[str] | None = None
-    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
-    dtype: str | None = None
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
-    query_instruction: str | None = None
-    """Put before each query; None takes the catalogue's for this model (bge-m3 has none), "" none."""
     passage_instruction: str | None = None
-    """Likewise before each document."""
-    max_length: int | None = None
-    """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
-    cache_folder: str | None = None
-    """The hub's cache; None takes the usual one."""
-    local_files_only: bool = False
-    """Never touch the network."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
+    """Put before each document; None takes the catalogue's for this model (bge-m3 has none), "" none."""
     show_progress: bool = False
-    """Show a bar while documents are embedded."""
+    """Show a progress bar while documents are embedded."""
 
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), populate_by_name=True
-    )
+    model_config = ConfigDict(populate_by_name=True)
 
-    _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
+    _model: LazyModel[SparseView] = PrivateAttr(default_factory=lambda: LazyModel(load_sparse))
 
-    def _sparse(self) -> SparseHalf:
-        return self._handle.get(self._settings())
+    def _sparse(self) -> SparseView:
+        return self._model.get(self._settings())
 
-    async def _asparse(self) -> SparseHalf:
-        return await self._handle.aget(self._settings())
+    async def _asparse(self) -> SparseView:
+        return await self._model.aget(self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"show_progress"})
+        named = {"model": self.model, "passage_instruction": self.passage_instruction}
+        return named | self._values(QuerySettings)

@@ -1,9 +1,9 @@
 """LlamaIndex adapters: `BGEEmbedding`, `BGESparseEmbedding`, `BGERerank`, `BGEM3Index` and `BGEM3Retriever`."""
 
-try:
+from bge_integrations.optional import needed_by
+
+with needed_by("bge_integrations.llama_index", "llama-index-core>=0.14"):
     import llama_index.core  # noqa: F401
-except ImportError as error:
-    raise ImportError("bge_integrations.llama_index needs LlamaIndex: pip install 'llama-index-core>=0.14'") from error
 
 from bge_integrations.llama_index.embedding import BGEEmbedding
 from bge_integrations.llama_index.m3_index import BGEM3Index

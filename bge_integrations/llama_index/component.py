@@ -1,14 +1,14 @@
-"""What the LlamaIndex adapters have in common."""
+"""What the LlamaIndex adapters share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.adapter_kit.lazy_model import HoldsModel
+from bge_integrations.adapter_kit import HoldsModel
 
 
 class Component(HoldsModel):
-    """Holds a model, and takes back what its own `model_dump` gave."""
+    """Holds a model, and accepts what its own `model_dump` returned."""
 
     if not TYPE_CHECKING:  # see HoldsModel
 

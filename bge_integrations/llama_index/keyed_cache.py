@@ -1,4 +1,4 @@
-"""A cache of vectors whose keys tell what made them."""
+"""A cache of vectors whose keys say what made them."""
 
 from __future__ import annotations
 

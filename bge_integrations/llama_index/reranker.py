@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -14,37 +13,21 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
-from pydantic import AfterValidator, AliasChoices, BeforeValidator
+from pydantic import AliasChoices
 
-from bge_integrations.adapter_kit.lazy_model import Handle
-from bge_integrations.adapter_kit.settings import one_cutoff
-from bge_integrations.core.reranker import Reranker, load_reranker
+from bge_integrations.adapter_kit import LazyModel
+from bge_integrations.adapter_kit.settings import ModelName, RerankerSettings, SelectionSettings, TopN
+from bge_integrations.core.loading import load_reranker
+from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.llama_index.component import Component
 from bge_integrations.scoring import select_best
-from bge_integrations.validation import check_score_threshold, check_top_n, path_as_text
 
 _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
-#: Fields that the core takes by the same name.
-_CORE_SETTINGS = (
-    "model",
-    "device",
-    "dtype",
-    "max_length",
-    "query_max_length",
-    "cutoff_layers",
-    "compress_ratio",
-    "compress_layers",
-    "prompt",
-    "family",
-    "cache_folder",
-    "local_files_only",
-    "revision",
-)
 
 
-class BGERerank(Component, BaseNodePostprocessor):
+class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostprocessor):
     """Orders nodes by a BGE reranker, best first.
 
     Example:
@@ -55,56 +38,25 @@ class BGERerank(Component, BaseNodePostprocessor):
     made; copies, pickles and `to_dict` carry the settings, never the weights.
     """
 
-    model: Annotated[str, BeforeValidator(path_as_text)] = Field(
+    model: ModelName = Field(
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
     """Hub id, checkpoint folder, or "pocket". `model_name=` works too."""
-    top_n: Annotated[int | None, AfterValidator(check_top_n)] = 2
+    top_n: TopN = 2
     """How many nodes to keep; None keeps all."""
-    score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
-    """Drop nodes that score less. Compared to the new score: logits, or (0, 1) if normalised."""
-    normalize: bool = False
-    """Give the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
     keep_retrieval_score: bool = False
     """Keep the score a node came with in `metadata["retrieval_score"]`, out of what models read of the node."""
     metadata_mode: MetadataMode = MetadataMode.EMBED
     """Which metadata the model reads with a node's text."""
-    device: str | list[str] | None = None
-    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
-    dtype: str | None = None
-    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
-    float32 on CPU."""
-    max_length: int | None = None
-    """Longest query and node together, in tokens; None takes 512. Longer nodes are cut, with a warning."""
-    query_max_length: int | None = None
-    """Longest query in tokens; None takes three quarters of max_length."""
-    cutoff_layers: Annotated[int | None, BeforeValidator(one_cutoff)] = None
-    """Layerwise and lightweight rerankers only: score after so many layers, which is quicker; None takes all."""
-    compress_ratio: int | None = None
-    """Lightweight reranker only: each so many neighbouring states of a passage become one: 1, 2, 4 or 8."""
-    compress_layers: int | list[int] | None = None
-    """Lightweight reranker only: before which layers that happens; None takes 8."""
-    prompt: str | None = None
-    """LLM rerankers only: what is asked behind query and passage, instead of the model's own question."""
-    family: str | None = None
-    """"llm_reranker" for your own reranker of this kind; None where the checkpoint says what it is."""
-    cache_folder: str | None = None
-    """The hub's cache; None takes the usual one."""
-    local_files_only: bool = False
-    """Never touch the network."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
         arbitrary_types_allowed=True,
         protected_namespaces=(),
         populate_by_name=True,
         validate_assignment=True,
     )
 
-    _handle: Handle[Reranker] = PrivateAttr(default_factory=lambda: Handle(load_reranker))
+    _model: LazyModel[Reranker] = PrivateAttr(default_factory=lambda: LazyModel(load_reranker))
 
     @classmethod
     def class_name(cls) -> str:
@@ -115,7 +67,7 @@ class BGERerank(Component, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._events(query, nodes) as ranked:
-            scores = self._handle.get(self._settings()).score(self._pairs(query, nodes), normalize=self.normalize)
+            scores = self._model.get(self._settings()).score(self._pairs(query, nodes), normalize=self.normalize)
             ranked += self._ranked(nodes, scores.tolist())
         return ranked
 
@@ -124,7 +76,7 @@ class BGERerank(Component, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._events(query, nodes) as ranked:
-            reranker = await self._handle.aget(self._settings())
+            reranker = await self._model.aget(self._settings())
             pairs = await asyncio.to_thread(self._pairs, query, nodes)
             scores = await reranker.ascore(pairs, normalize=self.normalize)
             ranked += self._ranked(nodes, scores.tolist())
@@ -159,8 +111,7 @@ class BGERerank(Component, BaseNodePostprocessor):
         _dispatcher.event(ReRankEndEvent(nodes=ranked))
 
     def _settings(self) -> dict[str, Any]:
-        # copies, so that compress_layers changed in place are seen to be others
-        return {name: copy.deepcopy(getattr(self, name)) for name in _CORE_SETTINGS}
+        return {"model": self.model} | self._values(RerankerSettings)
 
 
 def _query(query_bundle: QueryBundle | None) -> str:

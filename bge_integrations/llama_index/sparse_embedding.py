@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
-from pydantic import BeforeValidator
 
-from bge_integrations.adapter_kit.lazy_model import Handle
-from bge_integrations.core.halves import SparseHalf, load_sparse
+from bge_integrations.adapter_kit import LazyModel, SparseView, load_sparse
+from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 from bge_integrations.llama_index.component import Component
 from bge_integrations.outputs import SparseVectors
-from bge_integrations.validation import path_as_text
-
-#: Fields that the core takes by the same name.
-_CORE_SETTINGS = (
-    "device",
-    "dtype",
-    "max_length",
-    "query_instruction",
-    "cache_folder",
-    "local_files_only",
-    "revision",
-)
 
 
-class BGESparseEmbedding(Component, BaseSparseEmbedding):
+class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
     """Lexical weights of bge-m3, {token id: weight > 0} per text.
 
     `sparse_doc_fn` and `sparse_query_fn` are what LlamaIndex's `QdrantVectorStore` takes by these names. Beside
@@ -43,35 +30,19 @@ class BGESparseEmbedding(Component, BaseSparseEmbedding):
     The model is loaded when the object is made; copies and pickles carry the settings, never the weights.
     """
 
-    model_name: Annotated[str, BeforeValidator(path_as_text)] = Field(default="BAAI/bge-m3", min_length=1)
+    model_name: ModelName = Field(default="BAAI/bge-m3", min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
-    device: str | list[str] | None = None
-    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA where there is one."""
-    dtype: str | None = None
-    """"float32", "bfloat16" or "float16"; None takes bfloat16 on CUDA and float32 on CPU."""
-    max_length: int | None = None
-    """Longest text in tokens; None takes what the model was made for. Longer texts are cut, with a warning."""
-    query_instruction: str | None = None
-    """Put before each query; None takes the catalogue's for this model (bge-m3 has none), "" none."""
     text_instruction: str | None = None
-    """Likewise before each text."""
-    cache_folder: str | None = None
-    """The hub's cache; None takes the usual one."""
-    local_files_only: bool = False
-    """Never touch the network."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
+    """Put before each text; None takes the catalogue's for this model (bge-m3 has none), "" none."""
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
     """Texts handed over at a time; the core packs its own batches from them."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
         validate_assignment=True,
         protected_namespaces=("pydantic_model_",),
     )
 
-    _handle: Handle[SparseHalf] = PrivateAttr(default_factory=lambda: Handle(load_sparse))
+    _model: LazyModel[SparseView] = PrivateAttr(default_factory=lambda: LazyModel(load_sparse))
 
     @classmethod
     def class_name(cls) -> str:
@@ -83,18 +54,18 @@ class BGESparseEmbedding(Component, BaseSparseEmbedding):
 
     def sparse_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and weights of texts, for `QdrantVectorStore(sparse_doc_fn=)`."""
-        return _columns(self._sparse().passages(texts))
+        return _columns(self._sparse().encode(texts, "passage"))
 
     def sparse_query_fn(self, queries: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and weights of queries, for `QdrantVectorStore(sparse_query_fn=)`."""
-        return _columns(self._sparse().queries(queries))
+        return _columns(self._sparse().encode(queries, "query"))
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:
-        return self._sparse().query(query).to_dict()
+        return self._sparse().encode([query], "query")[0].to_dict()
 
     async def _aget_query_embedding(self, query: str) -> dict[int, float]:
-        sparse = await self._handle.aget(self._settings())
-        return (await sparse.aquery(query)).to_dict()
+        sparse = await self._model.aget(self._settings())
+        return (await sparse.aencode([query], "query"))[0].to_dict()
 
     def _get_text_embedding(self, text: str) -> dict[int, float]:
         return self._get_text_embeddings([text])[0]
@@ -103,22 +74,19 @@ class BGESparseEmbedding(Component, BaseSparseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return self._sparse().passages(texts).to_dicts()
+        return self._sparse().encode(texts, "passage").to_dicts()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        sparse = await self._handle.aget(self._settings())
-        found = await sparse.apassages(texts)
-        return await asyncio.to_thread(found.to_dicts)
+        sparse = await self._model.aget(self._settings())
+        rows = await sparse.aencode(texts, "passage")
+        return await asyncio.to_thread(rows.to_dicts)
 
-    def _sparse(self) -> SparseHalf:
-        return self._handle.get(self._settings())
+    def _sparse(self) -> SparseView:
+        return self._model.get(self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "model": self.model_name,
-            "passage_instruction": self.text_instruction,
-            **{name: getattr(self, name) for name in _CORE_SETTINGS},
-        }
+        named = {"model": self.model_name, "passage_instruction": self.text_instruction}
+        return named | self._values(QuerySettings)
 
 
 def _columns(rows: SparseVectors) -> tuple[list[list[int]], list[list[float]]]:

@@ -10,29 +10,30 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tokenizers
-import torch
 from conftest import BASE, M3, RERANKER, assert_close
 from packaging.version import Version
 
 from bge_integrations import load_embedder, load_reranker
-from bge_integrations.core.call import Call
-from bge_integrations.core.residency import ModelLane, resident_models
-from bge_integrations.core.scheduler import Item, Scheduler
+from bge_integrations.core import residency, runtime
+from bge_integrations.core.residency import models_in_memory
+from bge_integrations.core.runner import ModelRunner
 from bge_integrations.errors import (
     ClosedError,
-    ComputationError,
     InvalidInputError,
     NonFiniteError,
     OutOfMemoryError,
+    PerformanceWarning,
 )
-from bge_integrations.models.interface import TokenSequence
+from bge_integrations.models.encoder_model import EncoderModel
+from bge_integrations.models.interface import SequenceOutput
 
 THREADS = 64
 
@@ -47,6 +48,29 @@ def in_threads(work, count=THREADS):
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
+
+
+def wait_until(condition, seconds=30):
+    """Return once the condition holds; a test that waits in vain fails."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def held_batch(monkeypatch):
+    """Holds the first batch that is computed: `entered` is set when it begins, and it goes on when `go_on` is set."""
+    run, held = ModelRunner.run, SimpleNamespace(entered=threading.Event(), go_on=threading.Event())
+
+    def hold(runner, batch, between_layers):
+        held.entered.set()
+        assert held.go_on.wait(60)
+        return run(runner, batch, between_layers)
+
+    monkeypatch.setattr(ModelRunner, "run", hold)
+    yield held
+    held.go_on.set()
 
 
 def some_texts(i):
@@ -86,17 +110,18 @@ def test_64_threads_rerank_and_embed_with_different_settings(base, reranker):
 
 def test_concurrent_callers_share_batches(base, monkeypatch):
     sizes = []
-    run = ModelLane.run
+    run = ModelRunner.run
 
-    def slow(lane, sequences, between_layers):
-        sizes.append(len(sequences))
-        time.sleep(0.05)  # while one batch is computed, the other callers queue
-        return run(lane, sequences, between_layers)
+    def wait_for_the_others(runner, batch, between_layers):
+        sizes.append(len(batch))
+        if len(sizes) == 1:  # while the first batch is computed, the other callers queue
+            wait_until(lambda: len(batch) + runtime.statistics()["cpu"].queued_sequences == THREADS)
+        return run(runner, batch, between_layers)
 
-    monkeypatch.setattr(ModelLane, "run", slow)
+    monkeypatch.setattr(ModelRunner, "run", wait_for_the_others)
     in_threads(lambda i: base.encode([f"query {i}"]))
     assert sum(sizes) == THREADS
-    assert len(sizes) < THREADS / 4
+    assert len(sizes) <= 2
 
 
 async def test_256_tasks_get_the_numbers_of_one_and_the_loop_runs_on(base):
@@ -131,252 +156,25 @@ def test_one_callers_bad_text_harms_nobody_else(base):
         assert_close(found, expected)
 
 
-class FaultyLane:
-    """Echoes the first token id of each sequence, in three layers, and fails as these ids say."""
-
-    token_budget = 64
-    BROKEN, TOO_LARGE, NOT_FINITE = 1001, 1002, 1003
-
-    def __init__(self):
-        self.batches, self.finished = [], []
-        self.layers = 3
-        self.gate = threading.Event()
-
-    def run(self, sequences, between_layers):
-        self.gate.wait(10)
-        firsts = [int(sequence.ids[0]) for sequence in sequences]
-        self.batches.append(firsts)
-        for _ in range(self.layers - 1):
-            between_layers()
-        self.finished.append(firsts)
-        if self.BROKEN in firsts:
-            raise RuntimeError("broken")
-        if self.TOO_LARGE in firsts or sum(map(len, sequences)) > 40:
-            raise OutOfMemoryError("no memory")
-        return [NonFiniteError("not finite") if first == self.NOT_FINITE else first for first in firsts]
-
-
-def submit(scheduler, lane, *firsts, length=4, urgent=True):
-    call = Call(len(firsts))
-    sequences = [TokenSequence(np.full(length, first, np.int32)) for first in firsts]
-    call.expect(len(firsts))
-    scheduler.submit(lane, [Item(sequence, call, i) for i, sequence in enumerate(sequences)], urgent)
-    return call
-
-
-@pytest.fixture
-def scheduler():
-    scheduler = Scheduler()
-    yield scheduler
-    scheduler.stop()
-
-
-def test_a_failing_batch_fails_exactly_its_callers(scheduler):
-    lane = FaultyLane()
-    first = submit(scheduler, lane, 1)  # holds the worker while the others queue
-    time.sleep(0.05)
-    inside = [submit(scheduler, lane, 2, 3, length=16), submit(scheduler, lane, FaultyLane.BROKEN, length=16)]
-    other = [submit(scheduler, lane, i, length=40) for i in range(4, 8)]  # 40 tokens each: batches of their own
-    lane.gate.set()
-    assert first.future.result(10) == [1]
-    for call in inside:
-        with pytest.raises(ComputationError, match="broken") as caught:
-            call.future.result(10)
-        assert isinstance(caught.value.__cause__, RuntimeError)
-    assert inside[0].future.exception() is not inside[1].future.exception()
-    assert [call.future.result(10) for call in other] == [[4], [5], [6], [7]]
-
-
-def test_a_lane_that_loses_a_result_fails_its_callers_and_not_the_worker(scheduler):
-    lane = FaultyLane()
-    lane.gate.set()
-    whole = lane.run
-    lane.run = lambda sequences, between_layers: whole(sequences, between_layers)[1:]
-    with pytest.raises(ComputationError):
-        submit(scheduler, lane, 1, 2).future.result(10)
-    lane.run = whole
-    assert submit(scheduler, lane, 3).future.result(10) == [3]
-
-
-def test_out_of_memory_halves_the_batch_until_it_fits(scheduler):
-    lane = FaultyLane()
-    lane.gate.set()
-    assert submit(scheduler, lane, *range(16)).future.result(10) == list(range(16))  # 64 tokens, 40 fit
-    assert max(map(len, lane.batches)) == 16
-    assert lane.batches[-1] == list(range(8, 16))
-
-
-def test_what_did_not_fit_is_freed_before_its_halves_are_computed(scheduler):
-    lane, held, alive = FaultyLane(), [], []
-    lane.gate.set()
-    whole = lane.run
-
-    def run(sequences, between_layers):
-        alive.extend(tensor() is not None for tensor in held)
-        tensor = torch.ones(8)
-        held.append(weakref.ref(tensor))
-        return whole(sequences, between_layers)
-
-    lane.run = run
-    submit(scheduler, lane, *range(32)).future.result(10)  # two batches of 64 tokens, of which 40 fit
-    assert len(held) == 6
-    assert not any(alive)
-    with pytest.raises(OutOfMemoryError):
-        submit(scheduler, lane, FaultyLane.TOO_LARGE).future.result(10)
-    assert held[-1]() is None
-
-
-def test_a_text_too_large_alone_fails_only_its_caller(scheduler):
-    lane = FaultyLane()
-    holder = submit(scheduler, lane, 1)
-    time.sleep(0.05)
-    large, others = submit(scheduler, lane, FaultyLane.TOO_LARGE), [submit(scheduler, lane, i) for i in range(5)]
-    lane.gate.set()
-    with pytest.raises(OutOfMemoryError, match="smaller max_length"):
-        large.future.result(10)
-    assert [call.future.result(10) for call in others] == [[i] for i in range(5)]
-    assert holder.future.result(10) == [1]
-
-
-def test_a_text_that_is_not_finite_fails_only_its_caller(scheduler):
-    lane = FaultyLane()
-    bad, good = submit(scheduler, lane, FaultyLane.NOT_FINITE), submit(scheduler, lane, 5)
-    lane.gate.set()
-    with pytest.raises(NonFiniteError):
-        bad.future.result(10)
-    assert good.future.result(10) == [5]
-
-
-def test_cancelled_work_is_not_computed(scheduler):
-    lane = FaultyLane()
-    holder = submit(scheduler, lane, 1)
-    time.sleep(0.05)
-    gone, waiting = submit(scheduler, lane, 2), submit(scheduler, lane, 3)
-    gone.cancel()
-    lane.gate.set()
-    assert waiting.future.result(10) == [3]
-    assert holder.future.result(10) == [1]
-    assert 2 not in list(chain.from_iterable(lane.batches))
-
-
-def test_urgent_work_passes_ahead_and_bulk_work_does_not_starve(scheduler):
-    lane = FaultyLane()
-    holder = submit(scheduler, lane, 0)
-    time.sleep(0.05)
-    bulk = submit(scheduler, lane, *range(100, 104), length=40, urgent=False)
-    urgent = [submit(scheduler, lane, i, length=40) for i in range(1, 13)]
-    lane.gate.set()
-    for call in [holder, bulk, *urgent]:
-        call.future.result(10)
-    # one of the urgent ones first, then one between any two of the three layers of each bulk text
-    assert list(chain(*lane.batches)) == [0, 100, 1, 2, 3, 101, 4, 5, 6, 102, 7, 8, 9, 103, 10, 11, 12]
-    assert list(chain(*lane.finished)) == [0, 1, 2, 100, 3, 4, 5, 101, 6, 7, 8, 102, 9, 10, 11, 103, 12]
-
-
-def test_a_deep_model_gets_on_with_its_bulk_batch_while_large_urgent_ones_wait(scheduler):
-    lane = FaultyLane()
-    lane.layers = 24
-    holder = submit(scheduler, lane, 0)
-    time.sleep(0.05)
-    calls = [submit(scheduler, lane, 100, length=40, urgent=False)]
-    calls += [submit(scheduler, lane, i, length=40) for i in range(1, 31)]
-    lane.gate.set()
-    for call in [holder, *calls]:
-        call.future.result(10)
-    order = list(chain(*lane.finished))
-    assert 1 <= order.index(100) <= 6  # about two thirds of the work go to urgent ones, not 24 parts of 25
-
-
-def test_calls_in_a_lane_take_turns(scheduler):
-    lane = FaultyLane()
-    holder = submit(scheduler, lane, 0)
-    time.sleep(0.05)
-    long = submit(scheduler, lane, *range(100, 120), length=40, urgent=False)
-    short = submit(scheduler, lane, 1, 2, length=40, urgent=False)
-    lane.gate.set()
-    for call in (holder, long, short):
-        call.future.result(10)
-    assert list(chain(*lane.batches))[:6] == [0, 100, 1, 101, 2, 102]
-
-
-def test_an_urgent_batch_that_does_not_fit_beside_a_bulk_one_waits_for_its_end(scheduler):
-    lane, depth = FaultyLane(), [0]
-    whole = lane.run
-
-    def run(sequences, between_layers):
-        depth[0] += 1
-        try:
-            if depth[0] > 1:
-                raise OutOfMemoryError("there is room for one batch")
-            return whole(sequences, between_layers)
-        finally:
-            depth[0] -= 1
-
-    lane.run = run
-    bulk = submit(scheduler, lane, *range(100, 103), length=40, urgent=False)
-    time.sleep(0.05)
-    urgent = [submit(scheduler, lane, i) for i in range(1, 6)]
-    lane.gate.set()
-    assert bulk.future.result(10) == [100, 101, 102]
-    assert [call.future.result(10) for call in urgent] == [[i] for i in range(1, 6)]
-    assert lane.finished[:2] == [[100], [1, 2, 3, 4, 5]]
-
-
-async def test_long_async_calls_leave_the_applications_threads_alone(base):
+async def test_long_async_calls_leave_the_applications_threads_alone(base, held_batch):
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     texts = [f"{i} of many texts" for i in range(9000)]
     bulk = asyncio.create_task(base.aencode(texts))
-    await asyncio.sleep(0.05)
-    assert await asyncio.to_thread(int, "1") == 1
+    while not held_batch.entered.is_set():
+        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(int, "1") == 1  # though the bulk call waits in a thread until its texts are queued
+    held_batch.go_on.set()
     await base.aencode(["a word " * 700], on_truncate="ignore")  # too many characters for the event loop
     assert not bulk.done()
     bulk.cancel()
 
 
-def test_an_urgent_batch_that_fails_between_layers_harms_no_bulk(scheduler):
-    lane = FaultyLane()
-    bulk = submit(scheduler, lane, 100, length=40, urgent=False)
-    time.sleep(0.05)
-    broken, good = submit(scheduler, lane, FaultyLane.BROKEN, length=64), submit(scheduler, lane, 1)
-    lane.gate.set()
-    assert bulk.future.result(10) == [100]
-    assert good.future.result(10) == [1]
-    with pytest.raises(ComputationError, match="broken"):
-        broken.future.result(10)
-    assert list(chain(*lane.finished))[-1] == 100
-
-
-def test_a_batch_that_nobody_waits_for_ends_at_its_next_layer(scheduler):
-    lane = FaultyLane()
-    gone, partner = submit(scheduler, lane, 1, length=40), submit(scheduler, lane, 2, length=40)
-    time.sleep(0.05)
-    gone.cancel()
-    lane.gate.set()
-    assert partner.future.result(10) == [2]
-    assert lane.batches == [[1], [2]]
-    assert lane.finished == [[2]]
-
-
-def test_stopping_fails_what_waits_and_refuses_more():
-    scheduler, lane = Scheduler(), FaultyLane()
-    running = submit(scheduler, lane, 1)
-    time.sleep(0.05)
-    waiting = submit(scheduler, lane, 2, length=64)
-    stopper = threading.Thread(target=scheduler.stop)
-    stopper.start()
-    with pytest.raises(ClosedError):
-        waiting.future.result(10)
-    lane.gate.set()
-    stopper.join(10)
-    assert running.future.result(10) == [1]
-    with pytest.raises(ClosedError):
-        submit(scheduler, lane, 3)
-
-
-async def test_a_cancelled_await_frees_its_hold(base):
+async def test_a_cancelled_await_frees_its_hold(base, held_batch):
     task = asyncio.create_task(base.aencode([f"{i} " + "word " * 200 for i in range(3000)]))
-    await asyncio.sleep(0.2)
+    while not held_batch.entered.is_set():
+        await asyncio.sleep(0.001)
     task.cancel()
+    held_batch.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert_close((await base.aencode(["after"])).dense, base.encode(["after"]).dense)
@@ -394,49 +192,87 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path):
             embedder.encode(["retrieval of documents, 12345 words"])
 
 
-def test_what_overflows_in_half_precision_is_computed_again_in_float32(m3, monkeypatch):
-    """The half-precision model is made to fail; the float32 one must answer."""
-    from bge_integrations.models.encoder_model import EncoderModel
-    from bge_integrations.models.interface import SequenceOutput
+def overflowing(monkeypatch, overflows):
+    """Make the bfloat16 models give infinity for the sequences for which `overflows(sequence)`; count their runs."""
+    run, runs = EncoderModel.run, []
 
-    compute = EncoderModel.run
-
-    def overflow(model, sequences, *arguments):
-        outputs = compute(model, sequences, *arguments)
-        if model.placement.dtype == "bfloat16":
-            outputs[0] = SequenceOutput(dense=np.full(64, np.inf, np.float32))
-        return outputs
+    def overflow(model, sequences, spec, between_layers):
+        outputs = run(model, sequences, spec, between_layers)
+        if model.placement.dtype != "bfloat16":
+            return outputs
+        runs.append(len(sequences))
+        infinite = SequenceOutput(dense=np.full(64, np.inf, np.float32))
+        return [infinite if overflows(each) else output for each, output in zip(sequences, outputs, strict=True)]
 
     monkeypatch.setattr(EncoderModel, "run", overflow)
+    return runs
+
+
+def test_what_overflows_in_half_precision_is_recomputed_in_float32_with_a_warning(m3, monkeypatch, caplog):
+    overflowing(monkeypatch, lambda sequence: len(sequence) > 20)
+    texts = ["a text", "long " * 30]
     with load_embedder(M3, dtype="bfloat16") as half:
-        before = len(resident_models())
-        found = half.encode(["a text"]).dense
-        assert len(resident_models()) == before
-    assert_close(found, m3.encode(["a text"]).dense)
+        before = runtime.statistics()["cpu"].recomputed_sequences
+        with pytest.warns(PerformanceWarning, match="again in float32") as caught:
+            vectors = half.encode(texts).dense
+        assert [each.filename for each in caught] == [__file__]
+        assert runtime.statistics()["cpu"].recomputed_sequences == before + 1
+        assert "recomputed in float32" in caplog.text
+    assert_close(vectors[1], m3.encode(texts).dense[1])
+    assert_close(vectors[0], m3.encode(texts).dense[0], 0.02)
 
 
-def test_without_memory_for_float32_only_the_texts_that_overflow_fail(m3, monkeypatch):
-    from bge_integrations.core import residency
-    from bge_integrations.models.encoder_model import EncoderModel
-    from bge_integrations.models.interface import SequenceOutput
+def test_the_float32_model_stays_as_long_as_the_half_precision_one(monkeypatch, tmp_path):
+    folder = shutil.copytree(M3, tmp_path / "bge-m3")
+    overflowing(monkeypatch, lambda sequence: True)
+    loads = []
+    load_model = residency.load_model
+    monkeypatch.setattr(residency, "load_model", lambda *key: loads.append(key) or load_model(*key))
 
-    compute, batches = EncoderModel.run, []
+    def dtypes():
+        return [key.dtype for key in models_in_memory() if key.folder == folder.resolve()]
 
-    def overflow(model, sequences, *arguments):
-        batches.append(len(sequences))
-        infinite = SequenceOutput(dense=np.full(64, np.inf, np.float32))
-        outputs = zip(sequences, compute(model, sequences, *arguments), strict=True)
-        return [infinite if len(sequence) > 20 else output for sequence, output in outputs]
+    with load_embedder(folder, dtype="bfloat16") as half:
+        for _ in range(3):
+            with pytest.warns(PerformanceWarning):
+                half.encode(["a text"])
+        assert dtypes() == ["bfloat16", "float32"]
+        assert len(loads) == 2
+    assert dtypes() == []
 
-    def lease(key):
+
+def test_other_callers_are_served_while_float32_weights_are_read(base, monkeypatch, tmp_path):
+    folder = shutil.copytree(BASE, tmp_path / "bge-base-en-v1.5")
+    reading, may_read, load_model = threading.Event(), threading.Event(), residency.load_model
+
+    def read_slowly(folder, family, device, dtype, *rest):
+        if dtype == "float32":
+            reading.set()
+            assert may_read.wait(60)
+        return load_model(folder, family, device, dtype, *rest)
+
+    overflowing(monkeypatch, lambda sequence: True)
+    monkeypatch.setattr(residency, "load_model", read_slowly)
+    warnings.simplefilter("ignore", PerformanceWarning)
+    with load_embedder(folder, dtype="bfloat16") as half, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(half.encode, ["a text"])
+        assert reading.wait(60)
+        assert base.encode(["another caller"]).dense.shape == (1, 64)
+        assert not waiting.done()
+        may_read.set()
+        assert_close(waiting.result(60).dense, base.encode(["a text"]).dense)
+
+
+def test_without_memory_for_float32_only_the_texts_that_overflow_fail(monkeypatch):
+    def refuse(key):
         raise OutOfMemoryError("float32 takes 30 GB")
 
     with load_embedder(M3, dtype="bfloat16") as half:
-        monkeypatch.setattr(EncoderModel, "run", overflow)
-        monkeypatch.setattr(residency, "lease", lease)
-        with pytest.raises(NonFiniteError, match=r"there is no memory \(float32 takes 30 GB\)"):
+        runs = overflowing(monkeypatch, lambda sequence: len(sequence) > 20)
+        monkeypatch.setattr(residency, "acquire", refuse)
+        with pytest.raises(NonFiniteError, match=r"not enough memory .*\(float32 takes 30 GB\)"):
             half.encode(["a text", "another one", "long " * 30])
-        assert len(batches) == 1
+        assert len(runs) == 1
         assert half.encode(["a text"]).dense.shape == (1, 64)
 
 
@@ -453,7 +289,7 @@ def test_one_copy_of_the_weights_is_shared_and_freed_with_its_last_holder(tmp_pa
     del embedder, embedders  # the last holder is dropped without being closed
     gc.collect()
     assert weights() is None
-    assert all(key.folder != folder.resolve() for key in resident_models())
+    assert all(key.folder != folder.resolve() for key in models_in_memory())
 
 
 def test_devices_and_dtypes_are_separate_copies(base):
@@ -475,14 +311,15 @@ def test_a_folder_written_anew_is_loaded_anew(tmp_path):
         assert_close(old.encode(["text"]).dense, before)
 
 
-def test_closing_during_work_lets_the_work_finish(base):
+def test_closing_during_work_lets_the_work_finish(base, held_batch):
     texts = [f"{i} " + "word " * 100 for i in range(400)]
-    expected = base.encode(texts).dense
     embedder = load_embedder(BASE)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: embedder.encode(texts).dense)
-        time.sleep(0.05)
+        assert held_batch.entered.wait(30)
         embedder.close()
+        held_batch.go_on.set()
+        expected = base.encode(texts).dense
         assert_close(running.result(60), expected)
     with pytest.raises(ClosedError):
         embedder.encode(["after"])
@@ -560,20 +397,6 @@ def test_a_progress_bar_that_breaks_does_not_stop_the_work(base, monkeypatch):
     assert base.encode(["after"]).dense.shape == (1, 64)
 
 
-def test_a_worker_that_could_not_start_is_tried_again(scheduler, monkeypatch):
-    def fail(thread):
-        raise RuntimeError("can't start new thread")
-
-    lane = FaultyLane()
-    lane.gate.set()
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(RuntimeError, match="can't start"):
-            submit(scheduler, lane, 1)
-    assert submit(scheduler, lane, 2).future.result(10) == [2]
-    assert lane.batches == [[2]]
-
-
 def run_script(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
@@ -620,16 +443,17 @@ import os, signal, threading, time, torch
 from bge_integrations import load_embedder
 from bge_integrations.core import residency
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of `nohup` would ignore it
 load_model = residency.load_model
 
 def slowly(*arguments):
+    threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     end = time.monotonic() + 1
     while time.monotonic() < end:
         torch.randn(600, 600) @ torch.randn(600, 600)
     return load_model(*arguments)
 
 residency.load_model = slowly
-threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 load_embedder("pocket")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -68,14 +68,14 @@ def test_bad_options(base, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu9"}, "no device"),
+        ({"device": "tpu9"}, "not a device"),
         ({"device": "meta"}, "not supported"),
         ({"dtype": "int3"}, "dtype='int3'"),
         ({"dtype": "float16", "device": "cpu"}, "not supported on cpu"),
         ({"max_length": 4096}, "from 1 to 512"),
         ({"truncate_dim": 65}, "from 1 to 64"),
         ({"truncate_dim": 0}, "from 1 to 64"),
-        ({"pooling": "max"}, "none of cls, mean, last_token"),
+        ({"pooling": "max"}, "none of 'cls', 'mean', 'last_token'"),
         ({"family": "bert"}, "family='bert'"),
         ({"task": "qa"}, "has no tasks"),
     ],
@@ -152,19 +152,9 @@ def test_a_cut_text_is_its_beginning(base):
         base.encode(["a b c d e f g h"], max_length=6)
 
 
-def test_duplicates_are_computed_once(base, monkeypatch):
-    from bge_integrations.core.residency import ModelLane
-
-    sizes = []
-    run = ModelLane.run
-
-    def noted(lane, sequences, between_layers):
-        sizes.append(len(sequences))
-        return run(lane, sequences, between_layers)
-
-    monkeypatch.setattr(ModelLane, "run", noted)
+def test_duplicates_are_computed_once(base, lengths):
     found = base.encode(["a", "b", "a", "a", "b"]).dense
-    assert sum(sizes) == 2
+    assert len(lengths()) == 2
     assert np.array_equal(found[0], found[2])
     assert np.array_equal(found[1], found[4])
 
@@ -345,7 +335,7 @@ def test_settings_that_would_be_ignored_are_refused(tmp_path, file, content):
     if file != "1_Pooling/config.json":
         config = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
-    with pytest.raises(NotSupportedError, match="not supported"):
+    with pytest.raises(NotSupportedError):
         load_embedder(folder)
 
 
@@ -474,7 +464,7 @@ def test_a_known_name_with_another_pooling_in_its_files_must_be_settled(tmp_path
 def test_real_tokenizers_give_what_transformers_gives(name, texts):
     from transformers import AutoTokenizer
 
-    from bge_integrations.core.prompts import tokenize_pairs, tokenize_texts
+    from bge_integrations.core.inputs import tokenize_pairs, tokenize_texts
     from bge_integrations.models.tokenizer import TextTokenizer
 
     ours, theirs = TextTokenizer(MODEL_FILES / name), AutoTokenizer.from_pretrained(MODEL_FILES / name)

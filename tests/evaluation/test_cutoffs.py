@@ -6,7 +6,7 @@ from conftest import BASE, CHECKPOINTS, RERANKER
 
 from bge_integrations import load_reranker
 from bge_integrations.core.reranker import Reranker
-from bge_integrations.core.residency import resident_models
+from bge_integrations.core.residency import models_in_memory
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation import Dataset, compare, compare_cutoffs, cutoffs, find_candidates, measure_run, rerank
 
@@ -57,7 +57,7 @@ def test_each_cutoff_is_scored_without_the_layers_above_and_alone_in_memory(data
     scored, score = [], Reranker.score
 
     def watched(self, pairs, **options):
-        held = [key.layers for key in resident_models() if key.folder == LAYERWISE.resolve()]
+        held = [key.layers for key in models_in_memory() if key.folder == LAYERWISE.resolve()]
         scored.append((self.cutoff_layers, held, len(pairs)))
         return score(self, pairs, **options)
 

@@ -18,7 +18,7 @@ from llama_index_contract import EmbeddingContract, NodePostprocessorContract
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from bge_integrations.core.residency import Resident, resident_models
+from bge_integrations.core.residency import models_in_memory
 from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
 from bge_integrations.llama_index import BGEEmbedding, BGERerank, BGESparseEmbedding
 from bge_integrations.models.encoder_model import EncoderModel
@@ -184,19 +184,16 @@ def test_a_copy_with_other_settings_does_not_take_turns_in_loading(monkeypatch):
     assert len(loads) == before
 
 
-def test_a_cache_after_a_change_does_not_load_for_every_call(monkeypatch):
+def test_a_cache_after_a_change_does_not_load_for_every_call(model_uses):
     cached = BGEEmbedding(model_name=BASE, embeddings_cache=SimpleKVStore())
     cached.model_name = M3
     for model in (cached, copy.deepcopy(cached)):
         model.get_text_embedding("hi")
-        loads = []
-        with monkeypatch.context() as patch:
-            load = Resident.load
-            patch.setattr(Resident, "load", lambda self, load=load, loads=loads: loads.append(1) or load(self))
-            for i in range(3):
-                model.get_text_embedding(f"text {i}")
-                model.get_query_embedding("hi")
-        assert not loads
+        model_uses.clear()
+        for i in range(3):
+            model.get_text_embedding(f"text {i}")
+            model.get_query_embedding("hi")
+        assert not model_uses
 
 
 def test_changes_of_the_embedding_are_checked():
@@ -342,4 +339,4 @@ def test_ten_adapters_hold_one_copy_of_the_weights():
         adapters[3].get_query_embedding("hi")
     assert len(loaded) >= len(adapters)
     assert len({id(session.model) for session in loaded}) == 1
-    assert sum(key == loaded[0].key for key in resident_models()) == 1
+    assert sum(key == loaded[0].key for key in models_in_memory()) == 1

@@ -231,13 +231,13 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
 
 
 def test_nothing_is_left_resident_after_a_failed_load(folder):
-    from bge_integrations.core.residency import resident_models
+    from bge_integrations.core.residency import models_in_memory
 
-    before = resident_models()
+    before = models_in_memory()
     (folder / "colbert_linear.pt").unlink()
     with pytest.raises(CheckpointError):
         load_embedder(folder)
-    assert resident_models() == before
+    assert models_in_memory() == before
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nowhere-at-all"])

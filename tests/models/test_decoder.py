@@ -208,7 +208,7 @@ threading.Timer(1, lambda: signal.pthread_kill(threading.main_thread().ident, si
 try:
     load_embedder("pocket")
 except KeyboardInterrupt:
-    print("interrupted", residency.resident_models())
+    print("interrupted", residency.models_in_memory())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25, check=False)
     assert done.stdout == "interrupted []\n"

@@ -1,0 +1,63 @@
+"""Which devices and which precision a model is loaded for. Only names leave this module; torch is asked here alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bge_integrations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_devices(device: str | list[str] | None) -> list[str]:
+    """Return the devices to use, such as ["cpu"] or ["cuda:0", "cuda:1"]; None takes CUDA if there is one.
+
+    Raises:
+        InvalidInputError: There is no such device here, or several devices are not different CUDA devices.
+    """
+    devices = [_resolve_device(each) for each in device] if isinstance(device, list) else [_resolve_device(device)]
+    if not devices:
+        raise InvalidInputError("device=[] names no device; name one or several, or leave it out")
+    if len(devices) > 1 and (len(set(devices)) < len(devices) or "cpu" in devices):
+        raise InvalidInputError(
+            f"device={device!r}: several devices must be CUDA devices, each named once; 'cpu' alone uses all cores"
+        )
+    return devices
+
+
+def _resolve_device(device: str | None) -> str:
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInputError(
+            f"device={device!r} is not a device; use 'cpu', 'cuda', 'cuda:0' or a list of these"
+        ) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
+    if resolved.type == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
+    return f"cuda:{torch.cuda.current_device() if resolved.index is None else resolved.index}"
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: str) -> str:
+    """Return the precision's name; None takes bfloat16 on CUDA and float32 on the CPU.
+
+    Raises:
+        InvalidInputError: The device does not support it.
+    """
+    on_cuda = device.startswith("cuda")
+    if dtype is None:
+        return "bfloat16" if on_cuda else "float32"
+    supported = ("float32", "bfloat16", "float16" if on_cuda else "int8")
+    name = str(dtype).removeprefix("torch.")
+    if name not in supported:
+        choices = ", ".join(map(repr, supported))
+        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.partition(':')[0]}; use one of {choices}")
+    return name

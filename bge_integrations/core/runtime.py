@@ -1,0 +1,139 @@
+"""The policy of the inference core in one place, and the counters that a server can export.
+
+`configure` changes the policy of this process, `statistics` returns the counters. Nothing here knows of models.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.validation import check_choice, check_whole_number
+
+WhenFull = Literal["wait", "refuse"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How calls are cut, queued and merged. All of it can be changed with `configure`.
+
+    Attributes:
+        cpu_batch_tokens, cuda_batch_tokens: Maximum tokens in a batch, by type of device. A longer text is a batch of
+            its own.
+        urgent_tokens: Calls of at most this many tokens overtake longer ones.
+        chunk_texts: Texts of a call that are tokenised at a time; the next chunk is tokenised while the device works.
+        inline_texts, inline_characters: An async call of at most this size is tokenised on the event loop (about a
+            millisecond).
+        max_queued_tokens: Maximum tokens that wait on a device, for urgent and for longer calls each.
+        when_full: What a new call does if the queue is full: "wait", or "refuse" with `OverloadedError`.
+        shared_pass_bytes: Maximum bytes of vectors kept for the other adapter of a hybrid store, per representation.
+        exit_seconds: Seconds to wait at interpreter exit for a model that is still loading.
+    """
+
+    cpu_batch_tokens: int = 1024
+    cuda_batch_tokens: int = 65536
+    urgent_tokens: int = 2048
+    chunk_texts: int = 2048
+    inline_texts: int = 64
+    inline_characters: int = 4096
+    max_queued_tokens: int = 4 << 20
+    when_full: WhenFull = "wait"
+    shared_pass_bytes: int = 64 << 20
+    exit_seconds: int = 5
+
+    def batch_tokens(self, device: str) -> int:
+        """Return the maximum tokens of a batch on this device."""
+        return self.cuda_batch_tokens if device.startswith("cuda") else self.cpu_batch_tokens
+
+
+@dataclass
+class DeviceStatistics:
+    """Counters of one device since the process started.
+
+    Attributes:
+        requests: Calls that were queued.
+        sequences, tokens: Texts or pairs that were computed, and their tokens.
+        batches: Batches that were computed.
+        queued_sequences, queued_tokens: Waiting now.
+        waiting_seconds: Time that the computed sequences waited in the queue, summed over sequences.
+        computing_seconds: Time that the device computed.
+        split_batches: Batches that did not fit in memory and were computed in halves.
+        recomputed_sequences: Sequences with non-finite results that were computed again in float32.
+        refused_requests: Calls that were refused because the queue was full.
+    """
+
+    requests: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    batches: int = 0
+    queued_sequences: int = 0
+    queued_tokens: int = 0
+    waiting_seconds: float = 0.0
+    computing_seconds: float = 0.0
+    split_batches: int = 0
+    recomputed_sequences: int = 0
+    refused_requests: int = 0
+    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def count(self, **increments: float) -> None:
+        """Add to the counters of these names."""
+        with self._lock:
+            for name, increment in increments.items():
+                setattr(self, name, getattr(self, name) + increment)
+
+    def copy(self) -> DeviceStatistics:
+        """Return the counters as they are now."""
+        with self._lock:
+            return replace(self, _lock=threading.Lock())
+
+
+_policy = Policy()
+_statistics: dict[str, DeviceStatistics] = {}
+
+
+def policy() -> Policy:
+    """Return the policy in force."""
+    return _policy
+
+
+def configure(**changes: Any) -> Policy:
+    """Change the policy of this process, for calls that begin from now on.
+
+    Args:
+        changes: Attributes of `Policy`.
+
+    Returns:
+        The policy in force before, so that `configure(**vars(before))` restores it.
+
+    Raises:
+        InvalidInputError: There is no such attribute, or its value can't be used.
+    """
+    global _policy
+    names = [attribute.name for attribute in fields(Policy)]
+    for name, value in changes.items():
+        if name not in names:
+            raise InvalidInputError(f"the runtime has no setting {name!r}; it has {', '.join(names)}")
+        if name == "when_full":
+            check_choice(value, name, get_args(WhenFull))
+        else:
+            check_whole_number(value, name)
+    before, _policy = _policy, replace(_policy, **changes)
+    return before
+
+
+def device_statistics(device: str) -> DeviceStatistics:
+    """Return the live counters of a device, for its scheduler."""
+    return _statistics.setdefault(device, DeviceStatistics())
+
+
+def statistics() -> dict[str, DeviceStatistics]:
+    """Return the counters of each device that has computed, by its name ("cpu", "cuda:0")."""
+    return {device: counters.copy() for device, counters in list(_statistics.items())}
+
+
+def reset_after_fork() -> None:
+    """Start all counters anew: a forked child has computed nothing, and its parent's locks may be held."""
+    for device in _statistics:
+        _statistics[device] = DeviceStatistics()
