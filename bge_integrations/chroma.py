@@ -54,7 +54,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         settings: Other arguments of `load_embedder`.
 
     Raises:
-        InvalidInputError: `load_embedder` has no such argument, or its value can't be used.
+        TypeError: `load_embedder` has no such argument.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What comes out: dense rows, sparse rows and multi-vectors, packed."""
+"""The results of an embedder: dense vectors, sparse vectors and multi-vectors, packed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ class SparseVector(NamedTuple):
     indices: NDArray[np.int32]
     values: NDArray[np.float32]
 
+    def __repr__(self) -> str:
+        return f"SparseVector({len(self.indices)} weights)"
+
     def to_dict(self) -> dict[int, float]:
-        """{token id: weight}."""
+        """Return {token id: weight}."""
         return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
 
 
@@ -53,6 +56,9 @@ class SparseVectors:
             size=size,
         )
 
+    def __repr__(self) -> str:
+        return f"SparseVectors({len(self)} texts, {len(self.values)} weights)"
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -64,13 +70,13 @@ class SparseVectors:
         return (self[i] for i in range(len(self)))
 
     def to_scipy(self) -> Any:
-        """A `scipy.sparse.csr_array` of shape (n, size), float32."""
+        """Return a `scipy.sparse.csr_array` of shape (n, size), float32."""
         from scipy.sparse import csr_array
 
         return csr_array((self.values, self.indices, self.offsets), shape=(len(self), self.size))
 
     def to_dicts(self) -> list[dict[int, float]]:
-        """One {token id: weight} per text."""
+        """Return one {token id: weight} per text."""
         return [row.to_dict() for row in self]
 
 
@@ -91,6 +97,9 @@ class MultiVectors:
         vectors = np.concatenate(rows) if rows else np.empty((0, dim), np.float32)
         return cls(vectors, _offsets([len(r) for r in rows]))
 
+    def __repr__(self) -> str:
+        return f"MultiVectors({len(self)} texts, {len(self.vectors)} vectors of {self.vectors.shape[1]})"
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -103,7 +112,7 @@ class MultiVectors:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What `Embedder.encode` returns; representations that were not asked for are None.
+    """The result of `Embedder.encode`. Representations that were not asked for are None.
 
     Attributes:
         dense: float32 (n, dim), unit rows.
@@ -115,9 +124,14 @@ class Embeddings:
     sparse: SparseVectors | None = None
     multi_vector: MultiVectors | None = None
 
+    def __repr__(self) -> str:
+        dense = None if self.dense is None else f"float32 {self.dense.shape}"
+        parts = {"dense": dense, "sparse": self.sparse, "multi_vector": self.multi_vector}
+        return f"Embeddings({', '.join(f'{name}={part}' for name, part in parts.items() if part is not None)})"
+
 
 def to_lists(rows: NDArray[np.float32]) -> list[list[float]]:
-    """The rows as lists; one at a time, because a large array's own `tolist` keeps all other threads waiting."""
+    """Return the rows as lists, converted one at a time: a large array's `tolist` would block all other threads."""
     return [row.tolist() for row in rows]
 
 

@@ -63,7 +63,12 @@ def check_choice(value: object, argument: str, choices: Iterable[str | None]) ->
 
 def check_top_n(top_n: object) -> int | None:
     """Return `top_n`: None, or an int of at least 1."""
-    return None if top_n is None else check_whole_number(top_n, "top_n")
+    if top_n is None:
+        return None
+    try:
+        return check_whole_number(top_n, "top_n")
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}, or None to keep all") from None
 
 
 def check_score_threshold(score_threshold: float | None) -> float | None:

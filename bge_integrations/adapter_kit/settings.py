@@ -148,12 +148,12 @@ def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any]) -> d
     For frameworks whose objects take keywords without declaring them.
 
     Raises:
-        InvalidInputError: `load` has no such argument.
+        TypeError: `load` has no such argument.
     """
     defaults = {name: parameter.default for name, parameter in signature(load).parameters.items() if name != "model"}
     for name in settings:
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(defaults)}"
-            raise InvalidInputError(f"{name} is not a setting of {load.__name__}; {hint}")
+            raise TypeError(f"{name} is not an argument of {load.__name__}; {hint}")
     return {**defaults, **copy.deepcopy(dict(settings))}

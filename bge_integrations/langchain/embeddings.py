@@ -11,6 +11,7 @@ from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 from bge_integrations.adapter_kit import DenseView, HoldsModel, LazyModel, load_dense
 from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName
 from bge_integrations.outputs import to_lists
+from bge_integrations.validation import check_query
 
 
 class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
@@ -47,7 +48,7 @@ class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Return the unit vector of a query, embedded with its instruction."""
-        return to_lists(self._model.get(self._settings()).encode([text], "query"))[0]
+        return to_lists(self._model.get(self._settings()).encode(check_query(text), "query"))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the same as `embed_documents` without blocking the event loop."""
@@ -57,7 +58,7 @@ class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
     async def aembed_query(self, text: str) -> list[float]:
         """Return the same as `embed_query` without blocking the event loop."""
         dense = await self._model.aget(self._settings())
-        return to_lists(await dense.aencode([text], "query"))[0]
+        return to_lists(await dense.aencode(check_query(text), "query"))[0]
 
     def _settings(self) -> dict[str, Any]:
         named = {"model": self.model, "passage_instruction": self.passage_instruction}

@@ -6,6 +6,7 @@ import asyncio
 
 from bge_integrations.langchain.sparse import SparseModel
 from bge_integrations.optional import needed_by
+from bge_integrations.validation import check_query
 
 with needed_by("BGEMilvusSparseEmbeddings", "langchain-milvus"):
     from langchain_milvus.utils.sparse import BaseSparseEmbedding
@@ -30,7 +31,7 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
 
     def embed_query(self, query: str) -> dict[int, float]:
         """Return the weights of a query."""
-        return self._sparse().encode([query], "query")[0].to_dict()
+        return self._sparse().encode(check_query(query), "query")[0].to_dict()
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Return the same as `embed_documents` without blocking the event loop."""
@@ -41,4 +42,4 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
     async def aembed_query(self, query: str) -> dict[int, float]:
         """Return the same as `embed_query` without blocking the event loop."""
         sparse = await self._asparse()
-        return (await sparse.aencode([query], "query"))[0].to_dict()
+        return (await sparse.aencode(check_query(query), "query"))[0].to_dict()

@@ -8,6 +8,7 @@ from bge_integrations.langchain.sparse import SparseModel
 from bge_integrations.optional import needed_by
 from bge_integrations.outputs import SparseVector as Row
 from bge_integrations.outputs import SparseVectors
+from bge_integrations.validation import check_query
 
 with needed_by("BGESparseEmbeddings", "langchain-qdrant"):
     from langchain_qdrant import SparseEmbeddings, SparseVector
@@ -33,7 +34,7 @@ class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
 
     def embed_query(self, text: str) -> SparseVector:
         """Return the weights of a query."""
-        return _vector(self._sparse().encode([text], "query")[0])
+        return _vector(self._sparse().encode(check_query(text), "query")[0])
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Return the same as `embed_documents` without blocking the event loop."""
@@ -43,7 +44,7 @@ class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
     async def aembed_query(self, text: str) -> SparseVector:
         """Return the same as `embed_query` without blocking the event loop."""
         sparse = await self._asparse()
-        return _vector((await sparse.aencode([text], "query"))[0])
+        return _vector((await sparse.aencode(check_query(text), "query"))[0])
 
 
 def _vectors(rows: SparseVectors) -> list[SparseVector]:

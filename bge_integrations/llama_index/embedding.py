@@ -13,6 +13,7 @@ from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName
 from bge_integrations.llama_index.component import Component
 from bge_integrations.llama_index.keyed_cache import KeyedCache
 from bge_integrations.outputs import to_lists
+from bge_integrations.validation import check_query
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind
@@ -83,11 +84,11 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return await BaseEmbedding._aget_text_embeddings_cached(await self._akeyed("passage"), texts)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return to_lists(self._dense().encode([query], "query"))[0]
+        return to_lists(self._dense().encode(check_query(query), "query"))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         dense = await self._model.aget(self._settings())
-        return to_lists(await dense.aencode([query], "query"))[0]
+        return to_lists(await dense.aencode(check_query(query), "query"))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]

@@ -12,6 +12,7 @@ from bge_integrations.adapter_kit import LazyModel, SparseView, load_sparse
 from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 from bge_integrations.llama_index.component import Component
 from bge_integrations.outputs import SparseVectors
+from bge_integrations.validation import check_query
 
 
 class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
@@ -61,11 +62,11 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
         return _columns(self._sparse().encode(queries, "query"))
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:
-        return self._sparse().encode([query], "query")[0].to_dict()
+        return self._sparse().encode(check_query(query), "query")[0].to_dict()
 
     async def _aget_query_embedding(self, query: str) -> dict[int, float]:
         sparse = await self._model.aget(self._settings())
-        return (await sparse.aencode([query], "query"))[0].to_dict()
+        return (await sparse.aencode(check_query(query), "query"))[0].to_dict()
 
     def _get_text_embedding(self, text: str) -> dict[int, float]:
         return self._get_text_embeddings([text])[0]

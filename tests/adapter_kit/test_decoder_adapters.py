@@ -182,7 +182,7 @@ def test_an_adapter_ranks_by_one_cutoff(make_reranker, cutoffs):
     ("model", "settings", "message"),
     [
         (LAYERWISE, {"cutoff_layers": 1}, "has scores after 2, 3, 4, 5, 6 layers"),
-        (LAYERWISE, {"compress_ratio": 2}, "compresses nothing"),
+        (LAYERWISE, {"compress_ratio": 2}, "compress passages"),
         (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio=3 is none of 1, 2, 4, 8"),
         ("pocket", {"cutoff_layers": 2}, "after its last layer only; leave cutoff_layers= out"),
         ("pocket", {"prompt": "Is it?"}, "takes no prompt"),

@@ -277,7 +277,7 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": np.array([2, 4])}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2.0}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": b"\x05"}, "whole number"),
-        ("bge-reranker-v2-gemma", {"compress_ratio": 2}, "compresses nothing"),
+        ("bge-reranker-v2-gemma", {"compress_ratio": 2}, "compress passages"),
         ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "takes no prompt"),
         ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt is empty"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 1}, "2, 3, 4, 5, 6"),
