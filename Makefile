@@ -11,7 +11,7 @@ export BGE_DEMO_QUESTION = $(value Q)
 export BGE_DEMO_MODEL = $(value MODEL)
 export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest pytest lint format bench bench-peers docs
+.PHONY: setup demo test test-oldest pytest lint format bench bench-peers docs check-wheel
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -65,3 +65,7 @@ bench-peers: .bench-envs/onnx/.ready .bench-envs/openvino/.ready .bench-envs/inf
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+# The wheel works without the clone: installed into an empty environment, run from another folder.
+check-wheel: $(READY)
+	$(BIN)/python scripts/check_wheel.py
