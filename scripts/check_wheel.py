@@ -88,7 +88,7 @@ def check_installed(wheel: Path, folder: Path) -> None:
     scripts = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     python = str(scripts / "python")
     install = (python, "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS))
-    # torch comes first and by its exact pin: any other request may bring gigabytes of CUDA libraries
+    # torch first, by its exact pin: any other requirement may download gigabytes of CUDA libraries
     run(*install, torch_pin())
     run(*install, str(wheel))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
