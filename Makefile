@@ -1,25 +1,25 @@
-# `make demo` and `make test` need only Python 3.11 (or newer) and git; they make .venv themselves, once.
+# `make demo` and `make test` need only Python 3.11 (or newer) and git; the first run creates .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# The demo's settings reach it through the environment, so that quotes and dollar signs in them stay as they are.
+# The demo reads its settings from the environment, so that quotes and dollar signs in them need no escaping.
 export BGE_DEMO_DOCS = $(value DOCS)
 export BGE_DEMO_QUESTION = $(value Q)
 export BGE_DEMO_MODEL = $(value MODEL)
 export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest pytest lint format bench bench-peers docs
+.PHONY: setup demo test test-oldest pytest lint format bench bench-peers docs check-wheel
 .DELETE_ON_ERROR:
 
 setup: $(READY)
 
-# torch comes first and by its exact pin: any other request may bring gigabytes of CUDA libraries.
+# Install torch first, by its exact pin: any other requirement may download gigabytes of CUDA libraries.
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "==> setting up $(VENV) (once; a few minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required; choose one with make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on "$$(grep '^torch==' $(CONSTRAINTS))"
 	$(BIN)/python -m pip install --progress-bar on --constraint $(CONSTRAINTS) --editable '.[dev,docs]'
@@ -30,11 +30,11 @@ demo: $(READY)
 
 test: lint pytest
 
-# Two at a time, since most tests wait for an import; the tests of a file stay together and share what they load.
+# Two processes, because most tests wait for an import; the tests of a file share a process and the models it loads.
 pytest: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# The same tests with the oldest versions that are supported, in an environment of their own.
+# The same tests with the oldest supported versions, in a separate environment.
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
@@ -52,10 +52,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/adapters.py
 	$(BIN)/python benchmarks/index.py
 
-# Environments of their own for the peers that can't share ours; `make bench` skips those that are not there.
+# Separate environments for the peers that conflict with ours; `make bench` skips the missing ones.
 bench-peers: .bench-envs/onnx/.ready .bench-envs/openvino/.ready .bench-envs/infinity/.ready
 
-# torchvision comes along with OpenVINO's adapter, in a build that CPU torch can't import; only image models need it.
+# OpenVINO's adapter installs a torchvision that CPU torch cannot import; only image models need it.
 .bench-envs/%/.ready: benchmarks/peers/%.txt
 	$(PYTHON) -m venv .bench-envs/$*
 	.bench-envs/$*/bin/python -m pip install --progress-bar on "$$(grep '^torch==' $<)"
@@ -65,3 +65,7 @@ bench-peers: .bench-envs/onnx/.ready .bench-envs/openvino/.ready .bench-envs/inf
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+# Install the wheel into an empty environment, and run it outside the clone.
+check-wheel: $(READY)
+	$(BIN)/python scripts/check_wheel.py

@@ -21,6 +21,7 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
     Example:
         >>> from langchain_milvus import Milvus
         >>> from bge_integrations.langchain import BGEEmbeddings, BGEMilvusSparseEmbeddings
+        >>> texts = ["Pandas eat bamboo.", "Rome lies on the Tiber."]
         >>> store = Milvus.from_texts(texts, [BGEEmbeddings(model="BAAI/bge-m3"), BGEMilvusSparseEmbeddings()],
         ...     vector_field=["dense", "sparse"], connection_args={"uri": "milvus.db"})
     """

@@ -24,6 +24,7 @@ class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
     Example:
         >>> from langchain_qdrant import QdrantVectorStore, RetrievalMode
         >>> from bge_integrations.langchain import BGEEmbeddings, BGESparseEmbeddings
+        >>> texts = ["Pandas eat bamboo.", "Rome lies on the Tiber."]
         >>> store = QdrantVectorStore.from_texts(texts, embedding=BGEEmbeddings(model="BAAI/bge-m3"),
         ...     sparse_embedding=BGESparseEmbeddings(), retrieval_mode=RetrievalMode.HYBRID, location=":memory:")
     """

@@ -29,9 +29,11 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
     """Orders documents by a BGE reranker, best first.
 
     Example:
-        >>> from bge_integrations.langchain import BGEReranker
+        >>> from langchain_core.vectorstores import InMemoryVectorStore
+        >>> from bge_integrations.langchain import BGEEmbeddings, BGEReranker
+        >>> store = InMemoryVectorStore.from_texts(["Pandas eat bamboo.", "Rome is in Italy."], BGEEmbeddings())
         >>> retriever = BGEReranker(top_n=3).wrap(store.as_retriever(search_kwargs={"k": 20}))
-        >>> retriever.invoke("What is a dense retriever?")[0].metadata["relevance_score"]
+        >>> retriever.invoke("What do pandas eat?")[0].metadata["relevance_score"]
 
     The documents passed in are never changed: the result holds copies with their ids, and with the score in
     `metadata["relevance_score"]`. Pickling and copying carry the settings, never the weights.

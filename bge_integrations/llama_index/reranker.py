@@ -31,8 +31,11 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
     """Orders nodes by a BGE reranker, best first.
 
     Example:
+        >>> from llama_index.core.schema import NodeWithScore, TextNode
         >>> from bge_integrations.llama_index import BGERerank
-        >>> engine = index.as_query_engine(similarity_top_k=20, node_postprocessors=[BGERerank(top_n=5)])
+        >>> reranker = BGERerank(top_n=1)  # or index.as_query_engine(node_postprocessors=[reranker])
+        >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Pandas eat bamboo.", "Rome is in Italy.")]
+        >>> reranker.postprocess_nodes(nodes, query_str="What do pandas eat?")
 
     The nodes passed in are never changed: the result holds new `NodeWithScore`s. The model is loaded when the object is
     made; copies, pickles and `to_dict` carry the settings, never the weights.

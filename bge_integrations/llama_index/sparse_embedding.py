@@ -23,9 +23,11 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
     computes serves the other.
 
     Example:
+        >>> from llama_index.vector_stores.qdrant import QdrantVectorStore
+        >>> from qdrant_client import QdrantClient
         >>> from bge_integrations.llama_index import BGESparseEmbedding
         >>> sparse = BGESparseEmbedding()
-        >>> store = QdrantVectorStore("documents", client=client, enable_hybrid=True,
+        >>> store = QdrantVectorStore("documents", client=QdrantClient(":memory:"), enable_hybrid=True,
         ...     sparse_doc_fn=sparse.sparse_doc_fn, sparse_query_fn=sparse.sparse_query_fn)
 
     The model is loaded when the object is made; copies and pickles carry the settings, never the weights.
