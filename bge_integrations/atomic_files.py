@@ -28,15 +28,20 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     try:
         with new.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         if path.exists():
             shutil.copymode(path, new)
-        new.replace(path)
+        move_atomically(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+
+
+def move_atomically(source: Path, target: Path) -> None:
+    """Move a file to `target` on the same file system, replacing it; its content is on disk before it moves."""
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

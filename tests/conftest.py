@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,18 @@ def pocket():
 def pocket_reranker():
     with load_reranker("pocket") as reranker:
         yield reranker
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT interrupt the tests' process, even if it was started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+#: The first line of a program that is sent SIGINT: it inherits an ignored SIGINT, as under `nohup`.
+ALLOW_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def evaluate(
     folders: Annotated[
         list[str],
-        typer.Argument(metavar="FOLDER...", help="Each with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."),
+        typer.Argument(metavar="FOLDER", help="Each with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."),
     ],
     model: options.Embedder,
     reranker: options.OptionalReranker = None,
@@ -89,7 +89,7 @@ def evaluate(
     with ExitStack() as stack:
         embedder = stack.enter_context(_load_embedder(given))
         given.check_embedder(embedder)
-        loaded_reranker = stack.enter_context(_load_reranker(given)) if reranker else None
+        loaded_reranker = stack.enter_context(_load_reranker(reranker, given)) if reranker else None
         outcomes = []
         try:
             for data in data_sets:
@@ -110,15 +110,14 @@ def _load_embedder(given: EvaluationOptions) -> Embedder:
         ) from error
 
 
-def _load_reranker(given: EvaluationOptions) -> Reranker:
+def _load_reranker(name: str, given: EvaluationOptions) -> Reranker:
     from bge_integrations.core.reranker import load_reranker
 
-    assert given.reranker is not None
     try:
-        return load_reranker(given.reranker, device=given.device, dtype=given.dtype)
+        return load_reranker(name, device=given.device, dtype=given.dtype)
     except WrongKindError as error:
         raise InvalidInputError(
-            f"--reranker {given.reranker} is not a reranker; name a reranker, or leave --reranker out"
+            f"--reranker {name} is not a reranker; name a reranker, or leave --reranker out"
         ) from error
 
 

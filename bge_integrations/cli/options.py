@@ -8,7 +8,7 @@ import typer
 
 from bge_integrations.errors import InvalidInputError
 
-_MODEL = "Hub id, checkpoint folder, or 'pocket'"
+_MODEL = "hub id, checkpoint folder, or 'pocket'"
 
 
 def _check_index(index: str) -> str:
@@ -21,7 +21,7 @@ Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of th
 Embedder = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Embedding model: {_MODEL}.")]
 Reranker = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Reranker: {_MODEL}.")]
 #: For commands that can do without one.
-OptionalReranker = Annotated[str | None, typer.Option(metavar="MODEL", help=f"Reranker: {_MODEL}.")]
+OptionalReranker = Annotated[str | None, typer.Option(metavar="MODEL", help=f"Rerank with this model: {_MODEL}.")]
 Device = Annotated[
     list[str] | None,
     typer.Option(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from conftest import BASE, M3, RERANKER, assert_close
+from conftest import ALLOW_SIGINT, BASE, M3, RERANKER, assert_close
 from packaging.version import Version
 
 from bge_integrations import load_embedder, load_reranker
@@ -630,6 +630,7 @@ residency.load_model = slowly
 threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 load_embedder("pocket")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", ALLOW_SIGINT + code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
