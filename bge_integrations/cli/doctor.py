@@ -41,6 +41,7 @@ def doctor(
     import torch
 
     from bge_integrations.core.session import place
+    from bge_integrations.models.linear import choose_cpu_kernels
 
     devices, number_type = place(device, dtype)
     test, passed = _test(device, dtype)
@@ -52,6 +53,7 @@ def doctor(
         "dtype": f"{str(number_type).removeprefix('torch.')}: {_dtype_reason(dtype, devices[0])}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; set OMP_NUM_THREADS to change it",
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu kernels": choose_cpu_kernels(),
         "memory": _memory(devices),
         "cache": _cache(),
         **({"hub": _hub()} if online else {}),
