@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bge_integrations.catalog import Kind
 
 
 class BGEError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    The message is the finding and the advice: "device='tpu' is not supported; use 'cpu' or 'cuda'". An interface other
+    than Python, such as a command line, shows `finding` with advice of its own.
+
+    Attributes:
+        argument: The Python argument that the error is about; None if it is about something else.
+        advice: What to do; None if the finding says it all.
+    """
+
+    def __init__(self, *args: object, argument: str | None = None, advice: str | None = None) -> None:
+        super().__init__(*args)
+        self.argument = argument
+        self.advice = advice
+
+    @property
+    def finding(self) -> str:
+        """What is wrong: the message without the advice."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.advice}" if self.advice else self.finding
 
 
 class InvalidInputError(BGEError, ValueError):
@@ -21,19 +42,15 @@ class WrongKindError(InvalidInputError):
     """A reranker was named where an embedding model is needed, or something else where a reranker is needed.
 
     Attributes:
-        finding: What was found out about the checkpoint.
-        advice: What to do in Python; the message is both.
         wanted: "embedder" or "reranker".
     """
 
     def __init__(self, finding: str, advice: str, wanted: Kind) -> None:
-        super().__init__(finding, advice, wanted)  # all three, by which pickle makes it again
-        self.finding = finding
-        self.advice = advice
+        super().__init__(finding, advice=advice)
         self.wanted = wanted
 
-    def __str__(self) -> str:
-        return f"{self.finding}; {self.advice}"
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.finding, self.advice, self.wanted), self.__dict__
 
 
 class UnreadableFileError(BGEError, ValueError):

@@ -1,4 +1,4 @@
-"""Libraries that come with an extra of this package: imported when they are first needed, and how to get them."""
+"""Optional libraries: imported when they are first needed, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def how_to_install(extra: str) -> str:
-    """The line that installs an extra, from a clone and from a package index."""
+    """Return how to install an extra, from a clone and from a package index."""
     return f"pip install -e '.[{extra}]' in a clone of the project; from a package index 'bge-integrations[{extra}]'"
 
 
 def import_library(module: str, extra: str, user: str) -> Any:
-    """The module.
+    """Import and return a module of an optional library.
 
     Args:
-        module: Of a library that the extra brings.
-        extra: Named where the library is not installed.
-        user: What needs the module: "reading files".
+        module: Its name.
+        extra: The extra that installs it.
+        user: What needs it, for the message: "reading files".
 
     Raises:
         ImportError: It is not installed; the message says how to install it.

@@ -51,14 +51,14 @@ def check_whole_number(number: object, argument: str, *, least: int = 1, most: i
     if fits and number >= least and (most is None or number <= most):  # type: ignore[operator]
         return number  # type: ignore[return-value]
     allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise InvalidInputError(f"{argument}={number!r} must be a whole number {allowed}")
+    raise InvalidInputError(f"{argument}={number!r} must be a whole number {allowed}", argument=argument)
 
 
 def check_choice(value: object, argument: str, choices: Iterable[str | None]) -> None:
     """Raise InvalidInputError unless `value` is one of `choices`."""
     allowed = list(choices)
     if value not in allowed:
-        raise InvalidInputError(f"{argument}={value!r} is none of {', '.join(map(repr, allowed))}")
+        raise InvalidInputError(f"{argument}={value!r} is none of {', '.join(map(repr, allowed))}", argument=argument)
 
 
 def check_top_n(top_n: object) -> int | None:

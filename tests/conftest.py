@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,18 @@ def model_uses(monkeypatch) -> list[SharedModel]:
     load = SharedModel.load
     monkeypatch.setattr(SharedModel, "load", lambda self: asked.append(self) or load(self))
     return asked
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT interrupt the tests' process, even if it was started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+#: The first line of a program that is sent SIGINT: it inherits an ignored SIGINT, as under `nohup`.
+ALLOW_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 @pytest.fixture(scope="session")

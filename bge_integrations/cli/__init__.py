@@ -11,11 +11,11 @@ from bge_integrations.optional import how_to_install
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; `arguments` are those of this process where there are none.
+    """Run the command with these arguments, or with the process's.
 
     Returns:
-        The exit status: 0, 1 after a mistake that is explained in one line, 2 for wrong usage, 3 where a part was left
-        out, 130 after Ctrl-C, 141 where the reader of the output has gone.
+        The exit status: 0, 1 after an error that is explained in one line, 2 for wrong usage, 3 if a part was left out,
+        130 after Ctrl-C, 141 if the reader of the output has gone.
     """
     if sys.stderr is None:  # closed by the caller
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115

@@ -1,9 +1,8 @@
-"""All commands as one application, and what becomes of their errors."""
+"""The application: all commands, and how their errors and warnings are shown."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from typing import Any
@@ -23,38 +22,27 @@ from bge_integrations.cli.search import ask, search
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.interrupts import exit_status
 
-#: What to do with a model that is not of the kind wanted.
-_OTHER_KIND = {
-    "embedder": "rerankers are for `bge rerank` and --rerank",
-    "reranker": "embedding models are for `bge index` and `bge embed`",
+#: Advice for a model of the wrong kind, by the kind that the command needs.
+_WRONG_KIND_ADVICE = {
+    "embedder": "rerankers are for `bge rerank`, --rerank and --reranker",
+    "reranker": "embedding models are for `bge index`, `bge embed` and `bge eval --model`",
 }
-#: What the core's errors advise, in the command's words.
-_IN_PYTHON = (
-    (r"pass model='pocket'", "name 'pocket'"),
-    (
-        r"\b(task|device|dtype|max_length|cutoff_layers|compress_ratio|compress_layers)= ?",
-        lambda found: f"--{found[1].replace('_', '-')} ",
-    ),
-)
 
 
 class _Commands(TyperGroup):
-    """Errors that a user can mend become one line; so do warnings."""
+    """Shows errors that the user can correct in one line each, without a traceback, and so with warnings."""
 
     def invoke(self, ctx: Any) -> Any:
         if not sys.stderr.isatty():
-            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of a model that is downloaded at its first use
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # for a model that is downloaded at its first use
         with warnings.catch_warnings(record=True) as caught:
             try:
                 with exit_status("bge: interrupted") as ended:
                     super().invoke(ctx)
                 if ended.status:
                     raise typer.Exit(ended.status)
-            except WrongKindError as error:
-                say(f"{error.finding}; {_OTHER_KIND[error.wanted]}")
-                raise typer.Exit(1) from None
             except BGEError as error:
-                say(_translated(error))
+                say(_message(error, _option_names(self, ctx)))
                 raise typer.Exit(1) from None
             except ImportError as error:
                 say(error)
@@ -63,11 +51,11 @@ class _Commands(TyperGroup):
                 say(f"{error.filename}: {error.strerror}" if error.filename else error)
                 raise typer.Exit(1) from None
             finally:
-                _repeat(caught)
+                _show(caught)
 
 
 class _Command(TyperCommand):
-    """No argument or option can be empty: an empty path would be the current folder, an empty name the default."""
+    """Refuses empty values: an empty path would mean the current folder, and an empty name the default."""
 
     def invoke(self, ctx: Any) -> Any:
         for parameter in self.params:
@@ -80,24 +68,31 @@ class _Command(TyperCommand):
         return super().invoke(ctx)
 
 
-def _translated(error: BGEError) -> str:
-    message = str(error)
-    for python, words in _IN_PYTHON:
-        message = re.sub(python, words, message)
-    return message
+def _option_names(commands: TyperGroup, ctx: Any) -> dict[str, str]:
+    """The options of the command that was run, by the Python argument that they set."""
+    command = commands.get_command(ctx, ctx.invoked_subcommand or "")
+    parameters = command.params if command else []
+    return {str(each.name): max(each.opts, key=len) for each in parameters if each.param_type_name == "option"}
 
 
-def _repeat(caught: list[warnings.WarningMessage]) -> None:
-    """The different warnings, those about texts that were cut as one."""
+def _message(error: BGEError, options: dict[str, str]) -> str:
+    """The error in the words of the command: with its option, and with advice that is not for Python."""
+    message = f"{error.finding}; {_WRONG_KIND_ADVICE[error.wanted]}" if isinstance(error, WrongKindError) else error
+    option = options.get(error.argument or "")
+    return f"{option}: {message}" if option else str(message)
+
+
+def _show(caught: list[warnings.WarningMessage]) -> None:
+    """Show each warning once, and one line for all texts that were truncated."""
     if any(issubclass(warning.category, TruncationWarning) for warning in caught):
-        say("some texts were longer than the model's longest input and were cut; split them, or raise --max-length")
+        say("some texts were longer than the model's maximum and were truncated; split them, or raise --max-length")
     others = [warning for warning in caught if not issubclass(warning.category, TruncationWarning)]
     for message in dict.fromkeys(str(warning.message) for warning in others):
         say(message)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         print(f"bge {__version__}")
         raise typer.Exit
 
@@ -108,9 +103,13 @@ def _start(
     """BGE embedding and reranker models: index and search your files, embed, rerank, measure."""
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
 app.callback()(_start)
 for command in (index, search, ask, rerank, embed, models, download, doctor):
     app.command(cls=_Command)(command)
-# its own parser reads the arguments, --help included
-app.command("eval", add_help_option=False, context_settings={"ignore_unknown_options": True})(evaluate)
+app.command("eval", cls=_Command)(evaluate)

@@ -1,4 +1,4 @@
-"""`bge doctor`: what this installation has, what it chooses and why, and whether it computes what it should."""
+"""`bge doctor`: report what is installed, what is chosen and why, and whether the models work."""
 
 from __future__ import annotations
 
@@ -31,28 +31,30 @@ _PASSAGES = ["The giant panda eats bamboo.", "Rome lies on the river Tiber."]
 def doctor(
     device: options.Device = None,
     dtype: options.Dtype = None,
-    online: Annotated[bool, typer.Option("--online", help="Ask the model hub, too.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Also check whether the model hub can be reached.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show versions, device, dtype and threads with their reasons, the cache, extras, and a small test.
+    """Show versions, device, dtype, threads and kernels with reasons, the cache, extras, and a small test.
 
-    Exit status 1: the test failed.
+    The exit status is 1 if the test fails.
     """
     import torch
 
     from bge_integrations.core.devices import resolve_devices, resolve_dtype
+    from bge_integrations.models.linear import choose_cpu_kernels
 
     devices = resolve_devices(device)
     number_type = resolve_dtype(dtype, devices[0])
     test, passed = _test(device, dtype)
-    found = {
+    report = {
         "bge_integrations": __version__,
         "python": f"{platform.python_version()}, {platform.platform()}",
         **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "huggingface_hub")},
         "device": f"{', '.join(devices)}: {_device_reason(device, devices[0])}",
         "dtype": f"{number_type}: {_dtype_reason(dtype, devices[0])}",
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; OMP_NUM_THREADS sets another number",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; set OMP_NUM_THREADS to change it",
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu kernels": choose_cpu_kernels(),
         "memory": _memory(devices),
         "cache": _cache(),
         **({"hub": _hub()} if online else {}),
@@ -60,9 +62,9 @@ def doctor(
         **{f"extra {extra}": state for extra, state in _extras()},
     }
     if as_json:
-        print_json({**found, "passed": passed})
+        print_json({**report, "passed": passed})
     else:
-        print_table(found.items())
+        print_table(report.items())
     if not passed:
         raise typer.Exit(1)
 
@@ -101,7 +103,7 @@ def _cache() -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     size = scan_cache_dir().size_on_disk if Path(HF_HUB_CACHE).is_dir() else 0
-    return f"{HF_HUB_CACHE}, {size / 1e6:.0f} MB; HF_HOME sets another place"
+    return f"{HF_HUB_CACHE}, {size / 1e6:.0f} MB; set HF_HOME to move it"
 
 
 def _hub() -> str:
@@ -109,13 +111,13 @@ def _hub() -> str:
 
     try:
         HfApi().model_info("BAAI/bge-m3", timeout=5)
-    except Exception as error:  # the hub library lets many kinds of network errors through
-        return f"not reachable ({type(error).__name__}: {error}); models in the cache and folders work without it"
+    except Exception as error:  # the hub library raises many kinds of network errors
+        return f"not reachable ({type(error).__name__}: {error}); models in the cache and in folders work without it"
     return "reachable"
 
 
 def _test(device: list[str] | None, dtype: str | None) -> tuple[str, bool]:
-    """Whether both pocket models load and find the right one of two passages."""
+    """Check that both pocket models load and choose the right one of two passages; return a line and the outcome."""
     from bge_integrations.core.loading import load_embedder, load_reranker
     from bge_integrations.scoring import hybrid_scores
 
@@ -131,24 +133,24 @@ def _test(device: list[str] | None, dtype: str | None) -> tuple[str, bool]:
         return f"FAILED: {error}", False
     seconds = time.perf_counter() - start
     if found == first == 0:
-        return f"passed: both pocket models found the right passage, {seconds:.1f} s with loading", True
-    wrong = " and ".join(name for name, place in (("embedder", found), ("reranker", first)) if place)
-    return f"FAILED: the pocket {wrong} chose the wrong passage; please report it with this output", False
+        return f"passed: both pocket models found the right passage, in {seconds:.1f} s with loading", True
+    wrong = " and ".join(name for name, best in (("embedder", found), ("reranker", first)) if best)
+    return f"FAILED: the pocket {wrong} chose the wrong passage; please report this with the output above", False
 
 
 def _extras() -> Iterator[tuple[str, str]]:
-    """Each extra of the package, and how to get what it lacks."""
+    """Yield each extra of the package with its state: installed, or what is missing and how to install it."""
     try:
         extras = metadata.metadata(_PACKAGE).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:  # run from a folder without being installed
         return
     for extra in sorted(set(extras) - set(_NOT_FOR_USERS)):
-        lacking = sorted(_lacking(extra))
-        yield extra, f"lacks {', '.join(lacking)}: {how_to_install(extra)}" if lacking else "installed"
+        missing = sorted(_missing(extra))
+        yield extra, f"missing {', '.join(missing)}: {how_to_install(extra)}" if missing else "installed"
 
 
-def _lacking(extra: str) -> set[str]:
-    """The requirements of an extra that are not met."""
+def _missing(extra: str) -> set[str]:
+    """Return the requirements of an extra that are not met."""
     from packaging.requirements import Requirement
 
     found: set[str] = set()
@@ -156,7 +158,7 @@ def _lacking(extra: str) -> set[str]:
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == _PACKAGE:
-            found = found.union(*map(_lacking, requirement.extras))
+            found = found.union(*map(_missing, requirement.extras))
             continue
         try:
             met = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)

@@ -1,4 +1,4 @@
-"""`bge embed`: rows of a file, with vectors."""
+"""`bge embed`: add vectors to the rows of a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bge_integrations.outputs import Embeddings
 
 _SUFFIXES = (".jsonl", ".parquet")
-#: Rows that are encoded and written at a time; multi-vectors of a row take megabytes.
+#: Rows that are encoded and written at a time; the multi-vectors of one row take megabytes.
 _CHUNK, _CHUNK_WITH_MULTI_VECTORS = 256, 32
 
 
@@ -31,16 +31,15 @@ def embed(
     output: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - writes JSONL to standard output.")],
     model: options.Embedder = "BAAI/bge-m3",
     kind: Annotated[
-        Literal["passage", "query", "none"], typer.Option(help="Whose instruction is put in front of the texts.")
+        Literal["passage", "query", "none"], typer.Option(help="Which instruction the texts get.")
     ] = "passage",
-    task: Annotated[
-        str | None, typer.Option(help="What the texts are for, of models that take tasks: see `bge models MODEL`.")
-    ] = None,
-    field: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
-    sparse: Annotated[bool, typer.Option("--sparse", help="Lexical weights, too.")] = False,
-    multi_vector: Annotated[bool, typer.Option("--multi-vector", help="A vector per token, too.")] = False,
+    task: Annotated[str | None, typer.Option(help="For models with tasks, see `bge models MODEL`.")] = None,
+    field: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    sparse: Annotated[bool, typer.Option("--sparse", help="Add lexical weights.")] = False,
+    multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Add a vector per token.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT, and rows left by a run with other settings.")
+        bool,
+        typer.Option("--overwrite", help="Replace OUTPUT, and the rows left by an unfinished run with other settings."),
     ] = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -49,7 +48,7 @@ def embed(
 ) -> None:
     """Embed the texts of JSONL or Parquet rows; the rows keep their columns and get dense, sparse, multi_vector.
 
-    Until the end the rows are in OUTPUT.partial, and the same command goes on where it was interrupted.
+    Rows are kept in OUTPUT.partial until all are done; run the same command again to resume after an interruption.
     """
     _check_files(input, output, overwrite)
     from bge_integrations.cli.rows import JsonLines, Parquet
@@ -57,27 +56,27 @@ def embed(
     added = ["dense", *(["sparse"] if sparse else []), *(["multi_vector"] if multi_vector else [])]
     rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, field, added)
     size = _CHUNK_WITH_MULTI_VECTORS if multi_vector else _CHUNK
-    # all are read once before the model is loaded: what is wrong with one is told at once
+    # all rows are checked before the model is loaded, so that errors are reported at once
     total = None if input == "-" else _checked(rows, size, input, not output.endswith(".parquet"))
     schema = rows.schema(size) if output.endswith(".parquet") else None
     from bge_integrations.core.loading import load_embedder
 
     with load_embedder(model, device=device, dtype=dtype, max_length=max_length, task=task) as embedder:
         if sparse or multi_vector:
-            embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # refuses what the model lacks
+            embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # raises if the model does not have these
         settings = _settings(rows, embedder, kind, field, added)
         as_asked: dict[str, Any] = {"sparse": sparse, "multi_vector": multi_vector}
         as_asked["kind"] = None if kind == "none" else kind
         with closing(_writer(output, settings, schema, added, size, overwrite)) as writer:
             if writer.done and not quiet:
-                say(f"going on after {writer.done} rows")
+                say(f"resuming after {writer.done} rows")
             try:
-                for chunk in _left(rows, size, writer.done, total, progress_is_shown(quiet)):
+                for chunk in _remaining(rows, size, writer.done, total, progress_is_shown(quiet)):
                     writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **as_asked)))
             except KeyboardInterrupt:
                 if "-" in (input, output):
                     raise
-                raise KeyboardInterrupt(f"run the same command again to go on from {output}.partial") from None
+                raise KeyboardInterrupt(f"run the same command again to resume from {output}.partial") from None
             writer.finish()
 
 
@@ -86,7 +85,7 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
         if file != "-" and not file.endswith(_SUFFIXES):
             raise typer.BadParameter(f"{file} must end with {' or '.join(_SUFFIXES)}, or be -")
     if input == "-" and output.endswith(".parquet"):
-        raise InvalidInputError("Parquet needs to know all rows before the first is written; save the input to a file")
+        raise InvalidInputError("Parquet output needs all rows in advance; save the input to a file")
     if output == "-":
         return
     if Path(output).is_dir():
@@ -96,11 +95,11 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
     if input != "-" and Path(input).resolve() == Path(output).resolve():
         raise InvalidInputError("input and output are the same file; name another output")
     if not Path(output).absolute().parent.is_dir():
-        raise InvalidInputError(f"there is no folder {Path(output).parent}; make it first")
+        raise InvalidInputError(f"there is no folder {Path(output).parent}; create it first")
 
 
 def _checked(rows: Rows, size: int, input: str, as_json: bool) -> int:
-    """The number of rows; an error where one can't be used, or not be written as JSON where that is asked for."""
+    """Return the number of rows after reading them all; raise if one can't be used, or can't be written as JSON."""
     from bge_integrations.cli.rows import as_rows, json_line
 
     read = 0
@@ -113,7 +112,7 @@ def _checked(rows: Rows, size: int, input: str, as_json: bool) -> int:
 
 
 def _settings(rows: Rows, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:
-    """What the output depends on."""
+    """Return everything that the output depends on."""
     return {
         "input": rows.digest,
         "model": embedder.name,
@@ -135,8 +134,8 @@ def _writer(
     return LinesWriter(partial, size) if schema is None else PartsWriter(partial, schema, added)
 
 
-def _left(rows: Rows, size: int, done: int, total: int | None, shown: bool) -> Iterator[Chunk]:
-    """The chunks after the first `done` rows."""
+def _remaining(rows: Rows, size: int, done: int, total: int | None, shown: bool) -> Iterator[Chunk]:
+    """Yield the chunks after the first `done` rows."""
     from bge_integrations.progress import progress_bar
 
     read = 0

@@ -1,4 +1,4 @@
-"""Lines of text and of JSON, from a file or standard input; a mistake names its line."""
+"""Read lines of text and of JSON from a file or standard input; errors name the line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def name_of(file: str) -> str:
 
 
 def read_lines(file: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank and their numbers, from 1; "-" is standard input.
+    """Yield (number, text) of each line that is not blank, numbered from 1; "-" is standard input.
 
     Raises:
-        InvalidInputError: A line is not UTF-8, or there is none.
+        InvalidInputError: A line is not UTF-8, or all are blank.
     """
     if file == "-" and sys.stdin is None:
         raise InvalidInputError("standard input is closed; name a file")
@@ -40,24 +40,24 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
 
 
 def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file, each with a text under `field`.
+    """Yield the objects of a JSONL file, each with a text under `field`.
 
     Raises:
-        InvalidInputError: A line holds something else.
+        InvalidInputError: A line is something else.
     """
     for number, line in read_lines(file):
-        place = f"{name_of(file)}, line {number}"
+        line_name = f"{name_of(file)}, line {number}"
         try:
             row = json.loads(line)
             whole = json.dumps(row, ensure_ascii=False)
         except (ValueError, RecursionError) as error:
-            raise InvalidInputError(f"{place} is no JSON ({error})") from error
+            raise InvalidInputError(f"{line_name} is not JSON ({error})") from error
         if not isinstance(row, dict):
-            raise InvalidInputError(f"{place} is no JSON object")
+            raise InvalidInputError(f"{line_name} is not a JSON object")
         if not isinstance(row.get(field), str):
             raise InvalidInputError(
-                f"{place} has no text under {field!r}; it has {', '.join(map(repr, row)) or 'nothing'}"
+                f"{line_name} has no text under {field!r}; it has {', '.join(map(repr, row)) or 'nothing'}"
             )
-        check_text(row[field], f"{place}, {field!r}")
-        check_text(whole, place)  # the other columns, too: no output can hold a lone surrogate
+        check_text(row[field], f"{line_name}, {field!r}")
+        check_text(whole, line_name)  # the other columns, too: no output can hold a lone surrogate
         yield row

@@ -1,4 +1,4 @@
-"""`bge models` and `bge download`: the catalogue, and what of it is on this machine."""
+"""`bge models` and `bge download`: the catalogue, and which of its checkpoints are on this machine."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show everything about this one.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the BGE checkpoints, which of them this release runs, and which are in the hub's cache.
 
-    The two models called 'pocket' come with the package and are not in the list.
+    The two models named 'pocket' come with the package and are not listed.
     """
     cached = _cached_repositories()
     if name is not None:
         row = catalog.find(name)
         if row is None:
-            raise UnknownModelError(f"there is no {name} in the catalogue; `bge models` lists what there is")
+            raise UnknownModelError(f"{name} is not in the catalogue; `bge models` lists it")
         described = _described(row, cached)
         if as_json:
             print_json(described)
@@ -59,10 +59,10 @@ def models(
 
 
 def download(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Hub ids, or names of the catalogue.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Hub ids, or names from the catalogue.")],
     quiet: options.Quiet = False,
 ) -> None:
-    """Download the files of checkpoints that are needed to run them, and print their folders."""
+    """Download the files that are needed to run checkpoints, and print their folders."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from bge_integrations.models.checkpoint import locate
@@ -100,20 +100,20 @@ def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> di
 
 
 def _tasks(row: catalog.Checkpoint) -> dict[str, Any]:
-    """What `task=` may be, and the instructions that it stands for."""
+    """The tasks of a checkpoint with their instructions."""
     if row.instruction_format:
         return {task: {"query": instruction, "passage": ""} for task, instruction in catalog.INSTRUCT_TASKS.items()}
     return {task: asdict(instructions) for task, instructions in row.tasks.items()}
 
 
 def _is_whole(repository: CachedRepoInfo) -> bool:
-    from bge_integrations.models.checkpoint import is_complete  # torch, only where something is cached
+    from bge_integrations.models.checkpoint import is_complete  # loads torch, so only if something is cached
 
     return any(is_complete(revision.snapshot_path) for revision in repository.revisions)
 
 
 def _cached_repositories() -> dict[str, CachedRepoInfo]:
-    """What lies in the hub's cache, by its hub id."""
+    """The models in the hub's cache, by hub id."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -1,4 +1,4 @@
-"""The options that several commands have."""
+"""The options that several commands share, each declared once."""
 
 from __future__ import annotations
 
@@ -8,31 +8,35 @@ import typer
 
 from bge_integrations.errors import InvalidInputError
 
-_MODEL = "Hub id, checkpoint folder, or 'pocket'"
+_MODEL = "hub id, checkpoint folder, or 'pocket'"
 
 
-def _kept(index: str) -> str:
+def _check_index(index: str) -> str:
     if index == ":memory:":
         raise InvalidInputError("--index :memory: would be gone when the command ends; name a folder")
     return index
 
 
-Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.", callback=_kept)]
-Embedder = Annotated[str, typer.Option("--model", help=f"Embedding model. {_MODEL}.")]
-Reranker = Annotated[str, typer.Option("--model", help=f"Reranker. {_MODEL}.")]
+Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.", callback=_check_index)]
+Embedder = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Embedding model: {_MODEL}.")]
+Reranker = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Reranker: {_MODEL}.")]
+#: For commands that can do without one.
+OptionalReranker = Annotated[str | None, typer.Option(metavar="MODEL", help=f"Rerank with this model: {_MODEL}.")]
 Device = Annotated[
     list[str] | None,
     typer.Option(
-        help="cpu, cuda, cuda:1; again for each of several CUDA devices. Without it, CUDA where there is one.",
+        help="cpu, cuda or cuda:1; repeat it to use several CUDA devices. Defaults to CUDA if there is a GPU.",
         callback=lambda given: given or None,
     ),
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16, float16, int8. Without it, bfloat16 on CUDA and float32 on the CPU."),
+    typer.Option(
+        help="float32, bfloat16, float16 (CUDA) or int8 (CPU). Defaults to bfloat16 on CUDA and float32 on the CPU."
+    ),
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(min=1, help="Longest text in tokens. Without it, what the model was made for.")
+    int | None, typer.Option(min=1, help="Maximum tokens per text. Defaults to what the model was trained for.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, one object a line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no remarks.")]

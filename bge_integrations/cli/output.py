@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, everything else on standard error."""
+"""Output of the commands: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: Characters of a column beside one that is cut.
+#: Maximum characters of a column beside one that is cut.
 _WIDEST = 40
 
 
 def print_json(row: object) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(row, ensure_ascii=False))
 
 
 def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cut: bool = False) -> None:
-    """A table as wide as the terminal; into a pipe or a file, whole cells with tabs between and no header.
+    """Print a table as wide as the terminal; into a pipe or a file, whole cells separated by tabs and no header.
 
     Args:
         rows: Cells; line breaks and tabs in them become spaces.
-        header: The columns' names; none are shown without it.
-        cut: Cut what is too long, the last column first, instead of going on in the next line.
+        header: Names of the columns; without it there is no header.
+        cut: Cut long cells, those of the last column first, instead of wrapping them.
     """
     cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
     if not cells or not sys.stdout.isatty():
@@ -51,7 +51,7 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cu
 
 
 def say(message: Any) -> None:
-    """A remark or an error, on one line."""
+    """Print a remark or an error to standard error, on one line."""
     print(f"bge: {' '.join(str(message).split())}", file=sys.stderr)
 
 

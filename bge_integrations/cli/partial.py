@@ -1,15 +1,14 @@
-"""What `bge embed` writes: rows with vectors, kept beside the output until all are there.
+"""What `bge embed` writes: rows with vectors, kept beside the output until all are done.
 
-OUTPUT.partial/            until the end, when the rows become OUTPUT
-    settings.json          model, input and options that the rows were made with
-    rows.jsonl             for JSONL: complete lines, and perhaps a piece of one
+OUTPUT.partial/            until the rows are moved to OUTPUT
+    settings.json          model, input and options that the rows depend on
+    rows.jsonl             for JSONL: complete lines, and after a kill perhaps a part of one
     000000000256.parquet   for Parquet: parts, each named by the number of rows up to its end
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -21,31 +20,34 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
+from bge_integrations.atomic_files import atomic_writer, move_atomically, write_atomically
 from bge_integrations.cli.rows import Chunk, as_rows, as_table, json_line
 from bge_integrations.errors import InvalidInputError
 
-#: The columns that are added, in Parquet.
+#: Parquet types of the added columns.
 TYPES = {
     "dense": pa.list_(pa.float32()),
     "sparse": pa.struct({"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())}),
     "multi_vector": pa.list_(pa.list_(pa.float32())),
 }
 Columns = dict[str, list[Any]]
-#: The files of the folder, see above.
-_OURS = re.compile(r"\.lock|settings\.json|rows\.jsonl|\d+\.(parquet|new)|joined\.new")
+#: Names of the files in the folder, see above; `.NAME.RANDOM.new` is left by a kill while one was written.
+_OURS = re.compile(
+    r"\.lock|settings\.json|rows\.jsonl|\d+\.(parquet|new)|joined\.new|\.(settings\.json|\d+\.parquet)\.\w+\.new"
+)
 
 
 class Partial:
-    """The folder OUTPUT.partial, held by one process at a time.
+    """The folder OUTPUT.partial, which one process at a time may use.
 
     Args:
-        output: The file that is to be.
-        settings: What the rows depend on. Rows made with the same settings are kept.
-        overwrite: Replace the output, and begin anew where the settings are others.
+        output: The file that the rows become.
+        settings: What the rows depend on. Rows with the same settings are kept.
+        overwrite: Replace the output, and discard rows with other settings.
 
     Raises:
-        InvalidInputError: There are rows made with other settings, another process writes, the output is there, or the
-            folder holds something else.
+        InvalidInputError: There are rows with other settings, another process is writing, the output exists, or the
+            folder contains something else.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], overwrite: bool) -> None:
@@ -55,15 +57,15 @@ class Partial:
         foreign = next((path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)), None)
         if foreign is not None:  # the whole folder is removed at the end
             raise InvalidInputError(
-                f"{self.folder} is needed for the rows on their way, and holds {foreign}, which is not of this "
-                "command; move it away, or name another output"
+                f"{self.folder} is needed for unfinished rows, but contains {foreign}, which is not from this command; "
+                "move it away, or name another output"
             )
         self._overwrite = overwrite
         self._lock = FileLock(self.folder / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise InvalidInputError(f"another process is writing {self.folder}; let it end") from None
+            raise InvalidInputError(f"another process is writing {self.folder}; wait until it ends") from None
         try:
             self._check_output("")  # another process may have finished while this one loaded the model
             self._check(settings)
@@ -74,42 +76,40 @@ class Partial:
     def _check_output(self, rows: str) -> None:
         if self.output.exists() and not self._overwrite:
             raise InvalidInputError(
-                f"{self.output} was made by another process meanwhile{rows}; name another file, or replace it with "
-                "--overwrite"
+                f"{self.output} was created by another process in the meantime{rows}; name another file, or replace it "
+                "with --overwrite"
             )
 
     def _check(self, settings: dict[str, Any]) -> None:
         file = self.folder / "settings.json"
         try:
             found = json.loads(file.read_text("utf-8"))
-        except (FileNotFoundError, ValueError):  # a kill came first, or in the middle
+        except (FileNotFoundError, ValueError):  # not written yet, or damaged
             found = {}
         different = [name for name in settings if found.get(name) != settings[name]]
         if different and self._has_rows() and not self._overwrite:
             raise InvalidInputError(
                 f"{self.folder} was made with another {', '.join(different)}; run that command again to finish it, "
-                "delete the folder, or begin anew with --overwrite"
+                "delete the folder, or start over with --overwrite"
             )
         if different or settings["input"] is None:  # standard input can't be read again
             for path in self.folder.iterdir():
                 if path.name != ".lock":
                     path.unlink()
-        file.write_text(json.dumps(settings, indent=2), "utf-8")
+        write_atomically(file, json.dumps(settings, indent=2).encode())
 
     def become(self, file: Path) -> None:
-        """Put the finished file in the output's place.
+        """Move the finished file to the output.
 
         Raises:
-            InvalidInputError: Something has been put there meanwhile; the rows stay here.
+            InvalidInputError: The output was created in the meantime; the rows stay here.
         """
         self._check_output(f" (these rows are in {self.folder})")
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-        file.replace(self.output)
+        move_atomically(file, self.output)
         self._remove()
 
     def close(self) -> None:
-        """Let go of the folder; without rows in it, it goes. A second call does nothing."""
+        """Release the folder, and remove it if it has no rows. A second call does nothing."""
         if self._lock.is_locked and not self._has_rows():
             self._remove()
         self._lock.release()
@@ -120,15 +120,15 @@ class Partial:
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)  # with the lock held: another process may want it next
         self._lock.release()
-        with suppress(OSError):  # where a file that is open can't be removed
+        with suppress(OSError):  # still there if an open file could not be removed
             self.folder.rmdir()
 
 
 class Writer(Protocol):
-    """Takes rows and their new columns.
+    """Writes rows with their new columns.
 
     Attributes:
-        done: How many rows were there from the beginning: whole chunks, unless it is all.
+        done: How many rows an earlier run wrote: whole chunks, unless it wrote all rows.
     """
 
     done: int
@@ -136,16 +136,16 @@ class Writer(Protocol):
     def write(self, chunk: Chunk, columns: Columns) -> None: ...
 
     def finish(self) -> None:
-        """Make it the output."""
+        """Move the rows to the output."""
         ...
 
     def close(self) -> None:
-        """Let go of the files; without `finish`, what was written stays for another run."""
+        """Release the files; without `finish`, the rows stay for another run."""
         ...
 
 
 class LinesWriter:
-    """JSONL."""
+    """Writes JSONL."""
 
     def __init__(self, partial: Partial, size: int) -> None:
         self._partial = partial
@@ -167,7 +167,7 @@ class LinesWriter:
 
 
 class PartsWriter:
-    """Parquet: each chunk becomes a file, and at the end all become one."""
+    """Writes Parquet: each chunk becomes a file, and `finish` joins them."""
 
     def __init__(self, partial: Partial, schema: pa.Schema, added: list[str]) -> None:
         self._partial = partial
@@ -184,9 +184,8 @@ class PartsWriter:
             table = table.append_column(name, pa.array(values, TYPES[name]))
         self._written += table.num_rows
         part = self._partial.folder / f"{self._written:012d}.parquet"
-        new = part.with_suffix(".new")
-        pq.write_table(table, new)
-        new.replace(part)  # so that a part is whole
+        with atomic_writer(part) as file:
+            pq.write_table(table, file)
 
     def finish(self) -> None:
         joined = self._partial.folder / "joined.new"
@@ -203,7 +202,7 @@ class PartsWriter:
 
 
 class StreamWriter:
-    """JSONL on standard output."""
+    """Writes JSONL to standard output."""
 
     done = 0
 
@@ -211,10 +210,10 @@ class StreamWriter:
         _write_lines(sys.stdout, chunk, columns)
 
     def finish(self) -> None:
-        """Nothing: every chunk has been written."""
+        """Do nothing: every chunk has been written."""
 
     def close(self) -> None:
-        """Nothing: standard output stays open."""
+        """Do nothing: standard output stays open."""
 
 
 def _write_lines(file: TextIO, chunk: Chunk, columns: Columns) -> None:
@@ -225,12 +224,12 @@ def _write_lines(file: TextIO, chunk: Chunk, columns: Columns) -> None:
 
 
 def _complete(path: Path, size: int) -> tuple[int, int]:
-    """The lines of the complete chunks in a file, and where the last of these ends."""
-    done = end = place = 0
+    """Return the number of lines in complete chunks of a file, and the position of their end."""
+    done = end = position = 0
     if path.exists():
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                place += len(line)
+                position += len(line)
                 if number % size == 0 and line.endswith(b"\n"):
-                    done, end = number, place
+                    done, end = number, position
     return done, end

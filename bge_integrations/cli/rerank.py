@@ -1,4 +1,4 @@
-"""`bge rerank`: candidates of any origin, best first."""
+"""`bge rerank`: order candidates from anywhere, best first."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ _FIELD = "text"
 
 def rerank(
     query: Annotated[str, typer.Argument(help="The question.")],
-    file: Annotated[str, typer.Argument(help="Candidates, one a line; - is standard input.")] = "-",
+    file: Annotated[str, typer.Argument(help="Candidates, one per line; - is standard input.")] = "-",
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help=f"The lines are JSON objects with '{_FIELD}'; so are those of *.jsonl.")
+        bool,
+        typer.Option("--jsonl", help=f"Lines are JSON objects with '{_FIELD}', as they always are in a *.jsonl file."),
     ] = False,
     model: options.Reranker = "BAAI/bge-reranker-v2-m3",
-    top_n: Annotated[int | None, typer.Option(min=1, help="How many to keep. Without it, all.")] = None,
+    top_n: Annotated[int | None, typer.Option(min=1, help="How many to keep. Defaults to all.")] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
     cutoff_layers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Layerwise and lightweight rerankers: score after so many layers."),
+        typer.Option(metavar="N", help="Layerwise and lightweight rerankers: score after N layers."),
     ] = None,
     compress_ratio: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Lightweight reranker: 2, 4 or 8 states of a passage become one."),
+        typer.Option(
+            metavar="N", help="Lightweight reranker: merge every N neighbouring states of a passage, 2, 4 or 8."
+        ),
     ] = None,
     compress_layers: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", help="Before which layers that happens; may be given several times. Without it, 8."),
+        typer.Option(metavar="N", help="Merge them before layer N; repeat it for several layers. Defaults to 8."),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Of a language model: what it is asked behind question and candidate.")
+        str | None, typer.Option(help="LLM rerankers: the instruction after question and candidate.")
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -69,16 +72,16 @@ def rerank(
     ) as reranker:
         pairs = [(query, row[_FIELD]) for row in rows]
         scores = reranker.score(pairs, show_progress=progress_is_shown(quiet)).tolist()
-    places = select_best(scores, top_n)
+    best = select_best(scores, top_n)
     if as_json:
-        for rank, place in enumerate(places, start=1):
-            print_json({**rows[place], "rank": rank, "score": scores[place]})
+        for rank, i in enumerate(best, start=1):
+            print_json({**rows[i], "rank": rank, "score": scores[i]})
     else:
-        print_table(((f"{scores[place]:+.3f}", rows[place][_FIELD]) for place in places), ("score", "text"), cut=True)
+        print_table(((f"{scores[i]:+.3f}", rows[i][_FIELD]) for i in best), ("score", "text"), cut=True)
 
 
 def _check_json(rows: list[dict[str, Any]], name: str) -> None:
-    """Refuse what was read but is no JSON: NaN and Infinity."""
+    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
     for number, row in enumerate(rows, start=1):
         try:
             json.dumps(row, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The rows that `bge embed` reads: JSONL or Parquet, some hundreds at a time."""
+"""The rows that `bge embed` reads, from JSONL or Parquet, a few hundred at a time."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ class Rows(Protocol):
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of the file; None where it can't be read twice."""
+        """SHA-256 of the file; None if it can't be read twice."""
         ...
 
     def chunks(self, size: int) -> Iterator[Chunk]:
-        """All rows, `size` of them at a time.
+        """Yield all rows, `size` at a time.
 
         Raises:
-            InvalidInputError: A row has no text, or a column that is to be added; the message names it.
+            InvalidInputError: A row has no text, or already has a column that will be added; the message names it.
         """
         ...
 
     def texts(self, chunk: Chunk) -> list[str]: ...
 
     def schema(self, size: int) -> pa.Schema:
-        """The columns and types that hold all rows."""
+        """Return the columns and types that fit all rows."""
         ...
 
 
 class JsonLines:
-    """The objects of a JSONL file, or of standard input ("-").
+    """The objects of a JSONL file, or of standard input.
 
     Args:
-        file: Where they are.
+        file: The file's name; "-" is standard input.
         field: The column with the texts.
-        added: The columns that are to be added, which the rows can't have.
+        added: Columns that will be added, which the rows must not have.
     """
 
     def __init__(self, file: str, field: str, added: list[str]) -> None:
@@ -79,22 +79,23 @@ class JsonLines:
                 found = pa.unify_schemas([found, pa.table(columns).schema], promote_options="permissive")
             except (pa.ArrowException, OverflowError) as error:
                 raise InvalidInputError(
-                    f"{self._file} has a column whose values Parquet can't hold together ({error}); write .jsonl"
+                    f"{self._file} has a column with values of different types, which Parquet can't hold ({error}); "
+                    "write .jsonl instead"
                 ) from error
         return found
 
 
 class Parquet:
-    """The rows of a Parquet file; arguments as those of `JsonLines`."""
+    """The rows of a Parquet file; the arguments are the same as for `JsonLines`."""
 
     def __init__(self, file: str, field: str, added: list[str]) -> None:
         self._path = Path(file)
         self._field = field
         try:
-            with self._path.open("rb"):  # an OSError of its own where there is no such file
+            with self._path.open("rb"):  # raises the usual OSError if there is no such file
                 self._schema = pq.read_schema(self._path)
         except pa.ArrowInvalid as error:
-            raise InvalidInputError(f"{file} is no Parquet file ({error})") from error
+            raise InvalidInputError(f"{file} is not a Parquet file ({error})") from error
         if twice := sorted({name for name in self._schema.names if self._schema.names.count(name) > 1}):
             raise InvalidInputError(f"{file} has more than one column {', '.join(map(repr, twice))}; rename them")
         _check_names(self._schema.names, added)
@@ -102,7 +103,9 @@ class Parquet:
             raise InvalidInputError(f"{file} has no column {field!r}; it has {', '.join(self._schema.names)}")
         kind = self._schema.field(field).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise InvalidInputError(f"the column {field!r} of {file} holds {kind}, no texts; name another with --field")
+            raise InvalidInputError(
+                f"the column {field!r} of {file} holds {kind}, not texts; name another with --field"
+            )
 
     @property
     def digest(self) -> str | None:
@@ -142,27 +145,27 @@ def as_table(chunk: Chunk, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(chunk, schema)
 
 
-def json_line(row: dict[str, Any], place: str) -> str:
-    """The row as a line of JSON.
+def json_line(row: dict[str, Any], row_name: str) -> str:
+    """Return the row as a line of JSON.
 
     Raises:
-        InvalidInputError: It holds what JSON has not: NaN, dates, bytes; the message names the place.
+        InvalidInputError: JSON can't hold a value: NaN, a date, bytes. The message begins with `row_name`.
     """
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_list) + "\n"
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{place} can't be written as JSON ({error}); write .parquet") from error
+        raise InvalidInputError(f"{row_name} can't be written as JSON ({error}); write .parquet instead") from error
 
 
 def _as_list(value: object) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
-    raise TypeError(f"there is a {type(value).__name__} in it")
+    raise TypeError(f"it contains a {type(value).__name__}")
 
 
 def _check_names(names: list[str], added: list[str]) -> None:
     if taken := [name for name in added if name in names]:
-        raise InvalidInputError(f"the rows have {' and '.join(taken)} already; rename or leave out that column")
+        raise InvalidInputError(f"the rows already have {' and '.join(taken)}; rename or remove that column")
 
 
 def _digest(path: Path) -> str:
@@ -171,5 +174,5 @@ def _digest(path: Path) -> str:
 
 
 def _names(rows: list[dict[str, Any]]) -> list[str]:
-    """All keys, as they first come."""
+    """Return all keys, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))

@@ -1,4 +1,4 @@
-"""`bge search` and `bge ask`: passages, or sentences of them, from an index."""
+"""`bge search` and `bge ask`: find passages in an index, or their best sentences."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.index import Hit
 
-#: Passages that a reranker gets, at least.
+#: Minimum number of passages that are reranked.
 _CANDIDATES = 20
-#: Passages whose sentences are asked.
-_ASKED = 5
-#: Queries of standard input that are encoded together.
-_TOGETHER = 64
+#: Passages whose sentences may be in an answer.
+_ANSWER_PASSAGES = 5
+#: Queries from standard input that are encoded together.
+_BATCH = 64
 
 _Filters = Annotated[
     list[str] | None,
     typer.Option(
         "--filter",
         metavar="KEY=VALUE",
-        help="Only passages with this metadata: source=notes/a.md, page=3. Several must all hold.",
+        help="Only passages with this metadata: source=notes/a.md, page=3. Repeat it to combine conditions with and.",
     ),
 ]
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="The question; - reads questions from standard input, one a line.")],
+    query: Annotated[str, typer.Argument(help="The question; - reads questions from standard input, one per line.")],
     index: options.Index,
     top_n: Annotated[int, typer.Option(min=1, help="How many passages.")] = 5,
-    mode: Annotated[Mode, typer.Option(help="What the score is made of.")] = "hybrid",
+    mode: Annotated[Mode, typer.Option(help="Which vectors to search by.")] = "hybrid",
     filters: _Filters = None,
-    rerank: Annotated[str | None, typer.Option(metavar="MODEL", help="Reranker that orders the best anew.")] = None,
+    rerank: options.OptionalReranker = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
@@ -59,9 +59,9 @@ def search(
     with ExitStack() as stack:
         opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, create=False))
         reranker = stack.enter_context(load_reranker(rerank, device=device, dtype=dtype)) if rerank else None
-        while together := list(islice(queries, _TOGETHER)):
-            found = opened.search_many(together, k, mode=mode, filter=condition)
-            for asked, hits in zip(together, found, strict=True):
+        while batch := list(islice(queries, _BATCH)):
+            found = opened.search_many(batch, k, mode=mode, filter=condition)
+            for asked, hits in zip(batch, found, strict=True):
                 best = _reranked(asked, hits, reranker)[:top_n] if reranker else hits
                 _print_hits(asked, best, titled=query == "-", as_json=as_json)
 
@@ -78,7 +78,7 @@ def ask(
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Answer with the sentences of the best passages that fit the question best, and their sources."""
+    """Answer a question with sentences from the best passages, and name their sources."""
     condition = _filter_of(filters)
     _check_query(question)
     from bge_integrations.core.loading import load_reranker
@@ -89,7 +89,7 @@ def ask(
         M3Index.open(index, device=device, dtype=dtype, create=False) as opened,
         load_reranker(rerank, device=device, dtype=dtype) as reranker,
     ):
-        hits = opened.search(question, _ASKED, filter=condition)
+        hits = opened.search(question, _ANSWER_PASSAGES, filter=condition)
         quotes = extract(question, [hit.text for hit in hits], reranker, top_n=top_n) if hits else []
     if not quotes:
         say("no passage found")
@@ -121,7 +121,7 @@ def _check_query(query: str) -> None:
 
 
 def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
-    """`KEY=VALUE` as the index's filter; a value that reads as a JSON number, bool or string is one."""
+    """Return the index's filter for KEY=VALUE pairs; a value may be a JSON number, bool or string, or plain text."""
     conditions = []
     for pair in pairs or []:
         if not _is_unicode(pair):
@@ -140,7 +140,7 @@ def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Without the lone surrogates that stand for bytes that are not UTF-8."""
+    """Whether there are no lone surrogates, which stand for bytes that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

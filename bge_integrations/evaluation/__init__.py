@@ -1,6 +1,6 @@
 """How well an embedder, a mode and a reranker find the right documents: measured on your own data or BEIR's.
 
-`python -m bge_integrations.evaluation --help` does it from the command line.
+On the command line: `bge eval --help`.
 """
 
 from bge_integrations.evaluation.baseline import bm25

@@ -1,4 +1,4 @@
-"""The libraries of the extra "eval", imported when they are first needed."""
+"""Libraries of the extra "eval", imported when they are first needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bge_integrations.optional import import_library
 
 
 def import_extra(module: str) -> Any:
-    """The module.
+    """Import and return a module.
 
     Raises:
         ImportError: It is not installed; the message names the extra.

@@ -1,50 +1,39 @@
-"""Results on disk: a place is checked before there is anything to write, and a file is written whole or not at all."""
+"""Results on disk: destinations are checked before anything is computed, and files are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
+from bge_integrations.atomic_files import write_atomically
 from bge_integrations.errors import InvalidInputError
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text beside the file and move it into place; folders are made where there are none.
+    """Write UTF-8 text to a file, atomically; missing folders are created.
 
-    A link is followed. A device, a pipe or standard output, whatever that is, is written to as it stands.
+    A link is followed. A device, a pipe or standard output is written to directly.
 
     Raises:
         InvalidInputError: As in `check_file`.
     """
     check_file(path)
+    content = text.encode("utf-8")
     if _is_standard_output(path):
         sys.stdout.flush()  # what was printed comes first
-        with open(1, "w", encoding="utf-8", newline="\n", closefd=False) as stream:
-            stream.write(text)
-        return
-    if _is_special(path):
-        with open(path, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        return
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.chmod(name, target.stat().st_mode if target.exists() else 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        with open(1, "wb", closefd=False) as stream:
+            stream.write(content)
+    elif _is_special(path):
+        Path(path).write_bytes(content)
+    else:
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, content)
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Raise InvalidInputError unless a file, or the device or pipe that is there, can be written to."""
+    """Raise InvalidInputError unless a file, an existing device or an existing pipe can be written to."""
     if not os.fspath(path):
         raise InvalidInputError("the file's name is empty; name a file")
     if Path(path).is_dir():
@@ -62,19 +51,19 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise InvalidInputError unless files can be written into this folder, which may have to be made."""
+    """Raise InvalidInputError unless files can be written into this folder, which may not exist yet."""
     if not os.fspath(folder):
         raise InvalidInputError("the folder's name is empty; name a folder")
-    place = Path(folder).absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    if not there.is_dir():
-        raise InvalidInputError(f"{there} is a file; name a folder")
-    if not os.access(there, os.W_OK):
-        raise InvalidInputError(f"{there} can't be written to; name another folder")
+    path = Path(folder).absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise InvalidInputError(f"{existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK):
+        raise InvalidInputError(f"{existing} can't be written to; name another folder")
 
 
 def _is_standard_output(path: str | os.PathLike[str]) -> bool:
-    """Also where it was sent to a file, which must not be replaced while it is written to."""
+    """Whether standard output goes to this file, which must then not be replaced while it is written to."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(1))
     except OSError:  # there is no such file, or no standard output
@@ -82,12 +71,5 @@ def _is_standard_output(path: str | os.PathLike[str]) -> bool:
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a device, a pipe or a socket, into which a file can't be moved."""
+    """Whether this is a device, a pipe or a socket, which can't be replaced by a file."""
     return Path(path).exists() and not Path(path).is_file()
-
-
-def _umask() -> int:
-    """The process's mask of permissions, which can be read only by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

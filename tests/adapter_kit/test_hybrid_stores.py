@@ -17,7 +17,6 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore as LlamaIndexQdra
 from pydantic import ValidationError
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from bge_integrations.core.residency import ModelLane
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.langchain import BGEEmbeddings, BGEMilvusSparseEmbeddings, BGESparseEmbeddings
 from bge_integrations.llama_index import BGEEmbedding, BGESparseEmbedding
@@ -29,20 +28,6 @@ EXACT = {"metric_type": "IP", "params": {}}
 
 
 @pytest.fixture
-def computed(monkeypatch):
-    """How many texts the model computed, as a list that grows."""
-    seen = []
-    run = ModelLane.run
-
-    def noted(lane, sequences, between_layers):
-        seen.extend(sequences)
-        return run(lane, sequences, between_layers)
-
-    monkeypatch.setattr(ModelLane, "run", noted)
-    return seen
-
-
-@pytest.fixture
 def lexical(m3):
     """{text: score} of the query."""
     from bge_integrations.scoring import lexical_scores
@@ -51,7 +36,7 @@ def lexical(m3):
     return dict(zip(TEXTS, lexical_scores(query, m3.encode(TEXTS, sparse=True).sparse)[0].tolist(), strict=True))
 
 
-def test_langchain_qdrant_hybrid_runs_the_model_once(computed):
+def test_langchain_qdrant_hybrid_runs_the_model_once(lengths):
     store = QdrantVectorStore.from_texts(
         TEXTS,
         embedding=BGEEmbeddings(model=M3),
@@ -60,10 +45,10 @@ def test_langchain_qdrant_hybrid_runs_the_model_once(computed):
         location=":memory:",
     )
     probe = 1  # langchain-qdrant embeds a dummy text to see the dimension
-    assert len(computed) <= len(TEXTS) + probe
-    before = len(computed)
+    assert len(lengths()) <= len(TEXTS) + probe
+    before = len(lengths())
     found = store.similarity_search(QUERY, k=4)
-    assert len(computed) == before + 1
+    assert len(lengths()) == before + 1
     assert {document.page_content for document in found} <= set(TEXTS)
 
 
@@ -83,7 +68,7 @@ async def test_langchain_qdrant_sparse_scores_are_bge_m3s(lexical):
     ]
 
 
-def test_langchain_milvus_hybrid_runs_the_model_once(computed, tmp_path):
+def test_langchain_milvus_hybrid_runs_the_model_once(lengths, tmp_path):
     dense, sparse = BGEEmbeddings(model=M3), BGEMilvusSparseEmbeddings(model=M3)
     store = Milvus.from_texts(
         TEXTS,
@@ -93,9 +78,9 @@ def test_langchain_milvus_hybrid_runs_the_model_once(computed, tmp_path):
         connection_args={"uri": str(tmp_path / "milvus.db")},
         consistency_level="Strong",
     )
-    assert len(computed) == len(TEXTS)
+    assert len(lengths()) == len(TEXTS)
     found = store.similarity_search(QUERY, k=4, ranker_type="rrf", ranker_params={"k": 60})
-    assert len(computed) == len(TEXTS) + 1
+    assert len(lengths()) == len(TEXTS) + 1
     assert {document.page_content for document in found} <= set(TEXTS)
 
 
@@ -126,14 +111,14 @@ def llama_index_store():
     )
 
 
-def test_llama_index_qdrant_hybrid_runs_the_model_once(lexical, computed, llama_index_store):
+def test_llama_index_qdrant_hybrid_runs_the_model_once(lexical, lengths, llama_index_store):
     nodes = [TextNode(text=text, id_=f"00000000-0000-0000-0000-00000000000{i}") for i, text in enumerate(TEXTS)]
     context = StorageContext.from_defaults(vector_store=llama_index_store)
     index = VectorStoreIndex(nodes, storage_context=context, embed_model=BGEEmbedding(model_name=M3))
-    assert len(computed) == len(TEXTS)
+    assert len(lengths()) == len(TEXTS)
     retriever = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=4, sparse_top_k=4)
     found = retriever.retrieve(QUERY)
-    assert len(computed) == len(TEXTS) + 1
+    assert len(lengths()) == len(TEXTS) + 1
     assert {node.text for node in found} <= set(TEXTS)
     query = VectorStoreQuery(query_str=QUERY, mode=VectorStoreQueryMode.SPARSE, similarity_top_k=4)
     answer = llama_index_store.query(query)

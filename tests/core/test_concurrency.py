@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tokenizers
-from conftest import BASE, M3, RERANKER, assert_close
+from conftest import ALLOW_SIGINT, BASE, M3, RERANKER, assert_close
 from packaging.version import Version
 
 from bge_integrations import load_embedder, load_reranker
@@ -443,7 +443,6 @@ import os, signal, threading, time, torch
 from bge_integrations import load_embedder
 from bge_integrations.core import residency
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of `nohup` would ignore it
 load_model = residency.load_model
 
 def slowly(*arguments):
@@ -456,6 +455,7 @@ def slowly(*arguments):
 residency.load_model = slowly
 load_embedder("pocket")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", ALLOW_SIGINT + code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")

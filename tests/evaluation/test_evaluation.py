@@ -794,7 +794,7 @@ def test_the_command_writes_tables_json_runs_and_markdown(tmp_path, demo_folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "demo: 120 documents" in done.stdout
-    assert done.stderr == "" or done.stderr.endswith("were cut\n")
+    assert done.stderr == "" or done.stderr.endswith("were truncated\n")
     [stored] = json.loads((tmp_path / "all.json").read_text("utf-8"))
     for name in report:
         assert stored["methods"][name]["means"] == pytest.approx(report[name].means, abs=1e-6)
@@ -841,35 +841,35 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["{demo}", "--model", "pocket", "--split", "dev"], "no split 'dev'; it has 'bare', 'test'"),
         (["{demo}", "--model", "./nothing"], "nothing"),
         (["{demo}", "{demo}", "--model", "pocket", "--runs", "runs"], "have the same name"),
-        (["{demo}", "--model", M3, "--reranker", M3], "is no reranker; name a reranker, or leave --reranker out"),
+        (["{demo}", "--model", M3, "--reranker", M3], "is not a reranker; name a reranker, or leave --reranker out"),
         (["{demo}", "--model", RERANKER], "is a reranker; name it with --reranker, and an embedding"),
         (["{demo}", "--model", "bge-reranker-base"], "is a reranker; name it with --reranker, and an embedding"),
-        (["{demo}", "--model", "pocket", "--reranker", "bge-m3"], "is no reranker; name a reranker, or leave"),
+        (["{demo}", "--model", "pocket", "--reranker", "bge-m3"], "is not a reranker; name a reranker, or leave"),
         (["{demo}", "--model", BASE, "--weights", "1,0.3,1"], "--weights needs sparse and multi-vector scores"),
         (["{demo}", "--model", BASE, "--modes", "hybrid"], "--modes hybrid needs sparse and multi-vector scores"),
         # before any model is looked for
-        (["{demo}", "", *NO_MODEL], "the folder's name is empty"),
-        (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three numbers with commas between"),
+        (["{demo}", "", *NO_MODEL], "FOLDER is empty"),
+        (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three numbers separated by commas"),
         (["{demo}", *NO_MODEL, "--weights", "0,0,0"], "--weights 0,0,0 must be three numbers"),
-        (["{demo}", *NO_MODEL, "--weights", "1e308,1e308,1e308"], "must be three numbers with commas between"),
+        (["{demo}", *NO_MODEL, "--weights", "1e308,1e308,1e308"], "must be three numbers separated by commas"),
         (["{demo}", *NO_MODEL, "--weights", "1,2,3", "--modes", "dense,sparse"], "--weights is for hybrid"),
         (["{demo}", *NO_MODEL, "--modes", "lexical"], "--modes lexical must be some of dense, sparse"),
-        (["{demo}", *NO_MODEL, "--modes", ""], "must be some of dense, sparse"),
+        (["{demo}", *NO_MODEL, "--modes", ""], "--modes is empty"),
         (["{demo}", *NO_MODEL, "--modes", "dense,dense"], "each once"),
         (["{demo}", *NO_MODEL, "--tune", "--modes", "dense"], "leave --modes out"),
         (["{demo}", *NO_MODEL, "--tune"], "judged queries leave"),
         (["{demo}", *NO_MODEL, "--rerank-depth", "0"], "--rerank-depth=0 must be a whole number"),
         (["{demo}", *NO_MODEL, "--rerank-depth", "5"], "--rerank-depth needs a --reranker"),
-        (["{demo}", *NO_MODEL, "--language", "klingon"], "--language klingon is none of "),
-        (["{demo}", *NO_MODEL, "--language", "finnish"], "take one of them, or leave BM25 out with --no-baseline"),
+        (["{demo}", *NO_MODEL, "--language", "klingon"], "--language klingon is not supported; use one of "),
+        (["{demo}", *NO_MODEL, "--language", "finnish"], "or leave BM25 out with --no-baseline"),
         (["{demo}", *NO_MODEL, "--language", "german", "--no-baseline"], "leave one of the two out"),
         (["{demo}", *NO_MODEL, "--json", "{demo}"], "is a folder; name a file"),
         (["{demo}", *NO_MODEL, "--json", "{demo}/corpus.jsonl/a"], "corpus.jsonl is a file; name a folder"),
-        (["{demo}", *NO_MODEL, "--markdown", ""], "--markdown: the file's name is empty"),
+        (["{demo}", *NO_MODEL, "--markdown", ""], "--markdown is empty"),
         (["{demo}", *NO_MODEL, "--markdown", "a", "--json", "./a"], "have the same name; give each its own"),
         (["{demo}", "--model", ""], "--model is empty"),
         (["{demo}", *NO_MODEL, "--reranker", ""], "--reranker is empty"),
-        (["{demo}", *NO_MODEL, "--runs", ""], "--runs: the folder's name is empty"),
+        (["{demo}", *NO_MODEL, "--runs", ""], "--runs is empty"),
         (["{demo}", *NO_MODEL, "--runs", "{demo}/corpus.jsonl"], "is a file; name a folder"),
     ],
 )
@@ -877,7 +877,7 @@ def test_a_mistake_is_one_line(capsys, demo_folder, arguments, message):
     assert main([argument.format(demo=demo_folder) for argument in arguments]) == 1
     written = capsys.readouterr()
     assert written.out == ""
-    assert written.err.startswith("evaluation: ")
+    assert written.err.startswith("bge: ")
     assert written.err.count("\n") == 1
     assert message in written.err
 
@@ -903,7 +903,7 @@ def test_texts_that_are_cut_are_told_of_each_data_set(capsys, tmp_path):
     folders = [str(tmp_path / name) for name in ("short", "long", "longer")]
     assert main([*folders, "--model", "pocket", "--reranker", "pocket"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        f"evaluation: {name}: some texts were longer than the model's max_length and were cut"
+        f"bge: {name}: some texts were longer than the model's maximum and were truncated"
         for name in ("long", "longer")
     ]
 
@@ -924,7 +924,7 @@ def test_a_later_data_set_s_mistake_loses_no_earlier_result(tmp_path, capsys):
 def test_the_command_s_exit_status(tmp_path):
     done = command(tmp_path, "none", "--model", "pocket")
     assert done.returncode == 1
-    assert done.stderr.startswith("evaluation: none is no folder")
+    assert done.stderr.startswith("bge: none is no folder")
     assert done.stderr.count("\n") == 1
 
 
@@ -932,9 +932,9 @@ def test_interrupted(monkeypatch, capsys, demo_folder):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bge_integrations.evaluation.__main__._load_embedder", interrupt)
+    monkeypatch.setattr("bge_integrations.cli.evaluation._load_embedder", interrupt)
     assert main([str(demo_folder), "--model", "pocket"]) == 130
-    assert capsys.readouterr().err == "evaluation: interrupted\n"
+    assert capsys.readouterr().err == "bge: interrupted\n"
 
 
 def test_a_closed_pipe_is_silent(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import M3
+from conftest import ALLOW_SIGINT, M3
 
 from bge_integrations.errors import (
     ClosedError,
@@ -408,7 +408,7 @@ def test_optimising_takes_little_room(index, folder):
     assert len(index.search("bamboo", mode="dense")) == 10
 
 
-def test_an_interrupt_at_the_change_over(index, folder, pocket):
+def test_an_interrupt_at_the_change_over(ctrl_c, index, folder, pocket):
     """Ctrl-C when the copy has just become the current one."""
     current = (folder / "current.json").read_text()
 
@@ -476,7 +476,7 @@ index.close()
 def test_a_ctrl_c_in_the_terminal_does_not_reach_the_optimiser(folder, optimizer):
     """There all processes of the group get it; a program that goes on keeps what was begun in its background."""
     program = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C, str(folder), str(optimizer.program)],
+        [sys.executable, "-c", ALLOW_SIGINT + CTRL_C, str(folder), str(optimizer.program)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import CHECKPOINTS, assert_close
+from conftest import ALLOW_SIGINT, CHECKPOINTS, assert_close
 from transformers import AutoTokenizer
 
 from bge_integrations import load_embedder, load_reranker
@@ -210,7 +210,8 @@ try:
 except KeyboardInterrupt:
     print("interrupted", residency.models_in_memory())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25, check=False)
+    command = [sys.executable, "-c", ALLOW_SIGINT + code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert done.stdout == "interrupted []\n"
 
 
