@@ -18,10 +18,14 @@ def resolve_devices(device: str | list[str] | None) -> list[str]:
     """
     devices = [_resolve_device(each) for each in device] if isinstance(device, list) else [_resolve_device(device)]
     if not devices:
-        raise InvalidInputError("device=[] names no device; name one or several, or leave it out")
+        raise InvalidInputError(
+            "device=[] names no device", argument="device", advice="name one or several, or leave it out"
+        )
     if len(devices) > 1 and (len(set(devices)) < len(devices) or "cpu" in devices):
         raise InvalidInputError(
-            f"device={device!r}: several devices must be CUDA devices, each named once; 'cpu' alone uses all cores"
+            f"device={device!r}: several devices must be CUDA devices, each named once",
+            argument="device",
+            advice="use 'cpu' alone for all cores",
         )
     return devices
 
@@ -35,14 +39,18 @@ def _resolve_device(device: str | None) -> str:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InvalidInputError(
-            f"device={device!r} is not a device; use 'cpu', 'cuda', 'cuda:0' or a list of these"
+            f"device={device!r} is not a device",
+            argument="device",
+            advice="use 'cpu', 'cuda', 'cuda:0' or a list of these",
         ) from error
     if resolved.type not in ("cpu", "cuda"):
-        raise InvalidInputError(f"device={device!r} is not supported; use 'cpu' or 'cuda'")
+        raise InvalidInputError(f"device={device!r} is not supported", argument="device", advice="use 'cpu' or 'cuda'")
     if resolved.type == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
-        raise InvalidInputError(f"device={device!r} was asked for, but torch finds no CUDA device; use 'cpu'")
+        raise InvalidInputError(
+            f"device={device!r} was asked for, but torch finds no CUDA device", argument="device", advice="use 'cpu'"
+        )
     return f"cuda:{torch.cuda.current_device() if resolved.index is None else resolved.index}"
 
 
@@ -59,5 +67,9 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: str) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in supported:
         choices = ", ".join(map(repr, supported))
-        raise InvalidInputError(f"dtype={dtype!r} is not supported on {device.partition(':')[0]}; use one of {choices}")
+        raise InvalidInputError(
+            f"dtype={dtype!r} is not supported on {device.partition(':')[0]}",
+            argument="dtype",
+            advice=f"use one of {choices}",
+        )
     return name

@@ -46,35 +46,55 @@ class EarlyExit:
             InvalidInputError: They do not fit the model.
         """
         if cutoff_layers is not None and not profile.cutoffs:
-            raise InvalidInputError(f"{profile.name} has scores after its last layer only; leave cutoff_layers= out")
+            raise InvalidInputError(
+                f"{profile.name} has scores after its last layer only",
+                argument="cutoff_layers",
+                advice="leave cutoff_layers= out",
+            )
         if not (compress_ratio is None and compress_layers is None) and not profile.compresses:
             raise InvalidInputError(
-                f"{profile.name} can't compress passages; leave compress_ratio= and compress_layers= out"
+                f"{profile.name} can't compress passages",
+                argument="compress_layers" if compress_ratio is None else "compress_ratio",
+                advice="leave compress_ratio= and compress_layers= out",
             )
         cutoffs = _check_numbers("cutoff_layers", profile.cutoffs[-1:] if cutoff_layers is None else cutoff_layers)
         wrong = [cutoff for cutoff in cutoffs if cutoff not in profile.cutoffs]
         if cutoff_layers is not None and not cutoffs:
-            raise InvalidInputError("cutoff_layers=[] names no layer; leave it out for the last")
+            raise InvalidInputError(
+                "cutoff_layers=[] names no layer", argument="cutoff_layers", advice="leave it out for the last"
+            )
         if wrong or len(set(cutoffs)) < len(cutoffs):
             raise InvalidInputError(
                 f"cutoff_layers={cutoff_layers!r}: {profile.name} has scores after "
-                f"{', '.join(map(str, profile.cutoffs))} layers; name each once at most"
+                f"{', '.join(map(str, profile.cutoffs))} layers",
+                argument="cutoff_layers",
+                advice="name each of them at most once",
             )
         if compress_ratio is not None and (type(compress_ratio) is not int or compress_ratio not in _RATIOS):
-            raise InvalidInputError(f"compress_ratio={compress_ratio!r} is none of {', '.join(map(str, _RATIOS))}")
+            raise InvalidInputError(
+                f"compress_ratio={compress_ratio!r} is none of {', '.join(map(str, _RATIOS))}",
+                argument="compress_ratio",
+            )
         if compress_ratio is None and compress_layers is not None:
-            raise InvalidInputError("compress_layers= does nothing without compress_ratio=; pass 2, 4 or 8")
+            raise InvalidInputError(
+                "compress_layers= does nothing without compress_ratio=",
+                argument="compress_layers",
+                advice="pass 2, 4 or 8",
+            )
         ratio = compress_ratio or 1
         if ratio == 1 and compress_layers is None:
             return cls(cutoffs)
         layers = _check_numbers("compress_layers", _COMPRESS_LAYERS if compress_layers is None else compress_layers)
         if not layers or not all(0 <= layer < profile.cutoffs[-1] for layer in layers):
             raise InvalidInputError(
-                f"compress_layers={list(layers)} must be of the layers 0 to {profile.cutoffs[-1] - 1}"
+                f"compress_layers={list(layers)} must be among the layers 0 to {profile.cutoffs[-1] - 1}",
+                argument="compress_layers",
             )
         if ratio > 1 and min(layers) >= max(cutoffs):
             raise InvalidInputError(
-                f"compress_layers={list(layers)} does nothing below the cut-off {max(cutoffs)}; name a lower layer"
+                f"compress_layers={list(layers)} does nothing below the cut-off {max(cutoffs)}",
+                argument="compress_layers",
+                advice="name a lower layer",
             )
         return cls(cutoffs, tuple((layer, ratio) for layer in sorted(set(layers))) if ratio > 1 else ())
 
@@ -84,5 +104,5 @@ def _check_numbers(argument: str, numbers: int | Sequence[int]) -> tuple[int, ..
     if isinstance(numbers, Sequence) and not isinstance(numbers, (str, bytes)):
         checked = tuple(numbers)
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in checked):
-        raise InvalidInputError(f"{argument}={numbers!r} must be a whole number or a list of these")
+        raise InvalidInputError(f"{argument}={numbers!r} must be a whole number or a list of these", argument=argument)
     return checked

@@ -26,10 +26,14 @@ def tokenize_texts(
     template = tokenizer.text
     room = max_length - template.size
     if room < 1:
-        raise InvalidInputError(f"max_length={max_length} leaves no room for text; use at least {template.size + 1}")
+        raise InvalidInputError(
+            f"max_length={max_length} leaves no room for text",
+            argument="max_length",
+            advice=f"use at least {template.size + 1}",
+        )
     ids = tokenizer.ids([instruction + text for text in texts] if instruction else texts)
     if template.size == 0 and not all(map(len, ids)):
-        raise InvalidInputError("an empty text is no input for this tokenizer, which adds no special tokens")
+        raise InvalidInputError("this tokenizer adds no special tokens, so a text must not be empty")
     sequences = [_assemble(template, text[:room]) for text in ids]
     if shared:
         beginning = np.concatenate([template.parts[0], *tokenizer.ids([shared])])
@@ -46,7 +50,9 @@ def tokenize_pairs(
     if max_length - query_max_length - template.size < 1:
         raise InvalidInputError(
             f"max_length={max_length} leaves no room for a passage after a query of query_max_length="
-            f"{query_max_length} and {template.size} special tokens; use a longer max_length or a shorter query"
+            f"{query_max_length} and {template.size} special tokens",
+            argument="max_length",
+            advice="use a longer max_length or a shorter query",
         )
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     ids = dict(zip(texts, tokenizer.ids(texts), strict=True))
@@ -78,7 +84,11 @@ def tokenize_with_examples(
     max_length = min(max_length, longest)
     room = max_length - start - end
     if room < 1:
-        raise InvalidInputError(f"max_length={max_length} leaves no room for a query; use at least {start + end + 1}")
+        raise InvalidInputError(
+            f"max_length={max_length} leaves no room for a query",
+            argument="max_length",
+            advice=f"use at least {start + end + 1}",
+        )
     shortened = [tokenizer.shortened(instruction + text, room) for text in texts]
     whole_length = (before + after + max_length + 8) // 8 * 8 + 8
     whole = [examples + query + suffix for query, _ in shortened]

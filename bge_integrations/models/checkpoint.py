@@ -105,7 +105,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
         raise UnknownModelError(f"{name!r} is neither a folder nor a hub id owner/name ({error})") from None
     advice = (
         f"On a machine with network run `hf download {name} --local-dir FOLDER`, copy it here, and pass its path; "
-        "to try this package without any download, pass model='pocket'." + _near(name)
+        "to try this package without any download, use the model 'pocket'." + _near(name)
     )
     if local_files_only:
         raise CheckpointNotFoundError(f"{name}: {cached}, and local_files_only=True forbids the download. {advice}")

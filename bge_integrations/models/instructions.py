@@ -19,11 +19,16 @@ def task_instructions(row: catalog.Checkpoint, task: str | None, query_instructi
     if row.instruction_format:
         if task is not None and (not isinstance(task, str) or task not in catalog.INSTRUCT_TASKS):
             raise InvalidInputError(
-                f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}; or pass your own instruction as "
-                "query_instruction="
+                f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}",
+                argument="task",
+                advice="take one of them, or pass your own instruction as query_instruction=",
             )
         if task is not None and query_instruction is not None:
-            raise InvalidInputError("task= and query_instruction= both say what the queries are for; pass one of them")
+            raise InvalidInputError(
+                "task= and query_instruction= both say what the queries are for",
+                argument="task",
+                advice="pass one of them",
+            )
         return Instructions(formatted_instruction(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
     if not row.tasks:
         return row.instructions
@@ -31,8 +36,9 @@ def task_instructions(row: catalog.Checkpoint, task: str | None, query_instructi
         return row.instructions
     if not isinstance(task, str) or task not in row.tasks:
         raise InvalidInputError(
-            f"{row.name} has one pair of instructions per task: pass task= one of {', '.join(row.tasks)}, or your own "
-            "query_instruction= and passage_instruction="
+            f"{row.name} has a pair of instructions per task",
+            argument="task",
+            advice=f"pass task= one of {', '.join(row.tasks)}, or your own query_instruction= and passage_instruction=",
         )
     return row.tasks[task]
 

@@ -141,7 +141,9 @@ def embedder_profile(
         raise InvalidInputError(f"{name} is a decoder, which pools the last token; leave pooling={pooling!r} out")
     instructions = task_instructions(row, task, query_instruction) if row else files.instructions
     if task is not None and (row is None or not (row.tasks or row.instruction_format)):
-        raise InvalidInputError(f"{name} has no tasks; leave task= out, or pass your own query_instruction=")
+        raise InvalidInputError(
+            f"{name} has no tasks", argument="task", advice="leave task= out, or pass your own query_instruction="
+        )
     instruction_format = row.instruction_format if row else traits.instruction_format
     if query_instruction is None:
         query_instruction = instructions.query

@@ -294,7 +294,7 @@ def test_without_network_the_error_says_what_to_do(tmp_path):
     assert done.returncode != 0
     assert "CheckpointNotFoundError" in done.stderr
     assert "hf download BAAI/bge-m3" in done.stderr
-    assert "model='pocket'" in done.stderr
+    assert "the model 'pocket'" in done.stderr
 
 
 def test_local_files_only_never_asks_the_hub(tmp_path):
