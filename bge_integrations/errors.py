@@ -130,5 +130,5 @@ class PerformanceWarning(UserWarning):
 
 
 # Show these for every call, not only the first from a line; the user's own filters still come first.
-for _category in (TruncationWarning, PerformanceWarning):
-    warnings.filterwarnings("always", category=_category, append=True)
+warnings.filterwarnings("always", category=TruncationWarning, append=True)
+warnings.filterwarnings("always", category=PerformanceWarning, append=True)
