@@ -34,7 +34,7 @@ from timing import gemm_gflops, machine, ratio
 from transformers import AutoTokenizer
 from workloads import WORKLOADS, Given, memory_mb
 
-from bge_integrations.core.runtime import policy
+from bge_integrations.core import runtime
 
 _WORKER = Path(__file__).parent / "worker.py"
 #: A peer that takes longer over one order is ended.
@@ -304,7 +304,7 @@ def main() -> None:
     )
     results: dict[str, Any] = {
         "machine": machine(),
-        "options": {**vars(options), "results": options.results.name, "batch tokens": policy().cpu_batch_tokens},
+        "options": {**vars(options), "results": options.results.name, "batch tokens": runtime.policy.cpu_batch_tokens},
     }
     ceiling = results["machine"]["matmul ceilings, GFLOP/s"]
     log = Path(tempfile.gettempdir()) / "bge-benchmark.log"

@@ -5,7 +5,7 @@ An adapter translates between its framework and the core and never computes. `se
 and `bge_integrations.optional` explains how to install a framework that is missing.
 """
 
-from bge_integrations.adapter_kit.lazy_model import HoldsModel, LazyModel
+from bge_integrations.adapter_kit.lazy_model import HoldsModel, LazyModel, arguments_of
 from bge_integrations.adapter_kit.views import DenseView, SparseView, load_dense, load_sparse
 
-__all__ = ["DenseView", "HoldsModel", "LazyModel", "SparseView", "load_dense", "load_sparse"]
+__all__ = ["DenseView", "HoldsModel", "LazyModel", "SparseView", "arguments_of", "load_dense", "load_sparse"]

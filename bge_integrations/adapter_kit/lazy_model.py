@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Loaded = TypeVar("Loaded")
 
@@ -52,22 +55,46 @@ class LazyModel(Generic[Loaded]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class HoldsModel:
+class HoldsModel(Generic[Loaded]):
     """For pydantic adapters: loads the model when the object is made, and gives each copy a LazyModel of its own.
 
-    The adapter declares the `LazyModel` as its private attribute `_model`, and returns the arguments for it from
-    `_settings()`.
+    The adapter declares the `LazyModel` as its private attribute `_model`, and says in `_arguments` which of its fields
+    are arguments for loading.
     """
 
-    _model: Any
+    _model: LazyModel[Loaded]
+    #: {argument of the function that loads: field of the adapter}; see `arguments_of`.
+    _arguments: ClassVar[Mapping[str, str]]
 
     if not TYPE_CHECKING:  # type checkers see the fields as keyword arguments, as pydantic declares them
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
-            self._model.get(self._settings())  # outside validation, which would wrap the core's errors
+            self._loaded()  # outside validation, which would wrap the core's errors
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments for loading, as copies, so that a list changed in place is seen to be another."""
+        return {argument: copy.deepcopy(getattr(self, field)) for argument, field in self._arguments.items()}
+
+    def _loaded(self) -> Loaded:
+        """Return the model for the current settings."""
+        return self._model.get(self._settings())
+
+    async def _aloaded(self) -> Loaded:
+        """Return the model for the current settings; loading does not block the event loop."""
+        return await self._model.aget(self._settings())
 
     def __copy__(self) -> Self:
         twin: Self = super().__copy__()  # type: ignore[misc]
         twin._model = copy.copy(self._model)  # pydantic would let both share one
         return twin
+
+
+def arguments_of(settings: type[BaseModel], **own_names: str) -> dict[str, str]:
+    """Return what `HoldsModel._arguments` takes: all fields of `settings`, and those that the adapter declares itself.
+
+    Args:
+        settings: One of the classes in `adapter_kit.settings`.
+        own_names: Other arguments and the adapter's fields for them, such as model="model_name".
+    """
+    return {**own_names, **{name: name for name in settings.model_fields}}

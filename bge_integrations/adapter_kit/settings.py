@@ -50,13 +50,6 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
-    def _values(self, settings: type[ModelSettings]) -> dict[str, Any]:
-        """Return the values of the fields that `settings` declares, for the core.
-
-        They are copies, so that a list that is changed in place is seen to differ from the one that was loaded.
-        """
-        return {name: copy.deepcopy(getattr(self, name)) for name in settings.model_fields}
-
 
 class QuerySettings(ModelSettings):
     """What dense and sparse embedding adapters share."""

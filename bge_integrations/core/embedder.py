@@ -56,6 +56,7 @@ class Embedder(Loaded):
         self.query_instruction: str = profile.instructions.query
         self.passage_instruction: str = profile.instructions.passage
         self._examples, self._query_suffix = profile.examples, profile.query_suffix
+        self._tokenizer, self._is_causal = model.tokenizer, model.is_causal
         self.has_sparse = self.has_multi_vector = model.multi_vector_size > 0
         self.vocabulary_size: int = model.vocabulary_size
         #: Longest query that fits beside the examples.
@@ -105,8 +106,9 @@ class Embedder(Loaded):
             InvalidInputError: A text can't be encoded.
             ClosedError: After `close()`.
         """
+        self._session.check_open()
         checked = check_texts(texts, "texts")
-        sequences, _ = self._tokenizer(kind, sys.maxsize)(checked) if checked else ([], 0)
+        sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], 0)
         return [len(sequence) for sequence in sequences]
 
     def encode(
@@ -166,7 +168,7 @@ class Embedder(Loaded):
         representations = dense, sparse, multi_vector
         request = self._request(texts, kind, representations, max_length, normalize, on_truncate, show_progress)
         outputs = await self._session.arun(request)
-        if len(request.positions) > runtime.policy().inline_texts:
+        if len(request.positions) > runtime.policy.inline_texts:
             return await asyncio.to_thread(self._gather, request, outputs)
         return self._gather(request, outputs)
 
@@ -197,7 +199,7 @@ class Embedder(Loaded):
         """Return the dense vectors of texts without blocking the event loop. See `encode`."""
         request = self._request(texts, kind, _DENSE, max_length, normalize, on_truncate, show_progress)
         outputs = await self._session.arun(request)
-        if len(request.positions) > runtime.policy().inline_texts:
+        if len(request.positions) > runtime.policy.inline_texts:
             return await asyncio.to_thread(self._gather_dense, request, outputs)
         return self._gather_dense(request, outputs)
 
@@ -235,10 +237,10 @@ class Embedder(Loaded):
         if max_length is not None:
             check_whole_number(max_length, "max_length", most=self._longest)
         spec = OutputSpec(self.pooling if dense else None, sparse, multi_vector, self._dim, normalize)
-        tokenize = self._tokenizer(kind, max_length or self.max_length)
+        tokenize = self._tokenizing(kind, max_length or self.max_length)
         return Request.of(checked, tokenize, spec, on_truncate, show_progress)
 
-    def _tokenizer(
+    def _tokenizing(
         self, kind: TextKind | None, max_length: int
     ) -> Callable[[Sequence[str]], tuple[list[TokenSequence], int]]:
         """Return what turns texts of a kind into sequences for the model and counts those that were cut."""
@@ -250,20 +252,19 @@ class Embedder(Loaded):
             instruction = ""
         else:
             raise InvalidInputError(f"kind={kind!r} is none of 'query', 'passage', None")
-        model = self._session.model
         if kind == "query" and self._query_suffix:
             return partial(
                 inputs.tokenize_with_examples,
-                model.tokenizer,
+                self._tokenizer,
                 instruction=instruction,
                 examples=self._examples,
                 suffix=self._query_suffix,
                 max_length=max_length,
                 longest=self._longest_query,
             )
-        shared = instruction if model.is_causal else ""
+        shared = instruction if self._is_causal else ""
         return partial(
-            inputs.tokenize_texts, model.tokenizer, instruction=instruction, max_length=max_length, shared=shared
+            inputs.tokenize_texts, self._tokenizer, instruction=instruction, max_length=max_length, shared=shared
         )
 
     def _gather(self, request: Request[str], outputs: list[SequenceOutput]) -> Embeddings:

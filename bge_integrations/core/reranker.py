@@ -59,6 +59,7 @@ class Reranker(Loaded):
         self.prompt = prompt
         self._spec = OutputSpec(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
         self._always_begin = profile.always_begin
+        self._tokenizer = session.model.tokenizer
 
     def score(
         self,
@@ -128,19 +129,18 @@ class Reranker(Loaded):
         if query_max_length is None:
             query_max_length = (self.query_max_length if max_length is None else None) or max(1, longest * 3 // 4)
         check_whole_number(query_max_length, "query_max_length", most=longest)
-        tokenize = self._tokenizer(longest, query_max_length)
+        tokenize = self._tokenizing(longest, query_max_length)
         return Request.of(checked, tokenize, self._spec, on_truncate, show_progress)
 
-    def _tokenizer(
+    def _tokenizing(
         self, max_length: int, query_max_length: int
     ) -> Callable[[Sequence[Pair]], tuple[list[TokenSequence], int]]:
         """Return what turns pairs into sequences for the model and counts those that were cut."""
-        tokenizer = self._session.model.tokenizer
         if not self.prompt:
-            return partial(tokenize_pairs, tokenizer, max_length=max_length, query_max_length=query_max_length)
+            return partial(tokenize_pairs, self._tokenizer, max_length=max_length, query_max_length=query_max_length)
         return partial(
             tokenize_prompted_pairs,
-            tokenizer,
+            self._tokenizer,
             prompt=self.prompt,
             max_length=max_length,
             query_max_length=query_max_length,

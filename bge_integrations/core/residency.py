@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
 
 from bge_integrations.core import runtime
-from bge_integrations.core.call import settle
+from bge_integrations.core.request import settle
 from bge_integrations.core.scheduler import Scheduler
 from bge_integrations.core.shared_pass import SharedPass
 from bge_integrations.errors import ClosedError
@@ -189,7 +189,7 @@ class _Process:
         for scheduler in list(self.schedulers.values()):
             scheduler.stop()
         for loader in list(self.loaders):  # a large model is not waited for
-            loader.join(runtime.policy().exit_seconds)
+            loader.join(runtime.policy.exit_seconds)
 
 
 _process = _Process()

@@ -39,7 +39,9 @@ class ModelRunner:
                 queued.call.deliver(queued.index, output)
             else:
                 non_finite.append(queued)
-        if non_finite and self.shared.key.dtype in _HALF_PRECISION:
+        if not non_finite:
+            return
+        if self.shared.key.dtype in _HALF_PRECISION:
             # in a thread of its own: reading the weights must not keep the device from other callers' batches
             threading.Thread(target=self._recompute, args=(non_finite,), name="bge-float32", daemon=True).start()
         else:

@@ -89,13 +89,9 @@ class DeviceStatistics:
             return replace(self, _lock=threading.Lock())
 
 
-_policy = Policy()
+#: The policy in force; change it with `configure`.
+policy = Policy()
 _statistics: dict[str, DeviceStatistics] = {}
-
-
-def policy() -> Policy:
-    """Return the policy in force."""
-    return _policy
 
 
 def configure(**changes: Any) -> Policy:
@@ -110,7 +106,7 @@ def configure(**changes: Any) -> Policy:
     Raises:
         InvalidInputError: There is no such attribute, or its value can't be used.
     """
-    global _policy
+    global policy
     names = [attribute.name for attribute in fields(Policy)]
     for name, value in changes.items():
         if name not in names:
@@ -119,7 +115,7 @@ def configure(**changes: Any) -> Policy:
             check_choice(value, name, get_args(WhenFull))
         else:
             check_whole_number(value, name)
-    before, _policy = _policy, replace(_policy, **changes)
+    before, policy = policy, replace(policy, **changes)
     return before
 
 

@@ -18,7 +18,7 @@ from bge_integrations.core import runtime
 from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError, OverloadedError
 
 if TYPE_CHECKING:
-    from bge_integrations.core.call import PendingCall
+    from bge_integrations.core.request import PendingCall
     from bge_integrations.models.interface import TokenSequence
 
 _logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Scheduler:
             OverloadedError: The queue is full, the call is new, and the policy is to refuse.
             ClosedError: The interpreter is shutting down.
         """
-        policy = runtime.policy()
+        policy = runtime.policy
         with self._changed:
             queue = self._urgent if urgent else self._bulk
             tokens = _tokens(portion)
@@ -150,7 +150,7 @@ class Scheduler:
             self._worker.join()
 
     def _has_room(self, queue: _Queue, tokens: int) -> bool:
-        return not queue or queue.tokens + tokens <= runtime.policy().max_queued_tokens
+        return not queue or queue.tokens + tokens <= runtime.policy.max_queued_tokens
 
     def _work(self) -> None:
         while True:
@@ -167,7 +167,7 @@ class Scheduler:
 
     def _take(self, queue: _Queue) -> tuple[Runner, list[QueuedSequence]]:
         """Take the next batch of a queue. The caller holds the lock."""
-        runner, batch = queue.next_batch(runtime.policy().batch_tokens(self._device))
+        runner, batch = queue.next_batch(runtime.policy.batch_tokens(self._device))
         now = time.perf_counter()
         self._statistics.count(
             queued_sequences=-len(batch),

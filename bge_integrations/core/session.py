@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from bge_integrations.core import runtime
-from bge_integrations.core.call import PendingCall, settle
+from bge_integrations.core.request import PendingCall, Request, settle
 from bge_integrations.core.residency import ModelKey, SharedModel, acquire
 from bge_integrations.core.runner import ModelRunner
 from bge_integrations.core.scheduler import QueuedSequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.core.request import Request
     from bge_integrations.models.interface import Model, SequenceOutput, TokenSequence
     from bge_integrations.models.linear import CpuKernels
 
@@ -69,9 +68,12 @@ class Session:
     @property
     def model(self) -> Model:
         """The model on the first device."""
+        return self.shared_models[0].model
+
+    def check_open(self) -> None:
+        """Raise ClosedError after `close()`."""
         if not self._finalizer.alive:
             raise ClosedError("used after close(); load the model again")
-        return self.shared_models[0].model
 
     def close(self) -> None:
         """Give up the hold on the weights; a second call does nothing."""
@@ -111,7 +113,7 @@ class Session:
 
     def _fits_on_loop(self, request: Request[Any]) -> bool:
         """Return whether tokenising and queueing takes no more than about a millisecond."""
-        policy = runtime.policy()
+        policy = runtime.policy
         return (
             len(request.inputs) <= policy.inline_texts
             and request.characters <= policy.inline_characters
@@ -120,8 +122,7 @@ class Session:
 
     def _begin(self, request: Request[Any]) -> PendingCall:
         """Return a new call, which holds the model until it is over."""
-        if not self._finalizer.alive:
-            raise ClosedError("used after close(); load the model again")
+        self.check_open()
         progress = progress_bar(len(request.inputs), "text") if request.show_progress and request.inputs else None
         with ExitStack() as held:
             for shared in self.shared_models:
@@ -136,7 +137,7 @@ class Session:
         """Tokenise and queue all inputs, one chunk ahead of the devices. Return how many inputs were cut."""
         runners = [ModelRunner(shared, request.spec) for shared in self.shared_models]
         turn = next(self._turns)
-        policy = runtime.policy()
+        policy = runtime.policy
         size = policy.chunk_texts * len(runners)
         queued = truncated = 0
         for sequences, cut in _chunks(request, size):

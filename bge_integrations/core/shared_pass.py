@@ -134,7 +134,7 @@ class _Waiting:
         return taken
 
     def keep(self, vectors: Mapping[bytes, Any]) -> None:
-        limit = runtime.policy().shared_pass_bytes
+        limit = runtime.policy.shared_pass_bytes
         with self._lock:
             for key, vector in vectors.items():
                 if key in self._vectors:

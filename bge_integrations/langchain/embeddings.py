@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_kit import DenseView, HoldsModel, LazyModel, load_dense
+from bge_integrations.adapter_kit import DenseView, HoldsModel, LazyModel, arguments_of, load_dense
 from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName
 from bge_integrations.outputs import to_lists
 from bge_integrations.validation import check_query
 
 
-class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
+class BGEEmbeddings(HoldsModel[DenseView], EmbedderSettings, Embeddings):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and documents are embedded as the model was trained: `embed_query` puts the query instruction before the
@@ -40,26 +39,23 @@ class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
 
     model_config = ConfigDict(populate_by_name=True)
 
+    _arguments = arguments_of(EmbedderSettings, model="model", passage_instruction="passage_instruction")
     _model: LazyModel[DenseView] = PrivateAttr(default_factory=lambda: LazyModel(load_dense))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one unit vector per text, each embedded as a passage."""
-        return to_lists(self._model.get(self._settings()).encode(texts, "passage", self.show_progress))
+        return to_lists(self._loaded().encode(texts, "passage", self.show_progress))
 
     def embed_query(self, text: str) -> list[float]:
         """Return the unit vector of a query, embedded with its instruction."""
-        return to_lists(self._model.get(self._settings()).encode(check_query(text), "query"))[0]
+        return to_lists(self._loaded().encode(check_query(text), "query"))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the same as `embed_documents` without blocking the event loop."""
-        dense = await self._model.aget(self._settings())
+        dense = await self._aloaded()
         return await asyncio.to_thread(to_lists, await dense.aencode(texts, "passage", self.show_progress))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return the same as `embed_query` without blocking the event loop."""
-        dense = await self._model.aget(self._settings())
+        dense = await self._aloaded()
         return to_lists(await dense.aencode(check_query(text), "query"))[0]
-
-    def _settings(self) -> dict[str, Any]:
-        named = {"model": self.model, "passage_instruction": self.passage_instruction}
-        return named | self._values(EmbedderSettings)

@@ -31,20 +31,20 @@ class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Return one weight > 0 per different token of each text, by ascending token id."""
-        return _vectors(self._sparse().encode(texts, "passage", self.show_progress))
+        return _vectors(self._loaded().encode(texts, "passage", self.show_progress))
 
     def embed_query(self, text: str) -> SparseVector:
         """Return the weights of a query."""
-        return _vector(self._sparse().encode(check_query(text), "query")[0])
+        return _vector(self._loaded().encode(check_query(text), "query")[0])
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Return the same as `embed_documents` without blocking the event loop."""
-        sparse = await self._asparse()
+        sparse = await self._aloaded()
         return await asyncio.to_thread(_vectors, await sparse.aencode(texts, "passage", self.show_progress))
 
     async def aembed_query(self, text: str) -> SparseVector:
         """Return the same as `embed_query` without blocking the event loop."""
-        sparse = await self._asparse()
+        sparse = await self._aloaded()
         return _vector((await sparse.aencode(check_query(text), "query"))[0])
 
 

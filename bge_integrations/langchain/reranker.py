@@ -10,7 +10,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_kit import HoldsModel, LazyModel
+from bge_integrations.adapter_kit import HoldsModel, LazyModel, arguments_of
 from bge_integrations.adapter_kit.settings import ModelName, RerankerSettings, SelectionSettings, TopN
 from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 
-class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder):
+class BGEReranker(HoldsModel[Reranker], RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder):
     """Orders documents by a BGE reranker, best first.
 
     Example:
@@ -48,6 +48,7 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
 
     model_config = ConfigDict(populate_by_name=True, validate_assignment=True)
 
+    _arguments = arguments_of(RerankerSettings, model="model")
     _model: LazyModel[Reranker] = PrivateAttr(default_factory=lambda: LazyModel(load_reranker))
 
     def compress_documents(
@@ -64,7 +65,7 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Return the relevance of each (query, passage) pair."""
-        scores: list[float] = self._model.get(self._settings()).score(text_pairs, normalize=self.normalize).tolist()
+        scores: list[float] = self._loaded().score(text_pairs, normalize=self.normalize).tolist()
         return scores
 
     def wrap(self, retriever: BaseRetriever) -> RerankedRetriever:
@@ -72,11 +73,11 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
         return RerankedRetriever(retriever=retriever, reranker=self)
 
     def _rerank(self, documents: Sequence[Document], query: str, top_n: int | None) -> list[Document]:
-        scores = self._model.get(self._settings()).score(_pairs(query, documents), normalize=self.normalize)
+        scores = self._loaded().score(_pairs(query, documents), normalize=self.normalize)
         return self._select(documents, scores.tolist(), top_n)
 
     async def _arerank(self, documents: Sequence[Document], query: str, top_n: int | None) -> list[Document]:
-        reranker = await self._model.aget(self._settings())
+        reranker = await self._aloaded()
         scores = await reranker.ascore(_pairs(query, documents), normalize=self.normalize)
         return self._select(documents, scores.tolist(), top_n)
 
@@ -86,9 +87,6 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
             document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
             for document, score in chosen
         ]
-
-    def _settings(self) -> dict[str, Any]:
-        return {"model": self.model} | self._values(RerankerSettings)
 
 
 class RerankedRetriever(BaseRetriever):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_kit import HoldsModel, LazyModel, SparseView, load_sparse
+from bge_integrations.adapter_kit import HoldsModel, LazyModel, SparseView, arguments_of, load_sparse
 from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 
 
-class SparseModel(HoldsModel, QuerySettings):
+class SparseModel(HoldsModel[SparseView], QuerySettings):
     """A model with a sparse head, loaded when the object is made.
 
     Pickles and copies carry the settings, never the weights.
@@ -25,14 +23,5 @@ class SparseModel(HoldsModel, QuerySettings):
 
     model_config = ConfigDict(populate_by_name=True)
 
+    _arguments = arguments_of(QuerySettings, model="model", passage_instruction="passage_instruction")
     _model: LazyModel[SparseView] = PrivateAttr(default_factory=lambda: LazyModel(load_sparse))
-
-    def _sparse(self) -> SparseView:
-        return self._model.get(self._settings())
-
-    async def _asparse(self) -> SparseView:
-        return await self._model.aget(self._settings())
-
-    def _settings(self) -> dict[str, Any]:
-        named = {"model": self.model, "passage_instruction": self.passage_instruction}
-        return named | self._values(QuerySettings)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bge_integrations.adapter_kit import HoldsModel
 
+Loaded = TypeVar("Loaded")
 
-class Component(HoldsModel):
+
+class Component(HoldsModel[Loaded]):
     """Holds a model, and accepts what its own `model_dump` returned."""
 
     if not TYPE_CHECKING:  # see HoldsModel

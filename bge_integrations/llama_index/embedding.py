@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_kit import DenseView, LazyModel, load_dense
+from bge_integrations.adapter_kit import DenseView, LazyModel, arguments_of, load_dense
 from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName
 from bge_integrations.llama_index.component import Component
 from bge_integrations.llama_index.keyed_cache import KeyedCache
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind
 
 
-class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
+class BGEEmbedding(Component[DenseView], EmbedderSettings, BaseEmbedding):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and texts are embedded as the model was trained: a query gets the query instruction in front. All instances
@@ -55,6 +55,9 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         arbitrary_types_allowed=True,
     )
 
+    _arguments = arguments_of(
+        EmbedderSettings, model="model_name", passage_instruction="text_instruction", normalize="normalize"
+    )
     _model: LazyModel[DenseView] = PrivateAttr(default_factory=lambda: LazyModel(load_dense))
 
     @classmethod
@@ -84,10 +87,10 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return await BaseEmbedding._aget_text_embeddings_cached(await self._akeyed("passage"), texts)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return to_lists(self._dense().encode(check_query(query), "query"))[0]
+        return to_lists(self._loaded().encode(check_query(query), "query"))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        dense = await self._model.aget(self._settings())
+        dense = await self._aloaded()
         return to_lists(await dense.aencode(check_query(query), "query"))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
@@ -97,10 +100,10 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return to_lists(self._dense().encode(texts, "passage", self.show_progress_bar))
+        return to_lists(self._loaded().encode(texts, "passage", self.show_progress_bar))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        dense = await self._model.aget(self._settings())
+        dense = await self._aloaded()
         return await asyncio.to_thread(to_lists, await dense.aencode(texts, "passage", self.show_progress_bar))
 
     def _keyed(self, kind: TextKind) -> Self:
@@ -111,22 +114,11 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         cache = self.embeddings_cache
         if cache is None:
             return self
-        self._dense()  # what is loaded stays with this object, and goes with its copy
+        self._loaded()  # what is loaded stays with this object, and goes with its copy
         keyed = self.model_copy()  # key and vectors by the copy's settings, if this object's change meanwhile
-        made_by = {**keyed._dense().embedder.vector_settings(kind), "normalize": keyed.normalize}
+        made_by = {**keyed._loaded().embedder.vector_settings(kind), "normalize": keyed.normalize}
         keyed.embeddings_cache = KeyedCache(cache, made_by)
         return keyed
 
     async def _akeyed(self, kind: TextKind) -> Self:
         return self if self.embeddings_cache is None else await asyncio.to_thread(self._keyed, kind)
-
-    def _dense(self) -> DenseView:
-        return self._model.get(self._settings())
-
-    def _settings(self) -> dict[str, Any]:
-        named = {
-            "model": self.model_name,
-            "passage_instruction": self.text_instruction,
-            "normalize": self.normalize,
-        }
-        return named | self._values(EmbedderSettings)

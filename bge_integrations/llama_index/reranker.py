@@ -15,7 +15,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index_instrumentation import get_dispatcher
 from pydantic import AliasChoices
 
-from bge_integrations.adapter_kit import LazyModel
+from bge_integrations.adapter_kit import LazyModel, arguments_of
 from bge_integrations.adapter_kit.settings import ModelName, RerankerSettings, SelectionSettings, TopN
 from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
@@ -27,7 +27,7 @@ _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
 
 
-class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostprocessor):
+class BGERerank(Component[Reranker], RerankerSettings, SelectionSettings, BaseNodePostprocessor):
     """Orders nodes by a BGE reranker, best first.
 
     Example:
@@ -59,6 +59,7 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
         validate_assignment=True,
     )
 
+    _arguments = arguments_of(RerankerSettings, model="model")
     _model: LazyModel[Reranker] = PrivateAttr(default_factory=lambda: LazyModel(load_reranker))
 
     @classmethod
@@ -70,7 +71,7 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._events(query, nodes) as ranked:
-            scores = self._model.get(self._settings()).score(self._pairs(query, nodes), normalize=self.normalize)
+            scores = self._loaded().score(self._pairs(query, nodes), normalize=self.normalize)
             ranked += self._ranked(nodes, scores.tolist())
         return ranked
 
@@ -79,7 +80,7 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._events(query, nodes) as ranked:
-            reranker = await self._model.aget(self._settings())
+            reranker = await self._aloaded()
             pairs = await asyncio.to_thread(self._pairs, query, nodes)
             scores = await reranker.ascore(pairs, normalize=self.normalize)
             ranked += self._ranked(nodes, scores.tolist())
@@ -112,9 +113,6 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
             yield ranked
             event.on_end(payload={EventPayload.NODES: ranked})
         _dispatcher.event(ReRankEndEvent(nodes=ranked))
-
-    def _settings(self) -> dict[str, Any]:
-        return {"model": self.model} | self._values(RerankerSettings)
 
 
 def _query(query_bundle: QueryBundle | None) -> str:

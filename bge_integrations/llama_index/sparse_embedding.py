@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 
-from bge_integrations.adapter_kit import LazyModel, SparseView, load_sparse
+from bge_integrations.adapter_kit import LazyModel, SparseView, arguments_of, load_sparse
 from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 from bge_integrations.llama_index.component import Component
 from bge_integrations.outputs import SparseVectors
 from bge_integrations.validation import check_query
 
 
-class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
+class BGESparseEmbedding(Component[SparseView], QuerySettings, BaseSparseEmbedding):
     """Lexical weights of bge-m3, {token id: weight > 0} per text.
 
     `sparse_doc_fn` and `sparse_query_fn` are what LlamaIndex's `QdrantVectorStore` takes by these names. Beside
@@ -45,6 +44,7 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
         protected_namespaces=("pydantic_model_",),
     )
 
+    _arguments = arguments_of(QuerySettings, model="model_name", passage_instruction="text_instruction")
     _model: LazyModel[SparseView] = PrivateAttr(default_factory=lambda: LazyModel(load_sparse))
 
     @classmethod
@@ -57,17 +57,17 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
 
     def sparse_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and weights of texts, for `QdrantVectorStore(sparse_doc_fn=)`."""
-        return _columns(self._sparse().encode(texts, "passage"))
+        return _columns(self._loaded().encode(texts, "passage"))
 
     def sparse_query_fn(self, queries: list[str]) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids and weights of queries, for `QdrantVectorStore(sparse_query_fn=)`."""
-        return _columns(self._sparse().encode(queries, "query"))
+        return _columns(self._loaded().encode(queries, "query"))
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:
-        return self._sparse().encode(check_query(query), "query")[0].to_dict()
+        return self._loaded().encode(check_query(query), "query")[0].to_dict()
 
     async def _aget_query_embedding(self, query: str) -> dict[int, float]:
-        sparse = await self._model.aget(self._settings())
+        sparse = await self._aloaded()
         return (await sparse.aencode(check_query(query), "query"))[0].to_dict()
 
     def _get_text_embedding(self, text: str) -> dict[int, float]:
@@ -77,19 +77,12 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return self._sparse().encode(texts, "passage").to_dicts()
+        return self._loaded().encode(texts, "passage").to_dicts()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        sparse = await self._model.aget(self._settings())
+        sparse = await self._aloaded()
         rows = await sparse.aencode(texts, "passage")
         return await asyncio.to_thread(rows.to_dicts)
-
-    def _sparse(self) -> SparseView:
-        return self._model.get(self._settings())
-
-    def _settings(self) -> dict[str, Any]:
-        named = {"model": self.model_name, "passage_instruction": self.text_instruction}
-        return named | self._values(QuerySettings)
 
 
 def _columns(rows: SparseVectors) -> tuple[list[list[int]], list[list[float]]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bge_integrations.core import runtime
-from bge_integrations.core.call import PendingCall
+from bge_integrations.core.request import PendingCall
 from bge_integrations.core.scheduler import QueuedSequence, Scheduler
 from bge_integrations.errors import (
     ClosedError,
@@ -356,7 +356,7 @@ def test_a_split_batch_is_logged_and_told_to_its_calls(scheduler, caplog):
 
 @pytest.mark.parametrize("change", [{"when_full": "drop"}, {"urgent_tokens": 0}, {"urgent_tokens": "1"}, {"tokens": 1}])
 def test_a_policy_that_cannot_be_is_refused(change):
-    before = runtime.policy()
+    before = runtime.policy
     with pytest.raises(InvalidInputError, match=next(iter(change))):
         runtime.configure(**change)
-    assert runtime.policy() is before
+    assert runtime.policy is before
