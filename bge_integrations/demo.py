@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.demo_documents import bundled_questions
+from bge_integrations.documents import SUFFIXES, Passage, find_files
 from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
 from bge_integrations.interrupts import exit_status
-from bge_integrations.reading import SUFFIXES, Passage, find_files
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 
-from bge_integrations.reading import Passage
+from bge_integrations.documents import Passage
 
 
 def bundled_passages() -> list[Passage]:

@@ -447,8 +447,8 @@ def test_the_command(docs, tmp_path, monkeypatch, capsys, framework):
         (["q", "--model", "bge-reranker-base"], "belongs to the rerankers; name an embedding model with --model"),
         (["q", "--reranker", "bge-m3"], "belongs to the embedders; name an embedding model with --model"),
         (["q", "--index", "file.csv"], "file.csv is a file"),
-        (["q", "--index", "."], "is not empty and no index of a pipeline (it holds file.csv)"),
-        (["q", "--index", ".", "--pipeline", "hybrid"], "is not empty and no index of a pipeline (it holds file.csv)"),
+        (["q", "--index", "."], "is not empty and not a pipeline's index (it holds file.csv)"),
+        (["q", "--index", ".", "--pipeline", "hybrid"], "is not empty and not a pipeline's index (it holds file.csv)"),
     ],
 )
 @both
