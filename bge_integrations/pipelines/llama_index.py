@@ -5,57 +5,57 @@ Run them: `python -m bge_integrations.pipelines.llama_index FOLDER "question"`. 
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bge_integrations.pipelines.command import Options, interrupted, left_out, missing, run
 
 try:
-    from llama_index.core import PromptTemplate, VectorStoreIndex
+    from llama_index.core import VectorStoreIndex
     from llama_index.core.base.base_retriever import BaseRetriever
-    from llama_index.core.base.response.schema import Response
-    from llama_index.core.chat_engine import CondenseQuestionChatEngine
-    from llama_index.core.chat_engine.types import BaseChatEngine, StreamingAgentChatResponse
+    from llama_index.core.chat_engine.types import BaseChatEngine
     from llama_index.core.indices.vector_store import VectorIndexRetriever
-    from llama_index.core.llms import LLM, ChatMessage, MessageRole
-    from llama_index.core.memory import Memory
-    from llama_index.core.query_engine import CustomQueryEngine
+    from llama_index.core.llms import LLM
     from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, TextNode
     from llama_index.core.vector_stores import MetadataFilters
     from llama_index.vector_stores.chroma import ChromaVectorStore
 
     from bge_integrations.llama_index import BGEEmbedding, BGEM3Index, BGERerank
+    from bge_integrations.pipelines.llama_index_engines import (
+        CONDENSE_PROMPT,
+        AnswerEngine,
+        CitedResponse,
+        CitingChatEngine,
+        EarlierQuestionsChatEngine,
+    )
 except ImportError as error:
     raise missing(error, __name__) from error
 except KeyboardInterrupt:
     raise interrupted(__name__) from None
 
-from bge_integrations import Reranker, load_reranker
+from bge_integrations import load_reranker
 from bge_integrations.documents.sync import sync
-from bge_integrations.errors import NotSupportedError, UnreadableFileError
-from bge_integrations.pipelines.answers import (
-    CONDENSE,
-    INSTRUCTION,
-    NOTHING_FOUND,
-    Answer,
-    Source,
-    after_earlier,
-    check_question,
-    cited_answer,
-    numbered,
-    quoted_answer,
-)
+from bge_integrations.errors import UnreadableFileError
+from bge_integrations.pipelines.answers import Answer
 from bge_integrations.pipelines.extractive_answers import sentences
 from bge_integrations.pipelines.passages import check_ids, passages_of
 from bge_integrations.pipelines.stores import ChromaStore, IndexStore, index_folder, open_chroma
 
-_PROMPT = PromptTemplate(INSTRUCTION + "\n\n{passages}\n\nQuestion: {question}")
-_CONDENSE_PROMPT = PromptTemplate(CONDENSE + "\n\n{chat_history}\n\nLast question: {question}")
+__all__ = [
+    "AnswerEngine",
+    "CitedResponse",
+    "CitingChatEngine",
+    "EarlierQuestionsChatEngine",
+    "RerankedRetriever",
+    "answer_engine",
+    "chat_engine",
+    "dense_retriever",
+    "hybrid_retriever",
+    "parent_retriever",
+    "read_nodes",
+]
 
 
 def read_nodes(
@@ -215,55 +215,6 @@ def answer_engine(
     return AnswerEngine(retriever=retriever, model=load_reranker(reranker) if llm is None else llm, top_n=top_n)
 
 
-@dataclass
-class CitedResponse(Response):
-    """LlamaIndex's response; `source_nodes` are the cited passages, `sources` the same with their numbers."""
-
-    sources: list[Source] = field(default_factory=list)
-
-
-class AnswerEngine(CustomQueryEngine):
-    """The query engine of `answer_engine`."""
-
-    retriever: BaseRetriever
-    model: LLM | Reranker
-    """An LLM that answers, or a reranker that scores sentences to quote."""
-    top_n: int
-    """Number of sentences to quote if there is no LLM."""
-
-    def custom_query(self, query_str: str) -> CitedResponse:
-        nodes = self.retriever.retrieve(check_question(query_str))
-        if isinstance(self.model, Reranker):
-            return _quoted(query_str, nodes, self.model, self.top_n)
-        text = self.model.predict(_PROMPT, **_fields(query_str, nodes)) if nodes else NOTHING_FOUND
-        return _response(cited_answer(text, _sources(nodes)), nodes)
-
-    async def acustom_query(self, query_str: str) -> CitedResponse:
-        nodes = await self.retriever.aretrieve(check_question(query_str))
-        if isinstance(self.model, Reranker):
-            return await asyncio.to_thread(_quoted, query_str, nodes, self.model, self.top_n)
-        text = await self.model.apredict(_PROMPT, **_fields(query_str, nodes)) if nodes else NOTHING_FOUND
-        return _response(cited_answer(text, _sources(nodes)), nodes)
-
-
-def _quoted(question: str, nodes: Sequence[NodeWithScore], reranker: Reranker, top_n: int) -> CitedResponse:
-    return _response(quoted_answer(question, _sources(nodes), reranker, top_n), nodes)
-
-
-def _fields(question: str, nodes: Sequence[NodeWithScore]) -> dict[str, str]:
-    """Return what `_PROMPT` is filled with."""
-    return {"passages": numbered(_sources(nodes)), "question": question}
-
-
-def _sources(nodes: Sequence[NodeWithScore]) -> list[Source]:
-    return [Source(i, scored.text, scored.metadata) for i, scored in enumerate(nodes, start=1)]
-
-
-def _response(answer: Answer, nodes: Sequence[NodeWithScore]) -> CitedResponse:
-    cited = [nodes[source.number - 1] for source in answer.sources]
-    return CitedResponse(answer.text, source_nodes=cited, sources=answer.sources)
-
-
 def chat_engine(
     retriever: BaseRetriever,
     llm: LLM | None = None,
@@ -279,31 +230,7 @@ def chat_engine(
     engine = answer_engine(retriever, llm, reranker=reranker, top_n=top_n)
     if llm is None:
         return EarlierQuestionsChatEngine(engine)
-    return CitingChatEngine.from_defaults(engine, condense_question_prompt=_CONDENSE_PROMPT, llm=llm)
-
-
-class CitingChatEngine(CondenseQuestionChatEngine):
-    """The chat engine of `chat_engine`. It does not stream: the cited passages are known only when the answer is complete."""
-
-    def stream_chat(self, *_: Any, **__: Any) -> StreamingAgentChatResponse:
-        raise NotSupportedError("this chat engine does not stream; use chat")
-
-    async def astream_chat(self, *_: Any, **__: Any) -> StreamingAgentChatResponse:
-        raise NotSupportedError("this chat engine does not stream; use achat")
-
-
-class EarlierQuestionsChatEngine(CitingChatEngine):
-    """The chat engine of `chat_engine` without an LLM."""
-
-    def __init__(self, query_engine: AnswerEngine) -> None:
-        no_llm: Any = None
-        super().__init__(query_engine, _CONDENSE_PROMPT, Memory.from_defaults(), no_llm)
-
-    def _condense_question(self, chat_history: list[ChatMessage], last_message: str) -> str:
-        return after_earlier(last_message, [str(m.content) for m in chat_history if m.role == MessageRole.USER])
-
-    async def _acondense_question(self, chat_history: list[ChatMessage], last_message: str) -> str:
-        return self._condense_question(chat_history, last_message)
+    return CitingChatEngine.from_defaults(engine, condense_question_prompt=CONDENSE_PROMPT, llm=llm)
 
 
 def _ask(options: Options) -> Answer:
