@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.demo_documents import bundled_questions
+from bge_integrations.documents import SUFFIXES, Passage, find_files
 from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
 from bge_integrations.interrupts import exit_status
-from bge_integrations.reading import SUFFIXES, Passage, find_files
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the demonstration.
 
     Returns:
-        The exit status: 0, 1 after a mistake that is explained in one line, 130 after Ctrl-C, 141 where the reader of
-        the output has gone.
+        The exit status: 0; 1 after an error, which is explained in one line; 130 after Ctrl-C; 141 if the output's
+        reader has closed the pipe.
     """
     parser = argparse.ArgumentParser(prog="bge_integrations.demo", description=__doc__.splitlines()[0])
     setting = os.environ.get  # how `make demo DOCS=… Q=…` passes them
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
-    """Retrieve, rerank and print, as the options say; mistakes are raised."""
+    """Retrieve, rerank and print, as the options say."""
     from rich.console import Console
 
     from bge_integrations.langchain import BGEEmbeddings, BGEReranker
@@ -107,7 +107,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
 
 
 def _questions(docs: Path | None, question: str | None) -> list[str]:
-    """The user's question or the bundled ones, once it is clear that there are documents to ask."""
+    """Return the user's question or the bundled ones, after checking that there are documents to search."""
     if question is not None and not question.strip():
         raise InvalidInputError('the question is empty; ask one with Q="your question"')
     if docs is not None:
@@ -141,19 +141,19 @@ def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings,
 
 
 def _ask(console: Console, store: Chroma, reranker: BGEReranker, question: str, number: str) -> None:
-    """Print the best passages for a question as retrieved, and as reranked."""
+    """Print the best passages for a question, as retrieved and as reranked."""
     from rich.text import Text
 
     start = time.perf_counter()
-    found = store.similarity_search_with_score(question, k=CANDIDATES)
+    candidates = store.similarity_search_with_score(question, k=CANDIDATES)
     retrieved = time.perf_counter()
-    ranked = reranker.compress_documents([document for document, _ in found], question)
+    ranked = reranker.compress_documents([document for document, _ in candidates], question)
     reranked = time.perf_counter()
     console.print(f"\n[bold]{number}[/]  ", Text(question, style="bold"), sep="")
-    before = [(f"{1 - distance:.3f}", "", document) for document, distance in found[:SHOWN]]
-    places = {document.id: place for place, (document, _) in enumerate(found, start=1)}
+    before = [(f"{1 - distance:.3f}", "", document) for document, distance in candidates[:SHOWN]]
+    ranks = {document.id: rank for rank, (document, _) in enumerate(candidates, start=1)}
     after = [
-        (f"{document.metadata['relevance_score']:+.2f}", f"was {places[document.id]}", document)
+        (f"{document.metadata['relevance_score']:+.2f}", f"was {ranks[document.id]}", document)
         for document in ranked[:SHOWN]
     ]
     console.print(
@@ -161,7 +161,8 @@ def _ask(console: Console, store: Chroma, reranker: BGEReranker, question: str, 
             f"Retrieved: best {len(before)} of {store._collection.count()}, cosine, {_ms(retrieved - start)}", before
         )
     )
-    console.print(_table(f"Reranked: best {len(after)} of {len(found)}, logit, {_ms(reranked - retrieved)}", after))
+    title = f"Reranked: best {len(after)} of {len(candidates)}, logit, {_ms(reranked - retrieved)}"
+    console.print(_table(title, after))
 
 
 def _table(title: str, rows: list[tuple[str, str, Document]]) -> Table:

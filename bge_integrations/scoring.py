@@ -211,6 +211,42 @@ def reciprocal_rank_fusion(
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
+class TopK:
+    """The k documents with the highest scores for one query, out of all that are added; on ties the earlier one stays.
+
+    Attributes:
+        documents: int64 (n,), the documents' positions in the corpus, best first.
+        scores: float32 (n,), the scores they are ranked by.
+        other_scores: float32 (n,) each, by name: further scores of the same documents.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self.documents = np.empty(0, np.int64)
+        self.scores = np.empty(0, np.float32)
+        self.other_scores: dict[Representation, NDArray[np.float32]] = {}
+
+    def add(
+        self,
+        documents: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        other_scores: Mapping[Representation, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Add documents that were not added before; all arrays have one entry per document."""
+        others = other_scores or {}
+        if len(self.scores) == self._k:  # few documents are better than all of these, which makes sorting cheap
+            better = np.flatnonzero(scores > self.scores[-1])
+            documents, scores = documents[better], scores[better]
+            others = {name: column[better] for name, column in others.items()}
+        all_scores = np.concatenate((self.scores, scores))
+        order = np.argsort(-all_scores, kind="stable")[: self._k]
+        self.scores = all_scores[order]
+        self.documents = np.concatenate((self.documents, documents))[order]
+        for name, column in others.items():
+            kept = self.other_scores.get(name, np.empty(0, np.float32))
+            self.other_scores[name] = np.concatenate((kept, column))[order]
+
+
 def _longest(vectors: MultiVectors) -> int:
     return int(np.diff(vectors.offsets).max(initial=1))
 

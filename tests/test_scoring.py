@@ -8,7 +8,7 @@ from conftest import assert_close
 
 from bge_integrations import MultiVectors, SparseVector, SparseVectors
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.scoring import hybrid_scores, lexical_scores, max_sim, reciprocal_rank_fusion
+from bge_integrations.scoring import TopK, hybrid_scores, lexical_scores, max_sim, reciprocal_rank_fusion
 
 
 def random_sparse(rng, n, size=50):
@@ -120,3 +120,18 @@ def test_reciprocal_rank_fusion():
         reciprocal_rank_fusion([["a"]], weights=[])
     with pytest.raises(InvalidInputError, match="k=-1"):
         reciprocal_rank_fusion([["a"]], k=-1)
+
+
+def test_top_k_is_a_sort_of_everything_that_was_added():
+    rng = np.random.default_rng(0)
+    scores = np.round(rng.random(200), 1).astype(np.float32)  # many ties
+    beside = rng.random(200).astype(np.float32)
+    for k in (1, 7, 199, 500):
+        top = TopK(k)
+        for first in range(0, 200, 30):
+            part = slice(first, first + 30)
+            top.add(np.arange(200)[part], scores[part], {"dense": beside[part]})
+        order = np.argsort(-scores, kind="stable")[:k]
+        assert top.documents.tolist() == order.tolist()
+        assert top.scores.tolist() == scores[order].tolist()
+        assert top.other_scores["dense"].tolist() == beside[order].tolist()

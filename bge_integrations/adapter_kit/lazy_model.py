@@ -55,14 +55,14 @@ class LazyModel(Generic[Loaded]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class HoldsModel(Generic[Loaded]):
+class HoldsModel:
     """For pydantic adapters: loads the model when the object is made, and gives each copy a LazyModel of its own.
 
     The adapter declares the `LazyModel` as its private attribute `_model`, and says in `_arguments` which of its fields
     are arguments for loading.
     """
 
-    _model: LazyModel[Loaded]
+    _model: Any
     #: {argument of the function that loads: field of the adapter}; see `arguments_of`.
     _arguments: ClassVar[Mapping[str, str]]
 
@@ -76,11 +76,11 @@ class HoldsModel(Generic[Loaded]):
         """Return the arguments for loading, as copies, so that a list changed in place is seen to be another."""
         return {argument: copy.deepcopy(getattr(self, field)) for argument, field in self._arguments.items()}
 
-    def _loaded(self) -> Loaded:
+    def _loaded(self) -> Any:
         """Return the model for the current settings."""
         return self._model.get(self._settings())
 
-    async def _aloaded(self) -> Loaded:
+    async def _aloaded(self) -> Any:
         """Return the model for the current settings; loading does not block the event loop."""
         return await self._model.aget(self._settings())
 

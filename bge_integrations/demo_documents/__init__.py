@@ -1,15 +1,15 @@
-"""The bundled documents and questions, for trying things out; where they come from: SOURCES.md."""
+"""Bundled documents and questions to try things out with; SOURCES.md says where they come from."""
 
 from __future__ import annotations
 
 import json
 from importlib import resources
 
-from bge_integrations.reading import Passage
+from bge_integrations.documents import Passage
 
 
 def bundled_passages() -> list[Passage]:
-    """The bundled documents, a passage each."""
+    """Return the bundled documents, one passage each."""
     return [
         Passage(f"{row['title']}\n{row['text']}", f"{row['source']}, {row['id']}", row["title"], None, 0)
         for row in _rows("passages.jsonl")
@@ -17,7 +17,7 @@ def bundled_passages() -> list[Passage]:
 
 
 def bundled_questions() -> list[str]:
-    """Questions that the bundled documents answer."""
+    """Return questions that the bundled documents answer."""
     return [row["question"] for row in _rows("questions.jsonl")]
 
 

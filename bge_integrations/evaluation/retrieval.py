@@ -7,7 +7,7 @@ chunk and the queries, not on the number of documents.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
@@ -21,6 +21,7 @@ from bge_integrations.scoring import (
     REPRESENTATIONS,
     Mode,
     Representation,
+    TopK,
     Weights,
     representation_scores,
     weighted_mean,
@@ -152,9 +153,9 @@ def find_candidates(
 
     document_ids = sorted(data.documents)  # so that among equal scores the earlier place is the smaller id
     place_of = {key: place for place, key in enumerate(document_ids)}
-    own = np.array([place_of.get(key, -1) for key in query_ids], np.int64)
+    own = [place_of.get(key, -1) for key in query_ids]
     kept = max(depth, _CANDIDATES)
-    best = {mode: _Best(len(query_ids), kept, own) for mode in chosen}
+    best = {mode: [TopK(kept) for _ in query_ids] for mode in chosen}
     with progress_bar(len(document_ids), "document", show_progress) as bar:
         for first in range(0, len(document_ids), _CHUNK):
             ids = document_ids[first : first + _CHUNK]
@@ -171,7 +172,7 @@ def find_candidates(
                 taken[name] = time.perf_counter() - started
             for mode in chosen:
                 started = time.perf_counter()
-                best[mode].add(first, _scores_of(mode, scores, weights), scores)
+                _add(best[mode], own, first, _scores_of(mode, scores, weights), scores)
                 seconds[mode] += time.perf_counter() - started + sum(taken[name] for name in representations_of([mode]))
             bar.update(len(ids))
     places, scores_kept = _union(list(best.values()), representations)
@@ -207,58 +208,39 @@ def check_modes(modes: Sequence[Mode] | None, embedder: Embedder) -> tuple[Mode,
     return chosen
 
 
-class _Best:
-    """The best documents of one mode so far, for each query.
+def _add(
+    best: Sequence[TopK],
+    own: Sequence[int],
+    first: int,
+    ranked_by: NDArray[np.float32],
+    scores: Mapping[Representation, NDArray[np.float32]],
+) -> None:
+    """Add a chunk of documents to each query's best.
 
     Args:
-        queries: Their number.
-        count: How many documents to keep for each.
-        own: int64 (queries,), the place of the document that has the query's id, -1 where there is none.
+        best: One per query.
+        own: For each query the place of the document with the query's id, which is left out; -1 if there is none.
+        first: The place of the chunk's first document.
+        ranked_by: (queries, documents), the scores to rank by.
+        scores: The same shape, to keep beside.
     """
-
-    def __init__(self, queries: int, count: int, own: NDArray[np.int64]) -> None:
-        self._count = count
-        self._own = own
-        self.places = np.empty((queries, 0), np.int64)
-        self._ranked_by = np.empty((queries, 0), np.float32)
-        self.scores: dict[Representation, NDArray[np.float32]] = {}
-
-    def add(
-        self, first: int, ranked_by: NDArray[np.float32], scores: dict[Representation, NDArray[np.float32]]
-    ) -> None:
-        """Take the documents from place `first` on: float32 (queries, documents) to rank by, and to keep beside."""
-        new = np.broadcast_to(np.arange(first, first + ranked_by.shape[1]), ranked_by.shape)
-        ranked_by = np.where(new == self._own[:, None], np.float32(-np.inf), ranked_by)
-        all_ranked = np.concatenate([self._ranked_by, ranked_by], axis=1)
-        order = np.argsort(-all_ranked, axis=1, kind="stable")[:, : self._count]
-        self._ranked_by = np.take_along_axis(all_ranked, order, axis=1)
-        self.places = np.take_along_axis(np.concatenate([self.places, new], axis=1), order, axis=1)
-        for name, columns in scores.items():
-            kept = self.scores.get(name, np.empty((len(order), 0), np.float32))
-            self.scores[name] = np.take_along_axis(np.concatenate([kept, columns], axis=1), order, axis=1)
-
-    def found(self, query: int) -> NDArray[np.bool_]:
-        """Which columns of a query's row are documents to rank."""
-        ranked: NDArray[np.bool_] = self.places[query] != self._own[query]
-        return ranked
+    places = np.arange(first, first + ranked_by.shape[1])
+    for query, (top, own_place) in enumerate(zip(best, own, strict=True)):
+        chosen = places != own_place
+        others = {name: rows[query, chosen] for name, rows in scores.items()}
+        top.add(places[chosen], ranked_by[query, chosen], others)
 
 
 def _union(
-    best: Sequence[_Best], representations: Sequence[Representation]
+    best: Sequence[Sequence[TopK]], representations: Sequence[Representation]
 ) -> tuple[list[NDArray[np.int64]], list[dict[Representation, NDArray[np.float32]]]]:
-    """Each query's different documents of all modes, by ascending place, and their scores."""
+    """Return for each query the distinct documents of all modes, by ascending place, and their scores."""
     all_places, all_scores = [], []
-    for query in range(len(best[0].places)):
-        found = [b.found(query) for b in best]
-        places, columns = np.unique(
-            np.concatenate([b.places[query][f] for b, f in zip(best, found, strict=True)]), return_index=True
-        )
+    for tops in zip(*best, strict=True):
+        places, columns = np.unique(np.concatenate([top.documents for top in tops]), return_index=True)
         all_places.append(places)
         all_scores.append(
-            {
-                name: np.concatenate([b.scores[name][query][f] for b, f in zip(best, found, strict=True)])[columns]
-                for name in representations
-            }
+            {name: np.concatenate([top.other_scores[name] for top in tops])[columns] for name in representations}
         )
     return all_places, all_scores
 

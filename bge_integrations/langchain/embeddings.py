@@ -13,7 +13,7 @@ from bge_integrations.outputs import to_lists
 from bge_integrations.validation import check_query
 
 
-class BGEEmbeddings(HoldsModel[DenseView], EmbedderSettings, Embeddings):
+class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and documents are embedded as the model was trained: `embed_query` puts the query instruction before the

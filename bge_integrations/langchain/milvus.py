@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from bge_integrations.adapter_kit import SparseView
 from bge_integrations.langchain.sparse import SparseModel
 from bge_integrations.optional import needed_by
 from bge_integrations.validation import check_query
@@ -28,19 +29,21 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Return {token id: weight > 0} of each text."""
-        return self._loaded().encode(texts, "passage", self.show_progress).to_dicts()
+        sparse: SparseView = self._loaded()
+        return sparse.encode(texts, "passage", self.show_progress).to_dicts()
 
     def embed_query(self, query: str) -> dict[int, float]:
         """Return the weights of a query."""
-        return self._loaded().encode(check_query(query), "query")[0].to_dict()
+        sparse: SparseView = self._loaded()
+        return sparse.encode(check_query(query), "query")[0].to_dict()
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Return the same as `embed_documents` without blocking the event loop."""
-        sparse = await self._aloaded()
+        sparse: SparseView = await self._aloaded()
         rows = await sparse.aencode(texts, "passage", self.show_progress)
         return await asyncio.to_thread(rows.to_dicts)
 
     async def aembed_query(self, query: str) -> dict[int, float]:
         """Return the same as `embed_query` without blocking the event loop."""
-        sparse = await self._aloaded()
+        sparse: SparseView = await self._aloaded()
         return (await sparse.aencode(check_query(query), "query"))[0].to_dict()

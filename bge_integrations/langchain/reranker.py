@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 
-class BGEReranker(HoldsModel[Reranker], RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder):
+class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder):
     """Orders documents by a BGE reranker, best first.
 
     Example:

@@ -8,7 +8,7 @@ from bge_integrations.adapter_kit import HoldsModel, LazyModel, SparseView, argu
 from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 
 
-class SparseModel(HoldsModel[SparseView], QuerySettings):
+class SparseModel(HoldsModel, QuerySettings):
     """A model with a sparse head, loaded when the object is made.
 
     Pickles and copies carry the settings, never the weights.

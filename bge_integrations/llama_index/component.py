@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bge_integrations.adapter_kit import HoldsModel
 
-Loaded = TypeVar("Loaded")
 
-
-class Component(HoldsModel[Loaded]):
+class Component(HoldsModel):
     """Holds a model, and accepts what its own `model_dump` returned."""
 
     if not TYPE_CHECKING:  # see HoldsModel

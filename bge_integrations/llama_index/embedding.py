@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind
 
 
-class BGEEmbedding(Component[DenseView], EmbedderSettings, BaseEmbedding):
+class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and texts are embedded as the model was trained: a query gets the query instruction in front. All instances

@@ -27,7 +27,7 @@ _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
 
 
-class BGERerank(Component[Reranker], RerankerSettings, SelectionSettings, BaseNodePostprocessor):
+class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostprocessor):
     """Orders nodes by a BGE reranker, best first.
 
     Example:

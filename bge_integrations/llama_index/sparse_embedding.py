@@ -14,7 +14,7 @@ from bge_integrations.outputs import SparseVectors
 from bge_integrations.validation import check_query
 
 
-class BGESparseEmbedding(Component[SparseView], QuerySettings, BaseSparseEmbedding):
+class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
     """Lexical weights of bge-m3, {token id: weight > 0} per text.
 
     `sparse_doc_fn` and `sparse_query_fn` are what LlamaIndex's `QdrantVectorStore` takes by these names. Beside
@@ -64,10 +64,11 @@ class BGESparseEmbedding(Component[SparseView], QuerySettings, BaseSparseEmbeddi
         return _columns(self._loaded().encode(queries, "query"))
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:
-        return self._loaded().encode(check_query(query), "query")[0].to_dict()
+        sparse: SparseView = self._loaded()
+        return sparse.encode(check_query(query), "query")[0].to_dict()
 
     async def _aget_query_embedding(self, query: str) -> dict[int, float]:
-        sparse = await self._aloaded()
+        sparse: SparseView = await self._aloaded()
         return (await sparse.aencode(check_query(query), "query"))[0].to_dict()
 
     def _get_text_embedding(self, text: str) -> dict[int, float]:
@@ -77,10 +78,11 @@ class BGESparseEmbedding(Component[SparseView], QuerySettings, BaseSparseEmbeddi
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return self._loaded().encode(texts, "passage").to_dicts()
+        sparse: SparseView = self._loaded()
+        return sparse.encode(texts, "passage").to_dicts()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        sparse = await self._aloaded()
+        sparse: SparseView = await self._aloaded()
         rows = await sparse.aencode(texts, "passage")
         return await asyncio.to_thread(rows.to_dicts)
 

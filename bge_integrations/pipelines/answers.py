@@ -1,4 +1,4 @@
-"""Answers with citations: what a model is told, and how its [1] and [2] become sources."""
+"""Answers with citations: the prompts for a chat model, and how its [1] and [2] become sources."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ CONDENSE = (
     "question only."
 )
 NOTHING_FOUND = "No passage was found for this question."
-#: So many earlier questions are put in front of a question where no model rewrites it: more would drown it.
+#: Earlier questions put in front of a question if no chat model rewrites it; more would drown it.
 EARLIER_QUESTIONS = 3
 _CITATION = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A passage that was found for a question.
+    """A passage retrieved for a question.
 
     Attributes:
-        number: As the answer cites it, from 1.
+        number: The number the answer cites it by, from 1.
         text: The passage.
-        metadata: The passage's own: its file as "source", "title", "page" where there is one.
+        metadata: The passage's metadata: its file as "source", "title", and "page" if there is one.
     """
 
     number: int
@@ -44,11 +44,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, and the passages it cites.
+    """An answer and the passages it cites.
 
     Attributes:
         text: With citations by number: [1], [2].
-        sources: The passages with these numbers, in the order of the numbers. Empty where nothing is cited.
+        sources: The passages with these numbers, in the order of the numbers. Empty if nothing is cited.
     """
 
     text: str
@@ -56,30 +56,30 @@ class Answer:
 
 
 def check_question(question: object) -> str:
-    """`question`, or InvalidInputError."""
+    """Return `question`; raise InvalidInputError unless it is a text with words."""
     if not isinstance(question, str) or not question.strip():
         raise InvalidInputError(f"the question is {question!r}; ask one in words")
     return question
 
 
 def after_earlier(question: str, earlier: Sequence[str]) -> str:
-    """The question behind the last three questions before it: what is done where no model rewrites it."""
+    """Put the last three earlier questions in front of the question; used if no chat model rewrites it."""
     return " ".join([*earlier[-EARLIER_QUESTIONS:], check_question(question)])
 
 
 def numbered(sources: Sequence[Source]) -> str:
-    """The passages as a model reads them, each behind its number."""
+    """Format the passages for a chat model, each after its number."""
     return "\n\n".join(f"[{source.number}] {source.text}" for source in sources)
 
 
 def cited_answer(text: str, sources: Sequence[Source]) -> Answer:
-    """A model's answer; citations that name none of the passages stay in the text, but become no source."""
+    """Return a chat model's answer with its sources; numbers that match no passage stay in the text and are ignored."""
     numbers = {int(number) for group in _CITATION.findall(text) for number in group.split(",")}
     return Answer(text, [source for source in sources if source.number in numbers])
 
 
 def quoted_answer(question: str, sources: Sequence[Source], reranker: Reranker, top_n: int = 3) -> Answer:
-    """The passages' sentences that fit the question best, word by word; no language model."""
+    """Quote the sentences that the reranker scores highest for the question; no language model is used."""
     quotes = extract(question, [_without_title(source) for source in sources], reranker, top_n)
     if not quotes:
         return Answer(NOTHING_FOUND, [])
@@ -88,5 +88,5 @@ def quoted_answer(question: str, sources: Sequence[Source], reranker: Reranker, 
 
 
 def _without_title(source: Source) -> str:
-    """The text without its title in front: titles are near to questions, and state nothing."""
+    """Remove the title in front of the text: titles resemble questions but state nothing."""
     return source.text.removeprefix(f"{source.metadata.get('title')}\n")

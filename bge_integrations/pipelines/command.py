@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from bge_integrations.documents import SUFFIXES
 from bge_integrations.errors import BGEError, UnreadableFileError, WrongKindError
 from bge_integrations.interrupts import INTERRUPTED, exit_status
 from bge_integrations.optional import how_to_install
 from bge_integrations.pipelines.answers import Answer, check_question
-from bge_integrations.reading import SUFFIXES
 
 Pipeline = Literal["dense", "hybrid", "parent"]
 

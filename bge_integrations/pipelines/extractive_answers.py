@@ -1,4 +1,4 @@
-"""An answer without a language model: the sentences of the passages that fit the question best."""
+"""Answers without a language model: the passages' sentences that fit the question best."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Quote:
     """A sentence of a passage.
 
     Attributes:
-        text: The sentence, as it stands in the passage.
+        text: The sentence, verbatim.
         passage: The passage's number, from 1.
         score: The reranker's logit for question and sentence.
     """
@@ -33,23 +33,23 @@ class Quote:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences and lines of a text, without empty ones."""
+    """Split a text into sentences and lines, without empty ones."""
     return [sentence for part in _BETWEEN_SENTENCES.split(text) if (sentence := part.strip())]
 
 
 def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: int = 3) -> list[Quote]:
-    """The sentences that fit the question best, in falling score; Markdown headings are none.
+    """Return the sentences that fit the question best, highest score first, without Markdown headings.
 
-    They are the best there are: whether they answer the question is for the reader to judge.
+    They are the best available sentences; whether they answer the question is for the reader to judge.
 
     Args:
-        question: What is asked.
-        passages: The passages, best first: a sentence that several hold is quoted from the first of them.
+        question: The question.
+        passages: The passages, best first: a sentence that occurs in several is quoted from the first of them.
         reranker: Scores each sentence.
-        top_n: At most so many.
+        top_n: Maximum number of sentences.
 
     Raises:
-        InvalidInputError: top_n is less than 1, or a text can't be used.
+        InvalidInputError: top_n is less than 1, or a text is invalid.
     """
     check_top_n(top_n)
     first: dict[str, int] = {}
@@ -59,9 +59,9 @@ def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: i
                 first.setdefault(sentence, number)
     scores = reranker.score([(question, sentence) for sentence in first]).tolist()
     scored = [Quote(text, number, score) for (text, number), score in zip(first.items(), scores, strict=True)]
-    return [scored[place] for place in select_best(scores, top_n)]
+    return [scored[position] for position in select_best(scores, top_n)]
 
 
 def cited(quotes: Sequence[Quote]) -> str:
-    """The quotes as one text, the number of its passage behind each: "Pandas eat bamboo. [1] They climb. [3]"."""
+    """Join the quotes, each followed by its passage's number: "Pandas eat bamboo. [1] They climb. [3]"."""
     return " ".join(f"{quote.text} [{quote.passage}]" for quote in quotes)

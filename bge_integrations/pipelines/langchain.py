@@ -23,14 +23,16 @@ try:
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables import Runnable, RunnableBranch, RunnableLambda, RunnablePassthrough
 
-    from bge_integrations.langchain import BGEEmbeddings, BGEM3Retriever, BGEReranker
+    from bge_integrations.langchain import BGEEmbeddings, BGEM3Retriever, BGEM3VectorStore, BGEReranker
 except ImportError as error:
     raise missing(error, __name__) from error
 except KeyboardInterrupt:
     raise interrupted(__name__) from None
 
 from bge_integrations import load_reranker
+from bge_integrations.documents.sync import sync
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
+from bge_integrations.index import M3Index
 from bge_integrations.pipelines.answers import (
     CONDENSE,
     INSTRUCTION,
@@ -45,14 +47,12 @@ from bge_integrations.pipelines.answers import (
 )
 from bge_integrations.pipelines.extractive_answers import sentences
 from bge_integrations.pipelines.passages import check_ids, passages_of
-from bge_integrations.pipelines.stores import delete_others, delete_outdated, index_folder, open_chroma
+from bge_integrations.pipelines.stores import ChromaStore, IndexStore, index_folder, open_chroma
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.language_models import BaseChatModel
     from langchain_core.vectorstores import VectorStoreRetriever
-
-_BATCH = 1000  # Chroma takes some thousands at a time
 
 
 def read_documents(
@@ -60,7 +60,7 @@ def read_documents(
     model: str = "BAAI/bge-base-en-v1.5",
     on_unreadable: Callable[[UnreadableFileError], None] | None = None,
 ) -> list[Document]:
-    """The passages of a file or folder as documents; arguments and errors as in `passages.passages_of`."""
+    """Return the passages of a file or folder as documents; for arguments and errors see `passages.passages_of`."""
     passages = passages_of(path, model, on_unreadable)
     return [Document(passage.text, id=passage.id, metadata=passage.metadata) for passage in passages]
 
@@ -75,18 +75,19 @@ def dense_retriever(
     top_n: int = 5,
     filter: dict[str, Any] | None = None,
 ) -> BaseRetriever:
-    """Dense vectors in Chroma, reranked.
+    """Search dense vectors in Chroma, and rerank.
 
-    The folder is kept up to date with the documents: unchanged ones cost no model run, those that are gone are deleted.
+    The folder is brought up to date with the documents: unchanged ones cost no model run, those that are gone are
+    deleted.
 
     Args:
-        documents: What can be found, each with an id of its own.
-        folder: Where Chroma keeps the vectors; made where there is none.
+        documents: The documents to search, each with an id of its own.
+        folder: Chroma stores the vectors here; the folder is created if needed.
         model: Embedding model: hub id, folder, or "pocket".
-        reranker: Likewise.
-        k: How many documents the reranker gets.
-        top_n: How many it keeps.
-        filter: Chroma's, on the metadata: {"source": "notes.md"}, {"page": {"$gte": 2}}.
+        reranker: Reranker: hub id, folder, or "pocket".
+        k: Number of documents to rerank.
+        top_n: Number of documents to return.
+        filter: Chroma's filter on the metadata: {"source": "notes.md"}, {"page": {"$gte": 2}}.
 
     Raises:
         InvalidInputError: There are no documents, or they lack ids.
@@ -107,29 +108,20 @@ def hybrid_retriever(
     top_n: int = 5,
     filter: dict[str, Any] | None = None,
 ) -> Iterator[BGEM3Retriever]:
-    """bge-m3's dense, sparse and multi-vector scores together in an M3Index, reranked; `with` closes the index.
+    """Search by bge-m3's dense, sparse and multi-vector scores in an M3Index, and rerank; `with` closes the index.
 
-    Arguments and errors are as in `dense_retriever`; the model has to be of the bge-m3 family, the filter is M3Index'
-    own: {"lang": {"$in": ["de", "en"]}}.
+    Arguments and errors are as in `dense_retriever`; the model must be of the bge-m3 family, and the filter is
+    M3Index's own: {"lang": {"$in": ["de", "en"]}}.
 
     Raises:
-        IndexLockedError: The folder's index is open already, here or in another process.
+        IndexLockedError: The folder's index is already open, here or in another process.
     """
     ids = check_ids([document.id for document in documents])
-    retriever = BGEM3Retriever.from_documents(
-        documents,
-        path=index_folder(folder) / "langchain-m3",
-        model=model,
-        reranker=BGEReranker(model=reranker),
-        fetch_k=k,
-        k=top_n,
-        filter=filter,
-    )
-    try:
-        delete_others(retriever.index, ids)
-        yield retriever
-    finally:
-        retriever.close()
+    loaded = BGEReranker(model=reranker)
+    with M3Index.open(index_folder(folder) / "langchain-m3", model) as index:
+        store = IndexStore(index, BGEM3VectorStore(index).add_documents)
+        sync(store, zip(ids, documents, strict=True))
+        yield BGEM3Retriever.from_index(index, reranker=loaded, fetch_k=k, k=top_n, filter=filter)
 
 
 def parent_retriever(
@@ -142,7 +134,7 @@ def parent_retriever(
     top_n: int = 5,
     filter: dict[str, Any] | None = None,
 ) -> BaseRetriever:
-    """Searches sentences, by dense vectors in Chroma, and returns the documents that they are from, reranked.
+    """Search sentences by dense vectors in Chroma, and return the documents they are from, reranked.
 
     Arguments and errors are as in `dense_retriever`; k counts sentences.
     """
@@ -153,18 +145,18 @@ def parent_retriever(
         for document in documents
         for number, sentence in enumerate(sentences(document.page_content))
     ]
-    found = ParentRetriever(
+    retriever = ParentRetriever(
         parts=_chroma_retriever(parts, folder, "langchain-sentences", model, k, filter),
         parents={str(document.id): document for document in documents},
     )
-    return loaded.wrap(found)
+    return loaded.wrap(retriever)
 
 
 class ParentRetriever(BaseRetriever):
-    """Finds parts of documents, and returns the documents, each once, in the order of its best part."""
+    """Finds parts of documents and returns the documents, each once, in the order of their best parts."""
 
     parts: BaseRetriever
-    """Finds the parts; `metadata["parent"]` of each has its document's id."""
+    """Finds the parts; `metadata["parent"]` is the document's id."""
     parents: dict[str, Document]
     """The documents by their ids."""
 
@@ -188,12 +180,9 @@ def _chroma_retriever(
     ids = check_ids([document.id for document in documents])
     embeddings = BGEEmbeddings(model=model)
     client, collection = open_chroma(folder, name, model)
-    rows = {i: (document.page_content, document.metadata) for i, document in zip(ids, documents, strict=True)}
-    wanted = set(delete_outdated(collection, rows))
-    new = [document for document in documents if document.id in wanted]
     store = Chroma(name, client=client, embedding_function=embeddings)
-    for start in range(0, len(new), _BATCH):
-        store.add_documents(new[start : start + _BATCH])
+    passages = ChromaStore(collection, store.add_documents, lambda document: (document.page_content, document.metadata))
+    sync(passages, zip(ids, documents, strict=True))
     return store.as_retriever(search_kwargs={"k": k, "filter": filter})
 
 
@@ -212,9 +201,9 @@ def _earlier_questions(chat_history: Sequence[BaseMessage]) -> list[str]:
 
 
 def standalone_question(llm: BaseChatModel | None = None) -> Runnable[dict[str, Any], str]:
-    """{"question": str, "chat_history": messages, or none} → a question that can be understood without the history.
+    """{"question": str, "chat_history": optional messages} → a question that can be understood without the history.
 
-    With a chat model, that rewrites it. With none, the last three questions of the user are put in front of it.
+    A chat model rewrites the question. Without one, the user's last three questions are put in front of it.
     """
     if llm is None:
         return _checked | (lambda asked: after_earlier(asked["question"], _earlier_questions(asked["chat_history"])))
@@ -226,9 +215,9 @@ def standalone_question(llm: BaseChatModel | None = None) -> Runnable[dict[str, 
 def history_aware(
     retriever: BaseRetriever, llm: BaseChatModel | None = None
 ) -> Runnable[dict[str, Any], list[Document]]:
-    """Retrieval that knows the conversation: {"question": str, "chat_history": messages} → documents.
+    """Retrieval that knows the conversation: {"question": str, "chat_history": optional messages} → documents.
 
-    What is searched for is the `standalone_question`.
+    It searches for the `standalone_question`.
     """
     return standalone_question(llm) | retriever
 
@@ -240,32 +229,33 @@ def answer_chain(
     reranker: str = "BAAI/bge-reranker-v2-m3",
     top_n: int = 3,
 ) -> Runnable[dict[str, Any], Answer]:
-    """{"question": str, "chat_history": messages, or none} → an `Answer` with citations.
+    """{"question": str, "chat_history": optional messages} → an `Answer` with citations.
 
-    With a chat model, that answers from the passages. With none the answer is made of quotes: the sentences that fit
-    the question best, by the reranker.
+    A chat model answers from the passages. Without one, the answer quotes the sentences that the reranker scores
+    highest for the question.
 
     Args:
         retriever: Finds the passages for the `standalone_question`.
-        llm: Any chat model of LangChain's, or None.
-        reranker: Without a chat model, scores the sentences: hub id, folder, or "pocket".
-        top_n: Without a chat model, how many sentences.
+        llm: Any LangChain chat model, or None.
+        reranker: Scores the sentences if there is no chat model: hub id, folder, or "pocket".
+        top_n: Number of sentences to quote if there is no chat model.
 
     Raises:
-        InvalidInputError: When it is invoked, if the question is empty.
+        InvalidInputError: On invocation, if the question is empty.
     """
-    found = {"question": standalone_question(llm)} | RunnablePassthrough.assign(
+    searched = {"question": standalone_question(llm)} | RunnablePassthrough.assign(
         sources=itemgetter("question") | retriever | _sources
     )
     if llm is None:
         scorer = load_reranker(reranker)
-        return found | (lambda asked: quoted_answer(asked["question"], asked["sources"], scorer, top_n))
+        return searched | (lambda asked: quoted_answer(asked["question"], asked["sources"], scorer, top_n))
     prompt = ChatPromptTemplate([("system", INSTRUCTION), ("human", "{passages}\n\nQuestion: {question}")])
     asking = (
         RunnablePassthrough.assign(passages=lambda asked: numbered(asked["sources"])) | prompt | llm | StrOutputParser()
     )
     text = RunnableBranch((itemgetter("sources"), asking), lambda _: NOTHING_FOUND)
-    return found | RunnablePassthrough.assign(text=text) | (lambda asked: cited_answer(asked["text"], asked["sources"]))
+    answered = searched | RunnablePassthrough.assign(text=text)
+    return answered | (lambda asked: cited_answer(asked["text"], asked["sources"]))
 
 
 def _sources(documents: list[Document]) -> list[Source]:

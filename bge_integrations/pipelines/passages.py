@@ -1,4 +1,4 @@
-"""What the pipelines are asked about: a folder's files, or the bundled documents, as passages."""
+"""The passages that the pipelines search: of a folder's files, or of the bundled documents."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from bge_integrations import load_embedder
 from bge_integrations.demo_documents import bundled_passages
+from bge_integrations.documents import Passage, read_passages
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
-from bge_integrations.reading import Passage, read_passages
 
 
 def passages_of(
     path: str | Path | None, model: str, on_unreadable: Callable[[UnreadableFileError], None] | None = None
 ) -> list[Passage]:
-    """The passages of a file or of the files below a folder, cut by the model's tokenizer; None: the bundled ones.
+    """Return the passages of a file or of the files below a folder, split by the model's tokenizer.
 
     Args:
-        path: A file or a folder, or None.
-        model: The embedding model that will read them: hub id, folder, or "pocket".
-        on_unreadable: Called with the error of a file that can't be read, which is then left out; None raises it.
+        path: A file or a folder; None returns the bundled passages.
+        model: The embedding model that the passages are for: hub id, folder, or "pocket".
+        on_unreadable: Called with the error of a file that can't be read, which is then skipped; None raises it.
 
     Raises:
-        InvalidInputError: There is no such path, or nothing in it can be read.
-        UnreadableFileError: A file can't be read; it says which.
+        InvalidInputError: The path does not exist, or no file in it can be read.
+        UnreadableFileError: A file can't be read; the message names it.
     """
     if path is None:
         return bundled_passages()
@@ -35,10 +35,14 @@ def passages_of(
 
 
 def check_ids(ids: Sequence[str | None]) -> list[str]:
-    """The documents' ids, by which a second run knows them; InvalidInputError where there are none, or two the same."""
+    """Return the documents' ids, by which the next run recognises them.
+
+    Raises:
+        InvalidInputError: There are no documents, or they do not all have ids of their own.
+    """
     if not ids:
         raise InvalidInputError("there are no documents; pass at least one")
-    found = [identifier for identifier in ids if identifier]
-    if len(set(found)) < len(ids):
-        raise InvalidInputError("each document needs an id of its own, by which the next run knows it again")
-    return found
+    given = [identifier for identifier in ids if identifier]
+    if len(set(given)) < len(ids):
+        raise InvalidInputError("each document needs an id of its own, by which the next run recognises it")
+    return given

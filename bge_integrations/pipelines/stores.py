@@ -1,10 +1,11 @@
-"""What is kept on disk between runs, and how it is brought up to date: a Chroma collection, an M3Index."""
+"""Stores on disk that are kept up to date with the documents: a Chroma collection, an M3Index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bge_integrations.errors import InvalidInputError, WrongModelError
 
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
 
     from bge_integrations.index import M3Index
 
-#: What makes a folder one of the pipelines' or of Chroma's.
+Document = TypeVar("Document")
+
+#: A folder with one of these is an index of the pipelines, or Chroma's.
 _OURS = ("chroma.sqlite3", "langchain-m3", "llama-index-m3")
-#: What is stored of a passage: its text and metadata.
-Stored = tuple[str, Mapping[str, Any]]
 
 
 def index_folder(folder: str | Path) -> Path:
-    """The folder, for the pipelines to write to.
+    """Return the folder as a path, if the pipelines may write to it.
 
     Raises:
-        InvalidInputError: It is a file, or holds something else.
+        InvalidInputError: It is a file, or holds something other than an index.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
@@ -32,16 +33,16 @@ def index_folder(folder: str | Path) -> Path:
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if names and not set(names) & set(_OURS):
         raise InvalidInputError(
-            f"{folder} is not empty and no index of a pipeline (it holds {names[0]}); name a new folder for the index"
+            f"{folder} is not empty and not a pipeline's index (it holds {names[0]}); name a new folder for the index"
         )
     return folder
 
 
 def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, Collection]:
-    """Chroma in a folder, and the collection of this name, made where there is none; it compares by cosine.
+    """Open Chroma in a folder, and the collection of this name, which is created if needed and compares by cosine.
 
     Raises:
-        InvalidInputError: The folder is a file, or holds something else.
+        InvalidInputError: The folder is a file, or holds something other than an index.
         WrongModelError: The collection holds the vectors of another model.
     """
     import chromadb
@@ -62,26 +63,58 @@ def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, C
     return client, collection
 
 
-def delete_outdated(collection: Collection, passages: Mapping[str, Stored]) -> list[str]:
-    """Delete what is not among the passages, or was changed; the ids of passages that are then missing.
+@dataclass(frozen=True)
+class ChromaStore(Generic[Document]):
+    """A framework's documents in a Chroma collection, for `sync`.
 
-    What is there as it should be stays, and costs no model run.
+    Attributes:
+        collection: Holds the documents.
+        add: Embeds documents and adds them to the collection: the framework's own function.
+        read: Returns a document's text and metadata.
     """
-    there = collection.get(include=["documents", "metadatas"])
-    rows = zip(there["ids"], there["documents"], there["metadatas"], strict=True)
-    kept = {i for i, text, metadata in rows if i in passages and _is(passages[i], text, metadata)}
-    if gone := [i for i in there["ids"] if i not in kept]:
-        collection.delete(ids=gone)
-    return [i for i in passages if i not in kept]
+
+    collection: Collection
+    add: Callable[[list[Document]], object]
+    read: Callable[[Document], tuple[str, Mapping[str, Any]]]
+
+    def put(self, documents: Mapping[str, Document]) -> None:
+        stored = self.collection.get(ids=list(documents), include=["documents", "metadatas"])
+        rows = zip(stored["ids"], stored["documents"], stored["metadatas"], strict=True)
+        unchanged = {i for i, text, metadata in rows if self._is_unchanged(documents[i], text, metadata)}
+        if changed := [i for i in stored["ids"] if i not in unchanged]:
+            self.collection.delete(ids=changed)
+        if new := [document for i, document in documents.items() if i not in unchanged]:
+            self.add(new)
+
+    def _is_unchanged(self, document: Document, stored: str, stored_metadata: Mapping[str, Any] | None) -> bool:
+        text, metadata = self.read(document)
+        return text == stored and metadata.items() <= (stored_metadata or {}).items()  # LlamaIndex stores more
+
+    def ids(self) -> Iterable[str]:
+        ids: list[str] = self.collection.get(include=[])["ids"]
+        return ids
+
+    def delete(self, ids: list[str]) -> None:
+        self.collection.delete(ids=ids)
 
 
-def _is(passage: Stored, text: str, metadata: Mapping[str, Any] | None) -> bool:
-    """Whether this is stored; LlamaIndex stores more metadata than the passage has."""
-    return passage[0] == text and passage[1].items() <= (metadata or {}).items()
+@dataclass(frozen=True)
+class IndexStore(Generic[Document]):
+    """A framework's documents in an M3Index, for `sync`.
 
+    Attributes:
+        index: Holds the documents; it encodes only those that are new or changed.
+        add: Adds documents to the index: the framework's own function.
+    """
 
-def delete_others(index: M3Index, ids: list[str]) -> None:
-    """Delete all passages but these."""
-    kept = set(ids)
-    if gone := [entry.id for entry in index if entry.id not in kept]:
-        index.delete(gone)
+    index: M3Index
+    add: Callable[[list[Document]], object]
+
+    def put(self, documents: Mapping[str, Document]) -> None:
+        self.add(list(documents.values()))
+
+    def ids(self) -> Iterable[str]:
+        return (entry.id for entry in self.index)
+
+    def delete(self, ids: list[str]) -> None:
+        self.index.delete(ids)

@@ -18,7 +18,6 @@ from conftest import BASE, M3, PUBLISHED, TESTS
 from bge_integrations import load_reranker
 from bge_integrations.catalog import CHECKPOINTS
 from bge_integrations.cli import embed as embed_command
-from bge_integrations.cli import index as index_command
 from bge_integrations.cli import main, output, partial
 from bge_integrations.core import embedder as embedder_module
 from bge_integrations.errors import InvalidInputError
@@ -301,7 +300,7 @@ def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
     assert (status, out) == (1, "")
     first, second, last = err.splitlines()
     assert first.endswith("a.md has no text")
-    assert "b.pdf is no PDF that can be read" in second
+    assert "b.pdf can't be read as a PDF" in second
     assert last == "bge: none of the files could be read; no index was made or changed"
     assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
@@ -335,7 +334,7 @@ def test_an_interrupted_index_is_finished_by_the_next_run(bge, docs, tmp_path, m
     index, undisturbed = tmp_path / "index", tmp_path / "undisturbed"
     assert bge("index", docs, "--index", undisturbed, "--model", "pocket")[0] == 0
     with monkeypatch.context() as patched:
-        patched.setattr(index_command, "_BATCH", 4)
+        patched.setattr("bge_integrations.documents.sync._BATCH", 4)
         patched.setattr(M3Index, "add", interrupt_at(2, M3Index.add))
         status, out, err = bge("index", docs, "--index", index, "--model", "pocket")
     assert (status, out) == (130, "")

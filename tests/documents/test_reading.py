@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bge_integrations.documents import find_files, read_file, read_passages
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
-from bge_integrations.reading import find_files, read_file, read_passages
 
 SENTENCES = [f"Panda number {i} eats {i * 3} kilograms of bamboo and sleeps in tree {i % 7}." for i in range(300)]
 
@@ -121,8 +121,8 @@ BAD = {
     "latin.txt": (b"caf\xe9", "not UTF-8"),
     "empty.md": (b" \n", "has no text"),
     "script.html": (b"<script>x()</script>", "has no text"),
-    "cut.pdf": (pdf("Herons eat fish.")[:150], "no PDF that can be read"),
-    "text.pdf": (b"this is no PDF", "no PDF that can be read"),
+    "cut.pdf": (pdf("Herons eat fish.")[:150], "can't be read as a PDF"),
+    "text.pdf": (b"this is no PDF", "can't be read as a PDF"),
     "scanned.pdf": (pdf(""), "OCR"),
     "deep.html": (b"<div>" * 2000 + b"Owls hunt at night.", "nested too deeply"),
 }
@@ -170,7 +170,8 @@ def test_a_page_in_another_encoding(tmp_path):
 
 
 def test_nothing_to_read(tmp_path, pocket):
-    for path, why in ((tmp_path, "has no files"), (tmp_path / "x", "no file or folder"), (Path(__file__), "none of")):
+    mistakes = {tmp_path: "has no files", tmp_path / "x": "no file or folder", Path(__file__): "is not of the kinds"}
+    for path, why in mistakes.items():
         with pytest.raises(InvalidInputError, match=why):
             read_passages(path, pocket)
     with pytest.raises(InvalidInputError):

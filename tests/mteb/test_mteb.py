@@ -17,10 +17,9 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from mteb.types import PromptType
 
-import bge_integrations.mteb
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.errors import InvalidInputError, TextTooLongError
-from bge_integrations.mteb import BGECrossEncoder, BGEEncoder, BGEM3Search
+from bge_integrations.mteb import BGECrossEncoder, BGEEncoder, BGEM3Search, m3_search
 from bge_integrations.scoring import hybrid_scores
 
 DEMO = resources.files("bge_integrations") / "demo_documents"
@@ -195,8 +194,8 @@ def test_retrieval_is_what_the_embedders_own_vectors_give(pocket):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chunk", [7, 2048])
 def test_search_is_what_the_scoring_module_gives(pocket, mode, chunk, monkeypatch, tmp_path):
-    monkeypatch.setattr(bge_integrations.mteb, "_CHUNK_DOCUMENTS", chunk)
-    monkeypatch.setattr(bge_integrations.mteb, "_BLOCK_QUERIES", 4)
+    monkeypatch.setattr(m3_search, "_CHUNK_DOCUMENTS", chunk)
+    monkeypatch.setattr(m3_search, "_BLOCK_QUERIES", 4)
     weights = (1.0, 0.25, 2.0)
     model = BGEM3Search(pocket, mode=mode, weights=weights if mode == "hybrid" else None)
     expected = expected_scores(pocket, mode, weights)
@@ -215,7 +214,7 @@ def test_modes_rank_differently(pocket):
 
 @pytest.mark.parametrize(("mode", "top_k"), [("hybrid", 3), ("sparse", 100)])
 def test_top_k_keeps_the_best_of_all_chunks(pocket, mode, top_k, monkeypatch):
-    monkeypatch.setattr(bge_integrations.mteb, "_CHUNK_CHARACTERS", 2000)
+    monkeypatch.setattr(m3_search, "_CHUNK_CHARACTERS", 2000)
     found = search(BGEM3Search(pocket, mode=mode), Questions(), top_k=top_k)
     expected = expected_scores(pocket, mode)
     assert mode != "sparse" or any(np.sort(row)[-100] == np.sort(row)[-101] for row in expected)  # some are equal
@@ -259,7 +258,7 @@ def test_each_document_is_encoded_once_and_the_corpus_let_go(pocket, monkeypatch
 
 @pytest.mark.parametrize("mode", MODES)
 def test_search_reranks_the_candidates_only(pocket, mode, monkeypatch, tmp_path):
-    monkeypatch.setattr(bge_integrations.mteb, "_CHUNK_DOCUMENTS", 32)
+    monkeypatch.setattr(m3_search, "_CHUNK_DOCUMENTS", 32)
     task = RerankedQuestions()
     expected, ranked = expected_scores(pocket, mode), predictions(BGEM3Search(pocket, mode=mode), task, tmp_path)
     for i, candidates in RerankedQuestions().candidates().items():

@@ -28,7 +28,7 @@ from bge_integrations.pipelines import langchain, llama_index
 from bge_integrations.pipelines.answers import NOTHING_FOUND, Source, cited_answer
 from bge_integrations.pipelines.command import run
 from bge_integrations.pipelines.extractive_answers import Quote, cited, extract, sentences
-from bge_integrations.pipelines.stores import open_chroma
+from bge_integrations.pipelines.stores import ChromaStore, open_chroma
 
 FILES = {
     "pandas.md": "# The giant panda {Ailuropoda}\n\n"
@@ -222,6 +222,29 @@ def test_what_is_unchanged_is_not_embedded_again(tmp_path, framework, pipeline):
     assert vectors()["rome.txt"] == first["bm25.md"]
     (docs / "rome.txt").write_text("Rome lies on the river Tiber.")
     assert vectors()["rome.txt"] not in (first["bm25.md"], first["rome.txt"])
+
+
+@both
+def test_an_interrupted_update_loses_nothing(tmp_path, monkeypatch, framework):
+    docs, folder = tmp_path / "docs", tmp_path / "index"
+    docs.mkdir()
+    write(docs, {"rome.txt": "Rome lies on the Tiber.", "bm25.md": "BM25 ranks by words."})
+    with build(framework, "dense", read(framework, docs), folder):
+        pass
+    (docs / "rome.txt").unlink()
+    write(docs, {"iceland.txt": "Iceland has no army."})
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ChromaStore, "put", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(framework, "dense", read(framework, docs), folder)
+    name = f"{framework.__name__.rpartition('.')[2].replace('_', '-')}-passages"
+    assert sorted(open_chroma(folder, name, "pocket")[1].get()["ids"]) == ["bm25.md#0", "rome.txt#0"]
+    with build(framework, "dense", read(framework, docs), folder):
+        assert sorted(open_chroma(folder, name, "pocket")[1].get()["ids"]) == ["bm25.md#0", "iceland.txt#0"]
 
 
 @both
@@ -447,8 +470,8 @@ def test_the_command(docs, tmp_path, monkeypatch, capsys, framework):
         (["q", "--model", "bge-reranker-base"], "belongs to the rerankers; name an embedding model with --model"),
         (["q", "--reranker", "bge-m3"], "belongs to the embedders; name an embedding model with --model"),
         (["q", "--index", "file.csv"], "file.csv is a file"),
-        (["q", "--index", "."], "is not empty and no index of a pipeline (it holds file.csv)"),
-        (["q", "--index", ".", "--pipeline", "hybrid"], "is not empty and no index of a pipeline (it holds file.csv)"),
+        (["q", "--index", "."], "is not empty and not a pipeline's index (it holds file.csv)"),
+        (["q", "--index", ".", "--pipeline", "hybrid"], "is not empty and not a pipeline's index (it holds file.csv)"),
     ],
 )
 @both

@@ -1,0 +1,6 @@
+"""Files to passages (`reading`, `splitting`), and a store that is kept up to date with them (`folder`, `sync`)."""
+
+from bge_integrations.documents.reading import SUFFIXES, find_files, read_file
+from bge_integrations.documents.splitting import PASSAGE_TOKENS, Passage, read_passages
+
+__all__ = ["PASSAGE_TOKENS", "SUFFIXES", "Passage", "find_files", "read_file", "read_passages"]

@@ -1,0 +1,123 @@
+"""Text to passages, split by the embedding model's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations.documents.reading import find_files, read_file
+from bge_integrations.errors import InvalidInputError, UnreadableFileError
+from bge_integrations.optional import import_library
+from bge_integrations.validation import check_whole_number
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Embedder
+
+#: Default length of a passage in tokens: enough to show an answer's context, and within every model's limit.
+PASSAGE_TOKENS = 256
+#: Files that are split as Markdown: `read_file` converts HTML.
+_MARKDOWN = (".md", ".markdown", ".html", ".htm")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a file.
+
+    Attributes:
+        text: Not empty.
+        source: The file's path relative to the folder that was read, with "/" on every system.
+        title: The file's own title, or else its name.
+        page: The page of a PDF, from 1; None for other files.
+        start: Where the text begins in the file's text (for a PDF, in the page's text), in characters.
+    """
+
+    text: str
+    source: str
+    title: str
+    page: int | None
+    start: int
+
+    @property
+    def id(self) -> str:
+        """An id that stays the same for the same position in the same file: "paper.pdf#p3-1200", "notes.md#0"."""
+        return f"{self.source}#{'' if self.page is None else f'p{self.page}-'}{self.start}"
+
+    @property
+    def metadata(self) -> dict[str, str | int]:
+        """Source, title, start, and the page if there is one."""
+        metadata: dict[str, str | int] = {"source": self.source, "title": self.title, "start": self.start}
+        return metadata if self.page is None else metadata | {"page": self.page}
+
+
+def read_passages(
+    path: str | Path,
+    embedder: Embedder,
+    *,
+    passage_tokens: int | None = None,
+    overlap_tokens: int | None = None,
+    on_unreadable: Callable[[UnreadableFileError], None] | None = None,
+) -> Iterator[Passage]:
+    """Yield the passages of a file, or of all the files below a folder, in order.
+
+    Markdown and HTML are split at headings and blocks if possible, other text at paragraphs and sentences.
+
+    Args:
+        path: A file or a folder; hidden files and files of other kinds are skipped.
+        embedder: Its tokenizer counts the tokens, including instruction and special tokens, so that `encode` truncates
+            no passage.
+        passage_tokens: Maximum tokens of a passage; None takes 256, or the embedder's max_length if that is less.
+        overlap_tokens: Maximum tokens at a passage's end that the next one repeats, in whole sentences or words if
+            they fit; None takes an eighth of passage_tokens.
+        on_unreadable: Called with the error of a file that can't be read, which is then skipped; None raises it.
+
+    Raises:
+        InvalidInputError: The path does not exist, it holds no file that can be read, or a number is out of range.
+        UnreadableFileError: A file is damaged, encrypted, not UTF-8 or has no text; the message names it.
+    """
+    path = Path(path).expanduser()
+    files = find_files(path)
+    longest = min(PASSAGE_TOKENS, embedder.max_length) if passage_tokens is None else passage_tokens
+    check_whole_number(longest, "passage_tokens", most=embedder.max_length)
+    fixed = embedder.count_tokens([""], kind="passage")[0]
+    room = longest - fixed
+    if room < 1:
+        raise InvalidInputError(f"passage_tokens={longest} leaves no room beside {fixed} tokens that are always there")
+    overlap = room // 8 if overlap_tokens is None else overlap_tokens
+    if not 0 <= overlap < room:
+        raise InvalidInputError(f"overlap_tokens={overlap} must be from 0 to {room - 1}")
+    library = import_library("semantic_text_splitter", "files", "reading files")
+
+    def count(text: str) -> int:
+        return embedder.count_tokens([text], kind="passage")[0] - fixed
+
+    text_splitter = library.TextSplitter.from_callback(count, room, overlap)
+    markdown_splitter = library.MarkdownSplitter.from_callback(count, room, overlap)
+    return _split_files(path, files, text_splitter, markdown_splitter, on_unreadable)
+
+
+def _split_files(
+    path: Path,
+    files: list[Path],
+    text_splitter: Any,
+    markdown_splitter: Any,
+    on_unreadable: Callable[[UnreadableFileError], None] | None,
+) -> Iterator[Passage]:
+    for file in files:
+        try:
+            title, texts = read_file(file)
+        except UnreadableFileError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+            continue
+        splitter = markdown_splitter if file.suffix.lower() in _MARKDOWN else text_splitter
+        for page, text in texts.items():
+            for start, chunk in splitter.chunk_indices(text):
+                yield Passage(chunk, source_of(file, path), title, page, start)
+
+
+def source_of(file: Path, path: Path) -> str:
+    """Return the `Passage.source` of a file found in `path`, which is a folder or the file itself."""
+    return file.relative_to(path).as_posix() if path.is_dir() else file.name

@@ -1,0 +1,84 @@
+"""Dense vectors for mteb."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mteb.similarity_functions import cos_sim, pairwise_cos_sim
+
+from bge_integrations.mteb.inputs import all_texts, check_show_progress, kind_of
+from bge_integrations.mteb.metadata import embedder_metadata
+from bge_integrations.validation import check_on_truncate
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import Array, BatchedInput, EncodeKwargs, PromptType
+    from torch.utils.data import DataLoader
+    from typing_extensions import Unpack
+
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.request import OnTruncate
+
+
+class BGEEncoder:
+    """Dense vectors of any BGE embedder, as mteb's `EncoderProtocol`: runs every kind of text task.
+
+    Queries and documents of retrieval tasks get the embedder's instructions for queries and passages. The texts of all
+    other tasks (which mteb does not mark as either) get none, as in the published BGE results.
+
+    Example:
+        >>> import mteb
+        >>> from bge_integrations import load_embedder
+        >>> from bge_integrations.mteb import BGEEncoder
+        >>> mteb.evaluate(BGEEncoder(load_embedder("BAAI/bge-m3")), mteb.get_tasks(tasks=["STS12", "NFCorpus"]))
+
+    Args:
+        embedder: From `load_embedder`; the caller closes it.
+        on_truncate: As in `Embedder.encode`.
+
+    Attributes:
+        mteb_model_meta: Name, revision and settings, under which mteb stores the results.
+
+    Raises:
+        InvalidInputError: `on_truncate` has a value that is not allowed.
+    """
+
+    def __init__(self, embedder: Embedder, *, on_truncate: OnTruncate = "warn") -> None:
+        check_on_truncate(on_truncate)
+        self._embedder = embedder
+        self._on_truncate = on_truncate
+        self.mteb_model_meta = embedder_metadata(embedder, "dense", embedder.dimension)
+
+    def encode(
+        self,
+        inputs: DataLoader[BatchedInput],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Unpack[EncodeKwargs],
+    ) -> Array:
+        """Embed a task's texts.
+
+        Returns:
+            float32 (texts, dimension), unit rows.
+
+        Raises:
+            InvalidInputError: The inputs hold no text, or an encode_kwarg is not supported.
+        """
+        show_progress = check_show_progress(kwargs)
+        kind = None if prompt_type is None else kind_of(prompt_type)
+        dense = self._embedder.encode(
+            all_texts(inputs), kind=kind, on_truncate=self._on_truncate, show_progress=show_progress
+        ).dense
+        assert dense is not None
+        return dense
+
+    def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """Return the cosine of each of the first with each of the second: float32 (first, second)."""
+        return cos_sim(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """Return the cosine of each of the first with its counterpart: float32 (pairs,)."""
+        return pairwise_cos_sim(embeddings1, embeddings2)
