@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import torch
+
 from bge_integrations.catalog import FAMILIES
 from bge_integrations.models.checkpoint import weight_bytes
+from bge_integrations.models.decoder_model import DecoderModel
+from bge_integrations.models.encoder_model import EncoderModel
+from bge_integrations.models.placement import Placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,12 +65,6 @@ def load_model(
 def _load_torch(
     folder: Path, family: Family, device: str, dtype: str, layers: int | None, kernels: CpuKernels
 ) -> Model:
-    import torch
-
-    from bge_integrations.models.decoder_model import DecoderModel
-    from bge_integrations.models.encoder_model import EncoderModel
-    from bge_integrations.models.placement import Placement
-
     traits = FAMILIES[family]
     placement = Placement(torch.device(device), dtype, kernels)
     if traits.backbone == "decoder":
@@ -73,5 +72,5 @@ def _load_torch(
     return EncoderModel(folder, traits.head, placement)
 
 
-#: How each backend loads a checkpoint. Each imports its library when it is called.
+#: How each backend loads a checkpoint.
 _BACKENDS = {"torch": _load_torch}

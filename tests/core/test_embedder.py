@@ -75,7 +75,7 @@ def test_bad_options(base, options, message):
         ({"max_length": 4096}, "from 1 to 512"),
         ({"truncate_dim": 65}, "from 1 to 64"),
         ({"truncate_dim": 0}, "from 1 to 64"),
-        ({"pooling": "max"}, "none of cls, mean, last_token"),
+        ({"pooling": "max"}, "none of 'cls', 'mean', 'last_token'"),
         ({"family": "bert"}, "family='bert'"),
         ({"task": "qa"}, "has no tasks"),
     ],
