@@ -11,7 +11,7 @@ export BGE_DEMO_QUESTION = $(value Q)
 export BGE_DEMO_MODEL = $(value MODEL)
 export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest pytest lint format bench bench-peers docs check-wheel
+.PHONY: setup demo test test-oldest test-cuda pytest lint format bench bench-peers docs check-wheel
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -37,6 +37,10 @@ pytest: $(READY)
 # The same tests with the oldest supported versions, in a separate environment.
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+# The tests of a GPU; they skip without one.
+test-cuda: $(READY)
+	BGE_TEST_CUDA=1 $(BIN)/python -m pytest -m cuda -n 0
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -253,7 +253,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT, "en"),
     _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT, "en"),
     _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
-    # its published code attends to both sides, that of the 1.5B model only back
+    # the published code of the 7B model attends to both sides, the code of the 1.5B model only backwards
     _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),

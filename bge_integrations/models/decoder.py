@@ -126,7 +126,7 @@ class _Layer:
 
 
 class Decoder:
-    """A decoder over packed batches, of which each sequence's last token is read.
+    """A decoder over packed batches that reads the last token of each sequence.
 
     Args:
         layers: How many of the layers to read; None reads all.
@@ -201,9 +201,9 @@ def compress(x: Tensor, batch: PackedBatch, ratio: int) -> tuple[Tensor, PackedB
     passage = batch.only_computed(batch.types) == 1
     begins = torch.zeros_like(passage)  # a passage's first token
     begins[1:] = passage[1:] & ~passage[:-1]
-    place = torch.arange(len(x), device=x.device)
-    first = (place * begins).cummax(0).values
-    leads = ~passage | ((place - first) % ratio == 0)  # the first token of each group
+    index = torch.arange(len(x), device=x.device)
+    first = (index * begins).cummax(0).values
+    leads = ~passage | ((index - first) % ratio == 0)  # the first token of each group
     group = leads.long().cumsum(0) - 1
     size = group.bincount()
     summed = torch.zeros(len(size), x.shape[1], dtype=torch.float32, device=x.device).index_add_(0, group, x.float())

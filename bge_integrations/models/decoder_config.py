@@ -122,7 +122,7 @@ class DecoderConfig:
         )
         head_size = int(config.get("head_dim") or hidden // heads)
         query_scalar = config.get("query_pre_attn_scalar", head_size) if model_type in _GEMMA2 else head_size
-        found = cls(
+        parsed = cls(
             hidden_size=hidden,
             layers=layers,
             heads=heads,
@@ -148,14 +148,20 @@ class DecoderConfig:
             tied=bool(config.get("tie_word_embeddings", is_gemma)),
             stored_bytes=_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4),
         )
-        if not found.is_causal and any(found.windows):
+        if not parsed.is_causal and any(parsed.windows):
             raise NotSupportedError("attention to both sides in a sliding window is not supported")
-        sizes = (found.hidden_size, found.layers, found.heads, found.kv_heads, found.head_size, found.max_length)
-        floats = (found.norm_eps, found.rope_theta, found.attention_scale, found.embedding_scale, found.residual_scale)
-        fits = all(math.isfinite(number) and number > 0 for number in floats) and found.heads % found.kv_heads == 0
-        if min(*sizes, found.intermediate_size, found.vocabulary_size) < 1 or not fits:
-            raise CheckpointError(f"config.json is inconsistent: {found}")
-        return found
+        sizes = (parsed.hidden_size, parsed.layers, parsed.heads, parsed.kv_heads, parsed.head_size, parsed.max_length)
+        floats = (
+            parsed.norm_eps,
+            parsed.rope_theta,
+            parsed.attention_scale,
+            parsed.embedding_scale,
+            parsed.residual_scale,
+        )
+        fits = all(math.isfinite(number) and number > 0 for number in floats) and parsed.heads % parsed.kv_heads == 0
+        if min(*sizes, parsed.intermediate_size, parsed.vocabulary_size) < 1 or not fits:
+            raise CheckpointError(f"config.json is inconsistent: {parsed}")
+        return parsed
 
     def weight_bytes(self, layers: int, dtype: str) -> int:
         """Return how many bytes the embeddings and the first `layers` layers take in memory."""
@@ -174,12 +180,14 @@ def cutoffs_of(config: Mapping[str, Any]) -> range:
         CheckpointError: config.json does not say, or names no possible layer.
     """
     try:
-        found = range(int(config["start_layer"]), int(config["num_hidden_layers"]) + 1, int(config.get("layer_sep", 1)))
+        cutoffs = range(
+            int(config["start_layer"]), int(config["num_hidden_layers"]) + 1, int(config.get("layer_sep", 1))
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json does not say after which layers there are scores ({error!r})") from error
-    if not found or found[0] < 1:
-        raise CheckpointError(f"config.json names no layer after which there is a score (start_layer {found.start})")
-    return found
+    if not cutoffs or cutoffs[0] < 1:
+        raise CheckpointError(f"config.json names no layer after which there is a score (start_layer {cutoffs.start})")
+    return cutoffs
 
 
 def _cap(config: Mapping[str, Any], key: str) -> float | None:

@@ -44,7 +44,7 @@ class EncoderConfig:
         if config.get("position_embedding_type", "absolute") != "absolute":
             raise NotSupportedError(f"position_embedding_type {config['position_embedding_type']!r} is not supported")
         try:
-            found = cls(
+            parsed = cls(
                 hidden_size=int(config["hidden_size"]),
                 layers=int(config["num_hidden_layers"]),
                 heads=int(config["num_attention_heads"]),
@@ -59,10 +59,10 @@ class EncoderConfig:
             raise CheckpointError(f"config.json lacks {error}") from error
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
-        sizes = (found.hidden_size, found.layers, found.heads, found.intermediate_size, found.vocabulary_size)
-        if min(*sizes, found.max_length, found.first_position + 1) < 1 or found.hidden_size % found.heads:
-            raise CheckpointError(f"config.json is inconsistent: {found}")
-        return found
+        sizes = (parsed.hidden_size, parsed.layers, parsed.heads, parsed.intermediate_size, parsed.vocabulary_size)
+        if min(*sizes, parsed.max_length, parsed.first_position + 1) < 1 or parsed.hidden_size % parsed.heads:
+            raise CheckpointError(f"config.json is inconsistent: {parsed}")
+        return parsed
 
     @property
     def max_length(self) -> int:

@@ -56,12 +56,12 @@ class M3Heads:
         def read(name: str, out: int) -> tuple[Tensor, Tensor]:
             file = folder / name
             state = read_state(file)
-            found = []
+            tensors = []
             for key, shape in (("weight", (out, hidden_size)), ("bias", (out,))):
                 if key not in state:
                     raise CheckpointError(f"{file} lacks the tensor {key}")
-                found.append(fitting(file, key, state[key], shape).to(device, dtype))
-            return found[0], found[1]
+                tensors.append(fitting(file, key, state[key], shape).to(device, dtype))
+            return tensors[0], tensors[1]
 
         self._sparse = read("sparse_linear.pt", 1)
         self._multi_vector = read("colbert_linear.pt", -1)

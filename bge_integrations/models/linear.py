@@ -221,7 +221,7 @@ def onednn_works(dtype: torch.dtype) -> bool:
                 (packed.gelu(x), plain.gelu(x)),
                 (packed.add(x, residual), plain.add(x, residual)),
             )
-            works = all(torch.allclose(found, expected, rtol=tolerance, atol=tolerance) for found, expected in pairs)
+            works = all(torch.allclose(ours, plain_out, rtol=tolerance, atol=tolerance) for ours, plain_out in pairs)
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         logger.info("oneDNN's prepacked linears do not take %s here (%s); torch's own are used", dtype, error)
         return False

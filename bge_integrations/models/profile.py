@@ -153,7 +153,7 @@ def embedder_profile(
         passage_instruction = instructions.passage
     if not files.pools_prompts and (query_instruction or passage_instruction):
         raise NotSupportedError(
-            f"{folder} pools without the prompt (include_prompt false), which is supported only with "
+            f"{folder} pools without the prompt (include_prompt false), which is not supported; pass "
             "query_instruction='' and passage_instruction=''"
         )
     if row is None and files.lowercases and not TextTokenizer(folder).ignores_case:

@@ -1,4 +1,4 @@
-"""CUDA graphs, as far as a CPU can tell: what is put into their fixed batch, and that doing without is said."""
+"""CUDA graphs, as far as a CPU can test them: their fixed batch, and the warning when they are not used."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ import torch
 from conftest import BASE
 
 from bge_integrations import load_embedder
+from bge_integrations.errors import PerformanceWarning
 from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.graphs import FixedBatch, GraphedEncoder
 from bge_integrations.models.interface import TokenSequence
@@ -53,9 +54,10 @@ def test_only_the_batch_that_was_put_in_counts(encoder):
 
 
 @torch.inference_mode()
-def test_a_graph_that_cannot_be_recorded_is_told_once_and_done_without(encoder, recwarn):
+def test_a_graph_that_cannot_be_recorded_warns_once_and_is_not_used(encoder, recwarn):
     graphed, batch = GraphedEncoder(encoder, CPU), batch_of(9, 4)
     found = [graphed(batch, nothing, batch.first_tokens) for _ in range(3)]
     for each in found:
         assert torch.equal(each, encoder(batch, nothing, batch.first_tokens))
-    assert ["could not be recorded" in str(warning.message) for warning in recwarn] == [True]
+    assert [warning.category for warning in recwarn] == [PerformanceWarning]
+    assert "could not be recorded" in str(recwarn[0].message)
