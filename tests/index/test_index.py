@@ -27,13 +27,13 @@ from bge_integrations.errors import (
     StorageError,
     WrongModelError,
 )
-from bge_integrations.index import Entry, Hit, M3Index
+from bge_integrations.index import Hit, M3Index, StoredDocument
 from bge_integrations.index.edge import EdgeEngine
-from bge_integrations.index.engine import Leg
+from bge_integrations.index.engine import SubQuery
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import Manifest
-from bge_integrations.index.records import Record, point_of
+from bge_integrations.index.records import NewDocument, Record, point_of
 from bge_integrations.outputs import SparseVector
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
@@ -162,13 +162,13 @@ def test_add_get_replace_delete(new_index, pocket):
     ids = index.add(["Pandas eat bamboo.", "Rome lies on the Tiber."], metadatas=[{"page": 1}, {"page": 2}])
     assert len(set(ids)) == len(index) == 2
     assert index.get([ids[1], "unknown", ids[0]]) == [
-        Entry(ids[1], "Rome lies on the Tiber.", {"page": 2}),
-        Entry(ids[0], "Pandas eat bamboo.", {"page": 1}),
+        StoredDocument(ids[1], "Rome lies on the Tiber.", {"page": 2}),
+        StoredDocument(ids[0], "Pandas eat bamboo.", {"page": 1}),
     ]
     assert index.add(["Pandas eat bamboo."], metadatas=[{"page": 1}]) == ids[:1]
     assert index.add(["Pandas eat bamboo."], metadatas=[{"page": 3}]) != ids[:1], "the same text of another page"
     assert index.add(["Pandas sleep."], ids=[ids[0]]) == ids[:1]
-    assert index.get(ids[:1]) == [Entry(ids[0], "Pandas sleep.", {})]
+    assert index.get(ids[:1]) == [StoredDocument(ids[0], "Pandas sleep.", {})]
     expected = pocket.encode(["Pandas sleep."], kind="passage").dense[0]
     np.testing.assert_allclose(index.dense_vectors(ids[:1])[ids[0]], expected, atol=1e-6)
     assert index.delete([ids[0], "unknown"]) == 1
@@ -203,15 +203,15 @@ def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
     """What an earlier call stored counts as on disk for a later one only when it is."""
     flushed = []
     with M3Index.open(":memory:", pocket) as index:
-        flush = index._engine.flush
+        flush = index._store.engine.flush
 
         def failing():
             raise StorageError("no")
 
-        monkeypatch.setattr(index._engine, "flush", failing)
+        monkeypatch.setattr(index._store.engine, "flush", failing)
         with pytest.raises(StorageError, match="no"):
             index.add(["one"])
-        monkeypatch.setattr(index._engine, "flush", lambda: flushed.append(flush()))
+        monkeypatch.setattr(index._store.engine, "flush", lambda: flushed.append(flush()))
         index.add(["one"])
         assert len(flushed) == 1
         index.add(["one"])
@@ -314,15 +314,15 @@ def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
     manifest = replace(Manifest.of(pocket, "recompute", "int8"), dimension=width)
     engine = EdgeEngine(Folder(tmp_path / "index"), manifest, ReadWriteLock())
     nothing = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
-    engine.write([Record(Entry(str(i), "", {}), vector, nothing, None) for i, vector in enumerate(vectors)])
+    engine.write([Record(NewDocument.of("", {}, str(i)), vector, nothing, None) for i, vector in enumerate(vectors)])
     engine.optimize()
     exact = {point_of(str(i)): float(score) for i, score in enumerate(vectors @ query)}
     some = sorted(exact)[:50]
     answers = engine.search(
         [
-            Leg("dense", query, 200, breadth=200),
-            Leg("dense", query, count, exact=True),
-            Leg("dense", query, len(some), among=some),
+            SubQuery("dense", query, 200, ef_search=200),
+            SubQuery("dense", query, count, exact=True),
+            SubQuery("dense", query, len(some), among=some),
         ]
     )
     assert [len(answer) for answer in answers] == [200, count, 50]
@@ -356,9 +356,9 @@ def test_a_writer_that_waits_for_a_copy_keeps_no_search_waiting():
         thread.join(0.2)
         return thread
 
-    with lock.unchanging():
-        writer = run(lock.alone, "write")
-        run(lock.shared, "search").join(5)
+    with lock.snapshot():
+        writer = run(lock.write, "write")
+        run(lock.read, "search").join(5)
         assert done == ["search"]
     writer.join(5)
     assert done == ["search", "write"]
