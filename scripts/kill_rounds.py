@@ -105,7 +105,7 @@ def child(folder: str, optimizing: bool, seed: int, connection: Connection) -> N
         send("failed", traceback.format_exc())
         raise
     engine: Any = index._store.engine
-    engine.largest_write = 1 << 14  # several writes a call
+    engine.largest_request = 1 << 14  # several writes a call
     for owner, method, phase in (
         (embedder, "encode", "encode"),
         (engine, "write", "write"),
