@@ -41,7 +41,7 @@ class EdgeEngine:
     """
 
     largest_request = 4 << 20
-    queries_at_once = 8
+    queries_at_once = 1  # larger batches are not faster, and hold the lock for longer
 
     def __init__(self, folder: Folder, manifest: Manifest | None, lock: ReadWriteLock) -> None:
         self._folder = folder

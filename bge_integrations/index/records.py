@@ -164,13 +164,13 @@ def checked_metadata(metadata: object, argument: str) -> dict[str, Any]:
     return copied
 
 
-def _checked(value: object, place: str, depth: int) -> Any:
+def _checked(value: object, where: str, depth: int) -> Any:
     if depth > _DEEPEST:
-        raise InvalidInputError(f"{place} is nested more than {_DEEPEST} deep (or holds itself); flatten it")
+        raise InvalidInputError(f"{where} is nested more than {_DEEPEST} deep (or holds itself); flatten it")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        check_text(value, place)
+        check_text(value, where)
         return str.__str__(value)  # a plain str, also for a member of an enum
     if isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
         return int(value)
@@ -180,13 +180,13 @@ def _checked(value: object, place: str, depth: int) -> Any:
         copied = {}
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise InvalidInputError(f"{place} has the key {key!r}; keys must be str")
-            check_text(key, f"a key of {place}")
-            copied[key] = _checked(inner, f"{place}[{key!r}]", depth + 1)
+                raise InvalidInputError(f"{where} has the key {key!r}; keys must be str")
+            check_text(key, f"a key of {where}")
+            copied[key] = _checked(inner, f"{where}[{key!r}]", depth + 1)
         return copied
     if isinstance(value, list):
-        return [_checked(inner, f"{place}[{i}]", depth + 1) for i, inner in enumerate(value)]
+        return [_checked(inner, f"{where}[{i}]", depth + 1) for i, inner in enumerate(value)]
     raise InvalidInputError(
-        f"{place} is {value!r:.80}, a {type(value).__name__} that JSON cannot keep as it is; use str, int (64 bits), "
+        f"{where} is {value!r:.80}, a {type(value).__name__} that JSON cannot keep as it is; use str, int (64 bits), "
         "float (finite), bool, None, lists and dicts: a date's isoformat(), a tuple's list(), a numpy value's item()"
     )
