@@ -101,7 +101,7 @@ class BGEM3VectorStore(VectorStore):
                 embeddings are refused, because the index encodes all three representations itself.
             path: A folder, or the URL of a Qdrant server. None is a temporary folder.
             show_progress: Show a progress bar.
-            settings: The arguments of the class, and what `M3Index.open` accepts: model, device, dtype, multi_vectors, …
+            settings: The arguments of the class, and what `M3Index.open` accepts: model, device, multi_vectors, …
 
         Raises:
             InvalidInputError: A text or its metadata is invalid, or `embedding` is not a `BGEEmbeddings`.
@@ -158,11 +158,11 @@ class BGEM3VectorStore(VectorStore):
         batch_size: int | None = None,
         **settings: Any,
     ) -> list[str]:
-        """Add texts; the ids come back, once all is on disk.
+        """Add texts, and return their ids when all are on disk.
 
         Args:
             texts, ids, metadatas: One id and metadata for each text.
-            batch_size: Not used; LangChain's `index()` gives it to every store, and this one makes its own batches.
+            batch_size: Ignored. LangChain's `index()` passes it to every store; this store makes its own batches.
             settings: show_progress and on_truncate, as in `M3Index.add`.
         """
         return self.index.add(texts, ids, metadatas, **settings)
@@ -180,7 +180,7 @@ class BGEM3VectorStore(VectorStore):
         return await self.index.aadd(texts, ids, metadatas, **settings)
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
-        """Delete documents by ids or by a filter; True, also where some were not there.
+        """Delete documents by ids or by a filter. Return True, also if some did not exist.
 
         Raises:
             InvalidInputError: Neither or both are given; nothing deletes everything.
