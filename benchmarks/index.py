@@ -33,7 +33,7 @@ from unittest import mock
 import numpy as np
 from prepared import Corpus, Prepared, exact_scores
 
-from bge_integrations.index import M3Index, edge
+from bge_integrations.index import M3Index, optimizing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -448,7 +448,7 @@ PARTS: dict[str, list[Callable[[argparse.Namespace], Report]]] = {
 def run(part: Callable[[argparse.Namespace], Report], options: argparse.Namespace) -> Report:
     """The part, in the process that was started for it."""
     if part not in PARTS["memory"]:
-        edge._UNOPTIMIZED_POINTS = sys.maxsize
+        optimizing._UNOPTIMIZED_POINTS = sys.maxsize
     return part(options)
 
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from bge_integrations import load_embedder
 from bge_integrations.errors import BGEError
-from bge_integrations.index import Entry, M3Index
+from bge_integrations.index import M3Index, StoredDocument
 from bge_integrations.scoring import hybrid_scores
 
 WRITERS = ("a", "b")
@@ -56,13 +56,13 @@ class Version(NamedTuple):
     text: int
     label: int
 
-    def entry(self, identifier: str) -> Entry:
+    def entry(self, identifier: str) -> StoredDocument:
         words = random.Random(f"{identifier} {self.text}").choices(WORDS, k=3 + self.text % 25)
         metadata = {"writer": identifier[0], "label": self.label, "group": self.label % GROUPS, "tags": words[:2]}
-        return Entry(identifier, f"{self.text} {identifier} {' '.join(words)}", metadata)
+        return StoredDocument(identifier, f"{self.text} {identifier} {' '.join(words)}", metadata)
 
 
-def version_of(entry: Entry) -> Version:
+def version_of(entry: StoredDocument) -> Version:
     return Version(int(entry.text.split()[0]), entry.metadata["label"])
 
 
@@ -104,8 +104,8 @@ def child(folder: str, optimizing: bool, seed: int, connection: Connection) -> N
     except BGEError:
         send("failed", traceback.format_exc())
         raise
-    engine: Any = index._engine
-    engine.largest_write = 1 << 14  # several writes a call
+    engine: Any = index._store.engine
+    engine.largest_request = 1 << 14  # several writes a call
     for owner, method, phase in (
         (embedder, "encode", "encode"),
         (engine, "write", "write"),

@@ -1,6 +1,9 @@
 """`M3Index`: documents with bge-m3's three representations, stored and searched."""
 
 from bge_integrations.index.m3_index import M3Index
-from bge_integrations.index.records import Entry, Hit
+from bge_integrations.index.records import Hit, StoredDocument
 
-__all__ = ["Entry", "Hit", "M3Index"]
+#: The earlier name of `StoredDocument`.
+Entry = StoredDocument
+
+__all__ = ["Entry", "Hit", "M3Index", "StoredDocument"]

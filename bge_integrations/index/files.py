@@ -1,4 +1,4 @@
-"""Files of an index: how much room they take, copies of them, and having them on disk for good."""
+"""The files of an index: their size on disk, copies of them, and flushing them to disk."""
 
 from __future__ import annotations
 
@@ -8,39 +8,31 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from bge_integrations.atomic_files import sync_folder
+
 _PIECE = 1 << 20
 
 
 def disk_use(folder: Path) -> int:
-    """Bytes that the files in the folder take on disk: the engine's are long, and mostly holes at first."""
+    """Return the bytes that a folder's files occupy on disk. The engine's files are long and at first mostly holes."""
     sizes = (path.stat() for path in folder.rglob("*"))
     return sum(min(size.st_size, getattr(size, "st_blocks", sys.maxsize) * 512) for size in sizes)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy all in the folder, holes as holes, into a new one."""
+    """Copy a folder into a new one, and keep the holes in its files."""
     shutil.copytree(source, target, copy_function=_copy_file)
 
 
 def sync(folder: Path) -> None:
-    """Return when all in the folder is on disk: copied files are not until then, and a power cut would lose them."""
+    """Return when everything in the folder is on disk. Until then a power cut can lose copied files."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
-            sync_entries(path)
+            sync_folder(path)
         else:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-    sync_entries(folder.parent)
-
-
-def sync_entries(folder: Path) -> None:
-    """Return when the names in the folder are on disk."""
-    if os.name == "posix":  # elsewhere folders can't be opened
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+    sync_folder(folder.parent)
 
 
 def _copy_file(source: str, target: str) -> None:
@@ -54,7 +46,7 @@ def _copy_file(source: str, target: str) -> None:
         while end < size:
             try:
                 begin = os.lseek(old.fileno(), end, os.SEEK_DATA)
-            except OSError:  # nothing but a hole from here on
+            except OSError:  # the rest of the file is a hole
                 return
             end = os.lseek(old.fileno(), begin, os.SEEK_HOLE)
             _copy_span(old, new, begin, end)

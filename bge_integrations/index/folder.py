@@ -1,4 +1,4 @@
-"""The folder of an index: who may use it, which shard is the current one, and whether there is room."""
+"""The folder of an index: its lock, its manifest, the shard in use, and the free disk space."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bge_integrations.atomic_files import write_atomically
 from bge_integrations.errors import DiskFullError, IndexFormatError, IndexLockedError, IndexNotFoundError
-from bge_integrations.index.files import sync_entries
 from bge_integrations.index.manifest import Manifest
 
 _LOCK = ".lock"
 _MANIFEST = "manifest.json"
 _CURRENT = "current.json"
 _SHARD = re.compile(r"shard-[0-9a-f]{12}")
-#: Those that are open in this process.
+#: All names in an index's folder; those with ".new" are left by a process that was killed while it wrote the file.
+_OWN = re.compile(rf"\.lock|{_SHARD.pattern}|(manifest|current)\.json(\.new)?|\.(manifest|current)\.json\.\w+\.new")
+#: The folders that are open in this process.
 _open: set[Path] = set()
-#: What always stays free: the engine maps its files, and a process that writes to one on a full disk is killed.
+#: Bytes that always stay free. The engine maps its files, and the system kills a process that writes to a mapped file
+#: on a full disk.
 _RESERVE = 64 << 20
 
 
 class Folder:
-    """Holds the folder alone until `close`.
+    """A folder that this process holds exclusively until `close`.
 
         manifest.json      what the index was made with
-        current.json       the shard in use (null while the index is being made), and how many points it had when it
-                           was optimised
+        current.json       the shard in use (null while the index is being created), and the number of points it had
+                           when it was optimised
         shard-<random>/    the engine's files
 
     Args:
         path: The folder.
-        create: Make it where there is none.
+        create: Create the folder if it does not exist.
 
     Raises:
-        IndexNotFoundError: There is none.
-        IndexLockedError: It is in use, here or in another process.
-        IndexFormatError: It is a file, or holds something else.
+        IndexNotFoundError: The folder holds no index, and `create` is False.
+        IndexLockedError: The folder is open already, in this process or another.
+        IndexFormatError: The path is a file, or the folder holds something else.
     """
 
     def __init__(self, path: str | os.PathLike[str], create: bool = True) -> None:
@@ -55,23 +58,23 @@ class Folder:
             raise IndexFormatError(
                 f"{self.path} is not an index and not empty (it holds {foreign}); pass another folder, or a new one"
             )
-        # a damaged or foreign one is refused before the folder gets a lock file
+        # before the lock file is created, so that a damaged folder stays as it is
         if (self.manifest() if self.path.exists() else None) is None and not create:
             raise IndexNotFoundError(f"there is no index in {self.path}; make one, or check the path")
-        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self._created = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / _LOCK, thread_local=False)  # any thread may close
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             if self.path in _open:
-                where, remedy = (
+                holder, remedy = (
                     "in this process",
                     "share that M3Index, or close() it first (a retriever's or store's, too)",
                 )
             else:
-                where, remedy = "in another process", "close it there, or run a Qdrant server and open its URL"
-            raise IndexLockedError(f"{self.path} is open already {where}; {remedy}") from None
+                holder, remedy = "in another process", "close it there, or run a Qdrant server and open its URL"
+            raise IndexLockedError(f"{self.path} is open already {holder}; {remedy}") from None
         _open.add(self.path)
 
     @property
@@ -83,45 +86,45 @@ class Folder:
         return self.path / _MANIFEST
 
     def manifest(self) -> Manifest | None:
-        """What the index was made with; None where there is none yet, or its making was interrupted."""
+        """Return what the index was made with; None if there is no index yet, or its creation was interrupted."""
         if (self.path / _CURRENT).exists():
             complete = self._current()["shard"] is not None
         else:
-            complete = self._manifest.exists() or bool(self._shards())  # a file was lost, and not an index begun
+            complete = self._manifest.exists() or bool(self._shards())  # current.json was lost
         return Manifest.read(self._read(_MANIFEST), os.fspath(self._manifest)) if complete else None
 
     def shard(self) -> Path:
-        """The shard in use."""
+        """Return the folder of the shard in use."""
         current = self.path / str(self._current()["shard"])
         if not current.is_dir():
             raise IndexFormatError(f"{current} is missing; restore the index from a copy")
         return current
 
     def optimized_points(self) -> int:
-        """How many points the shard had when it was optimised."""
+        """Return the number of points that the shard had when it was optimised."""
         return int(self._current()["optimized_points"])
 
     def new_shard(self) -> Path:
-        """A place for a shard, not in use yet."""
+        """Return an unused path for a shard."""
         return self.path / f"shard-{uuid.uuid4().hex[:12]}"
 
     def begin(self) -> Path:
-        """A place for the first shard; what an interrupted beginning left is removed."""
+        """Return a path for the first shard, and remove what an interrupted creation left."""
         self._write(_CURRENT, {"shard": None, "optimized_points": 0})
         self.remove_shards()
         return self.new_shard()
 
     def complete(self, shard: Path, manifest: Manifest, optimized_points: int = 0) -> None:
-        """From now on this is an index."""
+        """Finish the creation: from now on the folder is an index."""
         self._write(_MANIFEST, manifest.to_dict())
         self.switch(shard, optimized_points)
 
     def switch(self, shard: Path, optimized_points: int) -> None:
-        """Use this shard from now on."""
+        """Make this the shard in use."""
         self._write(_CURRENT, {"shard": shard.name, "optimized_points": optimized_points})
 
     def remove_shards(self, but: Path | None = None) -> None:
-        """Remove those that were being made, or removed, when a process ended."""
+        """Remove the shards that a process left when it ended while creating or removing them."""
         for shard in self._shards():
             if shard != but:
                 shutil.rmtree(shard, ignore_errors=True)
@@ -144,10 +147,10 @@ class Folder:
         self._lock.release()
 
     def _leave_nothing(self) -> None:
-        """Take away what `__init__` made: no index was begun. The lock is held, so that nobody begins one now."""
-        with suppress(OSError):  # a folder that has something in it stays
+        """Remove what `__init__` created, since no index was begun. The lock is held, so nobody begins one now."""
+        with suppress(OSError):  # a folder that is not empty stays
             (self.path / _LOCK).unlink(missing_ok=True)
-            for path in self._made:
+            for path in self._created:
                 path.rmdir()
 
     def _current(self) -> dict[str, Any]:
@@ -159,12 +162,9 @@ class Folder:
         raise IndexFormatError(f"{self.path / _CURRENT} is damaged; restore the index from a copy")
 
     def _foreign(self) -> str:
-        """A name in the folder that no index has, or ""."""
+        """Return the name of a file or folder that no index has, or ""."""
         names = (path.name for path in self.path.iterdir())
-        ours = (_LOCK, _MANIFEST, _CURRENT)
-        return next(
-            (name for name in names if name.removesuffix(".new") not in ours and not _SHARD.fullmatch(name)), ""
-        )
+        return next((name for name in names if not _OWN.fullmatch(name)), "")
 
     def _shards(self) -> list[Path]:
         return [path for path in self.path.iterdir() if _SHARD.fullmatch(path.name)]
@@ -179,11 +179,4 @@ class Folder:
             raise IndexFormatError(f"{path} is damaged ({error}); restore the index from a copy") from error
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Replace a file at one stroke, on disk when this returns."""
-        new = self.path / f"{name}.new"
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path / name)
-        sync_entries(self.path)
+        write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False).encode())

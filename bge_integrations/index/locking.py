@@ -1,4 +1,4 @@
-"""A lock that many readers share and a writer has alone."""
+"""A lock that many readers share and one writer holds exclusively."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 class ReadWriteLock:
-    """Searches of several calls see one state: they share the lock, a write has it alone.
+    """A lock held by any number of readers or by one writer. Not reentrant.
 
-    A writer that waits goes before readers that come later, so neither waits for ever. Not reentrant.
+    A waiting writer goes before readers that arrive later, so that neither side starves.
     """
 
     def __init__(self) -> None:
@@ -18,10 +18,11 @@ class ReadWriteLock:
         self._readers = 0
         self._writing = False
         self._waiting_writers = 0
-        self._unchanging = 0
+        self._snapshots = 0
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
+    def read(self) -> Iterator[None]:
+        """Hold the lock together with other readers."""
         with self._changed:
             self._changed.wait_for(lambda: not self._writing and not self._waiting_writers)
             self._readers += 1
@@ -33,22 +34,23 @@ class ReadWriteLock:
                 self._changed.notify_all()
 
     @contextmanager
-    def unchanging(self) -> Iterator[None]:
-        """Shared, for long: a writer that comes waits, and keeps no reader waiting meanwhile."""
+    def snapshot(self) -> Iterator[None]:
+        """Hold the lock for reading, for long: a writer that arrives waits without blocking other readers."""
         with self._changed:
-            self._unchanging += 1
+            self._snapshots += 1
         try:
-            with self.shared():
+            with self.read():
                 yield
         finally:
             with self._changed:
-                self._unchanging -= 1
+                self._snapshots -= 1
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def write(self) -> Iterator[None]:
+        """Hold the lock exclusively."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._unchanging)
+            self._changed.wait_for(lambda: not self._snapshots)
             self._waiting_writers += 1
             try:
                 self._changed.wait_for(lambda: not self._writing and not self._readers)

@@ -1,4 +1,4 @@
-"""What an index was made with, and whether an embedder fits it."""
+"""The settings an index was made with, and whether an embedder fits them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from bge_integrations.errors import IndexFormatError, InvalidInputError, WrongMo
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
 
-#: Raised when a release stores something that older ones would misread.
+#: Increased when a release stores something that older ones would misread.
 FORMAT = 1
 
 MultiVectorStorage = Literal["float16", "float32", "recompute"]
 Quantization = Literal["int8"]
-_CHOICES: dict[str, tuple[str | None, ...]] = {
+#: The ways to store multi-vectors and dense vectors.
+CHOICES: dict[str, tuple[str | None, ...]] = {
     "multi_vectors": ("float16", "float32", "recompute"),
     "quantization": (None, "int8"),
 }
@@ -27,12 +28,12 @@ class Manifest:
     """What the vectors of an index depend on, and how they are stored.
 
     Attributes:
-        model, revision: What to load, and the hub's commit where there is one. For people, and to open it again.
-        weights: The digest of the weights; it decides whether a model is the same.
-        pooling, instruction, max_length: As passages are encoded.
+        model, revision: The model to load, and its commit if it comes from the hub. Used to open the index again.
+        weights: The digest of the weights, which identifies the model.
+        pooling, instruction, max_length: How passages are encoded.
         dimension, multi_vector_dimension, vocabulary_size: Widths of the three representations.
-        dtype: In which the first documents were encoded. Another one is not another model.
-        multi_vectors, quantization: How they are stored.
+        dtype: The dtype in which the first documents were encoded. A model in another dtype is the same model.
+        multi_vectors, quantization: How vectors are stored.
     """
 
     model: str
@@ -63,22 +64,22 @@ class Manifest:
         )
 
     @classmethod
-    def read(cls, stored: object, place: str) -> Manifest:
-        """The manifest found at `place`.
+    def read(cls, stored: object, source: str) -> Manifest:
+        """Check and return the manifest read from `source`.
 
         Raises:
-            IndexFormatError: It is of a newer format, or no manifest.
+            IndexFormatError: It has a newer format, or is not a manifest.
         """
         if not isinstance(stored, Mapping) or type(stored.get("format")) is not int or stored["format"] < 1:
-            raise IndexFormatError(f"{place} is not the manifest of an index; restore it, or use another place")
+            raise IndexFormatError(f"{source} is not the manifest of an index; restore it, or use another place")
         if stored["format"] > FORMAT:
             raise IndexFormatError(
-                f"{place} is of format {stored['format']}, this release reads up to {FORMAT}; upgrade bge-integrations"
+                f"{source} has format {stored['format']}, this release reads up to {FORMAT}; upgrade bge-integrations"
             )
         known = {field.name: field for field in fields(cls)}
         wrong = sorted(known.keys() ^ stored.keys()) or [n for n in known if not _fits(known[n], stored[n])]
         if wrong:
-            raise IndexFormatError(f"{place} is damaged ({', '.join(wrong)}); restore it from a copy")
+            raise IndexFormatError(f"{source} is damaged ({', '.join(wrong)}); restore it from a copy")
         return cls(**stored)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,18 +96,18 @@ class Manifest:
             )
 
     def check(self, embedder: Embedder) -> None:
-        """Raise WrongModelError unless `embedder` makes vectors that belong to these."""
+        """Raise WrongModelError unless the embedder's vectors can be compared with those in the index."""
         self.check_weights(embedder)
         other = Manifest.of(embedder, self.multi_vectors, self.quantization)
         for name in ("pooling", "instruction", "max_length", "dimension", "multi_vector_dimension", "vocabulary_size"):
             if getattr(other, name) != getattr(self, name):
                 raise WrongModelError(
                     f"the index was made with {name}={getattr(self, name)!r}, this embedder has "
-                    f"{getattr(other, name)!r}; open it with model={self.model!r} and no other settings"
+                    f"{getattr(other, name)!r}; open it with model={self.model!r} and the settings it was made with"
                 )
 
     def check_storage(self, **asked: str | None) -> None:
-        """Raise InvalidInputError where another way to store was asked for; None asks for nothing."""
+        """Raise InvalidInputError if another way to store vectors is requested; None accepts any."""
         for name, value in asked.items():
             if value is not None and value != getattr(self, name):
                 raise InvalidInputError(
@@ -116,12 +117,6 @@ class Manifest:
 
 
 def _fits(field: Field[Any], value: object) -> bool:
-    if field.name in _CHOICES:
-        return value in _CHOICES[field.name]
+    if field.name in CHOICES:
+        return value in CHOICES[field.name]
     return isinstance(value, {"int": int, "str": str, "str | None": str | None}[str(field.type)])
-
-
-def check_choice(name: str, value: str | None) -> None:
-    """Raise InvalidInputError unless `value` is a way to store `name`."""
-    if value not in _CHOICES[name]:
-        raise InvalidInputError(f"{name}={value!r} is none of {', '.join(map(repr, _CHOICES[name]))}")

@@ -1,38 +1,130 @@
-"""Where an index lies, and the embedder that it is opened with."""
+"""Opening an index: where it is stored, and the embedder it uses."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.core.embedder import Embedder
 from bge_integrations.core.loading import load_embedder
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import IndexNotFoundError, InvalidInputError
 from bge_integrations.index.folder import Folder
+from bge_integrations.index.locking import ReadWriteLock
+from bge_integrations.index.manifest import CHOICES, Manifest
+from bge_integrations.index.store import Store
+from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
     from bge_integrations.index.engine import Engine
-    from bge_integrations.index.locking import ReadWriteLock
-    from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.server import Collection
 
 MEMORY = ":memory:"
+#: The settings of an embedder that `M3Index.open` accepts: every keyword of `load_embedder`.
+EMBEDDER_SETTINGS = frozenset(inspect.signature(load_embedder).parameters) - {"model"}
 _DEFAULT_MODEL = "BAAI/bge-m3"
+#: Arguments of `M3Index.open` to suggest if a setting is misspelt.
+_OTHER_ARGUMENTS = {"model", "multi_vectors", "quantization", "collection", "api_key", "create"}
+_logger = logging.getLogger(__name__)
 
 
-def store_at(
-    place: str | os.PathLike[str] | QdrantClient, collection: str, api_key: str | None, create: bool, owned: ExitStack
+@dataclass(frozen=True, eq=False)
+class OpenedIndex:
+    """An open index.
+
+    Attributes:
+        embedder: Encodes documents and queries.
+        store: Holds the documents.
+        manifest: What the index was made with.
+        location: The folder, URL, or ":memory:".
+        owned: Closes what was opened.
+    """
+
+    embedder: Embedder
+    store: Store
+    manifest: Manifest
+    location: str
+    owned: ExitStack
+
+
+def open_index(
+    path_or_url: str | os.PathLike[str] | QdrantClient,
+    model: str | os.PathLike[str] | Embedder | None,
+    storage: Mapping[str, Any],
+    collection: str,
+    api_key: str | None,
+    create: bool,
+    settings: Mapping[str, Any],
+) -> OpenedIndex:
+    """Open or create an index, as `M3Index.open` describes.
+
+    Args:
+        storage: "multi_vectors" and "quantization".
+        settings: Keywords of `load_embedder`.
+    """
+    for name, value in storage.items():
+        if value is not None:
+            check_choice(value, name, CHOICES[name])
+    check_settings(settings)
+    with ExitStack() as owned:  # closes everything again if a step fails
+        stored_at = _open_location(path_or_url, collection, api_key, create, owned)
+        stored = stored_at.manifest()
+        if stored is None and not create:
+            raise IndexNotFoundError(f"there is no index at {stored_at.location}; make one, or check the place")
+        if stored is not None:
+            stored.check_storage(**storage)
+        embedder = _open_embedder(model, settings, stored, owned)
+        if stored is not None:
+            stored.check(embedder)
+        multi_vectors, quantization = storage["multi_vectors"], storage["quantization"]
+        manifest = stored or Manifest.of(embedder, multi_vectors or "float16", quantization)
+        lock = ReadWriteLock()
+        engine = _open_engine(stored_at, None if stored else manifest, lock)
+        owned.callback(engine.close)
+        location = MEMORY if path_or_url == MEMORY else stored_at.location
+        opened = OpenedIndex(embedder, Store(engine, lock), manifest, location, owned.pop_all())
+    _logger.info(
+        "%s the index at %s with %r, multi_vectors=%s, quantization=%s",
+        "opened" if stored else "created",
+        location,
+        embedder,
+        manifest.multi_vectors,
+        manifest.quantization,
+    )
+    return opened
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError unless all settings are keywords of `load_embedder`."""
+    for name in settings:
+        if name not in EMBEDDER_SETTINGS:
+            known = sorted(EMBEDDER_SETTINGS | _OTHER_ARGUMENTS)
+            near = difflib.get_close_matches(name, known)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            raise InvalidInputError(f"M3Index.open has no setting {name!r}; {advice}")
+
+
+def _open_location(
+    path_or_url: str | os.PathLike[str] | QdrantClient,
+    collection: str,
+    api_key: str | None,
+    create: bool,
+    owned: ExitStack,
 ) -> Folder | Collection:
-    """Where the index lies."""
-    if isinstance(place, (str, os.PathLike)):
-        name = os.fspath(place)
+    """Return the folder or collection of an index; `owned` closes it."""
+    if isinstance(path_or_url, (str, os.PathLike)):
+        name = os.fspath(path_or_url)
         if name == MEMORY:
-            # not a TemporaryDirectory, which a forked process would remove at its end
+            # not a TemporaryDirectory, which a forked process would remove when it ends
             folder = Folder(tempfile.mkdtemp(prefix="bge-index-"))
             owned.callback(shutil.rmtree, folder.path, ignore_errors=True)
         elif name.startswith(("http://", "https://")):
@@ -45,39 +137,51 @@ def store_at(
         return folder
     from bge_integrations.index.server import Collection
 
-    return Collection(place, collection)
+    return Collection(path_or_url, collection)
 
 
-def engine_of(store: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock) -> Engine:
-    if isinstance(store, Folder):
+def _open_engine(location: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock) -> Engine:
+    """Return the engine on an index; a manifest creates a new index."""
+    if isinstance(location, Folder):
         try:
             from bge_integrations.index.edge import EdgeEngine
         except ImportError as error:
             raise ImportError(
                 "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
             ) from error
-        return EdgeEngine(store, manifest, lock)
+        return EdgeEngine(location, manifest, lock)
     from bge_integrations.index.server import QdrantEngine
 
-    return QdrantEngine(store, manifest)
+    return QdrantEngine(location, manifest)
 
 
-def embedder_for(
-    model: str | os.PathLike[str] | Embedder | None, settings: dict[str, Any], found: Manifest | None, owned: ExitStack
+def _open_embedder(
+    model: str | os.PathLike[str] | Embedder | None,
+    settings: Mapping[str, Any],
+    manifest: Manifest | None,
+    owned: ExitStack,
 ) -> Embedder:
+    """Return the embedder of an index; `owned` closes it unless it was passed as `model`.
+
+    Args:
+        model: A model or a loaded embedder; None takes the model in the manifest.
+        settings: Keywords of `load_embedder`.
+        manifest: The manifest of an existing index.
+        owned: Closes what is loaded here.
+    """
     if isinstance(model, Embedder):
         if given := [name for name, value in settings.items() if value]:
             raise InvalidInputError(f"{', '.join(given)}: give these where the embedder is loaded")
         embedder = model
     else:
-        if found is not None and model is None:
-            settings = {**settings, "revision": settings["revision"] or found.revision}
-        name = model or (found.model if found else _DEFAULT_MODEL)
+        if manifest is not None and model is None:
+            settings = {**settings, "revision": settings.get("revision") or manifest.revision}
+        name = model or (manifest.model if manifest else _DEFAULT_MODEL)
         embedder = load_embedder(name, **settings)
         owned.callback(embedder.close)
-        if found is not None and settings["max_length"] is None and embedder.max_length != found.max_length:
-            found.check_weights(embedder)
-            embedder = load_embedder(name, **{**settings, "max_length": found.max_length})
+        if manifest and settings.get("max_length") is None and embedder.max_length != manifest.max_length:
+            manifest.check_weights(embedder)
+            embedder = load_embedder(name, **{**settings, "max_length": manifest.max_length})
             owned.callback(embedder.close)
     if not embedder.has_sparse:
         raise InvalidInputError(f"{embedder.name} has no sparse and multi-vector heads; use BAAI/bge-m3 (or 'pocket')")

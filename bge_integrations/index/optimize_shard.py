@@ -1,4 +1,4 @@
-"""Build the search graphs of the shard in a folder. Run as a process of its own: the engine holds the interpreter."""
+"""Build the search graphs of a shard. Runs as a separate process, because the engine holds the interpreter lock."""
 
 import ctypes
 import os
@@ -11,12 +11,12 @@ _PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
     folder, parent = sys.argv[1:]
-    if sys.platform == "linux":  # elsewhere it works on to its end where the parent is killed
+    if sys.platform == "linux":  # on other systems it goes on to its end if the parent is killed
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):
             sys.exit("the process that holds the index has ended")
     if hasattr(os, "nice"):
-        os.nice(10)  # searches come first
+        os.nice(10)  # searches have priority
     shard = EdgeShard.load(folder)
     shard.optimize()
     shard.close()

@@ -1,4 +1,4 @@
-"""What an index holds of a document, and what it gives back."""
+"""A document on its way into an index, with its vectors, and as a search returns it."""
 
 from __future__ import annotations
 
@@ -19,39 +19,89 @@ if TYPE_CHECKING:
 
     from bge_integrations.outputs import SparseVector
 
-#: Engines take UUIDs only: a document's is made from its id in this namespace.
+#: Engines accept only UUIDs: each is made from the document's id in this namespace.
 _NAMESPACE = uuid.UUID("6f0c1f3a-3c0e-5c5e-9d53-0b1d6f7a4b2e")
-#: Whole numbers beyond these do not survive in every engine.
+#: Not every engine stores larger whole numbers exactly.
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _DEEPEST = 32
+#: Characters of a text in the `repr` of a document.
+_SHOWN_CHARACTERS = 60
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A stored document.
+@dataclass(frozen=True, repr=False)
+class StoredDocument:
+    """A document in the index.
 
     Attributes:
-        id: The user's id, or the one made from text and metadata.
-        text: As it was added.
-        metadata: As it was added.
+        id: The user's id, or the id derived from text and metadata.
+        text: The text as it was added.
+        metadata: The metadata as it was added.
     """
 
     id: str
     text: str
     metadata: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"StoredDocument(id={self.id!r}, text={_shortened(self.text)!r}, metadata={self.metadata!r})"
 
-@dataclass(frozen=True)
-class Hit(Entry):
-    """A document that was found.
+
+@dataclass(frozen=True, repr=False)
+class Hit(StoredDocument):
+    """A document found by a search.
 
     Attributes:
-        score: What the hits are ordered by.
-        scores: Its parts by name, those that were computed: "dense", "sparse", "multi_vector".
+        score: The score by which the hits are ordered.
+        scores: The scores that make it up, by name: "dense", "sparse", "multi_vector". Only those that were computed.
     """
 
     score: float
     scores: dict[str, float]
+
+    def __repr__(self) -> str:
+        return f"Hit(id={self.id!r}, score={self.score:.4f}, text={_shortened(self.text)!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class NewDocument:
+    """A checked document on its way into the index.
+
+    Attributes:
+        id, text, metadata: As in `StoredDocument`.
+        point: The UUID under which an engine stores it.
+        text_digest, metadata_digest: Fingerprints that show whether a stored document has changed.
+    """
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    point: str
+    text_digest: str
+    metadata_digest: str
+
+    @classmethod
+    def of(cls, text: str, metadata: dict[str, Any], identifier: str | None = None) -> NewDocument:
+        """A document with this id; None derives one that is the same for the same text and metadata."""
+        text_digest, metadata_digest = digest(text), digest(metadata)
+        if identifier is None:
+            identifier = derived_id(text_digest, metadata_digest)
+        return cls(identifier, text, metadata, point_of(identifier), text_digest, metadata_digest)
+
+    @property
+    def derived_id(self) -> str:
+        """The id this document has if none is given."""
+        return derived_id(self.text_digest, self.metadata_digest)
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What an engine stores beside the vectors."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "metadata": self.metadata,
+            "text_digest": self.text_digest,
+            "metadata_digest": self.metadata_digest,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,64 +109,54 @@ class Record:
     """A document with its vectors, as an engine stores it.
 
     Attributes:
+        document: The document.
         dense: float32 (dimension,).
         sparse: Lexical weights.
-        multi_vector: float32 (tokens, width), or None where these are not stored.
+        multi_vector: float32 (tokens, width); None if the index does not store multi-vectors.
     """
 
-    entry: Entry
+    document: NewDocument
     dense: NDArray[np.float32]
     sparse: SparseVector
     multi_vector: NDArray[np.float32] | None
 
     @property
-    def point(self) -> str:
-        return point_of(self.entry.id)
-
-    @property
     def size(self) -> int:
-        """Bytes of vectors and text, about."""
+        """Approximate size of vectors and text in bytes."""
         vectors = self.dense.nbytes + self.sparse.indices.nbytes + self.sparse.values.nbytes
         multi_vector = 0 if self.multi_vector is None else self.multi_vector.nbytes
-        return vectors + multi_vector + 4 * len(self.entry.text)
+        return vectors + multi_vector + 4 * len(self.document.text)
 
 
 def point_of(identifier: str) -> str:
-    """The UUID under which the document with this id is stored."""
+    """Return the UUID under which the document with this id is stored."""
     return str(uuid.uuid5(_NAMESPACE, identifier))
 
 
-def derived_id(text: str, metadata: Mapping[str, Any]) -> str:
-    """The id of a document that came without one: the same for the same text and metadata."""
-    return str(uuid.uuid5(_NAMESPACE, f"{digest(text)} {digest(metadata)}"))
+def derived_id(text_digest: str, metadata_digest: str) -> str:
+    """Return the id of a document that came without one."""
+    return str(uuid.uuid5(_NAMESPACE, f"{text_digest} {metadata_digest}"))
 
 
 def digest(value: Any) -> str:
-    """A fingerprint of a text or of JSON, 128 bits in hexadecimal."""
+    """Return a fingerprint of a text or of JSON: 128 bits in hexadecimal."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def to_payload(entry: Entry) -> dict[str, Any]:
-    """What an engine stores beside the vectors."""
-    return {
-        "id": entry.id,
-        "text": entry.text,
-        "metadata": entry.metadata,
-        "text_digest": digest(entry.text),
-        "metadata_digest": digest(entry.metadata),
-    }
+def from_payload(payload: Mapping[str, Any]) -> StoredDocument:
+    return StoredDocument(payload["id"], payload["text"], payload["metadata"])
 
 
-def from_payload(payload: Mapping[str, Any]) -> Entry:
-    return Entry(payload["id"], payload["text"], payload["metadata"])
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
 def checked_metadata(metadata: object, argument: str) -> dict[str, Any]:
-    """A copy of `metadata`, which is what JSON can hold.
+    """Return a copy of `metadata`.
 
     Raises:
-        InvalidInputError: It is not; the message names the place.
+        InvalidInputError: It holds something that JSON cannot; the message says where.
     """
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"{argument} must be a dict, got {type(metadata).__name__}")
@@ -124,14 +164,14 @@ def checked_metadata(metadata: object, argument: str) -> dict[str, Any]:
     return copied
 
 
-def _checked(value: object, place: str, depth: int) -> Any:
+def _checked(value: object, where: str, depth: int) -> Any:
     if depth > _DEEPEST:
-        raise InvalidInputError(f"{place} is nested more than {_DEEPEST} deep (or holds itself); flatten it")
+        raise InvalidInputError(f"{where} is nested more than {_DEEPEST} deep (or holds itself); flatten it")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        check_text(value, place)
-        return str.__str__(value)  # a str alone, where it is a member of an enum
+        check_text(value, where)
+        return str.__str__(value)  # a plain str, also for a member of an enum
     if isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
@@ -140,13 +180,13 @@ def _checked(value: object, place: str, depth: int) -> Any:
         copied = {}
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise InvalidInputError(f"{place} has the key {key!r}; keys must be str")
-            check_text(key, f"a key of {place}")
-            copied[key] = _checked(inner, f"{place}[{key!r}]", depth + 1)
+                raise InvalidInputError(f"{where} has the key {key!r}; keys must be str")
+            check_text(key, f"a key of {where}")
+            copied[key] = _checked(inner, f"{where}[{key!r}]", depth + 1)
         return copied
     if isinstance(value, list):
-        return [_checked(inner, f"{place}[{i}]", depth + 1) for i, inner in enumerate(value)]
+        return [_checked(inner, f"{where}[{i}]", depth + 1) for i, inner in enumerate(value)]
     raise InvalidInputError(
-        f"{place} is {value!r:.80}, a {type(value).__name__} that JSON cannot keep as it is; use str, int (64 bits), "
+        f"{where} is {value!r:.80}, a {type(value).__name__} that JSON cannot keep as it is; use str, int (64 bits), "
         "float (finite), bool, None, lists and dicts: a date's isoformat(), a tuple's list(), a numpy value's item()"
     )

@@ -1,44 +1,50 @@
-"""From a query's vectors to ranked points: candidates, their exact scores, and the fusion of these."""
+"""Searching an index: the arguments of a search, and the flow from queries to hits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-import numpy as np
-
-from bge_integrations.index.engine import Leg
-from bge_integrations.scoring import (
-    REPRESENTATIONS,
-    Mode,
-    Representation,
-    Weights,
-    reciprocal_rank_fusion,
-    weights_by_name,
-)
+from bge_integrations.index.batches import batches_of
+from bge_integrations.index.candidates import find_candidates, rank, size_of, vectors_of
+from bge_integrations.index.flow import Encode
+from bge_integrations.index.records import Hit, from_payload
+from bge_integrations.outputs import MultiVectors
+from bge_integrations.scoring import Mode, Representation, Weights, max_sim, weights_by_name
 from bge_integrations.validation import check_choice, check_whole_number
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from bge_integrations.index.candidates import QueryVectors, Scores
     from bge_integrations.index.engine import Engine
-    from bge_integrations.index.filters import Condition
-    from bge_integrations.outputs import Embeddings, SparseVector
+    from bge_integrations.index.filters import Condition, Filter
+    from bge_integrations.index.flow import Flow
+    from bge_integrations.index.store import Store
+    from bge_integrations.outputs import Embeddings
 
 Fusion = Literal["weighted", "rrf"]
-#: Scores by representation and point.
-Parts = dict[Representation, dict[str, float]]
-QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
 
-#: An approximate search that keeps fewer neighbours in sight misses some of the best.
-_LEAST_BREADTH = 128
-#: Who asks for so many wants them all, and a graph does not lead to every point.
-_EXACT_FROM = 1000
 #: More than any index holds; engines count in 64 bits.
 _MOST_CANDIDATES = 2**40
+#: Maximum number of candidates that the queries of one request propose together.
+_CANDIDATES_AT_ONCE = 10_000
+#: How candidates are encoded if their multi-vectors are not stored.
+_RECOMPUTED: dict[str, Any] = {"kind": "passage", "dense": False, "multi_vector": True, "on_truncate": "ignore"}
 
 _PROPOSING: tuple[Representation, ...] = ("dense", "sparse")
+
+
+class SearchSettings(TypedDict, total=False):
+    """The keywords of `M3Index.search`, which describes them."""
+
+    mode: Mode
+    weights: Weights
+    fusion: Fusion
+    filter: Filter | None
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,11 @@ class Search:
     """The checked arguments of a search.
 
     Attributes:
-        k: How many hits are wanted.
-        weights: Of the representations that make up the score, each above 0.
+        k: Maximum number of hits.
+        weights: Weights of the representations that make up the score, each above 0.
         fusion: Their weighted mean, or reciprocal rank fusion.
-        condition: On the metadata.
-        candidates: How many points each proposing representation proposes.
+        condition: A condition on the metadata.
+        candidates: Number of points that each proposing representation proposes.
         proposing: The representations that propose candidates.
     """
 
@@ -63,14 +69,21 @@ class Search:
 
     @classmethod
     def of(
-        cls, k: int, mode: Mode, weights: Weights, fusion: Fusion, condition: Condition | None, candidates: int
+        cls,
+        k: int,
+        condition: Condition | None = None,
+        *,
+        mode: Mode = "hybrid",
+        weights: Weights = (1.0, 1.0, 1.0),
+        fusion: Fusion = "weighted",
+        candidates: int = 200,
     ) -> Search:
         check_whole_number(k, "k")
         check_choice(mode, "mode", get_args(Mode))
         check_choice(fusion, "fusion", get_args(Fusion))
         check_whole_number(candidates, "candidates")
         chosen = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
-        # multi-vectors are too many to search, so both others propose what they score
+        # searching the multi-vectors would take too long; they score what dense and sparse vectors propose
         proposing = _PROPOSING if "multi_vector" in chosen else tuple(chosen)
         return cls(
             k=k,
@@ -87,71 +100,112 @@ class Search:
         return frozenset(self.weights) | frozenset(self.proposing)
 
 
-def find(engine: Engine, query: QueryVectors, search: Search) -> tuple[Parts, list[str]]:
-    """The candidates, and their scores in each representation that counts, whichever leg found them.
+class Searcher:
+    """Searches the store of an index.
 
     Args:
-        query: Its vectors. Without multi-vectors, scores by these are left for the caller to add.
+        store: The store.
+        stores_multi_vectors: Whether the store has multi-vectors; if not, those of the candidates are computed.
     """
-    breadth = max(_LEAST_BREADTH, search.candidates)
-    legs = [
-        Leg(
-            r,
-            query[r],
-            search.candidates,
-            search.condition,
-            breadth=breadth,
-            exact=r == "dense" and search.candidates >= _EXACT_FROM,
-        )
-        for r in search.proposing
-    ]
-    found: Parts = {r: {} for r in REPRESENTATIONS} | _ask(engine, legs)
-    candidates = list(dict.fromkeys(point for r in search.proposing for point in found[r]))
-    legs = []
-    for r in search.weights:
-        if r in query and (missing := [point for point in candidates if point not in found[r]]):
-            legs.append(Leg(r, query[r], len(missing), among=missing))
-    for r, scores in _ask(engine, legs).items():
-        found[r] = found[r] | scores
-    if "sparse" in search.weights:  # no token in common is a score of 0, not a missing one
-        found["sparse"] = dict.fromkeys(candidates, 0.0) | found["sparse"]
-    parts = {r: found[r] for r in search.weights if r in query}
-    if any(len(scores) < len(candidates) for scores in parts.values()):
-        # deleted between two questions, which only another process on a server can do
-        candidates = [point for point in candidates if all(point in scores for scores in parts.values())]
-        parts = {r: {point: scores[point] for point in candidates} for r, scores in parts.items()}
-    return parts, candidates
+
+    def __init__(self, store: Store, stores_multi_vectors: bool) -> None:
+        self._store = store
+        self._stores_multi_vectors = stores_multi_vectors
+
+    def search(self, queries: Iterable[str], search: Search) -> Flow[list[list[Hit]]]:
+        """Find the hits of each query."""
+        needed = {name: name in search.needed for name in ("dense", "sparse", "multi_vector")}
+        encoded = yield Encode(queries, {"kind": "query", **needed})
+        answers = self._answer_all(encoded, search)
+        if self._recomputes(search):
+            texts = list(dict.fromkeys(text for answer in answers for text in answer.texts))
+            passages = (yield Encode(texts, _RECOMPUTED)).multi_vector
+            assert encoded.multi_vector is not None
+            assert passages is not None
+            by_text = {text: passages[i] for i, text in enumerate(texts)}
+            for answer, query in zip(answers, encoded.multi_vector, strict=True):
+                answer.add_multi_vector_scores(query, by_text, search)
+        return [answer.hits() for answer in answers]
+
+    def search_by_vector(self, dense: NDArray[np.float32], search: Search) -> list[Hit]:
+        """Find the hits of one dense vector."""
+        with self._store.read() as engine:
+            return self._answer(engine, [{"dense": dense}], search)[0].hits()
+
+    def _recomputes(self, search: Search) -> bool:
+        return "multi_vector" in search.weights and not self._stores_multi_vectors
+
+    def _answer_all(self, encoded: Embeddings, search: Search) -> list[_Answer]:
+        """Answer the queries, some at a time, so that writers do not wait for all of them."""
+        engine = self._store.engine
+        at_once = min(engine.queries_at_once, max(1, _CANDIDATES_AT_ONCE // search.candidates))
+        answers: list[_Answer] = []
+        for queries in batches_of(_query_vectors(encoded), size_of, engine.largest_request, at_once):
+            with self._store.read() as engine:
+                answers += self._answer(engine, queries, search)
+        return answers
+
+    def _answer(self, engine: Engine, queries: Sequence[QueryVectors], search: Search) -> list[_Answer]:
+        if not self._stores_multi_vectors:
+            queries = [{r: vector for r, vector in query.items() if r != "multi_vector"} for query in queries]
+        recomputes = self._recomputes(search)
+        answers = []
+        for candidates in find_candidates(engine, queries, search):
+            ranked = [] if recomputes else rank(candidates.scores, search)
+            points = candidates.points if recomputes else [point for point, _ in ranked]
+            scores: Scores = {r: {p: by_point[p] for p in points} for r, by_point in candidates.scores.items()}
+            answers.append(_Answer(points, scores, ranked))
+        wanted = list(dict.fromkeys(point for answer in answers for point in answer.points))
+        payloads = engine.fetch(wanted) if wanted else {}
+        for answer in answers:
+            answer.payloads = {point: payloads[point] for point in answer.points if point in payloads}
+        return answers
 
 
-def rank(parts: Parts, search: Search) -> list[tuple[str, float]]:
-    """The best k points and their scores, best first; equal ones in the order of their points."""
-    points = sorted(next(iter(parts.values())))
-    columns = {r: np.array([parts[r][point] for point in points]) for r in search.weights}
-    if search.fusion == "rrf" and len(search.weights) > 1:
-        orders = [
-            [i for i in np.argsort(-column, kind="stable").tolist() if r != "sparse" or column[i] > 0]
-            for r, column in columns.items()
+@dataclass
+class _Answer:
+    """What is known of the answer to one query.
+
+    Attributes:
+        points: The points that may be hits.
+        scores: Their scores.
+        ranked: The best points and their scores.
+        payloads: Their payloads, without the points that were deleted in the meantime.
+    """
+
+    points: list[str]
+    scores: Scores
+    ranked: list[tuple[str, float]]
+    payloads: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[str]:
+        return [payload["text"] for payload in self.payloads.values()]
+
+    def add_multi_vector_scores(
+        self, query: NDArray[np.float32], passages: Mapping[str, NDArray[np.float32]], search: Search
+    ) -> None:
+        """Score the candidates by the multi-vectors of their texts, too, and rank them."""
+        for r, by_point in self.scores.items():
+            self.scores[r] = {point: score for point, score in by_point.items() if point in self.payloads}
+        width = query.shape[1]
+        rows = MultiVectors.from_rows([passages[text] for text in self.texts], width)
+        scores = max_sim(MultiVectors.from_rows([query], width), rows)[0]
+        self.scores["multi_vector"] = dict(zip(self.payloads, scores.tolist(), strict=True))
+        self.ranked = rank(self.scores, search)
+
+    def hits(self) -> list[Hit]:
+        return [
+            Hit(
+                **vars(from_payload(self.payloads[point])),
+                score=score,
+                scores={name: scores[point] for name, scores in self.scores.items()},
+            )
+            for point, score in self.ranked
+            if point in self.payloads
         ]
-        fused = dict(reciprocal_rank_fusion(orders, weights=list(search.weights.values())))
-        scores = np.array([fused[i] for i in range(len(points))])
-    else:
-        weighted = [weight * columns[r] for r, weight in search.weights.items()]
-        scores = np.sum(weighted, axis=0) / sum(search.weights.values())
-    best = np.argsort(-scores, kind="stable")[: search.k].tolist()
-    return [(points[i], float(scores[i])) for i in best]
 
 
-def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
-    """The vectors of text i."""
-    parts = {name: getattr(encoded, name) for name in REPRESENTATIONS}
-    return {name: part[i] for name, part in parts.items() if part is not None}
-
-
-def _ask(engine: Engine, legs: Sequence[Leg]) -> Parts:
-    """The answers to some legs, max-sim as the mean over the query's vectors."""
-    asked = [leg for leg in legs if leg.using != "sparse" or len(leg.vector[0])]  # no weights find nothing
-    scores: Parts = {leg.using: {} for leg in legs}
-    for leg, answer in zip(asked, engine.search(asked) if asked else [], strict=True):
-        tokens = len(leg.vector) if leg.using == "multi_vector" else 1
-        scores[leg.using] = {point: score / tokens for point, score in answer}
-    return scores
+def _query_vectors(encoded: Embeddings) -> Iterator[QueryVectors]:
+    rows = next(part for part in (encoded.dense, encoded.sparse, encoded.multi_vector) if part is not None)
+    return (vectors_of(encoded, i) for i in range(len(rows)))

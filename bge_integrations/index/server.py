@@ -1,4 +1,4 @@
-"""A Qdrant server or cluster: the same schema, points and searches as in a folder."""
+"""The engine on a Qdrant server or cluster, with the same schema, points and searches as in a folder."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ except ImportError as error:
 from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
 from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.manifest import Manifest
-from bge_integrations.index.records import point_of, to_payload
 from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bge_integrations.index.engine import FieldKind, Leg
+    from bge_integrations.index.engine import FieldKind, SubQuery
     from bge_integrations.index.filters import Condition
     from bge_integrations.index.folder import Folder
-    from bge_integrations.index.records import Entry, Record
+    from bge_integrations.index.records import NewDocument, Record
 
 _FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
     "float": models.PayloadSchemaType.FLOAT,
     "bool": models.PayloadSchemaType.BOOL,
 }
-_TIMEOUT = 60  # seconds
-#: Where the manifest stands in the collection's metadata.
+#: Seconds to wait for an answer.
+_TIMEOUT = 60
+#: The manifest's key in the collection's metadata.
 _MANIFEST = "bge_integrations"
 
 
 def connect(url: str, name: str, api_key: str | None, owned: ExitStack) -> Collection:
-    """The collection of that name on the server."""
+    """Return the collection of that name on the server."""
     with _server_errors(url):
         client = QdrantClient(url=url, api_key=api_key, timeout=_TIMEOUT, check_compatibility=False)
         owned.callback(client.close)
-        client.get_collections()  # now, so that a wrong address is told here
+        client.get_collections()  # so that a wrong address fails here
     return Collection(client, name)
 
 
 class Collection:
-    """Where an index on a server lies."""
+    """A collection on a server that holds an index."""
 
     def __init__(self, client: QdrantClient, name: str) -> None:
         if not isinstance(client, QdrantClient):
@@ -64,7 +64,7 @@ class Collection:
         self.location = f"{options.get('url') or options.get('host') or options.get('location')}/{name}"
 
     def manifest(self) -> Manifest | None:
-        """What the index was made with; None where the collection does not exist."""
+        """Return what the index was made with; None if the collection does not exist."""
         with _server_errors(self.location):
             if not self.client.collection_exists(self.name):
                 return None
@@ -76,6 +76,7 @@ class Collection:
         return Manifest.read(metadata[_MANIFEST], f"the metadata of {self.location}")
 
     def create(self, manifest: Manifest) -> None:
+        """Create the collection."""
         with _server_errors(self.location):
             self.client.create_collection(self.name, **_schema(manifest), metadata={_MANIFEST: manifest.to_dict()})
         if self.manifest() is None:
@@ -84,14 +85,15 @@ class Collection:
 
 
 class QdrantEngine:
-    """An `Engine` on a server. A write is split where it would be too large for one request; a document never is.
+    """An `Engine` on a server.
 
     Args:
-        collection: Where it lies.
-        manifest: For a new one; None opens what is there.
+        collection: The collection.
+        manifest: Describes a new collection; None opens an existing one.
     """
 
-    largest_write = 1 << 20
+    largest_request = 1 << 20
+    queries_at_once = 32
 
     def __init__(self, collection: Collection, manifest: Manifest | None) -> None:
         if manifest is not None:
@@ -104,17 +106,17 @@ class QdrantEngine:
         with self._errors():
             self._client.upsert(self._name, [_point(record) for record in records], wait=True)
 
-    def write_payloads(self, entries: Sequence[Entry]) -> None:
+    def write_payloads(self, documents: Sequence[NewDocument]) -> None:
         with self._errors():
-            for entry in entries:
-                self._client.overwrite_payload(self._name, to_payload(entry), [point_of(entry.id)], wait=True)
+            for document in documents:
+                self._client.overwrite_payload(self._name, document.payload, [document.point], wait=True)
 
     def remove(self, points: Sequence[str]) -> None:
         with self._errors():
             self._client.delete(self._name, list(points), wait=True)
 
     def index_field(self, key: str, kind: FieldKind) -> None:
-        if not self._collection.is_local:  # where it would have no effect but a warning
+        if not self._collection.is_local:  # which ignores it with a warning
             with self._errors():
                 self._client.create_payload_index(self._name, json_path((key,)), _FIELDS[kind], wait=True)
 
@@ -126,59 +128,59 @@ class QdrantEngine:
 
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         with self._errors():
-            found = self._client.retrieve(self._name, list(points), with_payload=list(keys) if keys else True)
-        return {str(point.id): point.payload or {} for point in found}
+            stored = self._client.retrieve(self._name, list(points), with_payload=list(keys) if keys else True)
+        return {str(point.id): point.payload or {} for point in stored}
 
     def dense_vectors(self, points: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         with self._errors():
-            found = self._client.retrieve(self._name, list(points), with_payload=False, with_vectors=["dense"])
-        return {str(p.id): np.asarray(p.vector["dense"], np.float32) for p in found if isinstance(p.vector, dict)}
+            stored = self._client.retrieve(self._name, list(points), with_payload=False, with_vectors=["dense"])
+        return {str(p.id): np.asarray(p.vector["dense"], np.float32) for p in stored if isinstance(p.vector, dict)}
 
     def page(
         self, condition: Condition | None, after: str | None, size: int, keys: Sequence[str] | None = None
     ) -> tuple[list[dict[str, Any]], str | None]:
         with self._errors():
-            found, following = self._client.scroll(
+            points, following = self._client.scroll(
                 self._name,
                 scroll_filter=_filter(condition),
                 limit=size,
                 offset=after,
                 with_payload=list(keys) if keys else True,
             )
-        return [point.payload or {} for point in found], None if following is None else str(following)
+        return [point.payload or {} for point in points], None if following is None else str(following)
 
     def count(self, condition: Condition | None) -> int:
         with self._errors():
             return self._client.count(self._name, _filter(condition), exact=True).count
 
-    def search(self, legs: Sequence[Leg]) -> list[list[tuple[str, float]]]:
+    def search(self, sub_queries: Sequence[SubQuery]) -> list[list[tuple[str, float]]]:
         requests = [
             models.QueryRequest(
-                query=_vector(leg.vector),
-                using=leg.using,
-                limit=leg.limit,
-                filter=_filter(leg.condition, leg.among),
-                params=None if self._collection.is_local else _params(leg),
+                query=_vector(sub_query.vector),
+                using=sub_query.using,
+                limit=sub_query.limit,
+                filter=_filter(sub_query.condition, sub_query.among),
+                params=None if self._collection.is_local else _params(sub_query),
                 with_payload=False,
                 with_vector=False,
             )
-            for leg in legs
+            for sub_query in sub_queries
         ]
         with self._errors():
             answers = self._client.query_batch_points(self._name, requests)
         return [[(str(point.id), point.score) for point in answer.points] for answer in answers]
 
     def optimize(self) -> None:
-        """Nothing: the server does it by itself."""
+        """Do nothing: the server optimises by itself."""
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
         raise NotSupportedError("an index on a server is copied by the server: see its snapshots")
 
     def flush(self) -> None:
-        """Nothing: a write is acknowledged when it is in the server's log."""
+        """Do nothing: the server acknowledges a write when it is in its log."""
 
     def close(self) -> None:
-        """Nothing: who made the client closes it."""
+        """Do nothing: the client is closed by its owner."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -214,7 +216,7 @@ def _schema(manifest: Manifest) -> dict[str, Any]:
             distance=models.Distance.DOT,
             datatype=float16 if manifest.multi_vectors == "float16" else float32,
             multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-            hnsw_config=models.HnswConfigDiff(m=0),  # no graph: only rescored
+            hnsw_config=models.HnswConfigDiff(m=0),  # no graph: multi-vectors only score candidates
             on_disk=True,
         )
     return {
@@ -228,13 +230,13 @@ def _point(record: Record) -> models.PointStruct:
     vectors: dict[str, Any] = {"dense": record.dense.tolist(), "sparse": _vector(record.sparse)}
     if record.multi_vector is not None:
         vectors["multi_vector"] = record.multi_vector.tolist()
-    return models.PointStruct(id=record.point, vector=vectors, payload=to_payload(record.entry))
+    return models.PointStruct(id=record.document.point, vector=vectors, payload=record.document.payload)
 
 
-def _params(leg: Leg) -> models.SearchParams:
+def _params(sub_query: SubQuery) -> models.SearchParams:
     return models.SearchParams(
-        hnsw_ef=leg.breadth,
-        exact=leg.exact or leg.among is not None,
+        hnsw_ef=sub_query.ef_search,
+        exact=sub_query.exact or sub_query.among is not None,
         quantization=models.QuantizationSearchParams(rescore=True),
     )
 

@@ -1,4 +1,4 @@
-"""How LangChain's documents and an M3Index translate into each other."""
+"""LangChain's documents in an M3Index, and the settings that open it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from langchain_core.documents import Document
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
+from bge_integrations.index.opening import EMBEDDER_SETTINGS
 
 if TYPE_CHECKING:
-    from bge_integrations.index import Entry
+    from bge_integrations.index import StoredDocument
 
-_OPEN_SETTINGS = set(inspect.signature(M3Index.open).parameters) - {"path_or_url"}
+#: Everything that `M3Index.open` accepts beside the path.
+_OPEN_SETTINGS = (set(inspect.signature(M3Index.open).parameters) | EMBEDDER_SETTINGS) - {"path_or_url", "settings"}
 
 
 def open_index(
     path: str | os.PathLike[str] | None, settings: dict[str, Any], fields: Iterable[str]
 ) -> tuple[M3Index, dict[str, Any]]:
-    """An index opened with those settings that `M3Index.open` knows, and the other settings, which are `fields`."""
+    """Open an index with the settings that `M3Index.open` accepts. Return it with the others, which are `fields`."""
     known = {*_OPEN_SETTINGS, *fields, "model_name"} - {"index"}
     if unknown := sorted(settings.keys() - known):
         raise InvalidInputError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
@@ -30,13 +32,13 @@ def open_index(
     if "model_name" in settings:
         settings = {**settings, "model": settings["model_name"]}
         del settings["model_name"]
-    ours = {name: value for name, value in settings.items() if name in _OPEN_SETTINGS}
-    index = M3Index.open(":memory:" if path is None else path, **ours)
-    return index, {name: value for name, value in settings.items() if name not in ours}
+    index_settings = {name: value for name, value in settings.items() if name in _OPEN_SETTINGS}
+    index = M3Index.open(":memory:" if path is None else path, **index_settings)
+    return index, {name: value for name, value in settings.items() if name not in index_settings}
 
 
 def columns(documents: Iterable[Document]) -> dict[str, list[Any]]:
-    """What `M3Index.add` takes."""
+    """Return the arguments of `M3Index.add`."""
     listed = list(documents)
     return {
         "texts": [document.page_content for document in listed],
@@ -45,5 +47,5 @@ def columns(documents: Iterable[Document]) -> dict[str, list[Any]]:
     }
 
 
-def to_document(entry: Entry) -> Document:
-    return Document(entry.text, id=entry.id, metadata=entry.metadata)
+def to_document(stored: StoredDocument) -> Document:
+    return Document(stored.text, id=stored.id, metadata=stored.metadata)

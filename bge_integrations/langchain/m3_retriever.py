@@ -32,31 +32,31 @@ class BGEM3Retriever(BaseRetriever):
         >>> retriever = BGEM3Retriever.from_texts(["Pandas eat bamboo.", "Rome lies on the Tiber."], k=1)
         >>> retriever.invoke("What do pandas eat?")
 
-    With `path="folder"` the documents are kept, and those that are there already cost no model run; with
-    `path="https://…"` they are on a Qdrant server. `invoke(query, k=3, filter={"year": 2020})` settles k, mode, weights
-    or the filter for that call.
+    With `path="folder"` the documents are kept on disk, and are not encoded again; with `path="https://…"` they are
+    kept on a Qdrant server. `invoke(query, k=3, filter={"year": 2020})` sets k, mode, weights or the filter for one
+    call.
 
     The index belongs to this process: copies of the retriever share it, and it can't be pickled.
     """
 
     index: M3Index = Field(frozen=True)
-    """Where the documents are; `retriever.index.add(...)` adds more, `.close()` lets go of the folder."""
+    """The index with the documents. `retriever.index.add(...)` adds more, `.close()` releases the folder."""
     k: int = Field(default=4, ge=1)
-    """How many documents to return."""
+    """Number of documents to return."""
     mode: Mode = "hybrid"
-    """"dense", "sparse", "multi_vector", or "hybrid", all three."""
+    """"dense", "sparse", "multi_vector", or "hybrid" for all three."""
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of the dense, sparse and multi-vector scores in "hybrid"."""
+    """Weights of the dense, sparse and multi-vector scores in "hybrid"."""
     fusion: Fusion = "weighted"
     """"weighted", the mean of the scores, or "rrf", reciprocal rank fusion."""
     filter: dict[str, Any] | None = None
-    """On the metadata: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
+    """A condition on the metadata: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
     candidates: int = Field(default=200, ge=1)
-    """How many documents dense and sparse search each propose to "hybrid" and "multi_vector"."""
+    """Number of documents that dense and sparse search each propose in "hybrid" and "multi_vector"."""
     reranker: BGEReranker | None = None
-    """Orders what was found anew, and puts its score into `metadata["relevance_score"]`; k decides how many stay."""
+    """Reorders the documents and stores its score in `metadata["relevance_score"]`; the best k are returned."""
     fetch_k: int = Field(default=20, ge=1)
-    """How many documents the reranker gets, at least k."""
+    """Number of documents to rerank, at least k."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -68,15 +68,15 @@ class BGEM3Retriever(BaseRetriever):
 
     @classmethod
     def from_index(cls, index: M3Index, **settings: Any) -> Self:
-        """A retriever on an open index; the settings are the fields."""
+        """Return a retriever on an open index. `settings` are the fields."""
         return cls(index=index, **settings)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """A retriever on the index in a folder, or at a server's URL; settings as in `from_documents`.
+        """Return a retriever on the index in a folder or at a server's URL. `settings` are as in `from_documents`.
 
         Raises:
-            IndexNotFoundError: There is none.
+            IndexNotFoundError: The index does not exist.
         """
         return cls._filled({"texts": []}, path, False, {**settings, "create": False})
 
@@ -89,16 +89,16 @@ class BGEM3Retriever(BaseRetriever):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """A retriever on an index with these documents and what is in it already.
+        """Add documents to an index, and return a retriever on it.
 
         Args:
-            documents: Added to the index. Without ids they get ones made from text and metadata.
-            path: A folder to keep them in, the URL of a Qdrant server, or None: a temporary folder.
-            show_progress: Show a bar while they are encoded.
-            settings: The fields, and what `M3Index.open` takes: model, device, dtype, max_length, multi_vectors, …
+            documents: The documents. If one has no id, it is derived from text and metadata.
+            path: A folder, or the URL of a Qdrant server. None is a temporary folder.
+            show_progress: Show a progress bar.
+            settings: The fields, and what `M3Index.open` accepts: model, device, dtype, max_length, multi_vectors, …
 
         Raises:
-            InvalidInputError: A document can't be used, or the model has no sparse and multi-vector heads.
+            InvalidInputError: A document is invalid, or the model has no sparse and multi-vector heads.
             WrongModelError, IndexLockedError, IndexFormatError: The folder or collection can't be used.
         """
         return cls._filled(columns(documents), path, show_progress, settings)
@@ -114,7 +114,7 @@ class BGEM3Retriever(BaseRetriever):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """As `from_documents`, for texts with their metadata and ids."""
+        """As `from_documents`, for texts with metadata and ids."""
         return cls._filled({"texts": texts, "metadatas": metadatas, "ids": ids}, path, show_progress, settings)
 
     @classmethod

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.core.embedder import Embedder
-    from bge_integrations.index import Entry, Hit
+    from bge_integrations.index import Hit, StoredDocument
     from bge_integrations.index.filters import Filter
     from bge_integrations.index.search import Fusion
     from bge_integrations.scoring import Mode
 
 
 class BGEM3VectorStore(VectorStore):
-    """A vector store that is searched by bge-m3's dense, sparse and multi-vector scores together, or by one of them.
+    """A vector store searched by bge-m3's dense, sparse and multi-vector scores together, or by one of them.
 
     Example:
         >>> from bge_integrations.langchain import BGEM3VectorStore
@@ -40,16 +40,16 @@ class BGEM3VectorStore(VectorStore):
         >>> store.similarity_search_with_score("What do pandas eat?", k=1)
         >>> store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "filter": {"page": {"$lte": 10}}})
 
-    A document with an id that is there already replaces it, without a model run where the text is the same; one without
-    an id gets one made from text and metadata. `mode`, `weights`, `fusion` and `candidates` can be given to each search
-    too.
+    A document with a known id replaces the stored one, and is not encoded again if its text is the same. If a document
+    has no id, it is derived from text and metadata. Each search also accepts `mode`, `weights`, `fusion` and
+    `candidates`.
 
     Args:
-        index: Where the documents are.
+        index: The index with the documents.
         mode: "dense", "sparse", "multi_vector" or "hybrid".
-        weights: Of the dense, sparse and multi-vector scores in "hybrid".
+        weights: Weights of the dense, sparse and multi-vector scores in "hybrid".
         fusion: "weighted" or "rrf".
-        candidates: How many documents dense and sparse search each propose.
+        candidates: Number of documents that dense and sparse search each propose.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class BGEM3VectorStore(VectorStore):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """A store on the index in a folder, or at a server's URL; settings as in `from_texts`.
+        """Return a store on the index in a folder or at a server's URL. `settings` are as in `from_texts`.
 
         Raises:
-            IndexNotFoundError: There is none.
+            IndexNotFoundError: The index does not exist.
         """
         return cls.from_texts([], path=path, **{**settings, "create": False})
 
@@ -93,18 +93,18 @@ class BGEM3VectorStore(VectorStore):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """A store with these texts, and what is in it already.
+        """Add texts to a store, and return it.
 
         Args:
-            texts, metadatas, ids: Added to the store.
-            embedding: A `BGEEmbeddings` whose model and settings to take. The index encodes all three representations
-                itself, so there is nothing to do for any other, and `model=` says the same.
-            path: A folder to keep them in, the URL of a Qdrant server, or None: a temporary folder.
-            show_progress: Show a bar while they are encoded.
-            settings: Those of the class, and what `M3Index.open` takes: model, device, dtype, multi_vectors, …
+            texts, metadatas, ids: The documents.
+            embedding: A `BGEEmbeddings` whose model and settings the index uses; `model=` does the same. Other
+                embeddings are refused, because the index encodes all three representations itself.
+            path: A folder, or the URL of a Qdrant server. None is a temporary folder.
+            show_progress: Show a progress bar.
+            settings: The arguments of the class, and what `M3Index.open` accepts: model, device, multi_vectors, …
 
         Raises:
-            InvalidInputError: A text or its metadata can't be used, or `embedding` is no `BGEEmbeddings`.
+            InvalidInputError: A text or its metadata is invalid, or `embedding` is not a `BGEEmbeddings`.
         """
         index, ours = open_index(path, {**_settings_of(embedding), **settings}, inspect.signature(cls).parameters)
         try:
@@ -146,7 +146,7 @@ class BGEM3VectorStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """The dense half of the index's model."""
+        """The dense embeddings of the index's model."""
         return _DenseEmbeddings(self.index.embedder)
 
     def add_texts(
@@ -158,11 +158,11 @@ class BGEM3VectorStore(VectorStore):
         batch_size: int | None = None,
         **settings: Any,
     ) -> list[str]:
-        """Add texts; the ids come back, once all is on disk.
+        """Add texts, and return their ids when all are on disk.
 
         Args:
             texts, ids, metadatas: One id and metadata for each text.
-            batch_size: Not used; LangChain's `index()` gives it to every store, and this one makes its own batches.
+            batch_size: Ignored. LangChain's `index()` passes it to every store; this store makes its own batches.
             settings: show_progress and on_truncate, as in `M3Index.add`.
         """
         return self.index.add(texts, ids, metadatas, **settings)
@@ -180,7 +180,7 @@ class BGEM3VectorStore(VectorStore):
         return await self.index.aadd(texts, ids, metadatas, **settings)
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
-        """Delete documents by ids or by a filter; True, also where some were not there.
+        """Delete documents by ids or by a filter. Return True, also if some did not exist.
 
         Raises:
             InvalidInputError: Neither or both are given; nothing deletes everything.
@@ -194,7 +194,7 @@ class BGEM3VectorStore(VectorStore):
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents with these ids, in their order; unknown ones are left out."""
+        """Return the documents with these ids, in their order. Unknown ids are left out."""
         return _documents(self.index.get(ids))
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -204,7 +204,7 @@ class BGEM3VectorStore(VectorStore):
     def similarity_search(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """The best k documents; `filter` is on the metadata."""
+        """Return the best k documents. `filter` is a condition on the metadata."""
         return [document for document, _ in self.similarity_search_with_score(query, k, filter, **settings)]
 
     async def asimilarity_search(
@@ -216,7 +216,7 @@ class BGEM3VectorStore(VectorStore):
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[tuple[Document, float]]:
-        """The best k documents and their scores, higher is better."""
+        """Return the best k documents and their scores; higher is better."""
         hits = self.index.search(query, k, filter=filter, **{**self._search_settings, **settings})
         return [(to_document(hit), hit.score) for hit in hits]
 
@@ -230,7 +230,7 @@ class BGEM3VectorStore(VectorStore):
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """The best k documents by their dense vectors."""
+        """Return the best k documents by their dense vectors."""
         return _documents(self.index.search_by_vector(embedding, k, filter=filter, **settings))
 
     async def asimilarity_search_by_vector(
@@ -248,10 +248,10 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """Of the best `fetch_k` documents, k that are like the query and unlike each other, by their dense vectors.
+        """Return k of the best `fetch_k` documents whose dense vectors are close to the query and far from each other.
 
         Args:
-            lambda_mult: 1 looks at the query only, 0 at the difference only.
+            lambda_mult: 1 counts only the similarity to the query, 0 only the diversity.
         """
         hits = self.index.search(query, fetch_k, filter=filter, **{**self._search_settings, **settings})
         dense = self.index.embedder.encode(check_query(query), kind="query").dense
@@ -302,21 +302,21 @@ class BGEM3VectorStore(VectorStore):
 
     def _diverse(self, query: NDArray[np.float32], hits: list[Hit], k: int, lambda_mult: float) -> list[Document]:
         vectors = self.index.dense_vectors(hit.id for hit in hits)
-        hits = [hit for hit in hits if hit.id in vectors]  # the others were deleted a moment ago
+        hits = [hit for hit in hits if hit.id in vectors]  # others were deleted in the meantime
         rows: list[Any] = [vectors[hit.id] for hit in hits]
         chosen = maximal_marginal_relevance(query, rows, lambda_mult, k) if rows else []
-        return _documents(hits[place] for place in chosen)
+        return _documents(hits[i] for i in chosen)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """Scores cut to [0, 1]: cosines of bge-m3 are hardly ever below 0, weighted means hardly ever above 1.
+        """Clip scores to [0, 1]. Cosines of bge-m3 are rarely below 0, weighted means rarely above 1.
 
-        Those of "rrf" say something of ranks only, and are below 0.05.
+        Scores of "rrf" depend only on ranks and are below 0.05.
         """
         return lambda score: min(1.0, max(0.0, score))
 
 
 class _DenseEmbeddings(Embeddings):
-    """Dense vectors by an embedder that someone else holds."""
+    """Dense vectors of an embedder that belongs to the index."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -353,9 +353,11 @@ def _settings_of(embedding: Embeddings | None) -> dict[str, Any]:
     names = {"model", "device", "dtype", "max_length", "cache_folder", "local_files_only", "revision"}
     lost = embedding.model_fields_set - names - {"show_progress"}
     if lost:
-        raise InvalidInputError(f"embedding has {', '.join(sorted(lost))}, which this store has not; leave them out")
+        raise InvalidInputError(
+            f"embedding has {', '.join(sorted(lost))}, which this store does not support; leave them out"
+        )
     return embedding.model_dump(include=names & embedding.model_fields_set | {"model"})
 
 
-def _documents(entries: Iterable[Entry]) -> list[Document]:
-    return [to_document(entry) for entry in entries]
+def _documents(stored: Iterable[StoredDocument]) -> list[Document]:
+    return [to_document(document) for document in stored]

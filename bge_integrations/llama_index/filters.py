@@ -1,4 +1,4 @@
-"""LlamaIndex' metadata filters in the filter language of `M3Index`."""
+"""LlamaIndex's metadata filters in the filter language of `M3Index`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _OPERATORS = {
     FilterOperator.LTE: "$lte",
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
-    FilterOperator.CONTAINS: "$eq",  # a list matches by one of its elements
+    FilterOperator.CONTAINS: "$eq",  # a list matches if one of its elements does
     FilterOperator.ANY: "$in",
 }
 
 
 def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | None:
-    """The same condition for `M3Index`, whose own filters pass; None where there is nothing to filter by.
+    """Return the filter for `M3Index`, or None if there are no conditions. A filter of `M3Index` is returned as it is.
 
     Raises:
         InvalidInputError: An operator has no counterpart.
@@ -37,14 +37,14 @@ def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | Non
     match filters.condition:
         case FilterCondition.OR:
             return {"$or": conditions}
-        case FilterCondition.NOT:  # none of them, as LlamaIndex' own stores read it
+        case FilterCondition.NOT:  # none of them, as in LlamaIndex's own stores
             return {"$not": {"$or": conditions}}
         case _:
             return {"$and": conditions}
 
 
 def _condition(part: MetadataFilter) -> dict[str, Any] | None:
-    key = f'"{part.key}"'  # LlamaIndex' keys are flat: a dot in one is a dot
+    key = f'"{part.key}"'  # LlamaIndex's keys are flat: a dot is part of the name
     if part.operator is FilterOperator.IS_EMPTY:
         return {key: {"$exists": False}}
     if part.operator is FilterOperator.ALL:

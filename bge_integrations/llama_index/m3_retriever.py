@@ -1,4 +1,4 @@
-"""Retrieves a LlamaIndex' nodes from an M3Index."""
+"""A LlamaIndex retriever over an M3Index."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
     from llama_index.core.vector_stores.types import MetadataFilters
 
-    from bge_integrations.index import Entry, Hit, M3Index
+    from bge_integrations.index import Hit, M3Index, StoredDocument
     from bge_integrations.index.search import Fusion
     from bge_integrations.scoring import Mode, Weights
 
-#: The key under which an entry's metadata has the id of its document, by LlamaIndex' own convention.
+#: The metadata key of a node's document id, by LlamaIndex's own convention.
 REF_DOC = "ref_doc_id"
 
 
 class Searched(Protocol):
-    """What a retriever needs of a `BGEM3Index`."""
+    """The part of a `BGEM3Index` that a retriever uses."""
 
     weights: Weights
 
@@ -38,34 +38,34 @@ class Searched(Protocol):
 
 
 class NodeWithScores(NodeWithScore):
-    """A node with its score and the parts of it."""
+    """A node with its score and the scores that make it up."""
 
     scores: dict[str, float]
-    """Those that were computed, by name: "dense", "sparse", "multi_vector"."""
+    """By name: "dense", "sparse", "multi_vector". Only those that were computed."""
 
 
 class BGEM3Retriever(BaseRetriever):
     """Finds nodes of a `BGEM3Index` by bge-m3's dense, sparse and multi-vector scores.
 
-    What is searched for is the query's text; the texts of a query transform such as HyDE are searched for as one. A
-    vector in the query is passed over: LlamaIndex' other retrievers leave there what their own models made. To search
-    by a vector of yours, use `index.m3_index.search_by_vector`.
+    It searches for the query's text. If a query transform such as HyDE produces several texts, they are joined. A
+    vector in the query is ignored, because LlamaIndex's other retrievers store their own models' vectors there. To
+    search by a vector, use `index.m3_index.search_by_vector`.
 
-    Results are `NodeWithScores`: `.scores` has the parts of the score.
+    Results are `NodeWithScores`, whose `.scores` holds the scores that make up the score.
 
     Args:
-        index: What to search, a `BGEM3Index`.
-        similarity_top_k: How many nodes to find.
-        mode: "hybrid", or "dense", "sparse", "multi_vector" alone.
-        weights: Of the dense, sparse and multi-vector scores; None takes the index'.
-        fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal ranks.
-        filters: Conditions on the metadata, all operators but the text matches; or a filter of `M3Index`.
-        doc_ids: Only nodes of these documents.
-        candidates: How many nodes each representation puts forward to be scored by all.
-        callback_manager, object_map, verbose: As LlamaIndex has them.
+        index: The `BGEM3Index` to search.
+        similarity_top_k: Number of nodes to return.
+        mode: "hybrid", or "dense", "sparse" or "multi_vector" alone.
+        weights: Weights of the dense, sparse and multi-vector scores; defaults to the index's weights.
+        fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal rank fusion.
+        filters: Conditions on the metadata with all operators except text matches, or a filter of `M3Index`.
+        doc_ids: Search only nodes of these documents.
+        candidates: Number of nodes that the dense and the sparse search each propose.
+        callback_manager, object_map, verbose: As in LlamaIndex.
 
     Raises:
-        InvalidInputError: An argument can't be used.
+        InvalidInputError: An argument is invalid.
     """
 
     def __init__(
@@ -106,20 +106,20 @@ class BGEM3Retriever(BaseRetriever):
         return [_scored(hit) for hit in hits]
 
 
-def is_node(entry: Entry) -> bool:
-    """Whether LlamaIndex wrote it, and not something else that uses the same index."""
-    return "_node_content" in entry.metadata
+def is_node(stored: StoredDocument) -> bool:
+    """Return whether LlamaIndex stored this document, and not another user of the same index."""
+    return "_node_content" in stored.metadata
 
 
-def to_node(entry: Entry) -> BaseNode:
-    if not is_node(entry):
-        return TextNode(id_=entry.id, text=entry.text, metadata=entry.metadata)
-    node: BaseNode = metadata_dict_to_node(entry.metadata)
+def to_node(stored: StoredDocument) -> BaseNode:
+    if not is_node(stored):
+        return TextNode(id_=stored.id, text=stored.text, metadata=stored.metadata)
+    node: BaseNode = metadata_dict_to_node(stored.metadata)
     return node
 
 
 def _scored(hit: Hit) -> NodeWithScores:
-    # not in the node's metadata: LlamaIndex' fusion tells nodes apart by a hash of that
+    # not in the node's metadata: LlamaIndex's fusion identifies nodes by its hash
     return NodeWithScores(node=to_node(hit), score=hit.score, scores=hit.scores)
 
 
@@ -144,5 +144,6 @@ def check_search(
     filter: dict[str, Any] | None = None,
     candidates: int = 1,
 ) -> None:
-    """Let mistakes fail where they are made, and not at the first query."""
-    Search.of(1, mode, weights, fusion, None if filter is None else parse(filter), candidates)
+    """Raise InvalidInputError for invalid arguments here, and not at the first query."""
+    condition = None if filter is None else parse(filter)
+    Search.of(1, condition, mode=mode, weights=weights, fusion=fusion, candidates=candidates)

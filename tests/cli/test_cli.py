@@ -22,6 +22,7 @@ from bge_integrations.cli import main, output, partial
 from bge_integrations.core import embedder as embedder_module
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
+from bge_integrations.index.writing import Writer
 
 FILES = {
     "pandas.md": "# Pandas\n\nThe giant panda eats bamboo. It sleeps in trees.",
@@ -240,8 +241,8 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
     }  # fmt: skip
 
     encoded = []
-    encode = M3Index._carry_out
-    monkeypatch.setattr(M3Index, "_carry_out", lambda self, plan, e: encoded.extend(plan.new) or encode(self, plan, e))
+    store = Writer.store
+    monkeypatch.setattr(Writer, "store", lambda self, plan, e: encoded.extend(plan.new) or store(self, plan, e))
     assert json.loads(bge("index", docs, *where)[1])["unchanged"] == 3
     assert encoded == []
 

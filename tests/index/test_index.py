@@ -27,13 +27,13 @@ from bge_integrations.errors import (
     StorageError,
     WrongModelError,
 )
-from bge_integrations.index import Entry, Hit, M3Index
+from bge_integrations.index import Entry, Hit, M3Index, StoredDocument, records
 from bge_integrations.index.edge import EdgeEngine
-from bge_integrations.index.engine import Leg
+from bge_integrations.index.engine import SubQuery
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import Manifest
-from bge_integrations.index.records import Record, point_of
+from bge_integrations.index.records import NewDocument, Record, point_of
 from bge_integrations.outputs import SparseVector
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
@@ -42,6 +42,7 @@ WHO = ("The panda", "A heron", "My sister", "The mayor of Rome")
 DOES = ("eats", "paints", "repairs", "forgets")
 WHAT = ("bamboo near the river", "a red bicycle", "the town hall", "letters from Japan")
 TEXTS = [" ".join(words) + "." for words in itertools.product(WHO, DOES, WHAT)]
+IDS_OF_EARLIER_RELEASES = ["7eca0791-5a96-5c24-b42c-28167e51e8f6", "791443a6-d4bb-5599-b264-d6e69cd3f520"]
 QUERIES = ["Who eats bamboo?", "bicycle repair", "a letter to the mayor", "zyx"]
 
 
@@ -124,6 +125,29 @@ async def test_every_mode_is_exact(new_index, exact, storage, tolerance):
         check_hits(alone, {hit.id: hit.score for hit in answers[0]}, 7, 1e-5)
 
 
+@pytest.mark.parametrize("storage", ["float32", "recompute"])
+def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, storage):
+    """An engine answers several queries in at most two requests for scores and one for the texts."""
+    requests = []
+    with M3Index.open(QdrantClient(":memory:"), pocket, multi_vectors=storage) as index:
+        index.add(TEXTS)
+        engine = index._store.engine
+        search, fetch = engine.search, engine.fetch
+        monkeypatch.setattr(engine, "search", lambda *args: requests.append("search") or search(*args))
+        monkeypatch.setattr(engine, "fetch", lambda *args: requests.append("fetch") or fetch(*args))
+        answers = []
+        for at_once, candidates in ((1, 9), (2, 9), (10**6, 9), (10**6, 6000)):
+            engine.queries_at_once = at_once
+            requests.clear()
+            answers.append(index.search_many([*QUERIES, *QUERIES], k=5, candidates=candidates))
+            batches = 8 if candidates == 6000 else -(-8 // at_once)  # many candidates are asked for one by one
+            assert requests.count("fetch") == batches
+            assert requests.count("search") <= 2 * batches
+        assert answers[0] == answers[1] == answers[2]
+        for hits, more in zip(answers[0], answers[3], strict=True):
+            assert more[0].score >= hits[0].score - 1e-6
+
+
 def test_hybrid_scores_all_parts_of_each_candidate(new_index, exact):
     """With few candidates too, no part counts as 0 because another leg proposed the document."""
     index = new_index(multi_vectors="float32")
@@ -163,12 +187,12 @@ def test_add_get_replace_delete(new_index, pocket):
     assert len(set(ids)) == len(index) == 2
     assert index.get([ids[1], "unknown", ids[0]]) == [
         Entry(ids[1], "Rome lies on the Tiber.", {"page": 2}),
-        Entry(ids[0], "Pandas eat bamboo.", {"page": 1}),
+        StoredDocument(ids[0], "Pandas eat bamboo.", {"page": 1}),
     ]
     assert index.add(["Pandas eat bamboo."], metadatas=[{"page": 1}]) == ids[:1]
     assert index.add(["Pandas eat bamboo."], metadatas=[{"page": 3}]) != ids[:1], "the same text of another page"
     assert index.add(["Pandas sleep."], ids=[ids[0]]) == ids[:1]
-    assert index.get(ids[:1]) == [Entry(ids[0], "Pandas sleep.", {})]
+    assert index.get(ids[:1]) == [StoredDocument(ids[0], "Pandas sleep.", {})]
     expected = pocket.encode(["Pandas sleep."], kind="passage").dense[0]
     np.testing.assert_allclose(index.dense_vectors(ids[:1])[ids[0]], expected, atol=1e-6)
     assert index.delete([ids[0], "unknown"]) == 1
@@ -199,19 +223,42 @@ def test_an_id_given_to_another_document_of_the_call(new_index):
     assert [entry.text for entry in index] == ["b"]
 
 
+def test_each_document_is_digested_once(pocket, monkeypatch):
+    digested = []
+    digest = records.digest
+    monkeypatch.setattr(records, "digest", lambda value: digested.append(value) or digest(value))
+    with M3Index.open(":memory:", pocket) as index:
+        index.add(TEXTS[:3], metadatas=[{"n": i} for i in range(3)])
+        assert sorted(map(str, digested)) == sorted([*TEXTS[:3], *(str({"n": i}) for i in range(3))])
+
+
+def test_ids_derived_by_earlier_releases(pocket):
+    with M3Index.open(":memory:", pocket) as index:
+        ids = index.add(["Pandas eat bamboo.", "Ä\n"], metadatas=[{"b": [1, 2.0], "a": None}, {}])
+    assert ids == IDS_OF_EARLIER_RELEASES
+
+
+def test_long_texts_are_shortened_in_representations(pocket):
+    with M3Index.open(":memory:", pocket) as index:
+        (identifier,) = index.add(["bamboo " * 50])
+        (hit,) = index.search("bamboo")
+        assert repr(hit) == f"Hit(id={identifier!r}, score={hit.score:.4f}, text={('bamboo ' * 50)[:59] + '…'!r})"
+        assert len(repr(index.get([identifier]))) < 200
+
+
 def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
     """What an earlier call stored counts as on disk for a later one only when it is."""
     flushed = []
     with M3Index.open(":memory:", pocket) as index:
-        flush = index._engine.flush
+        flush = index._store.engine.flush
 
         def failing():
             raise StorageError("no")
 
-        monkeypatch.setattr(index._engine, "flush", failing)
+        monkeypatch.setattr(index._store.engine, "flush", failing)
         with pytest.raises(StorageError, match="no"):
             index.add(["one"])
-        monkeypatch.setattr(index._engine, "flush", lambda: flushed.append(flush()))
+        monkeypatch.setattr(index._store.engine, "flush", lambda: flushed.append(flush()))
         index.add(["one"])
         assert len(flushed) == 1
         index.add(["one"])
@@ -279,6 +326,26 @@ def test_reopening(new_index, pocket):
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
 
 
+def test_every_setting_of_an_embedder_and_no_other(tmp_path, caplog):
+    for wrong, message in (
+        ({"max_lenght": 9}, "no setting 'max_lenght'; did you mean max_length"),
+        ({"colour": "red"}, "no setting 'colour'; there are api_key, .*device"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            M3Index.open(tmp_path / "index", "pocket", **wrong)
+        assert not (tmp_path / "index").exists()
+    caplog.set_level("INFO", "bge_integrations.index")
+    with M3Index.open(tmp_path / "index", "pocket", query_instruction="Find: ", passage_instruction="Text: ") as index:
+        assert index.embedder.query_instruction == "Find: "
+        index.add(["a"])
+        index.optimize()
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["created", "optimising", "optimised"]
+    with pytest.raises(WrongModelError, match="instruction='Text: '"):
+        M3Index.open(tmp_path / "index")
+    with M3Index.open(tmp_path / "index", passage_instruction="Text: ") as index:
+        assert len(index) == 1
+
+
 def test_copies_and_opening_without_making(pocket, tmp_path):
     with M3Index.open(":memory:", pocket) as index:
         index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
@@ -314,15 +381,15 @@ def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
     manifest = replace(Manifest.of(pocket, "recompute", "int8"), dimension=width)
     engine = EdgeEngine(Folder(tmp_path / "index"), manifest, ReadWriteLock())
     nothing = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
-    engine.write([Record(Entry(str(i), "", {}), vector, nothing, None) for i, vector in enumerate(vectors)])
+    engine.write([Record(NewDocument.of("", {}, str(i)), vector, nothing, None) for i, vector in enumerate(vectors)])
     engine.optimize()
     exact = {point_of(str(i)): float(score) for i, score in enumerate(vectors @ query)}
     some = sorted(exact)[:50]
     answers = engine.search(
         [
-            Leg("dense", query, 200, breadth=200),
-            Leg("dense", query, count, exact=True),
-            Leg("dense", query, len(some), among=some),
+            SubQuery("dense", query, 200, ef_search=200),
+            SubQuery("dense", query, count, exact=True),
+            SubQuery("dense", query, len(some), among=some),
         ]
     )
     assert [len(answer) for answer in answers] == [200, count, 50]
@@ -344,23 +411,28 @@ def test_quantised_search_scores_exactly(new_index, exact):
 
 def test_a_writer_that_waits_for_a_copy_keeps_no_search_waiting():
     lock = ReadWriteLock()
+    waits = threading.Event()
     done = []
+    wait_for = lock._changed.wait_for
+
+    def waiting(condition):
+        waits.set()
+        return wait_for(condition)
 
     def run(held, name):
-        def work():
-            with held():
-                done.append(name)
+        with held():
+            done.append(name)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(0.2)
-        return thread
-
-    with lock.unchanging():
-        writer = run(lock.alone, "write")
-        run(lock.shared, "search").join(5)
+    with lock.snapshot():
+        lock._changed.wait_for = waiting
+        writer = threading.Thread(target=run, args=(lock.write, "write"), daemon=True)
+        writer.start()
+        assert waits.wait(60)
+        searcher = threading.Thread(target=run, args=(lock.read, "search"), daemon=True)
+        searcher.start()
+        searcher.join(60)
         assert done == ["search"]
-    writer.join(5)
+    writer.join(60)
     assert done == ["search", "write"]
 
 

@@ -26,7 +26,7 @@ from bge_integrations.errors import (
     StorageError,
     WrongModelError,
 )
-from bge_integrations.index import Entry, M3Index, documents, optimize_shard
+from bge_integrations.index import M3Index, StoredDocument, documents, optimize_shard
 from bge_integrations.index.files import disk_use
 from bge_integrations.scoring import hybrid_scores
 
@@ -305,7 +305,7 @@ def test_a_full_disk_loses_nothing_and_ends_when_there_is_room(small_disk, pocke
         with pytest.raises(DiskFullError):
             M3Index.open(small_disk / "another", pocket)
         assert sorted(index.scan(), key=lambda e: IDS.index(e.id)) == [
-            Entry(i, text, {}) for i, text in zip(IDS, TEXTS, strict=True)
+            StoredDocument(i, text, {}) for i, text in zip(IDS, TEXTS, strict=True)
         ]
         assert index.delete(["id 0"]) == 1  # which makes room
     with M3Index.open(small_disk / "index", pocket) as index:
@@ -385,10 +385,10 @@ def test_writes_while_optimising_are_carried_over(index, folder, pocket, optimiz
         optimizing.result()
     assert len(shards(folder)) == 1
     assert set(shards(folder)) < set(before)
-    expected = {i: Entry(i, text, {"n": n}) for n, (i, text) in enumerate(zip(IDS, TEXTS, strict=True))}
-    expected["new"] = Entry("new", "A heron stands in the water.", {"year": 2020})
-    expected["id 0"] = Entry("id 0", "Rome lies on the Tiber.", {"n": 0})
-    expected["id 1"] = Entry("id 1", TEXTS[1], {"n": 100})
+    expected = {i: StoredDocument(i, text, {"n": n}) for n, (i, text) in enumerate(zip(IDS, TEXTS, strict=True))}
+    expected["new"] = StoredDocument("new", "A heron stands in the water.", {"year": 2020})
+    expected["id 0"] = StoredDocument("id 0", "Rome lies on the Tiber.", {"n": 0})
+    expected["id 1"] = StoredDocument("id 1", TEXTS[1], {"n": 100})
     del expected["id 2"]
     assert {entry.id: entry for entry in index} == expected
     index.close()
@@ -663,7 +663,7 @@ def test_16_threads_write_and_search_at_once(folder, pocket):
                 text = f"{identifier}: {' '.join(rng.choices(words, k=rng.randrange(2, 12)))}."
                 if identifier in mine and rng.random() < 0.5:
                     text = mine[identifier].text
-                entries.append(Entry(identifier, text, {"writer": writer, "step": step, "text": text}))
+                entries.append(StoredDocument(identifier, text, {"writer": writer, "step": step, "text": text}))
             index.add([e.text for e in entries], [e.id for e in entries], [e.metadata for e in entries])
             mine.update({entry.id: entry for entry in entries})
             gone = rng.sample(sorted(mine), 2)
@@ -756,7 +756,7 @@ def test_odd_ids(index, folder, pocket, identifier):
     index.add(["Odd."], [identifier], [metadata])
     index.close()
     with M3Index.open(folder, pocket) as again:
-        assert again.get([identifier]) == [Entry(identifier, "Odd.", metadata)]
+        assert again.get([identifier]) == [StoredDocument(identifier, "Odd.", metadata)]
         assert again.count({'"a.b"': 1}) == 1
         assert again.delete([identifier]) == 1
 

@@ -519,8 +519,10 @@ def test_bad_arguments_say_what_to_do(filtered):
         make(use_fp16=True)
     with pytest.raises(InvalidInputError, match="model is given twice, also as model_name"):
         make(model_name="pocket")
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(InvalidInputError, match="colour"):
         make(colour="red")
+    with pytest.raises(InvalidInputError, match="did you mean max_length"):
+        make(max_lenght=64)
     with pytest.raises(TypeError, match="colour"):
         filtered.insert(documents()[0], colour="red")
 

@@ -1,0 +1,141 @@
+"""From the vectors of queries to scored and ranked candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bge_integrations.index.engine import SubQuery
+from bge_integrations.scoring import REPRESENTATIONS, Representation, reciprocal_rank_fusion
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bge_integrations.index.engine import Engine
+    from bge_integrations.index.search import Search
+    from bge_integrations.outputs import Embeddings, SparseVector
+
+#: Scores by representation and point.
+Scores = dict[Representation, dict[str, float]]
+QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
+
+#: An approximate search that keeps track of fewer neighbours misses some of the best.
+_LEAST_EF_SEARCH = 128
+#: From this many candidates on, search exhaustively: an HNSW graph does not reach every point.
+_EXACT_FROM = 1000
+
+
+@dataclass
+class Candidates:
+    """The points that one query's sub-queries proposed, and all their scores."""
+
+    points: list[str]
+    scores: Scores
+
+
+def find_candidates(engine: Engine, queries: Sequence[QueryVectors], search: Search) -> list[Candidates]:
+    """Return each query's candidates with all scores that count, whichever sub-query proposed them.
+
+    The engine is asked twice: for candidates, and for the scores that these still lack.
+
+    Args:
+        queries: Their vectors. Scores for which a query has no vector are left for the caller to add.
+    """
+    proposed = _ask(engine, [_proposing(query, search) for query in queries])
+    candidates = [list(dict.fromkeys(point for r in search.proposing for point in scores[r])) for scores in proposed]
+    lacking = [
+        list(_completing(query, points, scores, search))
+        for query, points, scores in zip(queries, candidates, proposed, strict=True)
+    ]
+    found = []
+    for query, points, scores, added in zip(queries, candidates, proposed, _ask(engine, lacking), strict=True):
+        for r, by_point in added.items():
+            scores[r] = scores[r] | by_point
+        if "sparse" in search.weights:  # without a common token the score is 0, not missing
+            scores["sparse"] = dict.fromkeys(points, 0.0) | scores["sparse"]
+        found.append(_complete(points, {r: scores[r] for r in search.weights if r in query}))
+    return found
+
+
+def rank(scores: Scores, search: Search) -> list[tuple[str, float]]:
+    """Return the k best points and their scores, best first, equal scores in the order of their points."""
+    points = sorted(next(iter(scores.values())))
+    columns = {r: np.array([scores[r][point] for point in points]) for r in search.weights}
+    if search.fusion == "rrf" and len(search.weights) > 1:
+        orders = [
+            [i for i in np.argsort(-column, kind="stable").tolist() if r != "sparse" or column[i] > 0]
+            for r, column in columns.items()
+        ]
+        by_row = dict(reciprocal_rank_fusion(orders, weights=list(search.weights.values())))
+        fused = np.array([by_row[i] for i in range(len(points))])
+    else:
+        weighted = [weight * columns[r] for r, weight in search.weights.items()]
+        fused = np.sum(weighted, axis=0) / sum(search.weights.values())
+    best = np.argsort(-fused, kind="stable")[: search.k].tolist()
+    return [(points[i], float(fused[i])) for i in best]
+
+
+def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
+    """Return the vectors of text i."""
+    parts = {name: getattr(encoded, name) for name in REPRESENTATIONS}
+    return {name: part[i] for name, part in parts.items() if part is not None}
+
+
+def size_of(query: QueryVectors) -> int:
+    """Return the bytes of a query's vectors."""
+    return sum(
+        sum(array.nbytes for array in vector) if isinstance(vector, tuple) else vector.nbytes
+        for vector in query.values()
+    )
+
+
+def _proposing(query: QueryVectors, search: Search) -> list[SubQuery]:
+    """Return the sub-queries that propose candidates."""
+    return [
+        SubQuery(
+            r,
+            query[r],
+            search.candidates,
+            search.condition,
+            ef_search=max(_LEAST_EF_SEARCH, search.candidates),
+            exact=r == "dense" and search.candidates >= _EXACT_FROM,
+        )
+        for r in search.proposing
+    ]
+
+
+def _completing(query: QueryVectors, points: Sequence[str], scores: Scores, search: Search) -> Iterator[SubQuery]:
+    """Yield the sub-queries for the scores that the candidates lack."""
+    for r in search.weights:
+        if r in query and (missing := [point for point in points if point not in scores[r]]):
+            yield SubQuery(r, query[r], len(missing), among=missing)
+
+
+def _complete(points: list[str], scores: Scores) -> Candidates:
+    """Leave out points that another process, on a server, deleted between the two requests."""
+    if any(len(by_point) < len(points) for by_point in scores.values()):
+        points = [point for point in points if all(point in by_point for by_point in scores.values())]
+        scores = {r: {point: by_point[point] for point in points} for r, by_point in scores.items()}
+    return Candidates(points, scores)
+
+
+def _ask(engine: Engine, asked: Sequence[Sequence[SubQuery]]) -> list[Scores]:
+    """Answer the sub-queries of several queries in one request. Max-sim becomes the mean over the query's vectors."""
+    sent = [sub_query for of_one in asked for sub_query in of_one if _has_weights(sub_query)]
+    answers = iter(engine.search(sent) if sent else [])
+    found: list[Scores] = []
+    for of_one in asked:
+        scores: Scores = {r: {} for r in REPRESENTATIONS}
+        for sub_query in filter(_has_weights, of_one):
+            tokens = len(sub_query.vector) if sub_query.using == "multi_vector" else 1
+            scores[sub_query.using] = {point: score / tokens for point, score in next(answers)}
+        found.append(scores)
+    return found
+
+
+def _has_weights(sub_query: SubQuery) -> bool:
+    """Return whether the sub-query can find anything: a sparse vector may be empty."""
+    return sub_query.using != "sparse" or len(sub_query.vector[0]) > 0

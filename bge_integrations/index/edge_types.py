@@ -1,0 +1,143 @@
+"""Our values as Qdrant Edge's types, and Qdrant Edge's failures as our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import qdrant_edge as edge
+
+from bge_integrations.errors import StorageError
+from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path
+from bge_integrations.outputs import SparseVector
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bge_integrations.index.engine import FieldKind, SubQuery
+    from bge_integrations.index.filters import Condition
+    from bge_integrations.index.manifest import Manifest
+    from bge_integrations.index.records import Record
+
+#: The type of each kind of metadata index.
+FIELD_TYPES: dict[FieldKind, edge.PayloadSchemaType] = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "float": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+}
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turn the engine's failures into StorageError: bare exceptions, and panics, which are not an Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is Exception or type(error).__name__ == "PanicException":
+            raise StorageError(f"the storage engine failed: {error}") from error
+        raise
+
+
+def config_of(manifest: Manifest) -> edge.EdgeConfig:
+    int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned)
+    vectors = {
+        "dense": edge.EdgeVectorParams(
+            size=manifest.dimension,
+            distance=edge.Distance.Dot,
+            quantization_config=int8 if manifest.quantization == "int8" else None,
+        )
+    }
+    if manifest.multi_vectors != "recompute":
+        float16, float32 = edge.VectorStorageDatatype.Float16, edge.VectorStorageDatatype.Float32
+        vectors["multi_vector"] = edge.EdgeVectorParams(
+            size=manifest.multi_vector_dimension,
+            distance=edge.Distance.Dot,
+            datatype=float16 if manifest.multi_vectors == "float16" else float32,
+            multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+            hnsw_config=edge.HnswIndexConfig(
+                m=0, ef_construct=16, full_scan_threshold=0
+            ),  # no graph: multi-vectors only score candidates
+            memory=edge.Memory.Cold,
+        )
+    return edge.EdgeConfig(vectors=vectors, sparse_vectors={"sparse": edge.EdgeSparseVectorParams()})
+
+
+def point_to_store(record: Record) -> edge.Point:
+    vectors = {"dense": _vector_of(record.dense), "sparse": _vector_of(record.sparse)}
+    if record.multi_vector is not None:
+        vectors["multi_vector"] = _vector_of(record.multi_vector)
+    return edge.Point(record.document.point, vectors, record.document.payload)
+
+
+def request_of(sub_query: SubQuery) -> edge.QueryRequest:
+    return edge.QueryRequest(
+        limit=sub_query.limit,
+        query=edge.Query.Nearest(_vector_of(sub_query.vector), using=sub_query.using),
+        filter=filter_of(sub_query.condition, sub_query.among),
+        params=edge.SearchParams(
+            hnsw_ef=sub_query.ef_search,
+            exact=sub_query.exact or sub_query.among is not None,
+            quantization=edge.QuantizationSearchParams(rescore=True),
+        ),
+        with_payload=False,
+        with_vector=False,
+    )
+
+
+def _vector_of(vector: NDArray[np.float32] | SparseVector) -> Any:
+    if isinstance(vector, SparseVector):
+        return edge.SparseVector(vector.indices.tolist(), vector.values.tolist())
+    # the engine reads number by number; from a memoryview it gets floats, three times as fast as numpy's own objects
+    return vector.data if vector.ndim == 1 else [row.data for row in vector]
+
+
+def filter_of(condition: Condition | None, among: Sequence[str] | None = None) -> edge.Filter | None:
+    must: list[Any] = [] if condition is None else [_translate(condition)]
+    if among is not None:
+        must.append(edge.HasIdCondition(set(among)))
+    return edge.Filter(must=must) if must else None
+
+
+class _Truth:
+    """A bool that the engine recognises: it takes Python's own for whole numbers, and finds numpy's by their name.
+
+    Before numpy 2.3 it took those for whole numbers, too.
+    """
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __bool__(self) -> bool:
+        return self._value
+
+
+_Truth.__module__, _Truth.__name__ = "numpy", "bool_"
+
+
+def _translate(condition: Condition) -> Any:
+    match condition:
+        case AllOf(conditions):
+            return edge.Filter(must=[_translate(part) for part in conditions])
+        case AnyOf(()):
+            return edge.HasIdCondition(set())
+        case AnyOf(conditions):
+            return edge.Filter(should=[_translate(part) for part in conditions])
+        case Not(inner):
+            return edge.Filter(must_not=[_translate(inner)])
+        case Missing(path):
+            return edge.IsEmptyCondition(json_path(path))
+        case Matches(path, (bool(value),)):
+            return edge.FieldCondition(json_path(path), match=edge.MatchValue(_Truth(value)))  # type: ignore[arg-type]
+        case Matches(path, (int(value),)):
+            return edge.FieldCondition(json_path(path), match=edge.MatchValue(value))
+        case Matches(path, values):
+            return edge.FieldCondition(json_path(path), match=edge.MatchAny([str(value) for value in values]))
+        case Between(path, gt, gte, lt, lte):
+            bounds = {"gt": gt, "gte": gte, "lt": lt, "lte": lte}
+            if any(isinstance(bound, datetime) for bound in bounds.values()):
+                dates = {name: bound.isoformat() for name, bound in bounds.items() if isinstance(bound, datetime)}
+                return edge.FieldCondition(json_path(path), range=edge.RangeDateTime(**dates))
+            return edge.FieldCondition(json_path(path), range=edge.RangeFloat(**bounds))  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""A flow that encodes texts on its way is written once, as a generator, and runs synchronously or asynchronously.
+
+The generator yields `Encode` requests and receives `Embeddings`; what it returns is the result. Between two requests it
+may block: read files, ask a storage engine. `arun` runs these steps in threads.
+
+    def total_weight(texts: list[str]) -> Flow[float]:
+        encoded = yield Encode(texts, {"sparse": True})
+        return float(encoded.sparse.values.sum())
+
+    run(total_weight(texts), embedder)
+    await arun(total_weight(texts), embedder)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.outputs import Embeddings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A request to encode texts.
+
+    Attributes:
+        texts: The texts.
+        settings: Keywords of `Embedder.encode`.
+    """
+
+    texts: Iterable[str]
+    settings: dict[str, Any]
+
+
+Flow = Generator[Encode, "Embeddings", T]
+
+
+def run(flow: Flow[T], embedder: Embedder) -> T:
+    """Run a flow to its end and return its result."""
+    try:
+        step = _advance(flow, None)
+        while isinstance(step, Encode):
+            step = _advance(flow, embedder.encode(step.texts, **step.settings))
+        return step.value
+    finally:
+        flow.close()
+
+
+async def arun(flow: Flow[T], embedder: Embedder) -> T:
+    """As `run`, without blocking the event loop. On cancellation a step that is running in a thread still finishes."""
+    step = await asyncio.to_thread(_advance, flow, None)
+    while isinstance(step, Encode):
+        try:
+            encoded = await embedder.aencode(step.texts, **step.settings)
+        except BaseException:
+            flow.close()  # only here is no thread inside the flow
+            raise
+        step = await asyncio.to_thread(_advance, flow, encoded)
+    return step.value
+
+
+@dataclass(frozen=True)
+class _Result(Generic[T]):
+    value: T
+
+
+def _advance(flow: Flow[T], encoded: Embeddings | None) -> Encode | _Result[T]:
+    """Run a flow up to its next request, or to its end. A StopIteration cannot pass through a coroutine."""
+    try:
+        return next(flow) if encoded is None else flow.send(encoded)
+    except StopIteration as end:
+        return _Result(end.value)

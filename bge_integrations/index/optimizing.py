@@ -1,0 +1,216 @@
+"""Optimising a shard of Qdrant Edge: its search graphs are built on a copy of the files, in a separate process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import qdrant_edge as edge
+
+from bge_integrations.errors import ClosedError, DiskFullError, StorageError
+from bge_integrations.index import optimize_shard
+from bge_integrations.index.edge_types import engine_errors
+from bge_integrations.index.files import copy_folder, disk_use, sync
+
+if TYPE_CHECKING:
+    from bge_integrations.index.folder import Folder
+    from bge_integrations.index.locking import ReadWriteLock
+
+#: Comparing a query with this many points takes about 4 ms at 1024 dimensions. With more, a graph pays off.
+_UNOPTIMIZED_POINTS = 20_000
+#: Points that changed during an optimisation are carried over this many at a time, with searches in between.
+_CARRIED = 8
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CurrentShard:
+    """The shard in use, which an optimisation replaces under the write lock."""
+
+    path: Path
+    shard: edge.EdgeShard
+
+
+class Optimizer:
+    """Optimises the current shard, one optimisation at a time, while searches and writes go on.
+
+    Args:
+        folder: The folder of the index.
+        lock: The lock of the index.
+        current: The shard in use.
+        unoptimized: Number of points that are not in the search graphs.
+    """
+
+    def __init__(self, folder: Folder, lock: ReadWriteLock, current: CurrentShard, unoptimized: int) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._current = current
+        self._unoptimized = unoptimized
+        self._changed: set[str] | None = None  # points written while a copy is optimised
+        self._running = threading.Lock()
+        self._thread: int | None = None
+        self._stopped = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def note_changes(self, points: Iterable[str]) -> None:
+        """Remember points that are about to be written, under the write lock."""
+        changed = set(points)
+        self._unoptimized += len(changed)
+        if self._changed is not None:
+            self._changed |= changed
+
+    def start(self) -> Future[None]:
+        """Optimise in a thread, which a Ctrl-C cannot interrupt during the switch to the copy."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self._optimize()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        threading.Thread(target=run, name="bge-optimize", daemon=True).start()
+        return done
+
+    def start_if_due(self) -> None:
+        """Optimise in the background if there are many new points."""
+        due_at = max(_UNOPTIMIZED_POINTS, self._folder.optimized_points() // 4)
+        if self._unoptimized >= due_at and not self._running.locked():
+            self.start().add_done_callback(_log_failure)
+
+    def stop(self) -> bool:
+        """Interrupt a running optimisation and wait for its end. Later ones raise ClosedError.
+
+        Returns:
+            Whether it has ended. In the optimiser's own thread, where the garbage collector may close an index, it
+            cannot be waited for.
+        """
+        self._stopped.set()
+        if self._thread == threading.get_ident():
+            return False
+        with self._running:
+            return True
+
+    def _optimize(self) -> None:
+        with self._running:
+            self._thread = threading.get_ident()
+            if self.stopped:
+                raise ClosedError("the index was closed; open it again")
+            _logger.info("optimising the index in %s: %d new points", self._folder.path, self._unoptimized)
+            begun = time.monotonic()
+            self._unoptimized = 0
+            copy = self._folder.new_shard()
+            try:
+                with self._lock.snapshot():
+                    copy_shard(self._current, copy, self._folder, times=2)
+                    self._changed = set()
+                self._run_process(copy)
+                sync(copy)
+                self._switch_to(copy)
+            except BaseException:
+                if self._current.path != copy:
+                    shutil.rmtree(copy, ignore_errors=True)
+                raise
+            finally:
+                self._changed = None
+                self._thread = None
+            _logger.info("optimised the index in %s in %.1f s", self._folder.path, time.monotonic() - begun)
+
+    def _run_process(self, shard: Path) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-P", optimize_shard.__file__, str(shard), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C must not reach it
+        )
+        at_exit = weakref.finalize(self, process.kill)
+        try:
+            while True:
+                try:
+                    _, problem = process.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    self._check_not_stopped()
+        finally:
+            at_exit()  # does nothing to a process that has ended
+            process.wait()
+        if process.returncode:
+            raise StorageError(f"optimising failed ({process.returncode}): {problem.decode(errors='replace')[-500:]}")
+
+    def _switch_to(self, path: Path) -> None:
+        """Use the optimised copy, after carrying over what has changed since it was made."""
+        assert self._changed is not None
+        with engine_errors():
+            shard = edge.EdgeShard.load(str(path))
+            while len(self._changed) > _CARRIED:
+                self._check_not_stopped()
+                with self._lock.read():
+                    self._carry_over([self._changed.pop() for _ in range(_CARRIED)], shard)
+            with self._lock.write():
+                self._carry_over(list(self._changed), shard)  # the few points written since the last look
+                self._carry_fields_over(shard)
+                shard.flush()
+                old_path, old_shard = self._current.path, self._current.shard
+                try:
+                    self._folder.switch(path, shard.count(edge.CountRequest()))
+                finally:  # if only the last step of it failed, the next opening uses the copy, and so must writes
+                    if self._folder.shard() == path:
+                        self._current.path, self._current.shard = path, shard
+            old_shard.close()
+        shutil.rmtree(old_path, ignore_errors=True)
+
+    def _check_not_stopped(self) -> None:
+        if self.stopped:
+            raise ClosedError("the index was closed while it was being optimised")
+
+    def _carry_over(self, points: Sequence[str], shard: edge.EdgeShard) -> None:
+        if not points:
+            return
+        stored = self._current.shard.retrieve(list(points), with_payload=True, with_vector=True)
+        deleted = set(points).difference(str(point.id) for point in stored)
+        if stored:
+            copies = [edge.Point(point.id, point.vector, point.payload) for point in stored]  # type: ignore[arg-type]
+            shard.update(edge.UpdateOperation.upsert_points(copies))
+        if deleted:
+            shard.update(edge.UpdateOperation.delete_points(list(deleted)))
+
+    def _carry_fields_over(self, shard: edge.EdgeShard) -> None:
+        indexed = shard.info().payload_schema
+        for path, field in self._current.shard.info().payload_schema.items():
+            if path not in indexed:
+                shard.update(edge.UpdateOperation.create_field_index(path, field.data_type))
+
+
+def copy_shard(current: CurrentShard, target: Path, folder: Folder, times: int) -> None:
+    """Copy a shard's files to `target` in a folder that has room for them several times."""
+    with engine_errors():
+        current.shard.flush()
+    folder.check_room(times * disk_use(current.path))
+    copy_folder(current.path, target)
+
+
+def _log_failure(done: Future[None]) -> None:
+    """Report an optimisation that failed in the background."""
+    error = done.exception()
+    if isinstance(error, DiskFullError):
+        _logger.warning("the index was not optimised, searches are slower: %s", error)
+    elif error is not None and not isinstance(error, ClosedError):
+        _logger.error("the index was not optimised, searches are slower", exc_info=error)

@@ -1,0 +1,157 @@
+"""Adding documents to an index and deleting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations.index.batches import batches_of
+from bge_integrations.index.documents import chunks_of, documents_of, field_kind, records_of
+from bge_integrations.index.flow import Encode
+from bge_integrations.index.records import point_of
+from bge_integrations.progress import progress_bar
+
+if TYPE_CHECKING:
+    from bge_integrations.core.request import OnTruncate
+    from bge_integrations.index.engine import Engine, FieldKind
+    from bge_integrations.index.filters import Condition
+    from bge_integrations.index.flow import Flow
+    from bge_integrations.index.records import NewDocument
+    from bge_integrations.index.store import Store
+    from bge_integrations.outputs import Embeddings
+
+_PAGE = 256
+#: An `add` flushes after this many documents; the cost of a flush barely depends on their number.
+_FLUSHED_DOCUMENTS = 256
+#: Maximum number of metadata keys that are indexed: each index costs memory.
+_MOST_FIELDS = 100
+
+
+class Writer:
+    """Writes to the store of an index.
+
+    Args:
+        store: The store.
+        stores_multi_vectors: Whether multi-vectors are computed and stored, too.
+
+    Attributes:
+        fields: The metadata keys that have an index.
+    """
+
+    def __init__(self, store: Store, stores_multi_vectors: bool) -> None:
+        self.fields: dict[str, FieldKind] = store.engine.indexed_fields()
+        self._store = store
+        self._stores_multi_vectors = stores_multi_vectors
+        self._written = self._flushed = 0  # numbers of documents, changed under the lock
+
+    def add(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str | None] | None,
+        metadatas: Iterable[Mapping[str, Any]] | None,
+        show_progress: bool,
+        on_truncate: OnTruncate,
+    ) -> Flow[list[str]]:
+        """Add documents, as `M3Index.add` describes, and return their ids."""
+        settings = {"kind": "passage", "sparse": True, "multi_vector": self._stores_multi_vectors}
+        added: list[str] = []
+        with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
+            for chunk in chunks_of(documents_of(texts, ids, metadatas)):
+                pending: Sequence[NewDocument] = list({document.id: document for document in chunk}.values())
+                while pending:
+                    plan = self.plan(pending)
+                    encoded = None
+                    if plan.new:
+                        encoded = yield Encode(plan.texts, {**settings, "on_truncate": on_truncate})
+                    pending = self.store(plan, encoded)
+                added += [document.id for document in chunk]
+                bar.update(len(chunk))
+        if self._written > self._flushed:  # by this call, or by another whose documents this one skipped
+            self.flush()
+        return added
+
+    def plan(self, documents: Sequence[NewDocument]) -> Plan:
+        """Compare documents with what is stored."""
+        with self._store.read() as engine:
+            stored = engine.fetch([document.point for document in documents], ["text_digest", "metadata_digest"])
+        plan = Plan([], [])
+        for document in documents:
+            digests = stored.get(document.point)
+            if digests is None or digests["text_digest"] != document.text_digest:
+                plan.new.append(document)
+            elif digests["metadata_digest"] != document.metadata_digest:
+                plan.metadata_changed.append(document)
+        return plan
+
+    def store(self, plan: Plan, encoded: Embeddings | None) -> list[NewDocument]:
+        """Store what was planned. Return the documents whose text another caller has replaced in the meantime."""
+        self._index_fields([*plan.new, *plan.metadata_changed])
+        largest_request = self._store.engine.largest_request
+        for batch in batches_of(records_of(plan.new, encoded), lambda record: record.size, largest_request):
+            with self._store.write() as engine:
+                self._written += len(batch)  # first, because a write that fails may have stored a part
+                engine.write(batch)
+        overtaken = self._store_metadata(plan.metadata_changed) if plan.metadata_changed else []
+        if self._written - self._flushed >= _FLUSHED_DOCUMENTS:
+            self.flush()
+        return overtaken
+
+    def delete(self, ids: Sequence[str], condition: Condition | None) -> int:
+        """Delete the documents with these ids, or those that meet the condition. Return their number."""
+        with self._store.write() as engine:
+            if condition is not None:
+                points = list(_matching_points(engine, condition))
+            else:
+                points = list(engine.fetch([point_of(i) for i in ids], ["id"])) if ids else []
+            for begin in range(0, len(points), _PAGE):
+                engine.remove(points[begin : begin + _PAGE])
+        self.flush()
+        return len(points)
+
+    def flush(self) -> None:
+        """Return when everything written is on disk."""
+        with self._store.read() as engine:
+            written = self._written
+            engine.flush()
+            self._flushed = written
+
+    def _store_metadata(self, documents: Sequence[NewDocument]) -> list[NewDocument]:
+        """Replace the metadata of documents whose text is unchanged, and return the others."""
+        with self._store.write() as engine:
+            stored = engine.fetch([document.point for document in documents], ["text_digest"])
+            unchanged = [d for d in documents if stored.get(d.point) == {"text_digest": d.text_digest}]
+            self._written += len(unchanged)
+            engine.write_payloads(unchanged)
+        return [document for document in documents if document not in unchanged]
+
+    def _index_fields(self, documents: Iterable[NewDocument]) -> None:
+        """Index metadata keys that hold tags, numbers or bools when they first appear."""
+        for document in documents:
+            for key, value in document.metadata.items():
+                if len(self.fields) < _MOST_FIELDS and key not in self.fields and (kind := field_kind(key, value)):
+                    with self._store.write() as engine:
+                        if key not in self.fields:  # another thread may have been faster
+                            engine.index_field(key, kind)
+                            self.fields[key] = kind
+
+
+@dataclass
+class Plan:
+    """Documents to encode and store, and documents of which only the metadata has changed."""
+
+    new: list[NewDocument]
+    metadata_changed: list[NewDocument]
+
+    @property
+    def texts(self) -> list[str]:
+        return [document.text for document in self.new]
+
+
+def _matching_points(engine: Engine, condition: Condition) -> Iterator[str]:
+    after: str | None = None
+    while True:
+        page, after = engine.page(condition, after, _PAGE, ["id"])
+        yield from (point_of(payload["id"]) for payload in page)
+        if after is None:
+            return

@@ -1,0 +1,182 @@
+"""LlamaIndex's documents and nodes as an M3Index stores them: their versions, rows, and replacement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.node_parser import NodeParser
+from llama_index.core.schema import BaseNode, Document, MetadataMode, RelatedNodeInfo, TransformComponent
+from llama_index.core.storage.docstore.types import RefDocInfo
+from llama_index.core.utils import iter_batch
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
+from pydantic_core import PydanticSerializationError
+
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.llama_index.m3_retriever import REF_DOC, is_node, to_node
+from bge_integrations.validation import check_text
+
+if TYPE_CHECKING:
+    from bge_integrations.index import M3Index
+
+#: Texts, ids and metadata.
+Rows = tuple[list[str], list[str], list[dict[str, Any]]]
+
+#: The metadata key that says to which version of its document a node belongs.
+_VERSION = "_ref_doc_version"
+#: Number of documents that one filter looks up; each page of the answer reads the whole filter.
+_ASKED_AT_ONCE = 500
+
+
+@dataclass
+class KnownDocument:
+    """What the index holds of one document.
+
+    Attributes:
+        texts: The texts of its nodes by their ids.
+        versions: The version that each node says it belongs to.
+    """
+
+    texts: dict[str, str] = field(default_factory=dict)
+    versions: list[Any] = field(default_factory=list)
+
+    def is_whole(self, version: str) -> bool:
+        """Return whether all nodes of this version are there, and no others.
+
+        They are not if a process was killed while it replaced the document.
+        """
+        return all(known == {"hash": version, "nodes": len(self.texts)} for known in self.versions)
+
+
+def known_documents(index: M3Index, documents: Iterable[Document]) -> dict[str, KnownDocument]:
+    """Return what the index holds of these documents, by their ids."""
+    known: dict[str, KnownDocument] = defaultdict(KnownDocument)
+    for ids in iter_batch(sorted({document.node_id for document in documents}), _ASKED_AT_ONCE):
+        for stored in index.scan({REF_DOC: {"$in": ids}}):
+            if is_node(stored):
+                document = known[stored.metadata[REF_DOC]]
+                document.texts[stored.id] = stored.text
+                document.versions.append(stored.metadata.get(_VERSION))
+    return dict(known)
+
+
+def ref_doc_info(index: M3Index) -> dict[str, RefDocInfo]:
+    """Return the ids of each document's nodes and the metadata of one of them."""
+    documents: dict[str, RefDocInfo] = {}
+    for stored in index.scan():
+        document_id = stored.metadata.get(REF_DOC)
+        if document_id is None or not is_node(stored):
+            continue
+        if document_id not in documents:
+            documents[document_id] = RefDocInfo(metadata=to_node(stored).metadata)
+        documents[document_id].node_ids.append(stored.id)
+    return documents
+
+
+def versions_of(documents: Iterable[Document]) -> dict[str, str]:
+    """Return the documents' hashes by id. Documents that share an id are one document."""
+    versions: dict[str, str] = {}
+    for document in documents:
+        check_text(document.get_content(MetadataMode.ALL), f"document {document.node_id!r}")
+        versions[document.node_id] = versions.get(document.node_id, "") + document.hash
+    return versions
+
+
+def changed(documents: Sequence[Document], known: Mapping[str, KnownDocument]) -> list[bool]:
+    """Return for each document whether it is new, changed or incomplete in the index."""
+    versions = versions_of(documents)
+    return [
+        document.node_id not in known or not known[document.node_id].is_whole(versions[document.node_id])
+        for document in documents
+    ]
+
+
+def replacement(
+    nodes: Sequence[BaseNode], versions: Mapping[str, str], known: Mapping[str, KnownDocument]
+) -> tuple[Rows, list[str]]:
+    """Return the rows to add for documents in these versions, and the ids that no longer belong to them."""
+    before = {document_id: known[document_id] for document_id in versions if document_id in known}
+    _keep_ids(nodes, before)
+    now = {node.node_id for node in nodes}
+    return rows_of(nodes, versions), [i for document in before.values() for i in document.texts if i not in now]
+
+
+def rows_of(nodes: Sequence[BaseNode], versions: Mapping[str, str]) -> Rows:
+    """Return the arguments of `M3Index.add`. `versions` are those of documents that are complete in `nodes`."""
+    parts = Counter(map(_document_id, nodes))
+    metadatas = []
+    for node in nodes:
+        document_id = _document_id(node)
+        metadata = _to_metadata(node)
+        metadata[REF_DOC] = document_id  # LlamaIndex writes "None" if there is none
+        if document_id is not None and document_id in versions:
+            metadata[_VERSION] = {"hash": versions[document_id], "nodes": parts[document_id]}
+        metadatas.append(metadata)
+    return [_text(node) for node in nodes], [node.node_id for node in nodes], metadatas
+
+
+async def atransform(
+    documents: Sequence[BaseNode], transformations: Iterable[TransformComponent]
+) -> Sequence[BaseNode]:
+    """Turn documents into nodes. LlamaIndex would run text splitters, which have no async method, on the event loop."""
+    nodes = documents
+    for transformation in transformations:
+        if _has_async(transformation):
+            nodes = await transformation.acall(nodes)
+        else:
+            nodes = await asyncio.to_thread(transformation, nodes)
+    return nodes
+
+
+def _has_async(transformation: TransformComponent) -> bool:
+    if isinstance(transformation, NodeParser):
+        return type(transformation)._aparse_nodes is not NodeParser._aparse_nodes
+    return type(transformation).acall is not TransformComponent.acall
+
+
+def _keep_ids(nodes: Sequence[BaseNode], known: Mapping[str, KnownDocument]) -> None:
+    """Give chunks whose text is in the index already the ids they have there, so that they are not encoded again.
+
+    Parsers generate new ids each time. If they generate the same ids (`id_func`), these are kept, and so are the ids of
+    documents that no transformation has split.
+    """
+    given = {node.node_id for node in nodes}
+    free: dict[tuple[str | None, str], list[str]] = defaultdict(list)
+    for document_id, document in known.items():
+        if given.isdisjoint(document.texts):
+            for node_id, text in document.texts.items():
+                free[document_id, text].append(node_id)
+    kept: dict[str, str] = {}
+    for node in nodes:
+        if not isinstance(node, Document) and (ids := free.get((node.ref_doc_id, _text(node)))):
+            kept[node.node_id] = ids.pop()
+    for node in nodes:
+        node.node_id = kept.get(node.node_id, node.node_id)
+        for related in _related(node):
+            related.node_id = kept.get(related.node_id, related.node_id)
+
+
+def _related(node: BaseNode) -> Iterator[RelatedNodeInfo]:
+    for related in node.relationships.values():
+        yield from related if isinstance(related, list) else [related]
+
+
+def _document_id(node: BaseNode) -> str | None:
+    """Return the id of a node's document; a document that no transformation has split is its own node."""
+    return node.ref_doc_id or (node.node_id if isinstance(node, Document) else None)
+
+
+def _text(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _to_metadata(node: BaseNode) -> dict[str, Any]:
+    try:
+        return node_to_metadata_dict(node)
+    except PydanticSerializationError as error:
+        raise InvalidInputError(
+            f"node {node.node_id!r} holds what JSON can't: {error}; use str, numbers, bool, None, lists and dicts"
+        ) from error

@@ -1,0 +1,75 @@
+"""The settings of a `BGEM3Index`, under this package's names and those of LlamaIndex's own class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from bge_integrations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import os
+
+    from qdrant_client import QdrantClient
+
+    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.index.manifest import MultiVectorStorage, Quantization
+    from bge_integrations.scoring import Weights
+
+#: Arguments of LlamaIndex's own BGEM3Index that have another name here.
+_RENAMED = {"model_name": "model", "doc_maxlen": "max_length", "weights_for_different_modes": "weights"}
+#: Arguments of LlamaIndex's own BGEM3Index that do not exist here, with advice.
+_REPLACED = {
+    "use_fp16": "say dtype='float16' (CUDA only) or leave it out",
+    "batch_size": "leave it out: batches are packed by the number of tokens",
+    "query_maxlen": "max_length is for queries and documents",
+    "pooling_method": "leave it out: bge-m3 has its own",
+    "normalize_embeddings": "leave it out: vectors are always unit vectors",
+    "index_name": "leave it out: path says which index it is",
+    "index_struct": "open an index that was kept with BGEM3Index.load(path)",
+}
+
+
+class M3Settings(TypedDict, total=False):
+    """The settings of a `BGEM3Index`: `path`, `weights`, and what `M3Index.open` accepts, which describes them.
+
+    Any other keyword of `load_embedder` is accepted, too.
+    """
+
+    path: str | os.PathLike[str] | QdrantClient | None
+    """A folder, or the URL or client of a Qdrant server. None is a temporary folder."""
+    model: str | os.PathLike[str] | Embedder | None
+    model_name: str
+    """The same as `model`."""
+    device: str | list[str] | None
+    dtype: str | None
+    max_length: int | None
+    revision: str | None
+    cache_folder: str | None
+    local_files_only: bool
+    multi_vectors: MultiVectorStorage | None
+    quantization: Quantization | None
+    collection: str
+    api_key: str | None
+    create: bool
+    weights: Weights
+    """Default weights of the dense, sparse and multi-vector scores; (1, 1, 1)."""
+    weights_for_different_modes: Weights
+    """The same as `weights`."""
+
+
+def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings under this package's names.
+
+    Raises:
+        InvalidInputError: A setting is given twice, or is one of LlamaIndex's own class that does not exist here.
+    """
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in _REPLACED:
+            raise InvalidInputError(f"BGEM3Index takes no {name}: {_REPLACED[name]}")
+        own = _RENAMED.get(name, name)
+        if own in named:
+            raise InvalidInputError(f"{own} is given twice, also as {name}; pass one of them")
+        named[own] = value
+    return named
