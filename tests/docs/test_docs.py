@@ -120,19 +120,19 @@ def test_the_model_guide_names_every_checkpoint():
 TROUBLES = (PROJECT / "docs" / "troubleshooting.md").read_text("utf-8")
 
 
-def test_troubleshooting_names_every_error_and_warning():
+def test_troubleshooting_has_a_section_for_every_error_and_warning():
     classes = inspect.getmembers(
         errors, lambda member: isinstance(member, type) and member.__module__ == errors.__name__
     )
     assert classes
-    assert not [name for name, _ in classes if f"`{name}`" not in TROUBLES]
+    assert not [name for name, _ in classes if f"\n### `{name}`\n" not in TROUBLES]
 
 
 def test_troubleshooting_quotes_messages_as_they_are():
     """A quoted message is the code of a table's first column, with … for what differs from case to case."""
     known = [text for file in PACKAGE.rglob("*.py") for text in templates(ast.parse(file.read_text("utf-8")))]
     quoted = re.findall(r"^\| `([^`]+)` \|", TROUBLES, re.M)
-    assert len(quoted) > 50
+    assert len(quoted) > 20
     unknown = [message for message in quoted if not any(is_part(message, text) for text in known)]
     assert not unknown
 
