@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -184,10 +185,10 @@ def choose_cpu_kernels(requested: str | None = None) -> CpuKernels:
             check_choice(value, source, get_args(CpuKernels))
             if value == "torch":
                 return _logged("torch", f"set by {source}")
-            if not onednn_works(torch.float32):
+            if not _onednn_works_in_thread():
                 raise InvalidInputError(f"{source}='onednn' does not work with this build of torch; use 'torch'")
             return _logged("onednn", f"set by {source}")
-    if not onednn_works(torch.float32):
+    if not _onednn_works_in_thread():
         return _logged("torch", "this build of torch lacks oneDNN's prepacked linears")
     has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return _logged(kernels_for(platform.machine(), _is_intel(), has_avx512), "chosen for this processor")
@@ -202,6 +203,16 @@ def kernels_for(machine: str, is_intel: bool, has_avx512: bool) -> CpuKernels:
     """
     is_x86 = machine.lower() in ("x86_64", "amd64")
     return "onednn" if is_x86 and (has_avx512 or not is_intel) else "torch"
+
+
+def _onednn_works_in_thread() -> bool:
+    """Run the check in a thread made for it.
+
+    A thread that has computed keeps OpenMP workers, which would slow the scheduler's thread down, and hangs if it
+    computes again after a fork. The caller's thread must stay free of both.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(onednn_works, torch.float32).result()
 
 
 @cache
