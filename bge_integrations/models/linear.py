@@ -34,6 +34,8 @@ _INT8_BLOCK = 1024
 _SMALL_STEPS = ((32, 2), (128, 8))
 #: Pad larger batches to this multiple.
 _LARGE_STEP = 64
+#: float32 weights of fewer numbers are computed by torch's own linear: calling oneDNN costs more than it saves.
+_LEAST_ONEDNN = 1 << 17
 _CPUINFO = Path("/proc/cpuinfo")
 
 logger = logging.getLogger(__name__)
@@ -150,7 +152,9 @@ def linear(
     """
     if placement.dtype == "int8":
         return Int8WeightLinear(weight, bias) if exact_inputs else Int8Linear(weight, bias)
-    if placement.device.type == "cpu" and placement.kernels == "onednn" and onednn_works(weight.dtype):
+    on_onednn = placement.device.type == "cpu" and placement.kernels == "onednn"
+    is_small = weight.dtype == torch.float32 and weight.numel() < _LEAST_ONEDNN
+    if on_onednn and not is_small and onednn_works(weight.dtype):
         return PrepackedLinear(weight, bias)
     return Linear(weight, bias)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import BASE, CHECKPOINTS
+from conftest import CHECKPOINTS, assert_close
 
 from bge_integrations import load_embedder
 from bge_integrations.errors import InvalidInputError
@@ -124,20 +124,33 @@ def test_the_choice_is_logged_once(caplog):
     assert caplog.messages == ["CPU kernels: torch (set by cpu_kernels)"]
 
 
-@pytest.mark.parametrize(("kernels", "kind"), [("torch", Linear), ("onednn", PrepackedLinear)])
-def test_a_linear_uses_the_kernels_it_is_given(kernels, kind):
+@pytest.mark.parametrize(
+    ("kernels", "out", "kind"), [("torch", 512, Linear), ("onednn", 512, PrepackedLinear), ("onednn", 8, Linear)]
+)
+def test_a_linear_uses_the_kernels_it_is_given_unless_it_is_small(kernels, out, kind):
     if kernels == "onednn" and not linear.onednn_works(torch.float32):
         pytest.skip("this build of torch has no prepacked linears")
-    made = linear.linear(torch.randn(8, 4), torch.randn(8), Placement(torch.device("cpu"), "float32", kernels))
+    made = linear.linear(torch.randn(out, 512), torch.randn(out), Placement(torch.device("cpu"), "float32", kernels))
     assert type(made) is kind
+
+
+@torch.inference_mode()
+def test_both_kernels_compute_the_same():
+    if not linear.onednn_works(torch.float32):
+        pytest.skip("this build of torch has no prepacked linears")
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(512, 512), torch.randn(512), torch.randn(40, 512)
+    ours, plain = PrepackedLinear(weight, bias), Linear(weight, bias)
+    for one, other in ((ours(x), plain(x)), (ours.gelu(x), plain.gelu(x)), (ours.add(x, x), plain.add(x, x))):
+        assert_close(one, other)
 
 
 def test_a_text_gets_the_same_bits_in_every_process_also_under_load():
     """Kernels chosen by a timing once gave one text three hashes in five processes."""
-    code = f"""
+    code = """
 import hashlib
 from bge_integrations import load_embedder
-with load_embedder({BASE!r}) as embedder:
+with load_embedder("pocket") as embedder:
     print(hashlib.sha256(embedder.encode(["the giant panda"]).dense.tobytes()).hexdigest())
 """
     done = threading.Event()
