@@ -25,18 +25,18 @@ EXPORTED = {
     "bge_integrations.langchain": "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker RerankedRetriever",
     "bge_integrations.llama_index": "BGEEmbedding BGEM3Index BGEM3Retriever BGERerank BGESparseEmbedding",
     "bge_integrations.chroma": "BGEEmbeddingFunction",
-    "bge_integrations.index": "Entry Hit M3Index",
+    "bge_integrations.index": "Entry Hit M3Index StoredDocument",
     "bge_integrations.evaluation": (
         "Candidates Comparison CutoffComparison CutoffRow Dataset Report Result Run Tuned bm25 compare compare_cutoffs "
         "evaluate find_candidates measure_run rerank tune_weights"
     ),
     "bge_integrations.mteb": "BGECrossEncoder BGEEncoder BGEM3Search",
     "bge_integrations.scoring": (
-        "HybridScores hybrid_scores lexical_scores max_sim reciprocal_rank_fusion representation_scores select_best "
+        "HybridScores TopK hybrid_scores lexical_scores max_sim reciprocal_rank_fusion representation_scores select_best "
         "weighted_mean weights_by_name"
     ),
-    "bge_integrations.reading": "Passage find_files read_file read_passages",
-    "bge_integrations.catalog": "Checkpoint Instructions find",
+    "bge_integrations.reading": "PASSAGE_TOKENS SUFFIXES Passage find_files read_file read_passages",
+    "bge_integrations.catalog": "Checkpoint FamilyTraits Instructions find",
     "bge_integrations.pipelines.langchain": (
         "ParentRetriever answer_chain dense_retriever history_aware hybrid_retriever parent_retriever read_documents "
         "standalone_question"
@@ -47,7 +47,7 @@ EXPORTED = {
     ),
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
-        "IndexLockedError IndexNotFoundError InvalidInputError NonFiniteError NotSupportedError OutOfMemoryError "
+        "IndexLockedError IndexNotFoundError InvalidInputError NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning "
         "StorageError TextTooLongError TruncationWarning UnknownModelError UnreadableFileError WrongKindError "
         "WrongModelError"
     ),

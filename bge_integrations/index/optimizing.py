@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import qdrant_edge as edge
 
@@ -35,12 +37,29 @@ _CARRIED = 8
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class CurrentShard:
     """The shard in use, which an optimisation replaces under the write lock."""
 
     path: Path
     shard: edge.EdgeShard
+
+    def __post_init__(self) -> None:
+        _current_shards.add(self)
+
+
+#: The shards that this process has open.
+_current_shards: WeakSet[CurrentShard] = WeakSet()
+
+
+def _keep_shards_forever() -> None:
+    """Never destroy the shards of a forked child: that would join a thread that only its parent has, and crash."""
+    for current in list(_current_shards):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(current.shard))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_keep_shards_forever)
 
 
 class Optimizer:

@@ -194,8 +194,8 @@ async def test_llama_index_sparse_embedding_sends_events():
 @pytest.mark.parametrize(
     ("missing", "asked", "pip"),
     [
-        ("langchain_qdrant", "BGESparseEmbeddings", "pip install langchain-qdrant"),
-        ("langchain_milvus", "BGEMilvusSparseEmbeddings", "pip install langchain-milvus"),
+        ("langchain_qdrant", "BGESparseEmbeddings", "pip install 'langchain-qdrant'"),
+        ("langchain_milvus", "BGEMilvusSparseEmbeddings", "pip install 'langchain-milvus'"),
     ],
 )
 def test_only_the_adapter_of_a_missing_package_is_missing(missing, asked, pip):

@@ -19,7 +19,7 @@ from bge_integrations import load_reranker
 from bge_integrations.catalog import CHECKPOINTS
 from bge_integrations.cli import embed as embed_command
 from bge_integrations.cli import main, output, partial
-from bge_integrations.core import embedder as embedder_module
+from bge_integrations.core import loading
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.writing import Writer
@@ -453,7 +453,7 @@ def test_rerank_by_some_layers(bge):
     assert {row["text"]: row["score"] for row in found} == pytest.approx(scores)
     for arguments, message in (
         ((LAYERWISE, "--cutoff-layers", 1), "has scores after 2, 3, 4, 5, 6 layers"),
-        ((LAYERWISE, "--compress-ratio", 2), "compresses nothing"),
+        ((LAYERWISE, "--compress-ratio", 2), "can't compress passages"),
         ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3 is none of 1, 2, 4, 8"),
         (("pocket", "--cutoff-layers", 2), "has scores after its last layer only"),
     ):
@@ -611,7 +611,7 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
 def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
     """Before the rows are begun, and before they become the output."""
     source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
-    place = embedder_module if when == "load_embedder" else embed_command
+    place = loading if when == "load_embedder" else embed_command
     function = getattr(place, when)
 
     def meanwhile(*arguments, **named):
@@ -726,9 +726,9 @@ def test_an_error_about_an_argument_names_the_option(bge, tmp_path, monkeypatch)
         raise InvalidInputError("pooling='max' is not supported", argument="pooling")
 
     source = rows_file(tmp_path / "in.jsonl", 1)
-    monkeypatch.setattr(embedder_module, "load_embedder", refuse)
+    monkeypatch.setattr(loading, "load_embedder", refuse)
     assert bge("embed", source, "-")[::2] == (1, "bge: --max-length: max_length=9 is odd; use 8\n")
-    monkeypatch.setattr(embedder_module, "load_embedder", refuse_another)
+    monkeypatch.setattr(loading, "load_embedder", refuse_another)
     assert bge("embed", source, "-")[::2] == (1, "bge: pooling='max' is not supported\n")
 
 
