@@ -20,11 +20,9 @@ from rich.text import Text
 PICTURE = Path(__file__).parent.parent / "docs" / "terminal.svg"
 WIDTH = 84
 NOTES = {
-    "backups.md": "# Backups\n\nWe decided to keep nightly backups for 30 days. They run at two in the morning, and the "
-    "last one of each month is kept for a year.\n",
+    "backups.md": "# Backups\n\nWe decided to keep nightly backups for 30 days. They run at two in the morning.\n",
     "keys.md": "# Keys\n\nThe office has three keys. Anna and Jun have one each, and the third is in the safe.\n",
-    "releases.md": "# Releases\n\nA release needs two reviews and a green build. We deploy on Tuesdays, never on a "
-    "Friday.\n",
+    "releases.md": "# Releases\n\nA release needs two reviews and a green build. We never deploy on a Friday.\n",
 }
 #: Each command as its words.
 SESSION = (
