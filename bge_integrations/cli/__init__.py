@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.stderr is None:  # closed by the caller
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
-        output.say("standard output is closed; open it, because the results are printed there")
+        output.say("standard output is closed; redirect it to a file or a terminal")
         return 1
     try:
         with exit_status("bge: interrupted") as ended:

@@ -206,5 +206,6 @@ def _sentence(tuned: Tuned) -> str:
     return (
         f"Weights tuned on half of the queries: {weights}. {tuned.measure} on the other half: "
         f"{tuned.held_out.means[tuned.measure]:.3f}; with 1, 1, 1 {tuned.held_out_default.means[tuned.measure]:.3f} "
-        f"(difference {comparison.difference:+.3f} [{lower:+.3f}, {upper:+.3f}], p = {comparison.p_value:.3f}); {alone}."
+        f"(difference {comparison.difference:+.3f} [{lower:+.3f}, {upper:+.3f}], p = {comparison.p_value:.3f}); "
+        f"{alone}."
     )

@@ -46,8 +46,8 @@ class Partial:
         overwrite: Replace the output, and discard rows with other settings.
 
     Raises:
-        InvalidInputError: The folder has rows with other settings or foreign files, another process is writing to it, or
-            the output exists.
+        InvalidInputError: The folder contains other files or rows with other settings, another process is writing to
+            it, or the output exists.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], overwrite: bool) -> None:

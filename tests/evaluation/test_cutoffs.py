@@ -125,5 +125,5 @@ def test_wrong_use_is_refused_before_the_search(data, pocket, monkeypatch, reran
 
 def test_a_search_that_finds_nothing_is_told(pocket):
     data = Dataset(queries={"a": "zebra"}, documents={"b": "bamboo"}, qrels={"a": {"b": 1}})
-    with pytest.raises(InvalidInputError, match="found nothing in 'data set' that could be reranked"):
+    with pytest.raises(InvalidInputError, match="found nothing to rerank in 'data set'"):
         compare_cutoffs(data, pocket, LAYERWISE, cutoff_layers=[2], mode="sparse")
