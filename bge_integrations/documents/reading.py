@@ -16,7 +16,7 @@ _NOT_CONTENT = ("script", "style", "noscript", "template", "nav", "svg")
 
 
 def find_files(path: Path) -> list[Path]:
-    """Return the supported files in a folder and its subfolders, sorted and without hidden ones, or `path` if it is one.
+    """Return the supported files in a folder and its subfolders, sorted and without hidden ones; or `path`, if a file.
 
     Raises:
         InvalidInputError: The path does not exist, contains no supported file, or has a folder that can't be read.
