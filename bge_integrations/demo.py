@@ -1,4 +1,4 @@
-"""The demo that `make demo` runs: retrieve and rerank passages with LangChain and Chroma.
+"""Retrieve and rerank passages with LangChain and Chroma; `make demo` runs this.
 
 For its options, run `python -m bge_integrations.demo --help`.
 """

@@ -50,8 +50,8 @@ def embed(
 ) -> None:
     """Add embeddings to the rows of a JSONL or Parquet file, as columns dense, sparse and multi_vector.
 
-    Finished rows are kept in OUTPUT.partial until all are done; to resume after an interruption, run the same command
-    again.
+    Finished rows are kept in OUTPUT.partial until all are done.
+    To resume after an interruption, run the same command again.
     """
     _check_files(input, output, overwrite)
     from bge_integrations.cli.rows import JsonLines, Parquet

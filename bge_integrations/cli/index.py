@@ -36,8 +36,8 @@ def index(
 ) -> None:
     """Create an index of a folder's files, or update it.
 
-    Only new and changed passages are encoded, and passages that are gone from the files are removed. The exit status
-    is 3 if files could not be read.
+    Only new and changed passages are encoded, and deleted ones are removed.
+    The exit status is 3 if files could not be read.
     """
     from bge_integrations.index import M3Index
 
