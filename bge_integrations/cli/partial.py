@@ -120,9 +120,7 @@ class Partial:
         return any(path.stat().st_size for path in self.folder.iterdir() if path.suffix in (".jsonl", ".parquet"))
 
     def _remove(self) -> None:
-        shutil.rmtree(
-            self.folder, ignore_errors=True
-        )  # while the lock is held, so that no other process uses the folder
+        shutil.rmtree(self.folder, ignore_errors=True)  # before releasing the lock, so that nobody uses the folder
         self._lock.release()
         with suppress(OSError):  # not empty if an open file could not be removed
             self.folder.rmdir()

@@ -45,7 +45,7 @@ class Report:
     Attributes:
         results: Results by method, in the order of the table.
         baseline: The method that the others are compared with, or None.
-        candidates: The documents found, for `tune_weights`.
+        candidates: The best documents of all modes, for `tune_weights`.
         about: The data set, the models, the versions and the machine.
     """
 

@@ -19,7 +19,7 @@ from bge_integrations import load_reranker
 from bge_integrations.catalog import CHECKPOINTS
 from bge_integrations.cli import embed as embed_command
 from bge_integrations.cli import main, output, partial
-from bge_integrations.core import embedder as embedder_module
+from bge_integrations.core import loading
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.writing import Writer
@@ -611,15 +611,15 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
 def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
     """Before the rows are begun, and before they become the output."""
     source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
-    place = embedder_module if when == "load_embedder" else embed_command
-    function = getattr(place, when)
+    module = loading if when == "load_embedder" else embed_command
+    function = getattr(module, when)
 
     def meanwhile(*arguments, **named):
         target.write_text("another's")
         return function(*arguments, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(place, when, meanwhile)
+        patched.setattr(module, when, meanwhile)
         status, _, err = bge("embed", source, target, "--model", "pocket")
     assert status == 1
     assert "out.jsonl was created by another process in the meantime" in err
@@ -726,9 +726,9 @@ def test_an_error_about_an_argument_names_the_option(bge, tmp_path, monkeypatch)
         raise InvalidInputError("pooling='max' is not supported", argument="pooling")
 
     source = rows_file(tmp_path / "in.jsonl", 1)
-    monkeypatch.setattr(embedder_module, "load_embedder", refuse)
+    monkeypatch.setattr(loading, "load_embedder", refuse)
     assert bge("embed", source, "-")[::2] == (1, "bge: --max-length: max_length=9 is odd; use 8\n")
-    monkeypatch.setattr(embedder_module, "load_embedder", refuse_another)
+    monkeypatch.setattr(loading, "load_embedder", refuse_another)
     assert bge("embed", source, "-")[::2] == (1, "bge: pooling='max' is not supported\n")
 
 
@@ -781,7 +781,7 @@ def test_models_and_what_of_them_is_cached(hub_environment, bge):
     assert shown["tasks"]["sts"] == {"query": "Retrieve semantically similar text.", "passage": ""}
     assert bge("models", "bge-nonsense")[::2] == (
         1,
-        "bge: bge-nonsense is not in the catalogue; `bge models` lists it\n",
+        "bge: bge-nonsense is not in the catalogue; list its models with `bge models`\n",
     )
 
 
