@@ -1,6 +1,6 @@
-"""The demonstration behind `make demo`: retrieve and rerank over real documents with LangChain and Chroma.
+"""Retrieve and rerank passages with LangChain and Chroma; `make demo` runs this.
 
-Run it as `python -m bge_integrations.demo --help`.
+For its options, run `python -m bge_integrations.demo --help`.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _REAL = "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demonstration.
+    """Run the demo.
 
     Returns:
-        The exit status: 0; 1 after an error, which is explained in one line; 130 after Ctrl-C; 141 if the output's
-        reader has closed the pipe.
+        The exit status: 0 on success, 1 after an error (explained in one line), 130 after Ctrl-C, 141 if the output's
+        pipe was closed.
     """
     parser = argparse.ArgumentParser(prog="bge_integrations.demo", description=__doc__.splitlines()[0])
-    setting = os.environ.get  # how `make demo DOCS=… Q=…` passes them
+    setting = os.environ.get  # set by `make demo DOCS=… Q=…`
     docs, question = setting("BGE_DEMO_DOCS") or None, setting("BGE_DEMO_QUESTION") or None
     model, reranker_model = setting("BGE_DEMO_MODEL") or "pocket", setting("BGE_DEMO_RERANKER") or "pocket"
     parser.add_argument(
         "--docs",
         default=docs,
-        help=f"a folder with files of the kinds {', '.join(SUFFIXES)}; without it, the bundled ones",
+        help=f"file, or folder of {', '.join(SUFFIXES)} files (default: the bundled documents)",
     )
-    parser.add_argument("--question", default=question, help="your question; without it, the bundled ones")
+    parser.add_argument("--question", default=question, help="your question (default: the bundled questions)")
     parser.add_argument("--model", default=model, help="embedding model: hub id, folder, or 'pocket'")
     parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id, folder, or 'pocket'")
     options = parser.parse_args(arguments)
@@ -58,17 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
         with exit_status("demo: interrupted") as ended:
             _demonstrate(options)
     except WrongKindError as error:
-        print(
-            f"demo: {error.finding}; name an embedding model with MODEL= and a reranker with RERANKER=", file=sys.stderr
-        )
+        print(f"demo: {error.finding}; pass an embedding model as MODEL= and a reranker as RERANKER=", file=sys.stderr)
         return 1
     except (BGEError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
         print(
-            f"demo: {error.name or error} is missing; install what it needs from the project's folder: "
-            "pip install '.[demo]'",
+            f"demo: {error.name or error} is not installed; in a clone of the project, run pip install '.[demo]'",
             file=sys.stderr,
         )
         return 1
@@ -76,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
-    """Retrieve, rerank and print, as the options say."""
+    """Retrieve, rerank and print the results."""
     from rich.console import Console
 
     from bge_integrations.langchain import BGEEmbeddings, BGEReranker
@@ -88,31 +85,33 @@ def _demonstrate(options: argparse.Namespace) -> None:
     console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker)
     if "pocket" in (options.model, options.reranker):
         console.print(
-            "'pocket' is the small English model bundled with this package to try things out. For real answers:\n"
+            "'pocket' is the small English model bundled with this package for a first try. For real answers:\n"
             f"  {_REAL}\n"
-            "It knows words more than meanings, and its reranker is weak: it shows how reranking is wired, not "
-            "what it gains.",
+            "It matches words more than meanings, and its reranker is weak: it shows how reranking works, not how much "
+            "it helps.",
             highlight=False,
         )
     with _timed(console, "loaded both models"):
         embeddings = BGEEmbeddings(model=options.model)
         reranker = BGEReranker(model=options.reranker, top_n=None)
     passages = passages_of(
-        folder, options.model, lambda error: console.print(f"left out: {error}", highlight=False, markup=False)
+        folder, options.model, lambda error: console.print(f"skipped: {error}", highlight=False, markup=False)
     )
-    with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as folder_of_store:
-        store = _index(console, passages, embeddings, folder_of_store)
-        for number, asked in enumerate(questions, start=1):
-            _ask(console, store, reranker, asked, f"{number}/{len(questions)}")
+    with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as store_folder:
+        store = _index(console, passages, embeddings, store_folder)
+        for number, question in enumerate(questions, start=1):
+            _ask(console, store, reranker, question, f"{number}/{len(questions)}")
 
 
 def _questions(docs: Path | None, question: str | None) -> list[str]:
-    """Return the user's question or the bundled ones, after checking that there are documents to search."""
+    """Return the user's question or the bundled questions, after checking that there are documents to search."""
     if question is not None and not question.strip():
-        raise InvalidInputError('the question is empty; ask one with Q="your question"')
+        raise InvalidInputError("the question is empty", advice='ask one with Q="your question"')
     if docs is not None:
         if question is None:
-            raise InvalidInputError('what should be asked about your documents? Say it with Q="your question"')
+            raise InvalidInputError(
+                "there is no question about your documents", advice='ask one with Q="your question"'
+            )
         find_files(docs)
     if question is not None:
         return [question]
@@ -134,14 +133,14 @@ def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings,
         client=client,
         collection_configuration={"hnsw": {"space": "cosine"}},  # LangChain's default is l2
     )
-    with _timed(console, f"embedded {len(documents)} passages into Chroma on disk ({folder}, removed at the end)"):
+    with _timed(console, f"embedded {len(documents)} passages into Chroma on disk ({folder}, deleted at the end)"):
         for start in track(range(0, len(documents), _BATCH), "Embedding", console=console, transient=True):
             store.add_documents(documents[start : start + _BATCH])
     return store
 
 
 def _ask(console: Console, store: Chroma, reranker: BGEReranker, question: str, number: str) -> None:
-    """Print the best passages for a question, as retrieved and as reranked."""
+    """Print the best passages for a question, before and after reranking."""
     from rich.text import Text
 
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The import path of version 0.1 for `bge_integrations.documents`."""
+"""The former import path of `bge_integrations.documents`, kept for compatibility."""
 
 from bge_integrations.documents import PASSAGE_TOKENS, SUFFIXES, Passage, find_files, read_file, read_passages
 

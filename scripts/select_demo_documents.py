@@ -52,21 +52,21 @@ def sources_page(table: str, used: Counter[str]) -> str:
     counts = [f"| {source} | {number} |" for source, number in sorted(used.items())]
     return "\n".join(
         [
-            "# Demonstration documents: sources",
+            "# Sources of the demo documents",
             "",
-            "`passages.jsonl` holds a selection of the passages of these sources. They were changed from their source:",
-            "markup, code, tables, lists and footnotes removed, paragraphs merged or split. Everything here is in the",
-            "public domain or under CC0 1.0 (https://creativecommons.org/publicdomain/zero/1.0/). Repositories are on",
-            "github.com, read at the commit given; the last three figures count the whole source, not the selection.",
+            "`passages.jsonl` contains a selection of passages from these sources. We removed markup, code, tables,",
+            "lists and footnotes, and merged or split paragraphs. Everything here is in the public domain or under",
+            "CC0 1.0 (https://creativecommons.org/publicdomain/zero/1.0/). The repositories are on github.com, at the",
+            "commit given. The numbers of passages, words and pairs are for the whole source, not the selection.",
             "",
             *lines[header : header + 2],
             *rows,
             "",
-            "| source | passages here |",
+            "| source | selected passages |",
             "|---|---|",
             *counts,
             "",
-            "`questions.jsonl` was written for this collection and is under CC0 1.0 as well.",
+            "`questions.jsonl` was written for this collection and is also under CC0 1.0.",
             "",
         ]
     )

@@ -76,7 +76,7 @@ def test_the_users_documents_and_a_second_run(tmp_path):
         assert done.returncode == 0, done.stderr
         assert question in done.stdout
         assert done.stdout.index(source) > done.stdout.index("Retrieved")
-        assert "left out" in done.stdout
+        assert "skipped" in done.stdout
         assert "empty.txt has no text" in " ".join(done.stdout.split())
         assert "ignored.csv" not in done.stdout
 
@@ -99,14 +99,14 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--docs", "nowhere", "--question", "q"], "no file or folder nowhere"),
+        (["--docs", "nowhere", "--question", "q"], "nowhere does not exist"),
         (["--docs", "."], 'Q="your question"'),
-        (["--docs", ".", "--question", "q"], "has no files of the kinds"),
+        (["--docs", ".", "--question", "q"], "contains no supported files"),
         (["--question", "  "], "the question is empty"),
         (["--model", "bge-nonsense"], "unknown model 'bge-nonsense'"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
-        (["--model", "bge-reranker-base"], "belongs to the rerankers; name an embedding model with MODEL="),
-        (["--reranker", "bge-m3"], "belongs to the embedders; name an embedding model with MODEL="),
+        (["--model", "bge-reranker-base"], "pass an embedding model as MODEL="),
+        (["--reranker", "bge-m3"], "pass an embedding model as MODEL="),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(tmp_path, monkeypatch, capsys, arguments, message):

@@ -11,16 +11,16 @@ from bge_integrations.optional import how_to_install
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command with these arguments, or with the process's.
+    """Run `bge` with these arguments, or with `sys.argv`.
 
     Returns:
-        The exit status: 0, 1 after an error that is explained in one line, 2 for wrong usage, 3 if a part was left out,
-        130 after Ctrl-C, 141 if the reader of the output has gone.
+        The exit status: 0 on success, 1 after an error (explained in one line), 2 for wrong usage, 3 if files were
+        skipped, 130 after Ctrl-C, 141 if the output's pipe was closed.
     """
     if sys.stderr is None:  # closed by the caller
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
-        output.say("standard output is closed; the command needs it for its results")
+        output.say("standard output is closed; redirect it to a file or a terminal")
         return 1
     try:
         with exit_status("bge: interrupted") as ended:

@@ -1,4 +1,4 @@
-"""The application: all commands, and how their errors and warnings are shown."""
+"""The typer application: all commands, and how it shows their errors and warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bge_integrations.cli.search import ask, search
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.interrupts import exit_status
 
-#: Advice for a model of the wrong kind, by the kind that the command needs.
+#: Advice for a model of the wrong kind, by the kind that the command expects.
 _WRONG_KIND_ADVICE = {
     "embedder": "rerankers are for `bge rerank`, --rerank and --reranker",
     "reranker": "embedding models are for `bge index`, `bge embed` and `bge eval --model`",
@@ -30,11 +30,11 @@ _WRONG_KIND_ADVICE = {
 
 
 class _Commands(TyperGroup):
-    """Shows errors that the user can correct in one line each, without a traceback, and so with warnings."""
+    """Shows warnings and expected errors in one line each, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         if not sys.stderr.isatty():
-            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # for a model that is downloaded at its first use
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # in case a model is downloaded
         with warnings.catch_warnings(record=True) as caught:
             try:
                 with exit_status("bge: interrupted") as ended:
@@ -55,7 +55,7 @@ class _Commands(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """Refuses empty values: an empty path would mean the current folder, and an empty name the default."""
+    """Rejects empty values: an empty path would mean the current folder, and an empty name the default."""
 
     def invoke(self, ctx: Any) -> Any:
         for parameter in self.params:
@@ -63,27 +63,27 @@ class _Command(TyperCommand):
             if "" in (value if isinstance(value, list) else [value]):
                 name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
                 raise InvalidInputError(
-                    f"{name or str(parameter.name).upper()} is empty; give a value, or leave it out"
+                    f"{name or str(parameter.name).upper()} is empty", advice="give it a value, or leave it out"
                 )
         return super().invoke(ctx)
 
 
 def _option_names(commands: TyperGroup, ctx: Any) -> dict[str, str]:
-    """The options of the command that was run, by the Python argument that they set."""
+    """Return the options of the command that was run, by the Python argument that they set."""
     command = commands.get_command(ctx, ctx.invoked_subcommand or "")
     parameters = command.params if command else []
     return {str(each.name): max(each.opts, key=len) for each in parameters if each.param_type_name == "option"}
 
 
 def _message(error: BGEError, options: dict[str, str]) -> str:
-    """The error in the words of the command: with its option, and with advice that is not for Python."""
+    """Return the error's message for the command line: with the option's name and advice for the command."""
     message = f"{error.finding}; {_WRONG_KIND_ADVICE[error.wanted]}" if isinstance(error, WrongKindError) else error
     option = options.get(error.argument or "")
     return f"{option}: {message}" if option else str(message)
 
 
 def _show(caught: list[warnings.WarningMessage]) -> None:
-    """Show each warning once, and one line for all texts that were truncated."""
+    """Print each warning once, and a single line for all truncated texts."""
     if any(issubclass(warning.category, TruncationWarning) for warning in caught):
         say("some texts were longer than the model's maximum and were truncated; split them, or raise --max-length")
     others = [warning for warning in caught if not issubclass(warning.category, TruncationWarning)]
@@ -100,7 +100,7 @@ def _print_version(is_given: bool) -> None:
 def _start(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """BGE embedding and reranker models: index and search your files, embed, rerank, measure."""
+    """Index and search your files, embed, rerank and evaluate with the BGE models."""
 
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""`bge doctor`: report what is installed, what is chosen and why, and whether the models work."""
+"""`bge doctor`: report what is installed, which settings are used and why, and whether the models work."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PASSAGES = ["The giant panda eats bamboo.", "Rome lies on the river Tiber."]
 def doctor(
     device: options.Device = None,
     dtype: options.Dtype = None,
-    online: Annotated[bool, typer.Option("--online", help="Also check whether the model hub can be reached.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Also check that the model hub is reachable.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show versions, device, dtype, threads and kernels with reasons, the cache, extras, and a small test.
+    """Check the installation: versions, device, dtype, threads, kernels, cache and extras, and a quick test.
 
     The exit status is 1 if the test fails.
     """
@@ -44,14 +44,14 @@ def doctor(
     from bge_integrations.models.linear import choose_cpu_kernels
 
     devices = resolve_devices(device)
-    number_type = resolve_dtype(dtype, devices[0])
+    resolved_dtype = resolve_dtype(dtype, devices[0])
     test, passed = _test(device, dtype)
     report = {
         "bge_integrations": __version__,
         "python": f"{platform.python_version()}, {platform.platform()}",
         **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "huggingface_hub")},
         "device": f"{', '.join(devices)}: {_device_reason(device, devices[0])}",
-        "dtype": f"{number_type}: {_dtype_reason(dtype, devices[0])}",
+        "dtype": f"{resolved_dtype}: {_dtype_reason(dtype, devices[0])}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; set OMP_NUM_THREADS to change it",
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "cpu kernels": choose_cpu_kernels(),
@@ -69,19 +69,19 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _device_reason(asked: list[str] | None, chosen: str) -> str:
+def _device_reason(requested: list[str] | None, chosen: str) -> str:
     import torch
 
-    if asked is not None:
-        return "as asked"
+    if requested is not None:
+        return "as requested"
     if chosen.startswith("cuda"):
         return f"torch finds {torch.cuda.get_device_name(chosen)}"
     return "torch finds no CUDA device" if torch.version.cuda else "this build of torch has no CUDA"
 
 
-def _dtype_reason(asked: str | None, device: str) -> str:
-    if asked is not None:
-        return "as asked"
+def _dtype_reason(requested: str | None, device: str) -> str:
+    if requested is not None:
+        return "as requested"
     return f"the default on {'CUDA' if device.startswith('cuda') else 'the CPU'}"
 
 
@@ -111,38 +111,38 @@ def _hub() -> str:
 
     try:
         HfApi().model_info("BAAI/bge-m3", timeout=5)
-    except Exception as error:  # the hub library raises many kinds of network errors
-        return f"not reachable ({type(error).__name__}: {error}); models in the cache and in folders work without it"
+    except Exception as error:  # huggingface_hub raises many kinds of network errors
+        return f"not reachable ({type(error).__name__}: {error}); cached and local models still work"
     return "reachable"
 
 
 def _test(device: list[str] | None, dtype: str | None) -> tuple[str, bool]:
-    """Check that both pocket models load and choose the right one of two passages; return a line and the outcome."""
+    """Check that both pocket models load and prefer the right passage; return the report line and the outcome."""
     from bge_integrations.core.loading import load_embedder, load_reranker
     from bge_integrations.scoring import hybrid_scores
 
     start = time.perf_counter()
     try:
         with load_embedder("pocket", device=device, dtype=dtype) as embedder:
-            asked = embedder.encode([_QUESTION], kind="query", sparse=True, multi_vector=True)
+            queries = embedder.encode([_QUESTION], kind="query", sparse=True, multi_vector=True)
             passages = embedder.encode(_PASSAGES, kind="passage", sparse=True, multi_vector=True)
-            found = int(hybrid_scores(asked, passages).hybrid[0].argmax())
+            retrieved = int(hybrid_scores(queries, passages).hybrid[0].argmax())
         with load_reranker("pocket", device=device, dtype=dtype) as reranker:
-            first = int(reranker.score([(_QUESTION, passage) for passage in _PASSAGES]).argmax())
+            reranked = int(reranker.score([(_QUESTION, passage) for passage in _PASSAGES]).argmax())
     except (BGEError, OSError) as error:
         return f"FAILED: {error}", False
     seconds = time.perf_counter() - start
-    if found == first == 0:
-        return f"passed: both pocket models found the right passage, in {seconds:.1f} s with loading", True
-    wrong = " and ".join(name for name, best in (("embedder", found), ("reranker", first)) if best)
+    if retrieved == reranked == 0:
+        return f"passed: both pocket models chose the right passage, in {seconds:.1f} s including loading", True
+    wrong = " and ".join(name for name, best in (("embedder", retrieved), ("reranker", reranked)) if best)
     return f"FAILED: the pocket {wrong} chose the wrong passage; please report this with the output above", False
 
 
 def _extras() -> Iterator[tuple[str, str]]:
-    """Yield each extra of the package with its state: installed, or what is missing and how to install it."""
+    """Yield each extra and its state: installed, or what is missing and how to install it."""
     try:
         extras = metadata.metadata(_PACKAGE).get_all("Provides-Extra") or []
-    except metadata.PackageNotFoundError:  # run from a folder without being installed
+    except metadata.PackageNotFoundError:  # the package is not installed
         return
     for extra in sorted(set(extras) - set(_NOT_FOR_USERS)):
         missing = sorted(_missing(extra))
@@ -150,20 +150,20 @@ def _extras() -> Iterator[tuple[str, str]]:
 
 
 def _missing(extra: str) -> set[str]:
-    """Return the requirements of an extra that are not met."""
+    """Return the unmet requirements of an extra."""
     from packaging.requirements import Requirement
 
-    found: set[str] = set()
+    missing: set[str] = set()
     for requirement in map(Requirement, metadata.requires(_PACKAGE) or []):
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == _PACKAGE:
-            found = found.union(*map(_missing, requirement.extras))
+            missing = missing.union(*map(_missing, requirement.extras))
             continue
         try:
             met = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
         except metadata.PackageNotFoundError:
             met = False
         if not met:
-            found.add(str(requirement).split(";")[0])
-    return found
+            missing.add(str(requirement).split(";")[0])
+    return missing

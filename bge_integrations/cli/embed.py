@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bge_integrations.outputs import Embeddings
 
 _SUFFIXES = (".jsonl", ".parquet")
-#: Rows that are encoded and written at a time; the multi-vectors of one row take megabytes.
+#: Rows encoded and written at a time; the multi-vectors of one row take megabytes.
 _CHUNK, _CHUNK_WITH_MULTI_VECTORS = 256, 32
 
 
@@ -31,24 +31,27 @@ def embed(
     output: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - writes JSONL to standard output.")],
     model: options.Embedder = "BAAI/bge-m3",
     kind: Annotated[
-        Literal["passage", "query", "none"], typer.Option(help="Which instruction the texts get.")
+        Literal["passage", "query", "none"], typer.Option(help="Which of the model's instructions to prepend.")
     ] = "passage",
-    task: Annotated[str | None, typer.Option(help="For models with tasks, see `bge models MODEL`.")] = None,
-    field: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
-    sparse: Annotated[bool, typer.Option("--sparse", help="Add lexical weights.")] = False,
-    multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Add a vector per token.")] = False,
+    task: Annotated[str | None, typer.Option(help="Task, for models that have tasks; see `bge models MODEL`.")] = None,
+    field: Annotated[str, typer.Option(help="Column that contains the texts.")] = "text",
+    sparse: Annotated[bool, typer.Option("--sparse", help="Also add lexical weights.")] = False,
+    multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Also add one vector per token.")] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace OUTPUT, and the rows left by an unfinished run with other settings."),
+        typer.Option(
+            "--overwrite", help="Replace OUTPUT, and discard the rows of an unfinished run with other settings."
+        ),
     ] = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Embed the texts of JSONL or Parquet rows; the rows keep their columns and get dense, sparse, multi_vector.
+    """Add embeddings to the rows of a JSONL or Parquet file, as columns dense, sparse and multi_vector.
 
-    Rows are kept in OUTPUT.partial until all are done; run the same command again to resume after an interruption.
+    Finished rows are kept in OUTPUT.partial until all are done.
+    To resume after an interruption, run the same command again.
     """
     _check_files(input, output, overwrite)
     from bge_integrations.cli.rows import JsonLines, Parquet
@@ -56,23 +59,23 @@ def embed(
     added = ["dense", *(["sparse"] if sparse else []), *(["multi_vector"] if multi_vector else [])]
     rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, field, added)
     size = _CHUNK_WITH_MULTI_VECTORS if multi_vector else _CHUNK
-    # all rows are checked before the model is loaded, so that errors are reported at once
+    # check all rows before loading the model, so that errors are reported at once
     total = None if input == "-" else _checked(rows, size, input, not output.endswith(".parquet"))
     schema = rows.schema(size) if output.endswith(".parquet") else None
     from bge_integrations.core.loading import load_embedder
 
     with load_embedder(model, device=device, dtype=dtype, max_length=max_length, task=task) as embedder:
         if sparse or multi_vector:
-            embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # raises if the model does not have these
+            embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # raises if the model does not support them
         settings = _settings(rows, embedder, kind, field, added)
-        as_asked: dict[str, Any] = {"sparse": sparse, "multi_vector": multi_vector}
-        as_asked["kind"] = None if kind == "none" else kind
+        arguments: dict[str, Any] = {"sparse": sparse, "multi_vector": multi_vector}
+        arguments["kind"] = None if kind == "none" else kind
         with closing(_writer(output, settings, schema, added, size, overwrite)) as writer:
             if writer.done and not quiet:
                 say(f"resuming after {writer.done} rows")
             try:
                 for chunk in _remaining(rows, size, writer.done, total, progress_is_shown(quiet)):
-                    writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **as_asked)))
+                    writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **arguments)))
             except KeyboardInterrupt:
                 if "-" in (input, output):
                     raise
@@ -85,21 +88,23 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
         if file != "-" and not file.endswith(_SUFFIXES):
             raise typer.BadParameter(f"{file} must end with {' or '.join(_SUFFIXES)}, or be -")
     if input == "-" and output.endswith(".parquet"):
-        raise InvalidInputError("Parquet output needs all rows in advance; save the input to a file")
+        raise InvalidInputError(
+            "Parquet output can't be written from standard input", advice="save the input to a file, or write .jsonl"
+        )
     if output == "-":
         return
     if Path(output).is_dir():
-        raise InvalidInputError(f"{output} is a folder; name a file")
+        raise InvalidInputError(f"{output} is a folder", advice="name a file")
     if Path(output).exists() and not overwrite:
-        raise InvalidInputError(f"{output} exists; name another file, or replace it with --overwrite")
+        raise InvalidInputError(f"{output} exists", advice="name another file, or replace it with --overwrite")
     if input != "-" and Path(input).resolve() == Path(output).resolve():
-        raise InvalidInputError("input and output are the same file; name another output")
+        raise InvalidInputError("input and output are the same file", advice="name another output")
     if not Path(output).absolute().parent.is_dir():
-        raise InvalidInputError(f"there is no folder {Path(output).parent}; create it first")
+        raise InvalidInputError(f"the folder {Path(output).parent} does not exist", advice="create it first")
 
 
 def _checked(rows: Rows, size: int, input: str, as_json: bool) -> int:
-    """Return the number of rows after reading them all; raise if one can't be used, or can't be written as JSON."""
+    """Read all rows and return their number; raise if a row is invalid, or can't be written as JSON."""
     from bge_integrations.cli.rows import as_rows, json_line
 
     read = 0
@@ -112,7 +117,7 @@ def _checked(rows: Rows, size: int, input: str, as_json: bool) -> int:
 
 
 def _settings(rows: Rows, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:
-    """Return everything that the output depends on."""
+    """Return all settings that the output depends on."""
     return {
         "input": rows.digest,
         "model": embedder.name,

@@ -26,30 +26,36 @@ if TYPE_CHECKING:
 def evaluate(
     folders: Annotated[
         list[str],
-        typer.Argument(metavar="FOLDER", help="Each with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."),
+        typer.Argument(
+            metavar="FOLDER", help="Data set folders with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."
+        ),
     ],
     model: options.Embedder,
     reranker: options.OptionalReranker = None,
     modes: Annotated[
-        str | None, typer.Option(help="dense,sparse,multi_vector,hybrid. Defaults to all that the model has.")
+        str | None,
+        typer.Option(help="Search modes: dense,sparse,multi_vector,hybrid. Defaults to all that the model has."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of dense, sparse and multi-vector scores in hybrid. Defaults to 1,1,1.")
+        str | None,
+        typer.Option(help="Weights of the dense, sparse and multi-vector scores in hybrid. Defaults to 1,1,1."),
     ] = None,
     rerank_depth: Annotated[
-        int | None, typer.Option(help="How many documents per query are reranked. Defaults to 50.")
+        int | None, typer.Option(help="Number of documents to rerank per query. Defaults to 50.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which of the qrels to use.")] = "test",
+    split: Annotated[str, typer.Option(help="Which qrels file to use.")] = "test",
     language: Annotated[
         str | None,
         typer.Option(
-            help="Of BM25's stemmer and stop words: cjk for Chinese, Japanese and Korean. Defaults to english."
+            help="Language of BM25's stemmer and stop words; cjk for Chinese, Japanese and Korean. Defaults to english."
         ),
     ] = None,
-    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Leave BM25 out.")] = False,
+    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Skip BM25.")] = False,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Find hybrid weights on half of the queries, and measure them on the others."),
+        typer.Option(
+            "--tune", help="Tune the hybrid weights on half of the queries, and measure them on the other half."
+        ),
     ] = False,
     json_file: Annotated[
         str | None,
@@ -62,7 +68,7 @@ def evaluate(
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
-    """Measure how well a model finds the right documents, on data sets in BEIR's layout."""
+    """Evaluate retrieval on data sets in BEIR's layout: nDCG@10, Recall@100, MRR@10 and MAP."""
     from bge_integrations.cli.evaluation_options import EvaluationOptions
     from bge_integrations.evaluation import Dataset
 
@@ -94,7 +100,7 @@ def evaluate(
         try:
             for data in data_sets:
                 outcomes.append(_measure(data, embedder, loaded_reranker, given))
-        finally:  # an error in a later data set does not lose the results of earlier ones
+        finally:  # keep the results of earlier data sets if a later one fails
             if outcomes:
                 _write(outcomes, given)
 
@@ -106,7 +112,8 @@ def _load_embedder(given: EvaluationOptions) -> Embedder:
         return load_embedder(given.model, device=given.device, dtype=given.dtype)
     except WrongKindError as error:
         raise InvalidInputError(
-            f"--model {given.model} is a reranker; name it with --reranker, and an embedding model with --model"
+            f"--model {given.model} is a reranker",
+            advice="pass it as --reranker, and an embedding model as --model",
         ) from error
 
 
@@ -117,7 +124,7 @@ def _load_reranker(name: str, given: EvaluationOptions) -> Reranker:
         return load_reranker(name, device=given.device, dtype=given.dtype)
     except WrongKindError as error:
         raise InvalidInputError(
-            f"--reranker {name} is not a reranker; name a reranker, or leave --reranker out"
+            f"--reranker {name} is not a reranker", advice="name a reranker, or leave --reranker out"
         ) from error
 
 
@@ -144,7 +151,7 @@ def _measure(
 
 
 def _warn(caught: list[warnings.WarningMessage], data: Dataset) -> None:
-    """Repeat a data set's warnings, with one that names the data set for all texts that were truncated."""
+    """Repeat the warnings of a data set, but merge those about truncation into one that names the data set."""
     if any(issubclass(warning.category, TruncationWarning) for warning in caught):
         warnings.warn(f"{data.name}: some texts were longer than the model's maximum and were truncated", stacklevel=2)
     for warning in caught:
@@ -171,7 +178,7 @@ def _write(outcomes: list[tuple[Report, Tuned | None]], given: EvaluationOptions
     if given.runs is not None:
         for report, _ in outcomes:
             report.save_runs(Path(given.runs) / report.about["data"]["name"])
-    sys.stdout.flush()  # so that the tables come before the warnings
+    sys.stdout.flush()  # print the tables before the warnings
 
 
 def _as_dict(report: Report, tuned: Tuned | None) -> dict[str, Any]:
@@ -192,12 +199,13 @@ def _as_dict(report: Report, tuned: Tuned | None) -> dict[str, Any]:
 
 
 def _sentence(tuned: Tuned) -> str:
-    against = tuned.comparison
-    lower, upper = against.interval
+    comparison = tuned.comparison
+    lower, upper = comparison.interval
     alone = ", ".join(f"{mode} {result.means[tuned.measure]:.3f}" for mode, result in tuned.held_out_modes.items())
     weights = ", ".join(f"{weight:g}" for weight in tuned.weights)
     return (
-        f"Weights found on half of the queries: {weights}. {tuned.measure} on the others: "
+        f"Weights tuned on half of the queries: {weights}. {tuned.measure} on the other half: "
         f"{tuned.held_out.means[tuned.measure]:.3f}; with 1, 1, 1 {tuned.held_out_default.means[tuned.measure]:.3f} "
-        f"(difference {against.difference:+.3f} [{lower:+.3f}, {upper:+.3f}], p = {against.p_value:.3f}); {alone}."
+        f"(difference {comparison.difference:+.3f} [{lower:+.3f}, {upper:+.3f}], p = {comparison.p_value:.3f}); "
+        f"{alone}."
     )

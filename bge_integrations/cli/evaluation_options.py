@@ -1,4 +1,4 @@
-"""The options of `bge eval`: parsed and checked before anything is loaded or measured."""
+"""Parse and check the options of `bge eval`, before anything is loaded or measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What the user asked for; None if an option was not given.
+    """The options of `bge eval`; None if an option was not given.
 
     Raises:
         InvalidInputError: An option can't be used, or would have no effect.
@@ -46,34 +46,42 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         modes = self.search.get("modes", ["hybrid"])
         if self.tune and self.modes is not None:
-            raise InvalidInputError("--tune needs the candidates of all modes; leave --modes out")
+            raise InvalidInputError("--tune needs all modes", advice="leave --modes out")
         if self.weights is not None and "hybrid" not in modes:
-            raise InvalidInputError("--weights is for hybrid, which --modes leaves out; add it, or leave --weights out")
+            raise InvalidInputError(
+                "--weights has no effect, because hybrid is not among --modes",
+                advice="add hybrid, or leave --weights out",
+            )
         if self.rerank_depth is not None and self.reranker is None:
-            raise InvalidInputError("--rerank-depth needs a --reranker; name one, or leave --rerank-depth out")
+            raise InvalidInputError(
+                "--rerank-depth has no effect without --reranker",
+                advice="name a --reranker, or leave --rerank-depth out",
+            )
         if self.language is not None and self.no_baseline:
-            raise InvalidInputError("--language is for BM25, which --no-baseline leaves out; leave one of the two out")
+            raise InvalidInputError(
+                "--language has no effect with --no-baseline, which skips BM25", advice="leave one of the two out"
+            )
         if self.language is not None and self.language not in languages():
             raise InvalidInputError(
-                f"--language {self.language} is not supported; use one of {', '.join(languages())}, or leave BM25 out "
-                "with --no-baseline"
+                f"--language {self.language} is not supported",
+                advice=f"use one of {', '.join(languages())}, or skip BM25 with --no-baseline",
             )
         self._check_destinations()
 
     @property
     def search(self) -> dict[str, Any]:
-        """The arguments for `evaluate` that were given, by its names."""
-        found: dict[str, Any] = {}
+        """The given options as arguments of `evaluate`."""
+        arguments: dict[str, Any] = {}
         if self.modes is not None:
-            found["modes"] = _parse_modes(self.modes)
+            arguments["modes"] = _parse_modes(self.modes)
         if self.weights is not None:
-            found["weights"] = _parse_weights(self.weights)
+            arguments["weights"] = _parse_weights(self.weights)
         if self.rerank_depth is not None:
-            found["rerank_depth"] = check_whole_number(self.rerank_depth, "--rerank-depth")
-        return found
+            arguments["rerank_depth"] = check_whole_number(self.rerank_depth, "--rerank-depth")
+        return arguments
 
     def check_data_set(self, data: Dataset) -> None:
-        """Raise InvalidInputError if the options can't be used with a data set."""
+        """Raise InvalidInputError if the options do not work with a data set."""
         if self.tune:
             check_enough_queries(data)
         if not self.no_baseline:
@@ -83,10 +91,12 @@ class EvaluationOptions:
                 try:
                     check_trec_id(key)
                 except InvalidInputError as error:
-                    raise InvalidInputError(f"{data.name}: {error}, or leave --runs out") from error
+                    raise InvalidInputError(
+                        f"{data.name}: {error.finding}", advice=f"{error.advice}, or leave --runs out"
+                    ) from error
 
     def check_embedder(self, embedder: Embedder) -> None:
-        """Raise InvalidInputError if the embedder lacks scores that the options need."""
+        """Raise InvalidInputError if the options need scores that the embedder does not have."""
         if embedder.has_sparse:
             return
         for option, is_given in (
@@ -96,12 +106,12 @@ class EvaluationOptions:
         ):
             if is_given:
                 raise InvalidInputError(
-                    f"{option} needs sparse and multi-vector scores, which {embedder.name} does not have; leave it "
-                    "out, or name a --model that has them: BAAI/bge-m3, or pocket"
+                    f"{option} needs sparse and multi-vector scores, which {embedder.name} does not have",
+                    advice="leave it out, or use a --model that has them: BAAI/bge-m3 or pocket",
                 )
 
     def _check_destinations(self) -> None:
-        """Raise InvalidInputError if a result could not be written once it is measured."""
+        """Raise InvalidInputError if a result file can't be written."""
         destinations = [("--markdown", self.markdown, check_file), ("--runs", self.runs, check_folder)]
         if self.json != "-":
             destinations.append(("--json", self.json, check_file))
@@ -110,20 +120,25 @@ class EvaluationOptions:
                 try:
                     check(path)
                 except InvalidInputError as error:
-                    raise InvalidInputError(f"{option}: {error}") from error
+                    raise InvalidInputError(f"{option}: {error.finding}", advice=error.advice) from error
         paths = [Path(path).resolve() for _, path, _ in destinations if path is not None]
         if len(set(paths)) != len(paths):
-            raise InvalidInputError("two of --json, --markdown and --runs have the same name; give each its own")
+            raise InvalidInputError(
+                "two of --json, --markdown and --runs have the same path", advice="give each its own"
+            )
         names = [Path(folder).resolve().name for folder in self.folders]
         if self.runs is not None and len(set(names)) != len(names):
-            raise InvalidInputError("two of the folders have the same name, so their runs would overwrite each other")
+            raise InvalidInputError(
+                "two of the folders have the same name, so their --runs would overwrite each other",
+                advice="rename one, or evaluate them separately",
+            )
 
 
 def _parse_modes(text: str) -> list[Any]:
     modes = text.split(",")
     if not set(modes) <= set(get_args(Mode)) or len(set(modes)) != len(modes):
         raise InvalidInputError(
-            f"--modes {text} must be some of {', '.join(get_args(Mode))}, each once, separated by commas"
+            f"--modes {text} must be a comma-separated list of {', '.join(get_args(Mode))} without repeats"
         )
     return modes
 
@@ -134,7 +149,7 @@ def _parse_weights(text: str) -> Weights:
         weights_by_name((dense, sparse, multi_vector))
     except ValueError as error:  # includes InvalidInputError
         raise InvalidInputError(
-            f"--weights {text} must be three numbers separated by commas, such as 1,0.3,1: none below 0 or huge, and "
-            "at least one above 0"
+            f"--weights {text} must be three comma-separated numbers, such as 1,0.3,1: none negative or huge, and at "
+            "least one above 0"
         ) from error
     return dense, sparse, multi_vector

@@ -1,4 +1,4 @@
-"""`bge index`: a folder's files into an index that follows them."""
+"""`bge index`: create an index of a folder's files, or update it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from bge_integrations.errors import InvalidInputError, UnreadableFileError
 
 def index(
     path: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML and PDF files, or one such file.")
+        str, typer.Argument(metavar="FOLDER", help="Folder of text, Markdown, HTML and PDF files, or one such file.")
     ],
     index: options.Index,
     model: Annotated[
         str | None,
-        typer.Option(help="Of the bge-m3 family. Without it, the index's own; for a new index BAAI/bge-m3."),
+        typer.Option(
+            help="Model of the bge-m3 family. Defaults to the index's own model; for a new index, to BAAI/bge-m3."
+        ),
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -32,15 +34,15 @@ def index(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make an index of a folder's files, or bring it up to date.
+    """Create an index of a folder's files, or update it.
 
-    Passages that have not changed cost no model run; those of files that changed or vanished are removed. The exit
-    status is 3 if files could not be read.
+    Only new and changed passages are encoded, and deleted ones are removed.
+    The exit status is 3 if files could not be read.
     """
     from bge_integrations.index import M3Index
 
     start = time.perf_counter()
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # unreadable files are named below
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # unreadable files are reported below
     folder = Path(path)
     _check_some_readable(find_files(folder))
     unreadable: list[UnreadableFileError] = []
@@ -50,24 +52,24 @@ def index(
                 opened, folder, on_unreadable=unreadable.append, show_progress=progress_is_shown(quiet)
             )
         except KeyboardInterrupt:
-            message = f"{index} holds {len(opened)} passages. Run the same command again to finish"
+            message = f"{index} contains {len(opened)} passages; run the same command again to finish"
             raise KeyboardInterrupt(message) from None
     for error in unreadable:
-        say(f"left out: {error}")
+        say(f"skipped: {error}")
     summary = {**asdict(changes), "left_out": len(unreadable), "seconds": round(time.perf_counter() - start, 1)}
     if as_json:
         print_json(summary)
     else:
         print(
             "{files} files, {passages} passages: {added} added, {unchanged} unchanged, {removed} removed; "
-            "{left_out} files left out; {seconds} s".format(**summary)
+            "{left_out} files skipped; {seconds} s".format(**summary)
         )
     if unreadable:
         raise typer.Exit(3)
 
 
 def _check_some_readable(files: list[Path]) -> None:
-    """Before an index is made: raise if no file can be read, and name each file with its error."""
+    """Raise if none of the files can be read, after reporting each; called before an index is created."""
     errors = []
     for file in files:
         try:
@@ -77,5 +79,5 @@ def _check_some_readable(files: list[Path]) -> None:
         else:
             return
     for unreadable in errors:
-        say(f"left out: {unreadable}")
-    raise InvalidInputError("none of the files could be read; no index was made or changed")
+        say(f"skipped: {unreadable}")
+    raise InvalidInputError("none of the files can be read; no index was created or changed")

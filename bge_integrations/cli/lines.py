@@ -1,4 +1,4 @@
-"""Read lines of text and of JSON from a file or standard input; errors name the line."""
+"""Read lines of text or JSON from a file or standard input; errors name the line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def name_of(file: str) -> str:
 
 
 def read_lines(file: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, text) of each line that is not blank, numbered from 1; "-" is standard input.
+    """Yield the number (from 1) and text of each line that is not blank; "-" is standard input.
 
     Raises:
-        InvalidInputError: A line is not UTF-8, or all are blank.
+        InvalidInputError: A line is not UTF-8, or all lines are blank.
     """
     if file == "-" and sys.stdin is None:
-        raise InvalidInputError("standard input is closed; name a file")
+        raise InvalidInputError("standard input is closed", advice="name a file")
     empty = True
     with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -40,10 +40,10 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
 
 
 def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file, each with a text under `field`.
+    """Yield the objects of a JSONL file, each with a text in `field`.
 
     Raises:
-        InvalidInputError: A line is something else.
+        InvalidInputError: A line is not such an object.
     """
     for number, line in read_lines(file):
         line_name = f"{name_of(file)}, line {number}"
@@ -56,8 +56,8 @@ def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
             raise InvalidInputError(f"{line_name} is not a JSON object")
         if not isinstance(row.get(field), str):
             raise InvalidInputError(
-                f"{line_name} has no text under {field!r}; it has {', '.join(map(repr, row)) or 'nothing'}"
+                f"{line_name} has no text in {field!r}, only {', '.join(map(repr, row)) or 'nothing'}"
             )
         check_text(row[field], f"{line_name}, {field!r}")
-        check_text(whole, line_name)  # the other columns, too: no output can hold a lone surrogate
+        check_text(whole, line_name)  # all columns are written, and a lone surrogate can't be
         yield row

@@ -1,4 +1,4 @@
-"""`bge models` and `bge download`: the catalogue, and which of its checkpoints are on this machine."""
+"""`bge models` and `bge download`: the catalogue, and which of its checkpoints are cached."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show everything about this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show the details of this model.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the BGE checkpoints, which of them this release runs, and which are in the hub's cache.
+    """List the BGE checkpoints, which of them this release supports, and which are cached.
 
-    The two models named 'pocket' come with the package and are not listed.
+    The two bundled 'pocket' models are not listed.
     """
     cached = _cached_repositories()
     if name is not None:
         row = catalog.find(name)
         if row is None:
-            raise UnknownModelError(f"{name} is not in the catalogue; `bge models` lists it")
+            raise UnknownModelError(f"{name} is not in the catalogue", advice="list its models with `bge models`")
         described = _described(row, cached)
         if as_json:
             print_json(described)
@@ -62,7 +62,7 @@ def download(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Hub ids, or names from the catalogue.")],
     quiet: options.Quiet = False,
 ) -> None:
-    """Download the files that are needed to run checkpoints, and print their folders."""
+    """Download the files that checkpoints need to run, and print their folders."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from bge_integrations.models.checkpoint import locate
@@ -80,7 +80,7 @@ def download(
 
 
 def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> dict[str, Any]:
-    found = cached.get(row.name)
+    repository = cached.get(row.name)
     return {
         "name": row.name,
         "kind": row.kind,
@@ -94,26 +94,26 @@ def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> di
         "instruction_format": row.instruction_format,
         "tasks": _tasks(row),
         "supported": row.family in catalog.SUPPORTED_FAMILIES,
-        "cached": "no" if found is None else "yes" if _is_whole(found) else "in part",
-        "size": 0 if found is None else found.size_on_disk,
+        "cached": "no" if repository is None else "yes" if _is_complete(repository) else "in part",
+        "size": 0 if repository is None else repository.size_on_disk,
     }
 
 
 def _tasks(row: catalog.Checkpoint) -> dict[str, Any]:
-    """The tasks of a checkpoint with their instructions."""
+    """Return the tasks of a checkpoint and their instructions."""
     if row.instruction_format:
         return {task: {"query": instruction, "passage": ""} for task, instruction in catalog.INSTRUCT_TASKS.items()}
     return {task: asdict(instructions) for task, instructions in row.tasks.items()}
 
 
-def _is_whole(repository: CachedRepoInfo) -> bool:
-    from bge_integrations.models.checkpoint import is_complete  # loads torch, so only if something is cached
+def _is_complete(repository: CachedRepoInfo) -> bool:
+    from bge_integrations.models.checkpoint import is_complete  # imports torch, so only if needed
 
     return any(is_complete(revision.snapshot_path) for revision in repository.revisions)
 
 
 def _cached_repositories() -> dict[str, CachedRepoInfo]:
-    """The models in the hub's cache, by hub id."""
+    """Return the models in the hub's cache by hub id."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -1,4 +1,4 @@
-"""The options that several commands share, each declared once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _MODEL = "hub id, checkpoint folder, or 'pocket'"
 
 def _check_index(index: str) -> str:
     if index == ":memory:":
-        raise InvalidInputError("--index :memory: would be gone when the command ends; name a folder")
+        raise InvalidInputError("--index :memory: would be lost when the command ends", advice="name a folder")
     return index
 
 
 Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.", callback=_check_index)]
 Embedder = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Embedding model: {_MODEL}.")]
 Reranker = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Reranker: {_MODEL}.")]
-#: For commands that can do without one.
+#: For commands that work without a reranker.
 OptionalReranker = Annotated[str | None, typer.Option(metavar="MODEL", help=f"Rerank with this model: {_MODEL}.")]
 Device = Annotated[
     list[str] | None,
     typer.Option(
-        help="cpu, cuda or cuda:1; repeat it to use several CUDA devices. Defaults to CUDA if there is a GPU.",
+        help="cpu, cuda or cuda:1; repeat the option to use several GPUs. Defaults to cuda if there is a GPU.",
         callback=lambda given: given or None,
     ),
 ]
@@ -36,7 +36,8 @@ Dtype = Annotated[
     ),
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(min=1, help="Maximum tokens per text. Defaults to what the model was trained for.")
+    int | None,
+    typer.Option(min=1, help="Maximum tokens per text. Defaults to the length that the model was trained with."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no remarks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress or notes.")]

@@ -1,4 +1,4 @@
-"""Output of the commands: results on standard output, everything else on standard error."""
+"""Print results to standard output, and everything else to standard error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: Maximum characters of a column beside one that is cut.
+#: Maximum characters of the other columns if the last one is cut.
 _WIDEST = 40
 
 
@@ -17,12 +17,12 @@ def print_json(row: object) -> None:
 
 
 def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cut: bool = False) -> None:
-    """Print a table as wide as the terminal; into a pipe or a file, whole cells separated by tabs and no header.
+    """Print a table as wide as the terminal, or uncut tab-separated cells without a header to a pipe or file.
 
     Args:
-        rows: Cells; line breaks and tabs in them become spaces.
-        header: Names of the columns; without it there is no header.
-        cut: Cut long cells, those of the last column first, instead of wrapping them.
+        rows: Rows of cells; line breaks and tabs become spaces.
+        header: Names of the columns; empty for no header.
+        cut: Cut long cells instead of wrapping them, starting with the last column.
     """
     cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
     if not cells or not sys.stdout.isatty():
@@ -34,8 +34,8 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cu
     from rich.table import Table
     from rich.text import Text
 
-    head = box.SIMPLE_HEAD if header else None
-    table = Table(box=head, show_edge=False, pad_edge=False, show_header=bool(header), expand=cut)
+    style = box.SIMPLE_HEAD if header else None
+    table = Table(box=style, show_edge=False, pad_edge=False, show_header=bool(header), expand=cut)
     columns = len(header or cells[0])
     for i in range(columns):
         name = header[i] if header else ""
@@ -51,7 +51,7 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cu
 
 
 def say(message: Any) -> None:
-    """Print a remark or an error to standard error, on one line."""
+    """Print a note or an error to standard error, on one line."""
     print(f"bge: {' '.join(str(message).split())}", file=sys.stderr)
 
 

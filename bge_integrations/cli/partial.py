@@ -1,9 +1,9 @@
-"""What `bge embed` writes: rows with vectors, kept beside the output until all are done.
+"""Write the output of `bge embed`: rows are collected next to the output until all are done.
 
-OUTPUT.partial/            until the rows are moved to OUTPUT
+OUTPUT.partial/            is removed when the rows are moved to OUTPUT
     settings.json          model, input and options that the rows depend on
-    rows.jsonl             for JSONL: complete lines, and after a kill perhaps a part of one
-    000000000256.parquet   for Parquet: parts, each named by the number of rows up to its end
+    rows.jsonl             for JSONL: lines, of which the last may be incomplete after a kill
+    000000000256.parquet   for Parquet: parts, named after the number of rows written so far
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ TYPES = {
     "multi_vector": pa.list_(pa.list_(pa.float32())),
 }
 Columns = dict[str, list[Any]]
-#: Names of the files in the folder, see above; `.NAME.RANDOM.new` is left by a kill while one was written.
+#: Names of the files in the folder, see above; a kill during a write leaves `.NAME.RANDOM.new`.
 _OURS = re.compile(
     r"\.lock|settings\.json|rows\.jsonl|\d+\.(parquet|new)|joined\.new|\.(settings\.json|\d+\.parquet)\.\w+\.new"
 )
 
 
 class Partial:
-    """The folder OUTPUT.partial, which one process at a time may use.
+    """The folder OUTPUT.partial, which only one process at a time can use.
 
     Args:
-        output: The file that the rows become.
-        settings: What the rows depend on. Rows with the same settings are kept.
+        output: The file that the rows are moved to.
+        settings: The settings that the rows depend on. Rows with the same settings are kept.
         overwrite: Replace the output, and discard rows with other settings.
 
     Raises:
-        InvalidInputError: There are rows with other settings, another process is writing, the output exists, or the
-            folder contains something else.
+        InvalidInputError: The folder contains other files or rows with other settings, another process is writing to
+            it, or the output exists.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], overwrite: bool) -> None:
@@ -57,17 +57,19 @@ class Partial:
         foreign = next((path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)), None)
         if foreign is not None:  # the whole folder is removed at the end
             raise InvalidInputError(
-                f"{self.folder} is needed for unfinished rows, but contains {foreign}, which is not from this command; "
-                "move it away, or name another output"
+                f"{self.folder} is needed for unfinished rows, but contains {foreign}, which is not from this command",
+                advice="move it away, or name another output",
             )
         self._overwrite = overwrite
         self._lock = FileLock(self.folder / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise InvalidInputError(f"another process is writing {self.folder}; wait until it ends") from None
+            raise InvalidInputError(
+                f"another process is writing to {self.folder}", advice="wait until it ends"
+            ) from None
         try:
-            self._check_output("")  # another process may have finished while this one loaded the model
+            self._check_output("")  # another process may have finished since the first check
             self._check(settings)
         except InvalidInputError:
             self.close()
@@ -76,21 +78,21 @@ class Partial:
     def _check_output(self, rows: str) -> None:
         if self.output.exists() and not self._overwrite:
             raise InvalidInputError(
-                f"{self.output} was created by another process in the meantime{rows}; name another file, or replace it "
-                "with --overwrite"
+                f"{self.output} was created by another process in the meantime{rows}",
+                advice="name another file, or replace it with --overwrite",
             )
 
     def _check(self, settings: dict[str, Any]) -> None:
         file = self.folder / "settings.json"
         try:
-            found = json.loads(file.read_text("utf-8"))
+            stored = json.loads(file.read_text("utf-8"))
         except (FileNotFoundError, ValueError):  # not written yet, or damaged
-            found = {}
-        different = [name for name in settings if found.get(name) != settings[name]]
+            stored = {}
+        different = [name for name in settings if stored.get(name) != settings[name]]
         if different and self._has_rows() and not self._overwrite:
             raise InvalidInputError(
-                f"{self.folder} was made with another {', '.join(different)}; run that command again to finish it, "
-                "delete the folder, or start over with --overwrite"
+                f"{self.folder} was written with another {', '.join(different)}",
+                advice="run that command again to finish it, delete the folder, or start over with --overwrite",
             )
         if different or settings["input"] is None:  # standard input can't be read again
             for path in self.folder.iterdir():
@@ -118,9 +120,9 @@ class Partial:
         return any(path.stat().st_size for path in self.folder.iterdir() if path.suffix in (".jsonl", ".parquet"))
 
     def _remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)  # with the lock held: another process may want it next
+        shutil.rmtree(self.folder, ignore_errors=True)  # before releasing the lock, so that nobody uses the folder
         self._lock.release()
-        with suppress(OSError):  # still there if an open file could not be removed
+        with suppress(OSError):  # not empty if an open file could not be removed
             self.folder.rmdir()
 
 
@@ -128,7 +130,7 @@ class Writer(Protocol):
     """Writes rows with their new columns.
 
     Attributes:
-        done: How many rows an earlier run wrote: whole chunks, unless it wrote all rows.
+        done: Number of rows that an earlier run wrote: complete chunks, or all rows.
     """
 
     done: int
@@ -140,7 +142,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the files; without `finish`, the rows stay for another run."""
+        """Release the files; without `finish`, the rows are kept for the next run."""
         ...
 
 
@@ -167,14 +169,14 @@ class LinesWriter:
 
 
 class PartsWriter:
-    """Writes Parquet: each chunk becomes a file, and `finish` joins them."""
+    """Writes Parquet: one file per chunk, which `finish` joins."""
 
     def __init__(self, partial: Partial, schema: pa.Schema, added: list[str]) -> None:
         self._partial = partial
         self._schema = schema
-        self._whole = schema
+        self._output_schema = schema
         for name in added:
-            self._whole = self._whole.append(pa.field(name, TYPES[name]))
+            self._output_schema = self._output_schema.append(pa.field(name, TYPES[name]))
         self.done = max((int(path.stem) for path in self._parts()), default=0)
         self._written = self.done
 
@@ -189,9 +191,9 @@ class PartsWriter:
 
     def finish(self) -> None:
         joined = self._partial.folder / "joined.new"
-        with pq.ParquetWriter(joined, self._whole) as writer:
+        with pq.ParquetWriter(joined, self._output_schema) as writer:
             for part in self._parts():
-                writer.write_table(pq.read_table(part, schema=self._whole))
+                writer.write_table(pq.read_table(part, schema=self._output_schema))
         self._partial.become(joined)
 
     def close(self) -> None:
@@ -210,7 +212,7 @@ class StreamWriter:
         _write_lines(sys.stdout, chunk, columns)
 
     def finish(self) -> None:
-        """Do nothing: every chunk has been written."""
+        """Do nothing: all chunks are written already."""
 
     def close(self) -> None:
         """Do nothing: standard output stays open."""
@@ -218,13 +220,13 @@ class StreamWriter:
 
 def _write_lines(file: TextIO, chunk: Chunk, columns: Columns) -> None:
     for i, row in enumerate(as_rows(chunk)):
-        whole = row | {name: values[i] for name, values in columns.items()}
-        file.write(json_line(whole, "a row"))
+        extended = row | {name: values[i] for name, values in columns.items()}
+        file.write(json_line(extended, "a row"))
     file.flush()
 
 
 def _complete(path: Path, size: int) -> tuple[int, int]:
-    """Return the number of lines in complete chunks of a file, and the position of their end."""
+    """Return the number of lines in a file's complete chunks, and the byte position where they end."""
     done = end = position = 0
     if path.exists():
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""`bge rerank`: order candidates from anywhere, best first."""
+"""`bge rerank`: sort candidates from any source, best first."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FIELD = "text"
 
 def rerank(
     query: Annotated[str, typer.Argument(help="The question.")],
-    file: Annotated[str, typer.Argument(help="Candidates, one per line; - is standard input.")] = "-",
+    file: Annotated[str, typer.Argument(help="File of candidates, one per line; - is standard input.")] = "-",
     jsonl: Annotated[
         bool,
-        typer.Option("--jsonl", help=f"Lines are JSON objects with '{_FIELD}', as they always are in a *.jsonl file."),
+        typer.Option("--jsonl", help=f"Read lines as JSON objects with '{_FIELD}'; the default for *.jsonl files."),
     ] = False,
     model: options.Reranker = "BAAI/bge-reranker-v2-m3",
-    top_n: Annotated[int | None, typer.Option(min=1, help="How many to keep. Defaults to all.")] = None,
+    top_n: Annotated[int | None, typer.Option(min=1, help="Number of candidates to print. Defaults to all.")] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
@@ -34,20 +34,23 @@ def rerank(
     compress_ratio: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Lightweight reranker: merge every N neighbouring states of a passage, 2, 4 or 8."
+            metavar="N", help="Lightweight reranker: merge every N neighbouring passage states; N is 2, 4 or 8."
         ),
     ] = None,
     compress_layers: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", help="Merge them before layer N; repeat it for several layers. Defaults to 8."),
+        typer.Option(
+            metavar="N",
+            help="Layer before which states are merged; repeat the option for several layers. Defaults to 8.",
+        ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="LLM rerankers: the instruction after question and candidate.")
+        str | None, typer.Option(help="LLM rerankers: the instruction after the question and the candidate.")
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Order candidates by how relevant they are to a question."""
+    """Sort candidates by their relevance to a question."""
     if not query.strip():
         raise InvalidInputError("the question is empty")
     rows: list[dict[str, Any]]
@@ -81,9 +84,11 @@ def rerank(
 
 
 def _check_json(rows: list[dict[str, Any]], name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads but JSON does not have."""
+    """Reject NaN and Infinity, which Python reads but JSON does not allow."""
     for number, row in enumerate(rows, start=1):
         try:
             json.dumps(row, allow_nan=False)
         except ValueError as error:
-            raise InvalidInputError(f"row {number} of {name} can't be written as JSON ({error}); use null") from error
+            raise InvalidInputError(
+                f"row {number} of {name} can't be written as JSON ({error})", advice="use null"
+            ) from error

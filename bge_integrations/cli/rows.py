@@ -1,4 +1,4 @@
-"""The rows that `bge embed` reads, from JSONL or Parquet, a few hundred at a time."""
+"""Read the rows for `bge embed` from JSONL or Parquet, in chunks."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from bge_integrations.cli.lines import read_rows
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.validation import check_text
 
-#: Rows as they were read.
+#: A chunk of rows as read.
 Chunk: TypeAlias = list[dict[str, Any]] | pa.RecordBatch
 
 
 class Rows(Protocol):
-    """Rows with a text under one field."""
+    """Rows with a text in one field."""
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of the file; None if it can't be read twice."""
+        """SHA-256 of the file; None for standard input."""
         ...
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """Yield all rows, `size` at a time.
 
         Raises:
-            InvalidInputError: A row has no text, or already has a column that will be added; the message names it.
+            InvalidInputError: A row has no text, or already has a column that is to be added.
         """
         ...
 
@@ -49,8 +49,8 @@ class JsonLines:
 
     Args:
         file: The file's name; "-" is standard input.
-        field: The column with the texts.
-        added: Columns that will be added, which the rows must not have.
+        field: The column that contains the texts.
+        added: Columns to be added, which the rows must not have yet.
     """
 
     def __init__(self, file: str, field: str, added: list[str]) -> None:
@@ -72,39 +72,43 @@ class JsonLines:
         return [row[self._field] for row in chunk]
 
     def schema(self, size: int) -> pa.Schema:
-        found = pa.schema([])
+        schema = pa.schema([])
         for chunk in self.chunks(size):
             try:
                 columns = {name: pa.array([row.get(name) for row in chunk]) for name in _names(chunk)}
-                found = pa.unify_schemas([found, pa.table(columns).schema], promote_options="permissive")
+                schema = pa.unify_schemas([schema, pa.table(columns).schema], promote_options="permissive")
             except (pa.ArrowException, OverflowError) as error:
                 raise InvalidInputError(
-                    f"{self._file} has a column with values of different types, which Parquet can't hold ({error}); "
-                    "write .jsonl instead"
+                    f"{self._file} has a column with values of different types, which Parquet does not allow ({error})",
+                    advice="write .jsonl instead",
                 ) from error
-        return found
+        return schema
 
 
 class Parquet:
-    """The rows of a Parquet file; the arguments are the same as for `JsonLines`."""
+    """The rows of a Parquet file, with the same arguments as `JsonLines`."""
 
     def __init__(self, file: str, field: str, added: list[str]) -> None:
         self._path = Path(file)
         self._field = field
         try:
-            with self._path.open("rb"):  # raises the usual OSError if there is no such file
+            with self._path.open("rb"):  # raises the usual OSError if the file does not exist
                 self._schema = pq.read_schema(self._path)
         except pa.ArrowInvalid as error:
             raise InvalidInputError(f"{file} is not a Parquet file ({error})") from error
         if twice := sorted({name for name in self._schema.names if self._schema.names.count(name) > 1}):
-            raise InvalidInputError(f"{file} has more than one column {', '.join(map(repr, twice))}; rename them")
+            raise InvalidInputError(
+                f"{file} has more than one column {', '.join(map(repr, twice))}", advice="rename them"
+            )
         _check_names(self._schema.names, added)
         if field not in self._schema.names:
-            raise InvalidInputError(f"{file} has no column {field!r}; it has {', '.join(self._schema.names)}")
+            raise InvalidInputError(
+                f"{file} has no column {field!r}", advice=f"name another with --field: {', '.join(self._schema.names)}"
+            )
         kind = self._schema.field(field).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InvalidInputError(
-                f"the column {field!r} of {file} holds {kind}, not texts; name another with --field"
+                f"the column {field!r} of {file} contains {kind}, not strings", advice="name another with --field"
             )
 
     @property
@@ -118,7 +122,7 @@ class Parquet:
                 try:
                     batch.validate(full=True)
                 except pa.ArrowInvalid as error:  # such as a text that is not UTF-8
-                    raise InvalidInputError(f"{self._path}, rows from {start + 1} on: {error}") from error
+                    raise InvalidInputError(f"{self._path}, from row {start + 1}: {error}") from error
                 for i, text in enumerate(self.texts(batch), start=start + 1):
                     check_text(text, f"{self._path}, row {i}, {self._field!r}")
                 yield batch
@@ -149,12 +153,14 @@ def json_line(row: dict[str, Any], row_name: str) -> str:
     """Return the row as a line of JSON.
 
     Raises:
-        InvalidInputError: JSON can't hold a value: NaN, a date, bytes. The message begins with `row_name`.
+        InvalidInputError: A value can't be written as JSON: NaN, a date, bytes. The message starts with `row_name`.
     """
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_list) + "\n"
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{row_name} can't be written as JSON ({error}); write .parquet instead") from error
+        raise InvalidInputError(
+            f"{row_name} can't be written as JSON ({error})", advice="write .parquet instead"
+        ) from error
 
 
 def _as_list(value: object) -> Any:
@@ -165,7 +171,7 @@ def _as_list(value: object) -> Any:
 
 def _check_names(names: list[str], added: list[str]) -> None:
     if taken := [name for name in added if name in names]:
-        raise InvalidInputError(f"the rows already have {' and '.join(taken)}; rename or remove that column")
+        raise InvalidInputError(f"the rows already have {' and '.join(taken)}", advice="rename or remove that column")
 
 
 def _digest(path: Path) -> str:

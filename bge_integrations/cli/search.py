@@ -1,4 +1,4 @@
-"""`bge search` and `bge ask`: find passages in an index, or their best sentences."""
+"""`bge search` and `bge ask`: find the best passages of an index, or their best sentences."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.index import Hit
 
-#: Minimum number of passages that are reranked.
+#: Minimum number of passages to rerank.
 _CANDIDATES = 20
-#: Passages whose sentences may be in an answer.
+#: Number of passages that an answer quotes from.
 _ANSWER_PASSAGES = 5
-#: Queries from standard input that are encoded together.
+#: Number of queries from standard input to encode together.
 _BATCH = 64
 
 _Filters = Annotated[
@@ -33,7 +33,7 @@ _Filters = Annotated[
     typer.Option(
         "--filter",
         metavar="KEY=VALUE",
-        help="Only passages with this metadata: source=notes/a.md, page=3. Repeat it to combine conditions with and.",
+        help="Only passages with this metadata: source=notes/a.md, page=3. Repeat it to combine conditions with AND.",
     ),
 ]
 
@@ -41,15 +41,15 @@ _Filters = Annotated[
 def search(
     query: Annotated[str, typer.Argument(help="The question; - reads questions from standard input, one per line.")],
     index: options.Index,
-    top_n: Annotated[int, typer.Option(min=1, help="How many passages.")] = 5,
-    mode: Annotated[Mode, typer.Option(help="Which vectors to search by.")] = "hybrid",
+    top_n: Annotated[int, typer.Option(min=1, help="Number of passages.")] = 5,
+    mode: Annotated[Mode, typer.Option(help="Which scores to rank by.")] = "hybrid",
     filters: _Filters = None,
     rerank: options.OptionalReranker = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Find the best passages of an index."""
+    """Search an index for the best passages."""
     condition = _filter_of(filters)
     queries = _queries_of(query)
     from bge_integrations.core.loading import load_reranker
@@ -60,25 +60,28 @@ def search(
         opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, create=False))
         reranker = stack.enter_context(load_reranker(rerank, device=device, dtype=dtype)) if rerank else None
         while batch := list(islice(queries, _BATCH)):
-            found = opened.search_many(batch, k, mode=mode, filter=condition)
-            for asked, hits in zip(batch, found, strict=True):
-                best = _reranked(asked, hits, reranker)[:top_n] if reranker else hits
-                _print_hits(asked, best, titled=query == "-", as_json=as_json)
+            results = opened.search_many(batch, k, mode=mode, filter=condition)
+            for each, hits in zip(batch, results, strict=True):
+                best = _reranked(each, hits, reranker)[:top_n] if reranker else hits
+                _print_hits(each, best, titled=query == "-", as_json=as_json)
 
 
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     index: options.Index,
-    top_n: Annotated[int, typer.Option(min=1, help="How many sentences.")] = 3,
+    top_n: Annotated[int, typer.Option(min=1, help="Number of sentences.")] = 3,
     filters: _Filters = None,
     rerank: Annotated[
-        str, typer.Option(metavar="MODEL", help="Reranker that chooses the sentences.")
+        str,
+        typer.Option(
+            metavar="MODEL", help="Reranker that chooses the sentences: hub id, checkpoint folder, or 'pocket'."
+        ),
     ] = "BAAI/bge-reranker-v2-m3",
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Answer a question with sentences from the best passages, and name their sources."""
+    """Answer a question with the best sentences of an index, and cite their sources."""
     condition = _filter_of(filters)
     _check_query(question)
     from bge_integrations.core.loading import load_reranker
@@ -117,11 +120,11 @@ def _queries_of(query: str) -> Iterator[str]:
 
 def _check_query(query: str) -> None:
     if not query.strip():
-        raise InvalidInputError("the question is empty")
+        raise InvalidInputError("the question is empty", advice="ask one in words")
 
 
 def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
-    """Return the index's filter for KEY=VALUE pairs; a value may be a JSON number, bool or string, or plain text."""
+    """Return the filter for KEY=VALUE pairs. A value is a JSON number, bool or string, or else plain text."""
     conditions = []
     for pair in pairs or []:
         if not _is_unicode(pair):
@@ -140,7 +143,7 @@ def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether there are no lone surrogates, which stand for bytes that are not UTF-8."""
+    """Whether the text has no lone surrogates, which stand for bytes that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

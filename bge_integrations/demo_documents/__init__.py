@@ -1,4 +1,4 @@
-"""Bundled documents and questions to try things out with; SOURCES.md says where they come from."""
+"""Bundled documents and questions for the demo; SOURCES.md lists their sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bge_integrations.documents import Passage
 
 
 def bundled_passages() -> list[Passage]:
-    """Return the bundled documents, one passage each."""
+    """Return the bundled documents as one passage each."""
     return [
         Passage(f"{row['title']}\n{row['text']}", f"{row['source']}, {row['id']}", row["title"], None, 0)
         for row in _rows("passages.jsonl")

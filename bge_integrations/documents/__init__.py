@@ -1,4 +1,4 @@
-"""Files to passages (`reading`, `splitting`), and a store that is kept up to date with them (`folder`, `sync`)."""
+"""Read files and split them into passages (`reading`, `splitting`), and keep a store in sync (`folder`, `sync`)."""
 
 from bge_integrations.documents.reading import SUFFIXES, find_files, read_file
 from bge_integrations.documents.splitting import PASSAGE_TOKENS, Passage, read_passages

@@ -1,4 +1,4 @@
-"""An M3Index that follows a folder of files."""
+"""Keep an M3Index in sync with a folder of files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from bge_integrations.progress import progress_bar
 if TYPE_CHECKING:
     from bge_integrations.index import M3Index
 
-#: File in the index's folder that records which folder the index follows.
+#: File in the index's folder that records which folder the index was made from.
 _MADE_FROM = ".made_from"
-#: Filter for the documents that come from files. Others were added by hand.
+#: Filter for documents that come from files; the others were added by hand.
 _FROM_FILES = {"source": {"$exists": True}}
 
 
 @dataclass(frozen=True)
 class FolderChanges:
-    """What `follow_folder` has done.
+    """The changes that `follow_folder` made.
 
     Attributes:
-        files: Files that were read.
-        passages: Passages they consist of.
-        added: Passages that were new or whose text had changed.
-        unchanged: Passages that cost no model run.
-        removed: Passages that are gone from the files.
+        files: Number of files read.
+        passages: Number of passages in them.
+        added: Number of new and changed passages.
+        unchanged: Number of unchanged passages, which were not encoded again.
+        removed: Number of passages removed, because they are gone from the files.
     """
 
     files: int
@@ -49,17 +49,17 @@ def follow_folder(
     on_unreadable: Callable[[UnreadableFileError], None] | None = None,
     show_progress: bool = False,
 ) -> FolderChanges:
-    """Bring an index up to date with the files below a folder; documents that were added by hand stay.
+    """Update an index with the files of a folder. Documents that were added by hand are kept.
 
     Args:
-        index: Remembers the folder and refuses another one later, because that would remove all its passages.
-        folder: A folder, or one file.
+        index: The index. It can't be used with another folder later, because that would remove all its passages.
+        folder: A folder, including its subfolders, or one file.
         on_unreadable: Called with the error of a file that can't be read, whose passages are then removed; None raises
-            it.
-        show_progress: Show a bar.
+            the error.
+        show_progress: Show a progress bar.
 
     Raises:
-        InvalidInputError: The index follows another folder, or there is nothing to read.
+        InvalidInputError: The index was made from another folder, or there are no files to read.
         UnreadableFileError: A file can't be read; the message names it.
     """
     files = find_files(folder)
@@ -73,7 +73,7 @@ def follow_folder(
 
 
 class _IndexedFiles:
-    """The passages in an index that come from files, as a `Store`; it counts what is put and moves a progress bar."""
+    """The passages of an index that come from files, as a `Store` that counts changes and shows progress."""
 
     def __init__(self, index: M3Index, bar: Any) -> None:
         self._index = index
@@ -85,10 +85,10 @@ class _IndexedFiles:
     def put(self, passages: Mapping[str, Passage]) -> None:
         stored = {entry.id: entry.text for entry in self._index.get(passages)}
         self.unchanged += sum(stored.get(key) == passage.text for key, passage in passages.items())
-        listed = list(passages.values())
-        self._index.add([p.text for p in listed], list(passages), [p.metadata for p in listed])
-        self.passages += len(listed)
-        self.sources.update(passage.source for passage in listed)
+        batch = list(passages.values())
+        self._index.add([p.text for p in batch], list(passages), [p.metadata for p in batch])
+        self.passages += len(batch)
+        self.sources.update(passage.source for passage in batch)
         self._bar.update(len(self.sources) - self._bar.n)
         self._bar.set_postfix_str(f"{self.passages} passages")
 
@@ -100,27 +100,28 @@ class _IndexedFiles:
 
 
 def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
-    """Refuse to remove an index's passages because another folder or file was named."""
+    """Raise InvalidInputError if the index was made from another folder: its passages would be removed."""
     record = Path(index.location, _MADE_FROM)
     if record.is_file():
         made_from = os.fsdecode(record.read_bytes())
         if made_from != str(folder.resolve()):
             raise InvalidInputError(
-                f"{index.location} is the index of {made_from}, and indexing {folder} would remove passages from it. "
-                f"Name another index; if it is the same folder in a new place, delete {record} and run this again"
+                f"{index.location} is the index of {made_from}, and indexing {folder} would remove passages from it",
+                advice=f"name another index; if the same folder was moved, delete {record} and run this again",
             )
         return
-    # an index made in Python or on a server, or whose record was deleted
+    # made in Python, on a server, or the record was deleted
     sources = {source_of(file, folder) for file in files}
     stored = {entry.metadata["source"] for entry in index.scan(_FROM_FILES)}
     if stored and not stored & sources:
         raise InvalidInputError(
-            f"{index.location} is the index of another folder (with {min(stored)}): indexing {folder} would remove all "
-            "its passages. Name another index, or delete that one first"
+            f"{index.location} is the index of another folder (with {min(stored)}), and indexing {folder} would remove "
+            "all its passages",
+            advice="name another index, or delete that one first",
         )
 
 
 def _remember(index: M3Index, folder: Path) -> None:
-    """Record in the index's folder which folder it follows; an index on a server has no folder."""
+    """Record the folder that the index was made from, unless the index is on a server."""
     if Path(index.location).is_dir():
         Path(index.location, _MADE_FROM).write_bytes(os.fsencode(folder.resolve()))

@@ -1,4 +1,4 @@
-"""Files to text: .txt, .md, .html and .pdf."""
+"""Read the text of .txt, .md, .html and .pdf files."""
 
 from __future__ import annotations
 
@@ -11,56 +11,62 @@ from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
 
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
-#: HTML elements whose text is not part of the page's content.
+#: HTML elements that are not content.
 _NOT_CONTENT = ("script", "style", "noscript", "template", "nav", "svg")
 
 
 def find_files(path: Path) -> list[Path]:
-    """Return the readable files below a folder, sorted and without hidden ones; or `path` itself if it is a file.
+    """Return the supported files in a folder and its subfolders, sorted and without hidden ones; or `path`, if a file.
 
     Raises:
-        InvalidInputError: The path does not exist, a folder in it can't be read, or it holds no file of these kinds.
+        InvalidInputError: The path does not exist, contains no supported file, or has a folder that can't be read.
     """
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise InvalidInputError(f"{path} is not of the kinds {', '.join(SUFFIXES)}; convert it to one of them")
+            raise InvalidInputError(
+                f"{path} is not a supported file", advice=f"convert it to one of {', '.join(SUFFIXES)}"
+            )
         return [path]
     if not path.is_dir():
-        raise InvalidInputError(f"there is no file or folder {path}")
-    files = sorted(file for file in _visible(path) if file.suffix.lower() in SUFFIXES and file.is_file())
+        raise InvalidInputError(f"{path} does not exist", advice="check the path")
+    files = sorted(file for file in _walk_visible(path) if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise InvalidInputError(f"{path} has no files of the kinds {', '.join(SUFFIXES)}")
+        raise InvalidInputError(
+            f"{path} contains no supported files", advice=f"add files that end with {', '.join(SUFFIXES)}"
+        )
     return files
 
 
-def _visible(path: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(path, onerror=_refuse):
+def _walk_visible(path: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(path, onerror=_raise_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise InvalidInputError(
-        f"{error.filename} can't be read ({error.strerror}); make it readable, or move it out of the folder"
+        f"{error.filename} can't be read ({error.strerror})", advice="make it readable, or move it out of the folder"
     ) from error
 
 
 def read_file(file: Path) -> tuple[str, dict[int | None, str]]:
-    """Return a file's title and its text: one text per page number for a PDF, one text under None otherwise.
+    """Return a file's title and its text by page number for a PDF, or under None for other files.
 
     HTML is converted to Markdown.
 
     Raises:
-        UnreadableFileError: The file can't be read, its name is not UTF-8, or it has no text.
+        UnreadableFileError: The file can't be read, its name is not UTF-8, or it contains no text.
     """
     name = str(file)
     if (shown := name.encode("utf-8", "backslashreplace").decode()) != name:
-        raise UnreadableFileError(f"{shown} has a name that is not UTF-8; rename it, or leave it out")
+        raise UnreadableFileError(
+            f"{shown} has a name that is not UTF-8", advice="rename it, or move it out of the folder"
+        )
     title, texts = _READERS.get(file.suffix.lower(), _read_text)(file)
     texts = {page: text for page, text in texts.items() if text.strip()}
     if not texts:
-        scanned = "; a scanned one needs text recognition (OCR) first" if file.suffix.lower() == ".pdf" else ""
-        raise UnreadableFileError(f"{file} has no text{scanned}")
+        advice = "if it is scanned, run text recognition (OCR) first" if file.suffix.lower() == ".pdf" else None
+        raise UnreadableFileError(f"{file} has no text", advice=advice)
     return title or file.stem, texts
 
 
@@ -70,7 +76,7 @@ def _read_text(file: Path) -> tuple[str, dict[int | None, str]]:
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UnreadableFileError(f"{file} is not UTF-8 text ({error.reason}); convert it, or leave it out") from error
+        raise UnreadableFileError(f"{file} is not UTF-8 text ({error.reason})", advice="convert it to UTF-8") from error
 
 
 def _read_markdown(file: Path) -> tuple[str, dict[int | None, str]]:
@@ -92,7 +98,9 @@ def _read_html(file: Path) -> tuple[str, dict[int | None, str]]:
     try:
         return title, {None: converter.convert_soup(soup.body or soup).strip()}
     except RecursionError as error:
-        raise UnreadableFileError(f"{file} is nested too deeply; save it as text or with fewer levels") from error
+        raise UnreadableFileError(
+            f"{file} is nested too deeply", advice="save it as text, or with fewer levels"
+        ) from error
 
 
 def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
@@ -105,13 +113,13 @@ def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
         title = _valid(str((reader.metadata or {}).get("/Title") or ""))
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
-    except Exception as error:  # pypdf raises many kinds on damaged and encrypted files
-        raise UnreadableFileError(f"{file} can't be read as a PDF ({error}); repair or decrypt it") from error
+    except Exception as error:  # pypdf raises many kinds of errors for damaged and encrypted files
+        raise UnreadableFileError(f"{file} can't be read as a PDF ({error})", advice="repair or decrypt it") from error
     return title.strip(), pages
 
 
 def _valid(text: str) -> str:
-    """Remove NUL characters and lone surrogates, which broken character tables of PDFs produce."""
+    """Remove NUL characters and lone surrogates, which PDFs with broken character tables produce."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
@@ -119,7 +127,7 @@ def _import(module: str) -> Any:
     return import_library(module, "files", "reading files")
 
 
-#: How to read each kind of file; other files are read as text.
+#: Reader by file suffix; other files are read as text.
 _READERS = {
     ".md": _read_markdown,
     ".markdown": _read_markdown,

@@ -1,4 +1,4 @@
-"""Text to passages, split by the embedding model's own tokenizer."""
+"""Split texts into passages, measured with the embedding model's tokenizer."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from bge_integrations.validation import check_whole_number
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
 
-#: Default length of a passage in tokens: enough to show an answer's context, and within every model's limit.
+#: Default passage length in tokens: enough context for an answer, and within every model's limit.
 PASSAGE_TOKENS = 256
-#: Files that are split as Markdown: `read_file` converts HTML.
+#: Files that are split as Markdown; `read_file` converts HTML to it.
 _MARKDOWN = (".md", ".markdown", ".html", ".htm")
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a file.
+    """A passage of a file.
 
     Attributes:
-        text: Not empty.
+        text: The text of the passage; not empty.
         source: The file's path relative to the folder that was read, with "/" on every system.
-        title: The file's own title, or else its name.
+        title: The file's title, or its name if it has no title.
         page: The page of a PDF, from 1; None for other files.
-        start: Where the text begins in the file's text (for a PDF, in the page's text), in characters.
+        start: Character offset of the passage in the file's text, or for a PDF in the page's text.
     """
 
     text: str
@@ -41,12 +41,12 @@ class Passage:
 
     @property
     def id(self) -> str:
-        """An id that stays the same for the same position in the same file: "paper.pdf#p3-1200", "notes.md#0"."""
+        """An id made of the file and the position in it: "paper.pdf#p3-1200", "notes.md#0"."""
         return f"{self.source}#{'' if self.page is None else f'p{self.page}-'}{self.start}"
 
     @property
     def metadata(self) -> dict[str, str | int]:
-        """Source, title, start, and the page if there is one."""
+        """The source, title and start, and the page if there is one."""
         metadata: dict[str, str | int] = {"source": self.source, "title": self.title, "start": self.start}
         return metadata if self.page is None else metadata | {"page": self.page}
 
@@ -59,34 +59,38 @@ def read_passages(
     overlap_tokens: int | None = None,
     on_unreadable: Callable[[UnreadableFileError], None] | None = None,
 ) -> Iterator[Passage]:
-    """Yield the passages of a file, or of all the files below a folder, in order.
+    """Yield the passages of a file, or of all files in a folder and its subfolders, in order.
 
-    Markdown and HTML are split at headings and blocks if possible, other text at paragraphs and sentences.
+    Markdown and HTML are split at headings and blocks if possible, other texts at paragraphs and sentences.
 
     Args:
-        path: A file or a folder; hidden files and files of other kinds are skipped.
-        embedder: Its tokenizer counts the tokens, including instruction and special tokens, so that `encode` truncates
-            no passage.
-        passage_tokens: Maximum tokens of a passage; None takes 256, or the embedder's max_length if that is less.
-        overlap_tokens: Maximum tokens at a passage's end that the next one repeats, in whole sentences or words if
-            they fit; None takes an eighth of passage_tokens.
-        on_unreadable: Called with the error of a file that can't be read, which is then skipped; None raises it.
+        path: A file or a folder; hidden and unsupported files are skipped.
+        embedder: Its tokenizer counts the tokens, including the instruction and special tokens, so that `encode` does
+            not truncate a passage.
+        passage_tokens: Maximum tokens per passage; None means 256, or the embedder's max_length if that is less.
+        overlap_tokens: Maximum tokens of a passage that the next one repeats, in whole sentences or words if they fit;
+            None means an eighth of passage_tokens.
+        on_unreadable: Called with the error of a file that can't be read, which is then skipped; None raises the error.
 
     Raises:
-        InvalidInputError: The path does not exist, it holds no file that can be read, or a number is out of range.
+        InvalidInputError: The path does not exist or has no supported files, or a number is out of range.
         UnreadableFileError: A file is damaged, encrypted, not UTF-8 or has no text; the message names it.
     """
     path = Path(path).expanduser()
     files = find_files(path)
-    longest = min(PASSAGE_TOKENS, embedder.max_length) if passage_tokens is None else passage_tokens
-    check_whole_number(longest, "passage_tokens", most=embedder.max_length)
+    most = min(PASSAGE_TOKENS, embedder.max_length) if passage_tokens is None else passage_tokens
+    check_whole_number(most, "passage_tokens", most=embedder.max_length)
     fixed = embedder.count_tokens([""], kind="passage")[0]
-    room = longest - fixed
+    room = most - fixed
     if room < 1:
-        raise InvalidInputError(f"passage_tokens={longest} leaves no room beside {fixed} tokens that are always there")
+        raise InvalidInputError(
+            f"passage_tokens={most} leaves no room for text",
+            argument="passage_tokens",
+            advice=f"use more than the {fixed} tokens of the instruction and the special tokens",
+        )
     overlap = room // 8 if overlap_tokens is None else overlap_tokens
     if not 0 <= overlap < room:
-        raise InvalidInputError(f"overlap_tokens={overlap} must be from 0 to {room - 1}")
+        raise InvalidInputError(f"overlap_tokens={overlap} must be from 0 to {room - 1}", argument="overlap_tokens")
     library = import_library("semantic_text_splitter", "files", "reading files")
 
     def count(text: str) -> int:
@@ -119,5 +123,5 @@ def _split_files(
 
 
 def source_of(file: Path, path: Path) -> str:
-    """Return the `Passage.source` of a file found in `path`, which is a folder or the file itself."""
+    """Return the `Passage.source` of a file in `path`, which is a folder or the file itself."""
     return file.relative_to(path).as_posix() if path.is_dir() else file.name

@@ -1,4 +1,4 @@
-"""Bring a store up to date with documents: new and changed ones are stored, then those that are gone are deleted."""
+"""Sync a store with documents: store the new and changed ones, then delete those that are gone."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from bge_integrations.errors import InvalidInputError
 Document = TypeVar("Document")
 _Document = TypeVar("_Document", contravariant=True)
 
-#: Documents that are compared with the store and added at a time.
+#: Number of documents to compare and store at a time.
 _BATCH = 256
 
 
 class Store(Protocol[_Document]):
-    """A store that knows its documents by id."""
+    """A store of documents by id."""
 
     def put(self, documents: Mapping[str, _Document]) -> None:
-        """Store documents by id. An unchanged one costs no model run, a changed one replaces the old version."""
+        """Store documents by id. Unchanged documents are not encoded again; changed ones replace the old version."""
 
     def ids(self) -> Iterable[str]:
-        """Ids of the stored documents, except those that `sync` must never delete."""
+        """Return the ids of the stored documents, except those that `sync` must not delete."""
 
     def delete(self, ids: list[str]) -> None:
         """Delete documents."""
 
 
 def sync(store: Store[Document], documents: Iterable[tuple[str, Document]]) -> int:
-    """Make the store hold these documents and no others.
+    """Update the store so that it contains exactly these documents.
 
-    Nothing is deleted before everything is stored, and whatever an interrupted call has stored stays: the next call
-    continues from there.
+    Documents are deleted only after all others are stored. An interrupted call keeps what it has stored, and the next
+    call continues from there.
 
     Args:
-        store: What to update.
-        documents: Ids and documents. They are read batch by batch.
+        store: The store to update.
+        documents: (id, document) pairs, read batch by batch.
 
     Returns:
         The number of deleted documents.
@@ -50,7 +50,9 @@ def sync(store: Store[Document], documents: Iterable[tuple[str, Document]]) -> i
         store.put(batch)
         seen.update(batch)
     if not seen:
-        raise InvalidInputError("there are no documents to store; the store is unchanged")
+        raise InvalidInputError(
+            "there are no documents, so the store was not changed", argument="documents", advice="pass at least one"
+        )
     gone = [identifier for identifier in store.ids() if identifier not in seen]
     if gone:
         store.delete(gone)

@@ -1,6 +1,6 @@
-"""How well an embedder, a mode and a reranker find the right documents: measured on your own data or BEIR's.
+"""Measure how well an embedder, a search mode and a reranker find the right documents, on your own data or BEIR's.
 
-On the command line: `bge eval --help`.
+The command line is `bge eval`.
 """
 
 from bge_integrations.evaluation.baseline import bm25

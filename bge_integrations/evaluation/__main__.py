@@ -1,4 +1,4 @@
-"""`python -m bge_integrations.evaluation FOLDER... --model MODEL` is `bge eval` under another name."""
+"""`python -m bge_integrations.evaluation` is the same command as `bge eval`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bge_integrations.cli import main as bge
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `bge eval` with these arguments, or with the process's, and return its exit status."""
+    """Run `bge eval` with these arguments, or with `sys.argv`, and return its exit status."""
     return bge(["eval", *(sys.argv[1:] if arguments is None else arguments)])
 
 

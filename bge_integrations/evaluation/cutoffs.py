@@ -1,4 +1,4 @@
-"""A reranker that can stop early: quality against time for each cut-off, on the user's data."""
+"""Compare the cut-off layers of a reranker: quality and time of each, on your own data."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _WIDTH = 130
 
 @dataclass(frozen=True, eq=False)
 class CutoffRow:
-    """One way to rank.
+    """One row of a `CutoffComparison`.
 
     Attributes:
-        cutoff: After how many layers the reranker scores; None for the search alone.
+        cutoff: The layer after which the reranker scores; None for the search without reranking.
         result: The run and its measures.
-        seconds_per_query: What scoring one query's documents takes, the model being loaded; 0 for the search alone.
+        seconds_per_query: Time to score one query's documents, without loading the model; 0 without reranking.
     """
 
     cutoff: int | None
@@ -44,19 +44,19 @@ class CutoffRow:
 
 @dataclass(frozen=True, eq=False)
 class CutoffComparison:
-    """The cut-offs of one reranker, the search alone first. `print(comparison)` shows a table.
+    """The cut-offs of one reranker, after the search without reranking. `print(comparison)` shows a table.
 
     Attributes:
-        title: Data set, models and depth, in words.
-        rows: In the order of the table.
+        title: Names the data set, the models and the depth.
+        rows: The rows of the table, in order.
     """
 
     title: str
     rows: list[CutoffRow]
 
     def table(self) -> Table:
-        """The cut-offs as rows, for a `rich` console."""
-        escape = import_extra("rich.markup").escape  # names may have brackets
+        """Return a `rich` table with one row per cut-off."""
+        escape = import_extra("rich.markup").escape  # names may contain brackets
         table: Table = import_extra("rich.table").Table(title=escape(self.title), title_justify="left")
         header, rows = self._cells()
         for name in header:
@@ -66,7 +66,7 @@ class CutoffComparison:
         return table
 
     def markdown(self) -> str:
-        """The table as Markdown, with the title as a heading."""
+        """Return the table as Markdown, with the title as a heading."""
         header, rows = self._cells()
         lines = [f"| {' | '.join(row)} |" for row in (header, ["--:"] * len(header), *rows)]
         return "\n".join([f"## {self.title}", "", *lines, ""])
@@ -100,49 +100,58 @@ def compare_cutoffs(
     show_progress: bool = False,
     **settings: Any,
 ) -> CutoffComparison:
-    """Measure how good and how quick a layerwise or lightweight reranker is at each cut-off.
+    """Measure the quality and speed of a layerwise or lightweight reranker at each cut-off.
 
-    The documents are searched once. Then the reranker is loaded anew for each cut-off, without the layers above it, as
-    someone would who uses that one; it scores one query's documents before the time is taken. The time is that of
-    scoring all queries' documents in one call, over the number of queries: a query that comes alone takes longer where
-    its documents do not fill the device.
+    The documents are searched once. For each cut-off, the reranker is loaded without the layers above it, as in
+    production, and warmed up on one query. All queries' documents are then scored in one call, and the time is divided
+    by the number of queries; a query on its own takes longer if its documents do not fill the device.
 
     Args:
         data: Queries, documents and judgements.
-        embedder: Finds the documents that are reranked.
+        embedder: Finds the documents to rerank.
         reranker: Hub id or folder of a layerwise or lightweight reranker.
-        cutoff_layers: After how many layers to score, one after the other: [8, 16, 24, 40].
-        depth: How many documents of each query are reranked.
-        mode: What the embedder searches by; None takes "hybrid", or "dense" where it has nothing else.
+        cutoff_layers: The layers to compare, such as [8, 16, 24, 40].
+        depth: Number of documents to rerank per query.
+        mode: Search mode; None means "hybrid", or "dense" if the embedder has no other.
         on_truncate: As in `Reranker.score`.
-        show_progress: Show bars.
-        **settings: Of `load_reranker`: device, dtype, max_length, compress_ratio and so on.
+        show_progress: Show progress bars.
+        **settings: Other arguments of `load_reranker`: device, dtype, max_length, compress_ratio and so on.
 
     Raises:
-        InvalidInputError: The reranker has no such cut-offs, or an argument can't be used. Known before the search.
+        InvalidInputError: The reranker does not have these cut-offs, or an argument is invalid. Checked before the
+            search.
         ImportError: The extra "eval" is not installed.
     """
     from bge_integrations.core.loading import load_reranker
 
     cutoffs = list(cutoff_layers) if isinstance(cutoff_layers, Sequence) else []
     if not cutoffs:
-        raise InvalidInputError(f"cutoff_layers={cutoff_layers!r} must be a list of layers, such as [8, 16, 24, 40]")
+        raise InvalidInputError(
+            f"cutoff_layers={cutoff_layers!r} must be a list of layers, such as [8, 16, 24, 40]",
+            argument="cutoff_layers",
+        )
     check_whole_number(depth, "depth")
     chosen = check_modes(None if mode is None else [mode], embedder)[-1]
     import_extra("ir_measures")
-    with load_reranker(reranker, cutoff_layers=cutoffs, **settings) as loaded:  # refuses what it does not have
+    with load_reranker(reranker, cutoff_layers=cutoffs, **settings) as loaded:  # raises for a cut-off it lacks
         name = loaded.name
         if any(layer >= min(cutoffs) for layer, _ in loaded.compression):
             raise InvalidInputError(
-                f"passages would be compressed before layer {max(layer for layer, _ in loaded.compression)}, which "
-                f"does nothing for the cut-off {min(cutoffs)}; leave it out, or name lower compress_layers"
+                f"passages are compressed before layer {max(layer for layer, _ in loaded.compression)}, which has no "
+                f"effect with the cut-off {min(cutoffs)}",
+                argument="compress_layers",
+                advice="leave the compression out, or use lower compress_layers",
             )
     candidates = find_candidates(
         data, embedder, modes=[chosen], depth=depth, on_truncate=on_truncate, show_progress=show_progress
     )
     first = candidates.run(chosen, candidates.kept)
     if not first.rankings:
-        raise InvalidInputError(f"the search by {chosen!r} found nothing in {data.name!r} that could be reranked")
+        raise InvalidInputError(
+            f"the {chosen!r} search found nothing to rerank in {data.name!r}",
+            argument="mode",
+            advice="use another mode",
+        )
     one_query = Run(first.name, dict(list(first.rankings.items())[:1]))
     rows = [CutoffRow(None, measure_run(data, first), 0.0)]
     for cutoff in cutoffs:

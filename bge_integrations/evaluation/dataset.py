@@ -1,4 +1,4 @@
-"""Queries, documents and judgements: from BEIR's folders or the caller's own dictionaries."""
+"""Data sets of queries, documents and judgements, from dictionaries or folders in BEIR's layout."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.validation import check_text
 
 _LAYOUT = "a data set is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
-#: The measures count the documents of each grade up to the highest.
+#: Highest grade allowed: the measures keep a counter for every grade up to the highest.
 _HIGHEST_GRADE = 1000
 
 
 class Dataset:
-    """Queries, the documents to find, and which of them answer which query.
+    """Queries, documents, and judgements of which documents answer which query.
 
     Args:
-        queries: Text by query id; none may be blank.
-        documents: By document id, a text or {"title": ..., "text": ...}, of which BEIR's text is made: the title, a
-            space and the text, stripped. The title may be missing; other fields are not read. Documents may be empty.
-        qrels: By query id and document id, the grade: a whole number, above 0 for a document that answers. Documents
-            that are not named count as 0, as does a negative grade.
+        queries: Texts by query id; a text must not be blank.
+        documents: By document id, a text or {"title": ..., "text": ...}, which is joined as in BEIR: the title, a space
+            and the text, stripped. The title is optional, other fields are ignored, and a document may be empty.
+        qrels: Grades by query id and document id: a whole number, above 0 if the document answers the query. Documents
+            without a grade count as 0, and so do negative grades.
         name: Shown in reports.
 
     Attributes:
         queries, documents, qrels, name: As above, with each document as one text.
 
     Raises:
-        InvalidInputError: A dictionary has another shape, an id or a text can't be used, a judgement names an id that
-            is not there, a grade is no whole number up to 1000, or no grade is above 0.
+        InvalidInputError: A dictionary has the wrong shape, an id or a text is invalid, a judgement names an unknown
+            id, a grade is not a whole number up to 1000, or no grade is above 0.
     """
 
     def __init__(
@@ -61,51 +61,57 @@ class Dataset:
             _check_id(key, "query")
             check_text(text, f"query {key!r}")
             if not text.strip():
-                raise InvalidInputError(f"query {key!r} is blank; leave it out, or write what is asked")
+                raise InvalidInputError(
+                    f"query {key!r} is blank", argument="queries", advice="remove it, or add its text"
+                )
         self._check_judgements()
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str], split: str = "test") -> Dataset:
         """Read a folder in BEIR's layout (https://github.com/beir-cellar/beir).
 
-        corpus.jsonl has one {"_id": ..., "title": ..., "text": ...} a line (the title may be missing), queries.jsonl
-        one {"_id": ..., "text": ...}, and qrels/<split>.tsv query id, document id and grade between tabs, with or
-        without a first line that names them.
+        Each line of corpus.jsonl is {"_id": ..., "title": ..., "text": ...} (the title is optional), and each line of
+        queries.jsonl {"_id": ..., "text": ...}. The lines of qrels/<split>.tsv are query id, document id and grade,
+        separated by tabs, with or without a header.
 
         Raises:
-            InvalidInputError: A file is missing or can't be read; the message has the file and the line.
+            InvalidInputError: A file is missing or invalid; the message names the file and the line.
         """
-        if not os.fspath(folder):  # pathlib would take the current folder
-            raise InvalidInputError(f"the folder's name is empty; {_LAYOUT}")
-        place = Path(folder)
-        if not place.is_dir():
-            raise InvalidInputError(f"{place} is no folder; {_LAYOUT}")
-        qrels = place / "qrels" / f"{split}.tsv"
-        splits = sorted(file.stem for file in (place / "qrels").glob("*.tsv"))
+        if not os.fspath(folder):  # Path("") is the current folder
+            raise InvalidInputError("the folder's name is empty", argument="folder", advice=_LAYOUT)
+        path = Path(folder)
+        if not path.is_dir():
+            raise InvalidInputError(f"{path} is not a folder", argument="folder", advice=_LAYOUT)
+        qrels = path / "qrels" / f"{split}.tsv"
+        splits = sorted(file.stem for file in (path / "qrels").glob("*.tsv"))
         if splits and split not in splits:
-            raise InvalidInputError(f"{place} has no split {split!r}; it has {', '.join(map(repr, splits))}")
-        for file in (place / "corpus.jsonl", place / "queries.jsonl", qrels):
+            raise InvalidInputError(
+                f"{path} has no split {split!r}", argument="split", advice=f"use {', '.join(map(repr, splits))}"
+            )
+        for file in (path / "corpus.jsonl", path / "queries.jsonl", qrels):
             if not file.is_file():
-                raise InvalidInputError(f"{file} is missing; {_LAYOUT}")
+                raise InvalidInputError(f"{file} is missing", advice=_LAYOUT)
         documents = {
-            key: {"title": row.get("title") or "", "text": row["text"]} for key, row in _rows(place / "corpus.jsonl")
+            key: {"title": row.get("title") or "", "text": row["text"]} for key, row in _rows(path / "corpus.jsonl")
         }
-        queries = {key: row["text"] for key, row in _rows(place / "queries.jsonl")}
+        queries = {key: row["text"] for key, row in _rows(path / "queries.jsonl")}
         judgements = _judgements(qrels, queries.keys() | documents.keys())
         try:
-            return cls(queries=queries, documents=documents, qrels=judgements, name=place.resolve().name)
+            return cls(queries=queries, documents=documents, qrels=judgements, name=path.resolve().name)
         except InvalidInputError as error:
-            raise InvalidInputError(f"{place}: {error}") from error
+            raise InvalidInputError(f"{path}: {error.finding}", advice=error.advice) from error
 
     @property
     def judged(self) -> list[str]:
-        """Ids of the queries that have judgements, in the order of `queries`: those that are run and measured."""
+        """Ids of the queries that have judgements, in the order of `queries`. Only these are run and measured."""
         return [key for key in self.queries if key in self.qrels]
 
     def only(self, query_ids: Collection[str]) -> Dataset:
-        """The same documents with the judgements of these queries alone."""
+        """Return the data set with only the judgements of these queries."""
         if isinstance(query_ids, str) or not isinstance(query_ids, Collection):
-            raise InvalidInputError(f"query_ids must be a list of ids, got {type(query_ids).__name__}")
+            raise InvalidInputError(
+                f"query_ids must be a list of ids, got {type(query_ids).__name__}", argument="query_ids"
+            )
         chosen = set(query_ids)
         qrels = {key: grades for key, grades in self.qrels.items() if key in chosen}
         return Dataset(queries=self.queries, documents=self.documents, qrels=qrels, name=self.name)
@@ -116,22 +122,29 @@ class Dataset:
     def _check_judgements(self) -> None:
         for query, grades in self.qrels.items():
             if query not in self.queries:
-                raise InvalidInputError(f"the judgements name query {query!r}, which is not among the queries")
+                raise InvalidInputError(f"qrels has the query {query!r}, which is not in queries", argument="qrels")
             for document in grades:
                 if document not in self.documents:
                     raise InvalidInputError(
-                        f"the judgements of query {query!r} name document {document!r}, which is not there"
+                        f"qrels has the document {document!r} for query {query!r}, which is not in documents",
+                        argument="qrels",
                     )
         if not any(grade > 0 for grades in self.qrels.values() for grade in grades.values()):
             raise InvalidInputError(
-                "no judgement is above 0, so there is nothing to find; say in qrels which documents answer"
+                "no grade is above 0, so no query has an answer",
+                argument="qrels",
+                advice="grade the documents that answer with 1 or more",
             )
 
 
 def check_data(data: object) -> None:
     """Raise InvalidInputError unless this is a data set."""
     if not isinstance(data, Dataset):
-        raise InvalidInputError(f"the data is of type {type(data).__name__}; pass a Dataset, or Dataset.read(folder)")
+        raise InvalidInputError(
+            f"data must be a Dataset, got {type(data).__name__}",
+            argument="data",
+            advice="create one with Dataset(...) or Dataset.read(folder)",
+        )
 
 
 def _check_mapping(given: object, argument: str, shape: str) -> None:
@@ -144,7 +157,11 @@ def _text_of(key: str, document: object) -> str:
     if isinstance(document, Mapping):
         if "text" not in document:
             fields = ", ".join(map(repr, document)) or "none"
-            raise InvalidInputError(f"document {key!r} has no field 'text', only {fields}; an empty text is ''")
+            raise InvalidInputError(
+                f"document {key!r} has no field 'text', only {fields}",
+                argument="documents",
+                advice="add it; it may be empty",
+            )
         for field in ("title", "text"):
             check_text(document.get(field, ""), f"the {field} of document {key!r}")
         return f"{document.get('title', '')} {document['text']}".strip()
@@ -154,64 +171,70 @@ def _text_of(key: str, document: object) -> str:
 
 
 def _grade_of(grade: object, query: str, document: str) -> int:
-    if not isinstance(grade, Integral):  # numpy's whole numbers too
+    if not isinstance(grade, Integral):  # includes numpy integers
         raise InvalidInputError(
-            f"the grade of document {document!r} for query {query!r} is {grade!r}; grades are whole numbers"
+            f"the grade of document {document!r} for query {query!r} is {grade!r}",
+            argument="qrels",
+            advice="use a whole number",
         )
     if int(grade) > _HIGHEST_GRADE:
         raise InvalidInputError(
-            f"the grade of document {document!r} for query {query!r} is {grade}; the highest is {_HIGHEST_GRADE}"
+            f"the grade of document {document!r} for query {query!r} is {grade}",
+            argument="qrels",
+            advice=f"use at most {_HIGHEST_GRADE}",
         )
     return int(grade)
 
 
 def _check_id(key: object, kind: str) -> None:
     if not isinstance(key, str) or not key:
-        raise InvalidInputError(f"a {kind} has the id {key!r}; ids are texts of one character at least")
+        raise InvalidInputError(f"a {kind} has the id {key!r}", advice="use a str that is not empty")
     check_text(key, f"the id {key!r} of a {kind}")
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not blank and its place, as messages name it."""
+    """Yield the location (file and number) and the text of each line that is not blank."""
     try:
         with file.open(encoding="utf-8-sig") as opened:
             for number, line in enumerate(opened, start=1):
                 if line.strip():
                     yield f"{file}, line {number}", line
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file} is not UTF-8 text ({error.reason}); convert it") from error
+        raise InvalidInputError(f"{file} is not UTF-8 text ({error.reason})", advice="convert it") from error
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row's id and the row."""
+    """Yield the id of each row and the row."""
     seen: set[str] = set()
-    for place, line in _lines(file):
+    for location, line in _lines(file):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InvalidInputError(f"{place} is no JSON: {error.msg} at character {error.pos + 1}") from error
-        except ValueError as error:  # Python reads no integers of thousands of digits
+            raise InvalidInputError(f"{location} is not JSON: {error.msg} at character {error.pos + 1}") from error
+        except ValueError as error:  # Python limits the digits of an integer
             raise InvalidInputError(
-                f"{place} has a number of too many digits; leave it out, or make it a text"
+                f"{location} has a number with too many digits", advice="remove it, or make it a string"
             ) from error
         except RecursionError as error:
-            raise InvalidInputError(f"{place} is no row: its JSON is nested too deeply") from error
+            raise InvalidInputError(f"{location} has JSON that is nested too deeply") from error
         if not isinstance(row, dict) or not isinstance(row.get("_id"), str) or not isinstance(row.get("text"), str):
-            raise InvalidInputError(f'{place} must be an object with "_id" and "text", both texts')
+            raise InvalidInputError(f'{location} must be an object with "_id" and "text", both strings')
         if row["_id"] in seen:
-            raise InvalidInputError(f"{place} has the id {row['_id']!r} of an earlier line; make ids unique")
+            raise InvalidInputError(
+                f"{location} has the same id {row['_id']!r} as an earlier line", advice="make the ids unique"
+            )
         seen.add(row["_id"])
         yield row["_id"], row
 
 
 def _judgements(file: Path, known: Collection[str]) -> dict[str, dict[str, int]]:
-    """The grades; a first line without a grade names the columns, unless it has one of the known ids."""
+    """Return the grades. A first line without a grade or a known id is the header."""
     qrels: dict[str, dict[str, int]] = {}
     first = True
-    for place, line in _lines(file):
+    for location, line in _lines(file):
         fields = line.rstrip("\r\n").split("\t")
         if len(fields) != 3:
-            raise InvalidInputError(f"{place} must have query id, document id and grade, with tabs between them")
+            raise InvalidInputError(f"{location} must be query id, document id and grade, separated by tabs")
         query, document, written = (field.strip() for field in fields)
         header = first and not _is_number(written) and query not in known and document not in known
         first = False
@@ -220,10 +243,11 @@ def _judgements(file: Path, known: Collection[str]) -> dict[str, dict[str, int]]
         try:
             grade = int(written)
         except ValueError as error:
-            raise InvalidInputError(f"{place} has the grade {written!r}; grades are whole numbers") from error
+            raise InvalidInputError(f"{location} has the grade {written!r}", advice="use a whole number") from error
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
             raise InvalidInputError(
-                f"{place} judges document {document!r} for query {query!r} again, with another grade"
+                f"{location} has another grade for document {document!r} and query {query!r} than an earlier line",
+                advice="remove one of the two",
             )
     return qrels
 

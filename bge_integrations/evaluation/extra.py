@@ -1,4 +1,4 @@
-"""Libraries of the extra "eval", imported when they are first needed."""
+"""Import the libraries of the extra "eval" when they are first needed."""
 
 from __future__ import annotations
 

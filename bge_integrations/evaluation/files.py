@@ -1,4 +1,4 @@
-"""Results on disk: destinations are checked before anything is computed, and files are written whole or not at all."""
+"""Write results to disk: check destinations before anything is computed, and write files atomically."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bge_integrations.errors import InvalidInputError
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text to a file, atomically; missing folders are created.
+    """Write UTF-8 text to a file atomically, and create missing folders.
 
-    A link is followed. A device, a pipe or standard output is written to directly.
+    Links are followed. Devices, pipes and standard output are written to directly.
 
     Raises:
         InvalidInputError: As in `check_file`.
@@ -21,7 +21,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     check_file(path)
     content = text.encode("utf-8")
     if _is_standard_output(path):
-        sys.stdout.flush()  # what was printed comes first
+        sys.stdout.flush()  # print what is buffered first
         with open(1, "wb", closefd=False) as stream:
             stream.write(content)
     elif _is_special(path):
@@ -33,43 +33,43 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Raise InvalidInputError unless a file, an existing device or an existing pipe can be written to."""
+    """Raise InvalidInputError unless this path can be written to: a file, or an existing device or pipe."""
     if not os.fspath(path):
-        raise InvalidInputError("the file's name is empty; name a file")
+        raise InvalidInputError("the file's name is empty", argument="path", advice="name a file")
     if Path(path).is_dir():
-        raise InvalidInputError(f"{path} is a folder; name a file")
+        raise InvalidInputError(f"{path} is a folder", argument="path", advice="name a file")
     if _is_standard_output(path):
         return
     if _is_special(path):
         if not os.access(path, os.W_OK):
-            raise InvalidInputError(f"{path} can't be written to; name another file")
+            raise InvalidInputError(f"{path} can't be written to", argument="path", advice="name another file")
         return
     target = Path(os.path.realpath(path))
     if target.is_symlink():
-        raise InvalidInputError(f"{path} is a link that leads to itself; name another file")
+        raise InvalidInputError(f"{path} is a link to itself", argument="path", advice="name another file")
     check_folder(target.parent)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise InvalidInputError unless files can be written into this folder, which may not exist yet."""
+    """Raise InvalidInputError unless files can be written to this folder, which may not exist yet."""
     if not os.fspath(folder):
-        raise InvalidInputError("the folder's name is empty; name a folder")
+        raise InvalidInputError("the folder's name is empty", argument="folder", advice="name a folder")
     path = Path(folder).absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
-        raise InvalidInputError(f"{existing} is a file; name a folder")
+        raise InvalidInputError(f"{existing} is a file", argument="folder", advice="name a folder")
     if not os.access(existing, os.W_OK):
-        raise InvalidInputError(f"{existing} can't be written to; name another folder")
+        raise InvalidInputError(f"{existing} can't be written to", argument="folder", advice="name another folder")
 
 
 def _is_standard_output(path: str | os.PathLike[str]) -> bool:
-    """Whether standard output goes to this file, which must then not be replaced while it is written to."""
+    """Whether standard output is redirected to this file; replacing it would lose what is printed."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(1))
-    except OSError:  # there is no such file, or no standard output
+    except OSError:  # no such file, or standard output is closed
         return False
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a device, a pipe or a socket, which can't be replaced by a file."""
+    """Whether this is a device, a pipe or a socket, which must not be replaced by a file."""
     return Path(path).exists() and not Path(path).is_file()

@@ -1,4 +1,4 @@
-"""One data set, one embedder: all methods measured, and the report of it."""
+"""Evaluate an embedder on one data set, and report the results."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _WIDTH = 130
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The results of one evaluation. `report["hybrid"]` is that method's; `print(report)` shows a table.
+    """The results of one evaluation. `report["hybrid"]` is one method's result; `print(report)` shows a table.
 
     Attributes:
-        results: By method, in the order of the table.
-        baseline: Which of these the others are compared with; None for none.
-        candidates: What was found, for `tune_weights`.
-        about: Data set, models, versions and machine.
+        results: Results by method, in the order of the table.
+        baseline: The method that the others are compared with, or None.
+        candidates: The best documents of all modes, for `tune_weights`.
+        about: The data set, the models, the versions and the machine.
     """
 
     results: dict[str, Result]
@@ -56,7 +56,9 @@ class Report:
 
     def __getitem__(self, method: str) -> Result:
         if not isinstance(method, str) or method not in self.results:
-            raise InvalidInputError(f"no method {method!r}; the report has {', '.join(map(repr, self.results))}")
+            raise InvalidInputError(
+                f"the report has no method {method!r}", advice=f"use one of {', '.join(map(repr, self.results))}"
+            )
         return self.results[method]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,15 +68,15 @@ class Report:
         return len(self.results)
 
     def comparisons(self) -> dict[str, Comparison]:
-        """nDCG@10 of each method against the baseline."""
+        """Compare each method's nDCG@10 with the baseline's."""
         if self.baseline is None:
             return {}
         base = self.results[self.baseline]
         return {name: compare(result, base, _MAIN) for name, result in self.results.items() if name != self.baseline}
 
     def table(self) -> Table:
-        """The methods as rows, for a `rich` console."""
-        escape = import_extra("rich.markup").escape  # names may have brackets
+        """Return a `rich` table with one row per method."""
+        escape = import_extra("rich.markup").escape  # names may contain brackets
         table: Table = import_extra("rich.table").Table(title=escape(self._title()), title_justify="left")
         header, rows = self._cells()
         for i, name in enumerate(header):
@@ -84,15 +86,15 @@ class Report:
         return table
 
     def markdown(self) -> str:
-        """The table as Markdown, with the title as a heading."""
+        """Return the table as Markdown, with the title as a heading."""
         header, rows = self._cells()
         rule = ["---"] + ["--:"] * (len(header) - 1)
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]  # names may have bars
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]  # names may contain bars
         lines = [f"| {' | '.join(row)} |" for row in cells]
         return "\n".join([f"## {self._title()}", "", *lines, ""])
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, per query too, and what they were measured with. The rankings are left to the run files."""
+        """Return all figures, also per query, and `about`. The rankings are not included; see `save_runs`."""
         comparisons = self.comparisons()
         return {
             **self.about,
@@ -111,7 +113,7 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as JSON."""
+        """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -127,7 +129,7 @@ class Report:
         """Write one TREC run per method, `<method>.trec`, into the folder.
 
         Raises:
-            InvalidInputError: An id has whitespace, or nothing can be written there; nothing was written.
+            InvalidInputError: An id contains whitespace, or the folder can't be written to; nothing was written.
         """
         check_folder(folder)
         runs = [result.run for result in self.results.values()]
@@ -165,7 +167,7 @@ class Report:
         return header, rows
 
     def _speed(self, result: Result) -> float | None:
-        """Documents encoded per second; None where that was not measured."""
+        """Documents encoded per second, or None if that was not measured."""
         seconds = result.run.seconds.get("encode", 0.0)
         return self.about["data"]["documents"] / seconds if seconds > 0 else None
 
@@ -183,23 +185,23 @@ def evaluate(
     on_truncate: OnTruncate = "warn",
     show_progress: bool = False,
 ) -> Report:
-    """Measure how well an embedder, and a reranker behind it, find the documents that answer.
+    """Measure how well an embedder, optionally with a reranker, finds the documents that answer.
 
     Args:
-        data: Queries, documents and judgements. A document with a query's own id is left out of its ranking.
-        embedder: Any.
-        modes: "dense", and for bge-m3 "sparse", "multi_vector" and "hybrid"; None takes all that the embedder has.
-        weights: Of dense, sparse and multi-vector scores in "hybrid".
-        reranker: Reorders the best of "hybrid", or of the first mode where that is not among them.
-        rerank_depth: How many documents of each query are reranked.
-        baseline: What to compare with: True is English BM25, False nothing, and a `Run` that one (BM25 in another
-            language, or your present search).
-        depth: How many documents per query are ranked.
-        on_truncate: "warn" where texts are longer than the model's max_length and cut; see `Embedder.encode`.
-        show_progress: Show bars.
+        data: Queries, documents and judgements. A document with a query's own id is excluded from its ranking.
+        embedder: Any embedder.
+        modes: "dense", and for bge-m3 "sparse", "multi_vector" and "hybrid"; None means all that the embedder has.
+        weights: Weights of the dense, sparse and multi-vector scores in "hybrid".
+        reranker: Reranks the top documents of "hybrid", or of the first mode without "hybrid".
+        rerank_depth: Number of documents to rerank per query.
+        baseline: What to compare with: True for English BM25, False for nothing, or a `Run` (BM25 in another language,
+            or your current search).
+        depth: Number of documents to rank per query.
+        on_truncate: What to do with texts longer than the model's max_length; see `Embedder.encode`.
+        show_progress: Show progress bars.
 
     Raises:
-        InvalidInputError: The embedder does not have such a mode, or an argument can't be used.
+        InvalidInputError: The embedder does not have a mode, or an argument is invalid.
         ImportError: The extra "eval" is not installed.
     """
     check_data(data)
@@ -208,30 +210,37 @@ def evaluate(
         check_reranker(reranker)
     if not isinstance(baseline, (bool, Run)):
         raise InvalidInputError(
-            f"baseline is of type {type(baseline).__name__}; pass True for English BM25, False, or a Run such as "
-            "bm25(data, language='german')"
+            f"baseline must be a bool or a Run, got {type(baseline).__name__}",
+            argument="baseline",
+            advice="pass True for English BM25, False for none, or a Run such as bm25(data, language='german')",
         )
-    weights_by_name(weights)  # this and what follows now, not after BM25's search
+    weights_by_name(weights)  # all arguments are checked before the first search
     check_whole_number(rerank_depth, "rerank_depth")
     check_whole_number(depth, "depth")
     check_on_truncate(on_truncate)
     results: dict[str, Result] = {}
     base = None
-    if baseline:  # first, as it fails fastest
+    if baseline:  # first, because it is the fastest to fail
         run = bm25(data, depth=depth, show_progress=show_progress) if baseline is True else baseline.without_own_ids()
         base = run.name
-        if run.tag.split("+")[0] in chosen:  # the tag, which names the file too
-            raise InvalidInputError(f"the baseline is named {base!r}, as a method is; give its run another name")
+        if run.tag.split("+")[0] in chosen:  # the tag is also the file name
+            raise InvalidInputError(
+                f"the baseline's name {base!r} is also the name of a method",
+                argument="baseline",
+                advice="give its Run another name",
+            )
         results[base] = measure_run(data, run)
     candidates = find_candidates(
         data, embedder, modes=chosen, weights=weights, depth=depth, on_truncate=on_truncate, show_progress=show_progress
     )
     runs = {mode: candidates.run(mode, depth) for mode in candidates.modes}
-    found = list(runs.values())
+    measured = list(runs.values())
     if reranker is not None:
-        first = runs.get("hybrid", found[0])
-        found.append(rerank(data, first, reranker, rerank_depth, on_truncate=on_truncate, show_progress=show_progress))
-    for run in found:
+        first = runs.get("hybrid", measured[0])
+        measured.append(
+            rerank(data, first, reranker, rerank_depth, on_truncate=on_truncate, show_progress=show_progress)
+        )
+    for run in measured:
         results[run.name] = measure_run(data, run)
     about = {
         "data": {"name": data.name, "documents": len(data.documents), "judged_queries": len(data.judged)},
@@ -267,7 +276,7 @@ def _about_embedder(embedder: Embedder) -> dict[str, Any]:
         "revision": embedder.revision,
         "pooling": embedder.pooling,
         "dimension": embedder.dimension,
-        "query_instruction": embedder.vector_settings("query")["instruction"],  # with bge-en-icl's examples
+        "query_instruction": embedder.vector_settings("query")["instruction"],  # includes bge-en-icl's examples
         "passage_instruction": embedder.passage_instruction,
     }
 
@@ -282,13 +291,13 @@ def _about_reranker(reranker: Reranker) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for library in _LIBRARIES:
         try:
-            found[library] = version(library)
-        except PackageNotFoundError:  # bm25s and PyStemmer, where the baseline is not BM25
+            versions[library] = version(library)
+        except PackageNotFoundError:  # bm25s and PyStemmer are only needed for BM25
             continue
-    return found
+    return versions
 
 
 def _machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run's first documents put in a reranker's order."""
+"""Rerank the top documents of a run."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def rerank(
     on_truncate: OnTruncate = "warn",
     show_progress: bool = False,
 ) -> Run:
-    """Put the first `depth` documents of each query in the order of the reranker's scores; the rest follow as before.
+    """Sort the top `depth` documents of each query by the reranker's scores; the rest keep their order.
 
-    The first `depth` have the reranker's logits as scores. Those below keep their order, with scores that count down
-    by 1 from the lowest logit.
+    The scores of the top `depth` are the reranker's logits. The scores of the rest continue downwards from the lowest
+    logit in steps of 1.
 
     Args:
         data: The texts.
-        run: The first search.
-        reranker: Any.
-        depth: How many documents of each query are scored.
+        run: The first-stage run.
+        reranker: Any reranker.
+        depth: Number of documents to rerank per query.
         on_truncate: As in `Reranker.score`.
-        show_progress: Show a bar.
+        show_progress: Show a progress bar.
 
     Raises:
-        InvalidInputError: The run names queries or documents that are not in the data, or an argument can't be used.
+        InvalidInputError: The run has queries or documents that are not in the data, or an argument is invalid.
     """
     check_data(data)
     check_run(run)
@@ -48,8 +48,10 @@ def rerank(
         for document, _ in ranking:
             if query not in data.queries or document not in data.documents:
                 raise InvalidInputError(
-                    f"the run {run.name!r} has query {query!r} and document {document!r}, and {data.name!r} does not "
-                    "have both; rerank a run with the data that it was made from"
+                    f"{data.name!r} does not have both query {query!r} and document {document!r} of the run "
+                    f"{run.name!r}",
+                    argument="run",
+                    advice="rerank it with the data that it was made from",
                 )
     tops = [(query, document) for query, ranking in run.rankings.items() for document, _ in ranking[:depth]]
     started = time.perf_counter()
@@ -58,7 +60,7 @@ def rerank(
         on_truncate=on_truncate,
         show_progress=show_progress,
     )
-    taken = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     score_of = dict(zip(tops, logits.tolist(), strict=True))
     rankings = {}
     for query, ranking in run.rankings.items():
@@ -66,17 +68,22 @@ def rerank(
         scored.sort(key=lambda pair: (-pair[1], pair[0]))
         rest = [(document, scored[-1][1] - below) for below, (document, _) in enumerate(ranking[depth:], start=1)]
         rankings[query] = scored + rest
-    return Run(f"{run.name} + rerank", rankings, {**run.seconds, "rerank": taken})
+    return Run(f"{run.name} + rerank", rankings, {**run.seconds, "rerank": seconds})
 
 
 def check_reranker(reranker: object) -> None:
     """Raise InvalidInputError unless this is a loaded reranker."""
-    from bge_integrations.core.reranker import Reranker  # here, since it imports torch
+    from bge_integrations.core.reranker import Reranker  # imports torch
 
     if not isinstance(reranker, Reranker):
-        raise InvalidInputError(f"the reranker is of type {type(reranker).__name__}; pass what load_reranker gives")
+        raise InvalidInputError(
+            f"reranker must be a Reranker, got {type(reranker).__name__}",
+            argument="reranker",
+            advice="load one with load_reranker",
+        )
     if len(reranker.cutoff_layers) > 1:
         raise InvalidInputError(
-            f"{reranker.name} has a score for each of its {len(reranker.cutoff_layers)} cut-offs; load it with one of "
-            "them, or see compare_cutoffs"
+            f"{reranker.name} returns scores for {len(reranker.cutoff_layers)} cut-off layers",
+            argument="reranker",
+            advice="load it with one cut-off, or use compare_cutoffs",
         )

@@ -1,4 +1,4 @@
-"""A run: the documents that a method found for each query, best first, in memory and in TREC's format."""
+"""Runs: ranked documents for each query, in memory and in TREC's format."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bge_integrations.evaluation.files import write_text
 
 @dataclass(frozen=True)
 class Run:
-    """What a method found.
+    """The ranked documents that one method returns.
 
     Attributes:
-        name: The method's; not blank.
-        rankings: By query id, (document id, score) pairs, best first. A query for which nothing was found is left out.
-        seconds: What took how long, where that was measured: "encode" the documents, "search", "rerank".
+        name: Name of the method; not blank.
+        rankings: (document id, score) pairs by query id, best first. Queries without results are left out.
+        seconds: Time per step, if measured: "encode" (the documents), "search", "rerank".
 
     Raises:
-        InvalidInputError: The name is blank, the rankings have another shape, or one is not in the order of its
-            scores, or names a document twice.
+        InvalidInputError: The name is blank, the rankings have the wrong shape, or a ranking is not sorted by score or
+            has a document twice.
     """
 
     name: str
@@ -34,38 +34,43 @@ class Run:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise InvalidInputError(f"a run is named {self.name!r}; give it a name that is not blank")
+            raise InvalidInputError(f"name={self.name!r} must be a str that is not blank", argument="name")
         if not isinstance(self.rankings, Mapping):
             raise InvalidInputError(
-                "the rankings must be a dictionary, {query id: [(document id, score), ...]}, got "
-                f"{type(self.rankings).__name__}"
+                "rankings must be a dictionary, {query id: [(document id, score), ...]}, got "
+                f"{type(self.rankings).__name__}",
+                argument="rankings",
             )
         for query, ranking in self.rankings.items():
             _check_shape(query, ranking)
             scores = [score for _, score in ranking]
             if not all(map(math.isfinite, scores)) or any(a < b for a, b in pairwise(scores)):
-                raise InvalidInputError(f"the scores of query {query!r} must be finite and fall from first to last")
+                raise InvalidInputError(
+                    f"the scores of query {query!r} must be finite and in descending order", argument="rankings"
+                )
             if len({document for document, _ in ranking}) != len(ranking):
                 raise InvalidInputError(
-                    f"a document stands twice in the ranking of query {query!r}; keep its best place"
+                    f"the ranking of query {query!r} has a document twice",
+                    argument="rankings",
+                    advice="keep its best score",
                 )
 
     @property
     def tag(self) -> str:
-        """The name without its spaces, since a TREC line is cut at them."""
+        """The name without spaces, which separate the fields of a TREC line."""
         return "".join(self.name.split())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `query Q0 document rank score tag` lines; scores have all their digits.
+        """Write the run as `query Q0 document rank score tag` lines, with all digits of the scores.
 
         Raises:
-            InvalidInputError: An id has whitespace, which the format can't hold, or no file can be written there;
+            InvalidInputError: An id contains whitespace, which the format does not allow, or the file can't be written;
                 nothing was written.
         """
         write_text(path, self.to_trec())
 
     def without_own_ids(self) -> Run:
-        """The same without the documents that have their query's own id, which BEIR takes for the query itself."""
+        """Return the run without documents that have their query's id; in BEIR they are the query itself."""
         rankings = {
             query: [(document, score) for document, score in ranking if document != query]
             for query, ranking in self.rankings.items()
@@ -73,7 +78,7 @@ class Run:
         return replace(self, rankings=rankings)
 
     def to_trec(self) -> str:
-        """The lines that `save` writes."""
+        """Return the lines that `save` writes."""
         lines = []
         for query, ranking in self.rankings.items():
             check_trec_id(query)
@@ -84,15 +89,17 @@ class Run:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Run:
-        """Read a TREC run of any program; the order is that of the scores, and among equal ones that of the ranks.
+        """Read a TREC run written by any program. Documents are sorted by score, and ties by rank.
 
         Raises:
-            InvalidInputError: There is no such file, it is empty, or a line has not six fields, or rank or score is no
-                number; the message has the line.
+            InvalidInputError: The file does not exist, is empty, or has a line without six fields or with a rank or
+                score that is not a number; the message names the line.
         """
         if Path(path).is_dir() or not Path(path).exists():
-            raise InvalidInputError(f"{str(path)!r} is no file; Run.save writes one")
-        found: dict[str, list[tuple[float, int, str]]] = {}
+            raise InvalidInputError(
+                f"{str(path)!r} is not a file", argument="path", advice="name a TREC run, such as Run.save writes"
+            )
+        scored: dict[str, list[tuple[float, int, str]]] = {}
         tag = Path(path).stem
         try:
             with open(path, encoding="utf-8-sig") as file:
@@ -100,47 +107,59 @@ class Run:
                     if line.strip():
                         try:
                             query, _, document, rank, score, tag = line.split()
-                            found.setdefault(query, []).append((-float(score), int(rank), document))
+                            scored.setdefault(query, []).append((-float(score), int(rank), document))
                         except ValueError as error:
                             raise InvalidInputError(
-                                f"{path}, line {number} must be: query Q0 document rank score tag"
+                                f"{path}, line {number} must have the form: query Q0 document rank score tag"
                             ) from error
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"{path} is not UTF-8 text ({error.reason})") from error
-        if not found:
-            raise InvalidInputError(f"{path} is empty; a run has lines: query Q0 document rank score tag")
-        rankings = {query: [(document, -score) for score, _, document in sorted(rows)] for query, rows in found.items()}
+        if not scored:
+            raise InvalidInputError(
+                f"{path} is empty", argument="path", advice="a run has lines like: query Q0 document rank score tag"
+            )
+        rankings = {
+            query: [(document, -score) for score, _, document in sorted(rows)] for query, rows in scored.items()
+        }
         try:
             return cls(tag, rankings)
         except InvalidInputError as error:
-            raise InvalidInputError(f"{path}: {error}") from error
+            raise InvalidInputError(f"{path}: {error.finding}", advice=error.advice) from error
 
 
 def _check_shape(query: object, ranking: object) -> None:
     if not isinstance(query, str):
-        raise InvalidInputError(f"the rankings have the query id {query!r}; ids are texts")
+        raise InvalidInputError(f"rankings has the query id {query!r}", argument="rankings", advice="use a str")
     if not isinstance(ranking, (list, tuple)):
         raise InvalidInputError(
-            f"the ranking of query {query!r} must be a list, [(document id, score), ...], got {type(ranking).__name__}"
+            f"the ranking of query {query!r} must be a list, [(document id, score), ...], got {type(ranking).__name__}",
+            argument="rankings",
         )
     for pair in ranking:
         match pair:
-            case [str(), float() | Real()]:  # a float first: abstract classes are slow to ask
+            case [str(), float() | Real()]:  # float first: checking an abstract class is slow
                 pass
             case _:
                 raise InvalidInputError(
-                    f"the ranking of query {query!r} has {pair!r}; each must be a text and a number, "
-                    "(document id, score)"
+                    f"the ranking of query {query!r} has {pair!r}",
+                    argument="rankings",
+                    advice="use pairs of a str and a number, (document id, score)",
                 )
 
 
 def check_run(run: object) -> None:
-    """Raise InvalidInputError unless this is a run."""
+    """Raise InvalidInputError unless this is a `Run`."""
     if not isinstance(run, Run):
-        raise InvalidInputError(f"the run is of type {type(run).__name__}; pass a Run, such as report['dense'].run")
+        raise InvalidInputError(
+            f"run must be a Run, got {type(run).__name__}",
+            argument="run",
+            advice="pass one such as report['dense'].run",
+        )
 
 
 def check_trec_id(key: str) -> None:
-    """Raise InvalidInputError for an id that a TREC line can't hold, since it is cut at spaces."""
+    """Raise InvalidInputError if the id contains whitespace, which separates the fields of a TREC line."""
     if key.split() != [key]:
-        raise InvalidInputError(f"the id {key!r} has whitespace, which TREC's format can't hold; rename it")
+        raise InvalidInputError(
+            f"the id {key!r} contains whitespace, which TREC's format does not allow", advice="rename it"
+        )

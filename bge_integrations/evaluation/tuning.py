@@ -1,4 +1,4 @@
-"""The weights of bge-m3's three scores that suit a data set, and what they gain on queries they were not found on."""
+"""Tune the weights of bge-m3's three scores on one part of the queries, and measure them on the rest."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 _SINGLE: tuple[Mode, ...] = ("dense", "sparse", "multi_vector")
 _DEFAULT: Weights = (1.0, 1.0, 1.0)
-#: Weights are tried in steps of a tenth.
+#: Steps from 0 to 1: weights are multiples of 0.1.
 _STEPS = 10
-#: Fewer queries than this on a side say nothing.
+#: Minimum number of queries on each side of the split.
 _FEWEST = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """The weights found, and all figures beside them.
+    """Tuned weights and their results.
 
     Attributes:
-        measure: What was made as large as possible.
-        weights: Of dense, sparse and multi-vector scores; their sum is 1.
-        train: The result on the queries that they were found on; better than can be expected elsewhere.
-        held_out: On the other queries: what to expect.
-        held_out_default: There, with the weights (1, 1, 1).
-        held_out_modes: There, with each of "dense", "sparse" and "multi_vector" alone.
+        measure: The measure that was maximised.
+        weights: Weights of the dense, sparse and multi-vector scores; they sum to 1.
+        train: Result on the training queries, which is too optimistic.
+        held_out: Result on the held-out queries, which is the one to expect.
+        held_out_default: The same with the weights (1, 1, 1).
+        held_out_modes: The same with "dense", "sparse" or "multi_vector" alone.
         comparison: `held_out` ("tuned weights") against `held_out_default` ("weights 1, 1, 1").
     """
 
@@ -69,30 +69,32 @@ def tune_weights(
     depth: int = 1000,
     show_progress: bool = False,
 ) -> Tuned:
-    """Find the weights with the best mean on some of the queries, and measure them on the others.
+    """Find the weights with the best mean on the training queries, and measure them on the held-out queries.
 
-    All weights in steps of 0.1 whose sum is 1 are tried; of equally good ones, those nearest to equal weights win.
+    All weights in steps of 0.1 that sum to 1 are tried; among equally good ones, the most even weights win.
 
     Args:
         data: Queries, documents and judgements.
-        source: An embedder with all three representations, or what `find_candidates` found for this data in all four
-            modes (`report.candidates`): then nothing is encoded again.
-        measure: What to make large.
-        share: Of the judged queries, to find the weights on.
-        seed: Of the choice of these queries.
-        depth: How many documents a ranking has, as in `evaluate`.
-        show_progress: Show bars.
+        source: An embedder with all three representations, or candidates of this data in all four modes
+            (`report.candidates`), which saves encoding it again.
+        measure: The measure to maximise.
+        share: Share of the judged queries to train on.
+        seed: Seed of the random split.
+        depth: Number of documents per ranking, as in `evaluate`.
+        show_progress: Show progress bars.
 
     Raises:
-        InvalidInputError: The embedder has no such representations, there are fewer than 10 queries on a side, or an
-            argument can't be used.
+        InvalidInputError: The embedder lacks a representation, either side has fewer than 10 queries, or an argument is
+            invalid.
     """
-    from bge_integrations.core.embedder import Embedder  # here, since it imports torch
+    from bge_integrations.core.embedder import Embedder  # imports torch
 
     check_data(data)
     if not isinstance(source, (Candidates, Embedder)):
         raise InvalidInputError(
-            f"the source is of type {type(source).__name__}; pass an embedder, or candidates such as report.candidates"
+            f"source must be an Embedder or Candidates, got {type(source).__name__}",
+            argument="source",
+            advice="pass a loaded embedder or report.candidates",
         )
     check_measure(measure)
     check_whole_number(depth, "depth")
@@ -104,12 +106,18 @@ def tune_weights(
         candidates = find_candidates(data, source, modes=modes, depth=depth, show_progress=show_progress)
     if {*_SINGLE, "hybrid"} != set(candidates.modes):
         raise InvalidInputError(
-            "weights need candidates of all four modes; leave modes out where they are searched for"
+            "source must have candidates of all four modes",
+            argument="source",
+            advice="search without modes=",
         )
     if candidates.query_ids != data.judged or candidates.document_ids != sorted(data.documents):
-        raise InvalidInputError(f"these are not the candidates for {data.name!r}; find them with the same data")
+        raise InvalidInputError(
+            f"source has the candidates of other data than {data.name!r}",
+            argument="source",
+            advice="find them with the same data",
+        )
     trained_on, tested_on = candidates.only(train.judged), candidates.only(held_out.judged)
-    default = measure_run(held_out, tested_on.run("hybrid", depth, _DEFAULT))  # first: it refuses too large a depth
+    default = measure_run(held_out, tested_on.run("hybrid", depth, _DEFAULT))  # first: it raises if depth is too large
     weights = _best_weights(train, trained_on, measure, depth, show_progress)
     tuned = measure_run(held_out, tested_on.run("hybrid", depth, weights))
     return Tuned(
@@ -125,25 +133,25 @@ def tune_weights(
 
 
 def check_enough_queries(data: Dataset, share: float = 0.5) -> int:
-    """Of the judged queries, how many weights are found on.
+    """Return the number of judged queries to train on.
 
     Raises:
-        InvalidInputError: That leaves too few of them on a side.
+        InvalidInputError: Either side of the split has too few queries.
     """
     queries = len(data.judged)
     cut = round(share * queries)
     if min(cut, queries - cut) < _FEWEST:
         raise InvalidInputError(
-            f"{data.name}: {queries} judged queries leave {cut} to find weights on and {queries - cut} to measure "
-            f"them on; at least {_FEWEST} are needed on each side"
+            f"{data.name}: {queries} judged queries are split into {cut} for training and {queries - cut} held out",
+            advice=f"judge more queries: at least {_FEWEST} are needed on each side",
         )
     return cut
 
 
 def _split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The data with the judgements of `share` of the queries, and with those of the others."""
+    """Split the data into one with the judgements of `share` of the queries and one with the rest."""
     if not isinstance(share, Real) or not 0 < share < 1:
-        raise InvalidInputError(f"share={share!r} must be above 0 and below 1")
+        raise InvalidInputError(f"share={share!r} must be above 0 and below 1", argument="share")
     check_whole_number(seed, "seed", least=0)
     queries = data.judged
     order = np.random.default_rng(seed).permutation(len(queries)).tolist()

@@ -1,5 +1,4 @@
-"""Sample RAG pipelines, to run as they are, to read, and to copy from: `langchain` and `llama_index`, side by side.
+"""Sample RAG pipelines to run, read and copy: `langchain` and `llama_index`, built alike.
 
-Each imports only its own framework. What they share is in `answers`,
-`extractive_answers`, `passages` and `stores`.
+Each imports only its own framework. The shared parts are in `answers`, `extractive_answers`, `passages` and `stores`.
 """

@@ -1,4 +1,4 @@
-"""The command line that both frameworks' pipelines share: ask a folder of files, print the answer and its sources."""
+"""The command line of both pipelines: answer a question from a folder of files, and print the sources."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Pipeline = Literal["dense", "hybrid", "parent"]
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for.
+    """The options of the command.
 
     Attributes:
         path: A folder of files or one file; None for the bundled documents.
-        question: Not empty.
-        pipeline: Which of the three.
+        question: The question; not blank.
+        pipeline: How to retrieve passages.
         model, reranker: Hub id, folder, or "pocket".
         index: The folder for the index.
     """
@@ -40,27 +40,31 @@ class Options:
 
 
 def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | None = None) -> int:
-    """Ask, and print.
+    """Run the command and print the answer.
 
     Returns:
-        The exit status: 0, 1 after a mistake that is explained in one line, 130 after Ctrl-C, 141 where the reader of
-        the output has gone.
+        The exit status: 0 on success, 1 after an error (explained in one line), 130 after Ctrl-C, 141 if the output's
+        pipe was closed.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m {program}", description="Answer a question from your documents, with sources; no chat model."
+        prog=f"python -m {program}",
+        description="Answer a question from your documents and cite the sources, without a chat model.",
     )
     parser.add_argument(
-        "path", nargs="?", type=Path, help=f"a folder of {', '.join(SUFFIXES)}; without it, the bundled documents"
+        "path",
+        nargs="?",
+        type=Path,
+        help=f"file, or folder of {', '.join(SUFFIXES)} files (default: the bundled documents)",
     )
-    parser.add_argument("question", help="what you want to know")
-    parser.add_argument("--pipeline", choices=get_args(Pipeline), default="dense", help="how passages are found")
+    parser.add_argument("question", help="the question to answer")
+    parser.add_argument("--pipeline", choices=get_args(Pipeline), default="dense", help="how to retrieve passages")
     parser.add_argument("--model", type=_name, default="pocket", help="embedding model: hub id, folder, or 'pocket'")
     parser.add_argument("--reranker", type=_name, default="pocket", help="reranker: hub id, folder, or 'pocket'")
-    parser.add_argument("--index", type=Path, help="a folder to keep the index in, for the next question")
+    parser.add_argument("--index", type=Path, help="folder to keep the index in for later questions")
     given = vars(parser.parse_intermixed_args(arguments))
     if "pocket" in (given["model"], given["reranker"]):
         print(
-            "'pocket' is the small English model bundled to try things out; for real answers name others with --model "
+            "'pocket' is the small English model bundled for a first try; for real answers, choose others with --model "
             "and --reranker",
             file=sys.stderr,
         )
@@ -72,7 +76,7 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
             _print(answer)
     except WrongKindError as error:
         print(
-            f"{program}: {error.finding}; name an embedding model with --model and a reranker with --reranker",
+            f"{program}: {error.finding}; pass an embedding model as --model and a reranker as --reranker",
             file=sys.stderr,
         )
         return 1
@@ -91,23 +95,23 @@ def _print(answer: Answer) -> None:
 
 def _name(model: str) -> str:
     if not model:
-        raise argparse.ArgumentTypeError("a model's name can't be empty")
+        raise argparse.ArgumentTypeError("the name is empty; name a model")
     return model
 
 
 def left_out(error: UnreadableFileError) -> None:
-    """Name a file that can't be read; the others are asked."""
-    print(f"left out: {error}", file=sys.stderr)
+    """Report a file that can't be read and is skipped."""
+    print(f"skipped: {error}", file=sys.stderr)
 
 
 def missing(error: ImportError, module: str) -> BaseException:
-    """What to raise for packages that are not installed: in a command one line, else an ImportError."""
+    """Return the error to raise for a missing package: a one-line exit in a command, otherwise an ImportError."""
     message = f"the pipelines need {error.name}: {how_to_install('pipelines')}"
     return SystemExit(message) if module == "__main__" else ImportError(message, name=error.name)
 
 
 def interrupted(module: str) -> BaseException:
-    """What to raise after Ctrl-C while packages are imported: in a command one line and its exit status."""
+    """Return the error to raise after Ctrl-C during imports: in a command, a one-line exit with its status."""
     if module != "__main__":
         return KeyboardInterrupt()
     print("interrupted", file=sys.stderr)

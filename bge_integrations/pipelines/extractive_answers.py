@@ -1,4 +1,4 @@
-"""Answers without a language model: the passages' sentences that fit the question best."""
+"""Answers without a language model: the sentences that match the question best."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bge_integrations.validation import check_top_n
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
 
-#: After an end mark and a space, after a full-width end mark, and at line breaks.
+#: Sentences end after an end mark and a space, after a full-width end mark, and at line breaks.
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\s*\n\s*")
 
 
@@ -38,13 +38,13 @@ def sentences(text: str) -> list[str]:
 
 
 def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: int = 3) -> list[Quote]:
-    """Return the sentences that fit the question best, highest score first, without Markdown headings.
+    """Return the sentences that match the question best, highest score first, without Markdown headings.
 
-    They are the best available sentences; whether they answer the question is for the reader to judge.
+    They are the best sentences available, and may not answer the question.
 
     Args:
         question: The question.
-        passages: The passages, best first: a sentence that occurs in several is quoted from the first of them.
+        passages: The passages, best first. A sentence that occurs in several is quoted from the first.
         reranker: Scores each sentence.
         top_n: Maximum number of sentences.
 
@@ -59,7 +59,7 @@ def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: i
                 first.setdefault(sentence, number)
     scores = reranker.score([(question, sentence) for sentence in first]).tolist()
     scored = [Quote(text, number, score) for (text, number), score in zip(first.items(), scores, strict=True)]
-    return [scored[position] for position in select_best(scores, top_n)]
+    return [scored[i] for i in select_best(scores, top_n)]
 
 
 def cited(quotes: Sequence[Quote]) -> str:

@@ -1,6 +1,7 @@
-"""RAG pipelines in LangChain: dense, hybrid and parent retrieval, each reranked; history; answers with citations.
+"""RAG pipelines in LangChain: dense, hybrid and parent retrieval with reranking, chat history, cited answers.
 
-Run them: `python -m bge_integrations.pipelines.langchain FOLDER "question"`. The same in LlamaIndex: `llama_index.py`.
+To run them: `python -m bge_integrations.pipelines.langchain FOLDER "question"`. The LlamaIndex version is
+`llama_index.py`.
 """
 
 from __future__ import annotations
@@ -75,14 +76,14 @@ def dense_retriever(
     top_n: int = 5,
     filter: dict[str, Any] | None = None,
 ) -> BaseRetriever:
-    """Search dense vectors in Chroma, and rerank.
+    """Return a retriever that searches dense vectors in Chroma and reranks the results.
 
-    The folder is brought up to date with the documents: unchanged ones cost no model run, those that are gone are
+    The folder is synced with the documents: only new and changed ones are encoded, and those that are gone are
     deleted.
 
     Args:
-        documents: The documents to search, each with an id of its own.
-        folder: Chroma stores the vectors here; the folder is created if needed.
+        documents: The documents to search, with unique ids.
+        folder: Folder for Chroma's files; created if needed.
         model: Embedding model: hub id, folder, or "pocket".
         reranker: Reranker: hub id, folder, or "pocket".
         k: Number of documents to rerank.
@@ -90,8 +91,8 @@ def dense_retriever(
         filter: Chroma's filter on the metadata: {"source": "notes.md"}, {"page": {"$gte": 2}}.
 
     Raises:
-        InvalidInputError: There are no documents, or they lack ids.
-        WrongModelError: The folder holds the vectors of another model.
+        InvalidInputError: There are no documents, or their ids are missing or not unique.
+        WrongModelError: The folder contains the vectors of another model.
     """
     loaded = BGEReranker(model=reranker, top_n=top_n)
     return loaded.wrap(_chroma_retriever(documents, folder, "langchain-passages", model, k, filter))
@@ -108,13 +109,13 @@ def hybrid_retriever(
     top_n: int = 5,
     filter: dict[str, Any] | None = None,
 ) -> Iterator[BGEM3Retriever]:
-    """Search by bge-m3's dense, sparse and multi-vector scores in an M3Index, and rerank; `with` closes the index.
+    """Return a retriever that searches an M3Index by bge-m3's three scores and reranks; `with` closes the index.
 
-    Arguments and errors are as in `dense_retriever`; the model must be of the bge-m3 family, and the filter is
-    M3Index's own: {"lang": {"$in": ["de", "en"]}}.
+    Arguments and errors are the same as for `dense_retriever`, but the model must be of the bge-m3 family and the
+    filter is an M3Index filter: {"lang": {"$in": ["de", "en"]}}.
 
     Raises:
-        IndexLockedError: The folder's index is already open, here or in another process.
+        IndexLockedError: The index is already open, in this or another process.
     """
     ids = check_ids([document.id for document in documents])
     loaded = BGEReranker(model=reranker)
@@ -134,9 +135,9 @@ def parent_retriever(
     top_n: int = 5,
     filter: dict[str, Any] | None = None,
 ) -> BaseRetriever:
-    """Search sentences by dense vectors in Chroma, and return the documents they are from, reranked.
+    """Return a retriever that searches sentences in Chroma, and returns and reranks the documents they are from.
 
-    Arguments and errors are as in `dense_retriever`; k counts sentences.
+    Arguments and errors are the same as for `dense_retriever`, but k is the number of sentences.
     """
     check_ids([document.id for document in documents])
     loaded = BGEReranker(model=reranker, top_n=top_n)
@@ -153,24 +154,26 @@ def parent_retriever(
 
 
 class ParentRetriever(BaseRetriever):
-    """Finds parts of documents and returns the documents, each once, in the order of their best parts."""
+    """Searches parts of documents and returns each document once, in the order of their best parts."""
 
     parts: BaseRetriever
-    """Finds the parts; `metadata["parent"]` is the document's id."""
+    """Retriever of the parts; `metadata["parent"]` is the document's id."""
     parents: dict[str, Document]
-    """The documents by their ids."""
+    """The documents by id."""
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        return self._of(self.parts.invoke(query, config={"callbacks": run_manager.get_child()}, **kwargs))
+        return self._parents_of(self.parts.invoke(query, config={"callbacks": run_manager.get_child()}, **kwargs))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        return self._of(await self.parts.ainvoke(query, config={"callbacks": run_manager.get_child()}, **kwargs))
+        return self._parents_of(
+            await self.parts.ainvoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
+        )
 
-    def _of(self, parts: list[Document]) -> list[Document]:
+    def _parents_of(self, parts: list[Document]) -> list[Document]:
         return [self.parents[parent] for parent in dict.fromkeys(part.metadata["parent"] for part in parts)]
 
 
@@ -186,11 +189,13 @@ def _chroma_retriever(
     return store.as_retriever(search_kwargs={"k": k, "filter": filter})
 
 
-def _check(asked: object) -> dict[str, Any]:
-    if not isinstance(asked, dict) or not asked.keys() <= {"question", "chat_history"}:
-        raise InvalidInputError(f'pass {{"question": "…"}}, and "chat_history" if there is one, not {asked!r}')
-    history = convert_to_messages(asked.get("chat_history") or [])
-    return {"question": check_question(asked.get("question")), "chat_history": history}
+def _check(inputs: object) -> dict[str, Any]:
+    if not isinstance(inputs, dict) or not inputs.keys() <= {"question", "chat_history"}:
+        raise InvalidInputError(
+            f"the input {inputs!r} is not supported", advice='pass {"question": "…"}, optionally with "chat_history"'
+        )
+    history = convert_to_messages(inputs.get("chat_history") or [])
+    return {"question": check_question(inputs.get("question")), "chat_history": history}
 
 
 _checked: Runnable[dict[str, Any], dict[str, Any]] = RunnableLambda(_check)
@@ -201,12 +206,12 @@ def _earlier_questions(chat_history: Sequence[BaseMessage]) -> list[str]:
 
 
 def standalone_question(llm: BaseChatModel | None = None) -> Runnable[dict[str, Any], str]:
-    """{"question": str, "chat_history": optional messages} → a question that can be understood without the history.
+    """Map {"question": str, "chat_history": optional messages} to a question that stands on its own.
 
-    A chat model rewrites the question. Without one, the user's last three questions are put in front of it.
+    A chat model rewrites the question. Without one, the user's last three questions are prepended to it.
     """
     if llm is None:
-        return _checked | (lambda asked: after_earlier(asked["question"], _earlier_questions(asked["chat_history"])))
+        return _checked | (lambda inputs: after_earlier(inputs["question"], _earlier_questions(inputs["chat_history"])))
     prompt = ChatPromptTemplate([("system", CONDENSE), MessagesPlaceholder("chat_history"), ("human", "{question}")])
     rewritten = prompt | llm | StrOutputParser()
     return _checked | RunnableBranch((itemgetter("chat_history"), rewritten), itemgetter("question"))
@@ -215,9 +220,9 @@ def standalone_question(llm: BaseChatModel | None = None) -> Runnable[dict[str, 
 def history_aware(
     retriever: BaseRetriever, llm: BaseChatModel | None = None
 ) -> Runnable[dict[str, Any], list[Document]]:
-    """Retrieval that knows the conversation: {"question": str, "chat_history": optional messages} → documents.
+    """Map {"question": str, "chat_history": optional messages} to documents.
 
-    It searches for the `standalone_question`.
+    The retriever searches for the `standalone_question`.
     """
     return standalone_question(llm) | retriever
 
@@ -229,33 +234,33 @@ def answer_chain(
     reranker: str = "BAAI/bge-reranker-v2-m3",
     top_n: int = 3,
 ) -> Runnable[dict[str, Any], Answer]:
-    """{"question": str, "chat_history": optional messages} → an `Answer` with citations.
+    """Map {"question": str, "chat_history": optional messages} to an `Answer` with citations.
 
     A chat model answers from the passages. Without one, the answer quotes the sentences that the reranker scores
     highest for the question.
 
     Args:
-        retriever: Finds the passages for the `standalone_question`.
+        retriever: Retrieves passages for the `standalone_question`.
         llm: Any LangChain chat model, or None.
-        reranker: Scores the sentences if there is no chat model: hub id, folder, or "pocket".
-        top_n: Number of sentences to quote if there is no chat model.
+        reranker: Scores the sentences without a chat model: hub id, folder, or "pocket".
+        top_n: Number of sentences to quote without a chat model.
 
     Raises:
-        InvalidInputError: On invocation, if the question is empty.
+        InvalidInputError: On `invoke`, if the question is empty.
     """
-    searched = {"question": standalone_question(llm)} | RunnablePassthrough.assign(
+    retrieved = {"question": standalone_question(llm)} | RunnablePassthrough.assign(
         sources=itemgetter("question") | retriever | _sources
     )
     if llm is None:
         scorer = load_reranker(reranker)
-        return searched | (lambda asked: quoted_answer(asked["question"], asked["sources"], scorer, top_n))
+        return retrieved | (lambda state: quoted_answer(state["question"], state["sources"], scorer, top_n))
     prompt = ChatPromptTemplate([("system", INSTRUCTION), ("human", "{passages}\n\nQuestion: {question}")])
-    asking = (
-        RunnablePassthrough.assign(passages=lambda asked: numbered(asked["sources"])) | prompt | llm | StrOutputParser()
+    generate = (
+        RunnablePassthrough.assign(passages=lambda state: numbered(state["sources"])) | prompt | llm | StrOutputParser()
     )
-    text = RunnableBranch((itemgetter("sources"), asking), lambda _: NOTHING_FOUND)
-    answered = searched | RunnablePassthrough.assign(text=text)
-    return answered | (lambda asked: cited_answer(asked["text"], asked["sources"]))
+    text = RunnableBranch((itemgetter("sources"), generate), lambda _: NOTHING_FOUND)
+    answered = retrieved | RunnablePassthrough.assign(text=text)
+    return answered | (lambda state: cited_answer(state["text"], state["sources"]))
 
 
 def _sources(documents: list[Document]) -> list[Source]:

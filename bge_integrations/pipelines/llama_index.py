@@ -1,6 +1,7 @@
-"""RAG pipelines in LlamaIndex: dense, hybrid and parent retrieval, each reranked; chat; answers with citations.
+"""RAG pipelines in LlamaIndex: dense, hybrid and parent retrieval with reranking, chat, cited answers.
 
-Run them: `python -m bge_integrations.pipelines.llama_index FOLDER "question"`. The same in LangChain: `langchain.py`.
+To run them: `python -m bge_integrations.pipelines.llama_index FOLDER "question"`. The LangChain version is
+`langchain.py`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def read_nodes(
 ) -> list[TextNode]:
     """Return the passages of a file or folder as nodes; for arguments and errors see `passages.passages_of`.
 
-    Models read only the text, not the metadata.
+    The models see only the text, not the metadata.
     """
     return [
         TextNode(
@@ -89,22 +90,22 @@ def dense_retriever(
     top_n: int = 5,
     filters: MetadataFilters | None = None,
 ) -> BaseRetriever:
-    """Search dense vectors in Chroma, and rerank.
+    """Return a retriever that searches dense vectors in Chroma and reranks the results.
 
-    The folder is brought up to date with the nodes: unchanged ones cost no model run, those that are gone are deleted.
+    The folder is synced with the nodes: only new and changed ones are encoded, and those that are gone are deleted.
 
     Args:
-        nodes: The nodes to search, each with an id that stays the same from run to run.
-        folder: Chroma stores the vectors here; the folder is created if needed.
+        nodes: The nodes to search, with unique ids that stay the same from run to run.
+        folder: Folder for Chroma's files; created if needed.
         model: Embedding model: hub id, folder, or "pocket".
         reranker: Reranker: hub id, folder, or "pocket".
         k: Number of nodes to rerank.
         top_n: Number of nodes to return.
-        filters: On the metadata, with operators that Chroma supports.
+        filters: Metadata filters, with operators that Chroma supports.
 
     Raises:
         InvalidInputError: There are no nodes, or two have the same id.
-        WrongModelError: The folder holds the vectors of another model.
+        WrongModelError: The folder contains the vectors of another model.
     """
     loaded = BGERerank(model=reranker, top_n=top_n)
     index = _chroma_index(nodes, folder, "llama-index-passages", model)
@@ -123,12 +124,12 @@ def hybrid_retriever(
     top_n: int = 5,
     filters: MetadataFilters | None = None,
 ) -> Iterator[BaseRetriever]:
-    """Search by bge-m3's dense, sparse and multi-vector scores in a BGEM3Index, and rerank; `with` closes the index.
+    """Return a retriever that searches a BGEM3Index by bge-m3's three scores and reranks; `with` closes the index.
 
-    Arguments and errors are as in `dense_retriever`; the model must be of the bge-m3 family.
+    Arguments and errors are the same as for `dense_retriever`, but the model must be of the bge-m3 family.
 
     Raises:
-        IndexLockedError: The folder's index is already open, here or in another process.
+        IndexLockedError: The index is already open, in this or another process.
     """
     ids = check_ids([node.node_id for node in nodes])
     loaded = BGERerank(model=reranker, top_n=top_n)
@@ -148,10 +149,10 @@ def parent_retriever(
     top_n: int = 5,
     filters: MetadataFilters | None = None,
 ) -> BaseRetriever:
-    """Search sentences by dense vectors in Chroma, and return the nodes they are from, reranked.
+    """Return a retriever that searches sentences in Chroma, and returns and reranks the nodes they are from.
 
-    LlamaIndex's retrievers replace an `IndexNode` by the node it points to. Arguments and errors are as in
-    `dense_retriever`; k counts sentences.
+    LlamaIndex's retrievers replace an `IndexNode` with the node it points to. Arguments and errors are the same as for
+    `dense_retriever`, but k is the number of sentences.
     """
     parents = dict(zip(check_ids([node.node_id for node in nodes]), nodes, strict=True))
     loaded = BGERerank(model=reranker, top_n=top_n)
@@ -176,7 +177,7 @@ def _chroma_index(nodes: Sequence[TextNode], folder: str | Path, name: str, mode
 
 
 class RerankedRetriever(BaseRetriever):
-    """Retrieves, then reranks."""
+    """A retriever that reranks the results of another retriever."""
 
     def __init__(self, retriever: BaseRetriever, reranker: BGERerank) -> None:
         self._retriever = retriever
@@ -204,10 +205,10 @@ def answer_engine(
     the question. `Settings.llm` is ignored.
 
     Args:
-        retriever: Finds the passages.
+        retriever: Retrieves the passages.
         llm: Any LlamaIndex LLM, or None.
-        reranker: Scores the sentences if there is no LLM: hub id, folder, or "pocket".
-        top_n: Number of sentences to quote if there is no LLM.
+        reranker: Scores the sentences without an LLM: hub id, folder, or "pocket".
+        top_n: Number of sentences to quote without an LLM.
 
     Raises:
         InvalidInputError: On `query`, if the question is empty.
@@ -222,10 +223,10 @@ def chat_engine(
     reranker: str = "BAAI/bge-reranker-v2-m3",
     top_n: int = 3,
 ) -> BaseChatEngine:
-    """Return a chat engine that remembers the conversation and answers as `answer_engine` does, with its arguments.
+    """Return a chat engine that remembers the conversation; answers and arguments are those of `answer_engine`.
 
-    An LLM rewrites each question so that it can be understood without the conversation. Without one, the user's last
-    three questions are put in front of it.
+    An LLM rewrites each question so that it stands on its own. Without one, the user's last three questions are
+    prepended to it.
     """
     engine = answer_engine(retriever, llm, reranker=reranker, top_n=top_n)
     if llm is None:

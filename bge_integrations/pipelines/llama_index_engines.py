@@ -1,4 +1,4 @@
-"""The engines of the LlamaIndex pipelines: answers with citations, and chat."""
+"""Query and chat engines of the LlamaIndex pipelines, which cite their sources."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONDENSE_PROMPT = PromptTemplate(CONDENSE + "\n\n{chat_history}\n\nLast question
 
 @dataclass
 class CitedResponse(Response):
-    """LlamaIndex's response; `source_nodes` are the cited passages, `sources` the same with their numbers."""
+    """A LlamaIndex response: `source_nodes` are the cited passages, and `sources` adds their numbers."""
 
     sources: list[Source] = field(default_factory=list)
 
@@ -48,9 +48,9 @@ class AnswerEngine(CustomQueryEngine):
 
     retriever: BaseRetriever
     model: LLM | Reranker
-    """An LLM that answers, or a reranker that scores sentences to quote."""
+    """An LLM that answers, or a reranker that chooses sentences to quote."""
     top_n: int
-    """Number of sentences to quote if there is no LLM."""
+    """Number of sentences to quote without an LLM."""
 
     def custom_query(self, query_str: str) -> CitedResponse:
         nodes = self.retriever.retrieve(check_question(query_str))
@@ -72,7 +72,7 @@ def _quoted(question: str, nodes: Sequence[NodeWithScore], reranker: Reranker, t
 
 
 def _fields(question: str, nodes: Sequence[NodeWithScore]) -> dict[str, str]:
-    """Return what `_PROMPT` is filled with."""
+    """Return the variables of `_PROMPT`."""
     return {"passages": numbered(_sources(nodes)), "question": question}
 
 
@@ -92,10 +92,10 @@ class CitingChatEngine(CondenseQuestionChatEngine):
     """
 
     def stream_chat(self, *_: Any, **__: Any) -> StreamingAgentChatResponse:
-        raise NotSupportedError("this chat engine does not stream; use chat")
+        raise NotSupportedError("this chat engine does not stream", advice="use chat")
 
     async def astream_chat(self, *_: Any, **__: Any) -> StreamingAgentChatResponse:
-        raise NotSupportedError("this chat engine does not stream; use achat")
+        raise NotSupportedError("this chat engine does not stream", advice="use achat")
 
 
 class EarlierQuestionsChatEngine(CitingChatEngine):

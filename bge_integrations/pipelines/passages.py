@@ -1,4 +1,4 @@
-"""The passages that the pipelines search: of a folder's files, or of the bundled documents."""
+"""The passages that the pipelines search: from a folder's files, or the bundled documents."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bge_integrations.errors import InvalidInputError, UnreadableFileError
 def passages_of(
     path: str | Path | None, model: str, on_unreadable: Callable[[UnreadableFileError], None] | None = None
 ) -> list[Passage]:
-    """Return the passages of a file or of the files below a folder, split by the model's tokenizer.
+    """Return the passages of a file or folder, split with the model's tokenizer.
 
     Args:
-        path: A file or a folder; None returns the bundled passages.
+        path: A file or a folder; None means the bundled passages.
         model: The embedding model that the passages are for: hub id, folder, or "pocket".
-        on_unreadable: Called with the error of a file that can't be read, which is then skipped; None raises it.
+        on_unreadable: Called with the error of a file that can't be read, which is then skipped; None raises the error.
 
     Raises:
         InvalidInputError: The path does not exist, or no file in it can be read.
@@ -30,19 +30,23 @@ def passages_of(
     with load_embedder(model) as embedder:
         passages = list(read_passages(path, embedder, on_unreadable=on_unreadable))
     if not passages:
-        raise InvalidInputError(f"no file in {path} could be read")
+        raise InvalidInputError(
+            f"no file in {path} could be read", argument="path", advice="repair or convert the files"
+        )
     return passages
 
 
 def check_ids(ids: Sequence[str | None]) -> list[str]:
-    """Return the documents' ids, by which the next run recognises them.
+    """Return the ids of the documents, after checking that the next run can recognise documents by them.
 
     Raises:
-        InvalidInputError: There are no documents, or they do not all have ids of their own.
+        InvalidInputError: There are no documents, or their ids are missing or not unique.
     """
     if not ids:
-        raise InvalidInputError("there are no documents; pass at least one")
+        raise InvalidInputError("there are no documents", advice="pass at least one")
     given = [identifier for identifier in ids if identifier]
     if len(set(given)) < len(ids):
-        raise InvalidInputError("each document needs an id of its own, by which the next run recognises it")
+        raise InvalidInputError(
+            "the documents' ids are missing or not unique", advice="give each an id that stays the same from run to run"
+        )
     return given

@@ -1,4 +1,4 @@
-"""Stores on disk that are kept up to date with the documents: a Chroma collection, an M3Index."""
+"""Stores on disk that are synced with the documents: a Chroma collection or an M3Index."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ if TYPE_CHECKING:
 
 Document = TypeVar("Document")
 
-#: A folder with one of these is an index of the pipelines, or Chroma's.
+#: A folder that contains one of these is an index of the pipelines or of Chroma.
 _OURS = ("chroma.sqlite3", "langchain-m3", "llama-index-m3")
 
 
 def index_folder(folder: str | Path) -> Path:
-    """Return the folder as a path, if the pipelines may write to it.
+    """Return the folder as a path, after checking that the pipelines can use it.
 
     Raises:
-        InvalidInputError: It is a file, or holds something other than an index.
+        InvalidInputError: It is a file, or contains something other than an index.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"{folder} is a file; name a folder for the index")
+        raise InvalidInputError(f"{folder} is a file", argument="folder", advice="name a folder for the index")
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if names and not set(names) & set(_OURS):
         raise InvalidInputError(
-            f"{folder} is not empty and not a pipeline's index (it holds {names[0]}); name a new folder for the index"
+            f"{folder} is not an index and not empty (it contains {names[0]})",
+            argument="folder",
+            advice="name a new folder for the index",
         )
     return folder
 
 
 def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, Collection]:
-    """Open Chroma in a folder, and the collection of this name, which is created if needed and compares by cosine.
+    """Open a Chroma collection in a folder, with cosine distance; both are created if needed.
 
     Raises:
-        InvalidInputError: The folder is a file, or holds something other than an index.
-        WrongModelError: The collection holds the vectors of another model.
+        InvalidInputError: The folder is a file, or contains something other than an index.
+        WrongModelError: The collection contains the vectors of another model.
     """
     import chromadb
 
@@ -51,14 +53,16 @@ def open_chroma(folder: str | Path, name: str, model: str) -> tuple[ClientAPI, C
     client = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
     collection = client.get_or_create_collection(
         name,
-        embedding_function=None,  # the frameworks embed
+        embedding_function=None,  # the frameworks embed the texts
         metadata={"model": model},
         configuration={"hnsw": {"space": "cosine"}},
     )
     made_by = (collection.metadata or {}).get("model")
     if made_by != model:
         raise WrongModelError(
-            f"{folder} holds the vectors of {made_by}, not of {model}; use that model, or another folder"
+            f"{folder} contains the vectors of {made_by}, not of {model}",
+            argument="model",
+            advice="use that model, or another folder",
         )
     return client, collection
 
@@ -68,9 +72,9 @@ class ChromaStore(Generic[Document]):
     """A framework's documents in a Chroma collection, for `sync`.
 
     Attributes:
-        collection: Holds the documents.
-        add: Embeds documents and adds them to the collection: the framework's own function.
-        read: Returns a document's text and metadata.
+        collection: The collection.
+        add: The framework's function that embeds documents and adds them.
+        read: Returns the text and metadata of a document.
     """
 
     collection: Collection
@@ -88,7 +92,7 @@ class ChromaStore(Generic[Document]):
 
     def _is_unchanged(self, document: Document, stored: str, stored_metadata: Mapping[str, Any] | None) -> bool:
         text, metadata = self.read(document)
-        return text == stored and metadata.items() <= (stored_metadata or {}).items()  # LlamaIndex stores more
+        return text == stored and metadata.items() <= (stored_metadata or {}).items()  # LlamaIndex adds its own fields
 
     def ids(self) -> Iterable[str]:
         ids: list[str] = self.collection.get(include=[])["ids"]
@@ -103,8 +107,8 @@ class IndexStore(Generic[Document]):
     """A framework's documents in an M3Index, for `sync`.
 
     Attributes:
-        index: Holds the documents; it encodes only those that are new or changed.
-        add: Adds documents to the index: the framework's own function.
+        index: The index, which encodes only new and changed documents.
+        add: The framework's function that adds documents.
     """
 
     index: M3Index

@@ -160,7 +160,7 @@ def test_nothing_can_be_empty(bge, docs, monkeypatch):
         (["eval", ".", "--model", "pocket", "--reranker", ""], "--reranker"),
         (["embed", "", "out.jsonl"], "INPUT"),
     ):
-        assert bge(*arguments) == (1, "", f"bge: {name} is empty; give a value, or leave it out\n")
+        assert bge(*arguments) == (1, "", f"bge: {name} is empty; give it a value, or leave it out\n")
     assert sorted(path.name for path in docs.iterdir()) == ["heron.html", "pandas.md", "sub"]
 
 
@@ -196,7 +196,7 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
     ("arguments", "closed", "message"),
     [
         ("rerank q --model pocket", "<&-", "bge: standard input is closed; name a file\n"),
-        ("models", ">&-", "bge: standard output is closed; the command needs it for its results\n"),
+        ("models", ">&-", "bge: standard output is closed; redirect it to a file or a terminal\n"),
         ("models nowhere", "2>&-", ""),
     ],
 )
@@ -251,7 +251,7 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
     (docs / "empty.txt").write_text("")
     status, out, err = bge("index", docs, *where)
     assert status == 3
-    assert err == f"bge: left out: {docs / 'empty.txt'} has no text\n"
+    assert err == f"bge: skipped: {docs / 'empty.txt'} has no text\n"
     assert json.loads(out).items() >= {"added": 1, "unchanged": 1, "removed": 1, "left_out": 1}.items()
     assert [entry.text for entry in encoded] == ["The red panda eats bamboo, too."]
     found = contents(tmp_path / "index")
@@ -269,14 +269,14 @@ def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
 @pytest.mark.parametrize(
     ("folder", "index", "model", "message"),
     [
-        ("nowhere", "new", "pocket", "there is no file or folder nowhere"),
+        ("nowhere", "new", "pocket", "nowhere does not exist"),
         ("docs", "docs", "pocket", "is not an index and not empty"),
         ("docs", "new", BASE, "has no sparse and multi-vector heads; use BAAI/bge-m3"),
         ("docs", "made", M3, "the index was made with pocket"),
         ("other", "made", "pocket", "docs, and indexing other would remove passages from it"),
         ("docs/pandas.md", "made", "pocket", "docs, and indexing docs/pandas.md would remove passages from it"),
         ("other", "by_hand", "pocket", "is the index of another folder (with theirs.md)"),
-        ("docs", ":memory:", "pocket", "--index :memory: would be gone when the command ends"),
+        ("docs", ":memory:", "pocket", "--index :memory:"),
         ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
         ("docs", "new", "bge-reranker-base", "belongs to the rerankers; rerankers are for `bge rerank`"),
     ],
@@ -302,7 +302,7 @@ def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
     first, second, last = err.splitlines()
     assert first.endswith("a.md has no text")
     assert "b.pdf can't be read as a PDF" in second
-    assert last == "bge: none of the files could be read; no index was made or changed"
+    assert last.startswith("bge: none of the files can be read")
     assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
 
@@ -323,7 +323,7 @@ def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
     status, _, err = bge("index", moved, "--index", index)
     assert status == 1
     record = index / ".made_from"
-    assert f"if it is the same folder in a new place, delete {record} and run this again" in err
+    assert f"delete {record}" in err
     record.unlink()
     for _ in range(2):
         status, out, _ = bge("index", moved, "--index", index, "--json")
@@ -339,7 +339,7 @@ def test_an_interrupted_index_is_finished_by_the_next_run(bge, docs, tmp_path, m
         patched.setattr(M3Index, "add", interrupt_at(2, M3Index.add))
         status, out, err = bge("index", docs, "--index", index, "--model", "pocket")
     assert (status, out) == (130, "")
-    assert f"interrupted; {index} holds 8 passages. Run the same command again to finish" in err
+    assert f"interrupted; {index} contains 8 passages" in err
     status, out, _ = bge("index", docs, "--index", index, "--json")
     assert (status, json.loads(out)["unchanged"]) == (0, 8)
     assert contents(index) == contents(undisturbed)
@@ -453,7 +453,7 @@ def test_rerank_by_some_layers(bge):
     assert {row["text"]: row["score"] for row in found} == pytest.approx(scores)
     for arguments, message in (
         ((LAYERWISE, "--cutoff-layers", 1), "has scores after 2, 3, 4, 5, 6 layers"),
-        ((LAYERWISE, "--compress-ratio", 2), "can't compress passages"),
+        ((LAYERWISE, "--compress-ratio", 2), "compress_ratio="),
         ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3 is none of 1, 2, 4, 8"),
         (("pocket", "--cutoff-layers", 2), "has scores after its last layer only"),
     ):
@@ -527,13 +527,13 @@ def test_a_folder_of_others_in_the_way_of_the_rows(bge, tmp_path):
     embed = "embed", rows_file(tmp_path / "in.jsonl"), tmp_path / "o.jsonl", "--model", "pocket"
     status, _, err = bge(*embed)
     assert status == 1
-    assert "contains thesis.txt, which is not from this command" in err
+    assert "contains thesis.txt" in err
     assert thesis.read_text() == "mine"
     assert [path.name for path in thesis.parent.iterdir()] == ["thesis.txt"]
     thesis.rename(thesis.with_name("rows.jsonl"))  # as after a kill in the middle of the folder's removal
     status, _, err = bge(*embed)
     assert status == 1
-    assert "was made with another" in err
+    assert "--overwrite" in err
     assert bge(*embed, "--overwrite")[0] == 0
     assert not thesis.parent.exists()
 
@@ -601,7 +601,7 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
     ):
         status, _, err = bge("embed", *arguments)
         assert status == 1
-        assert f"was made with another {name}" in err
+        assert f"with another {name}" in err
     assert (tmp_path / "out.jsonl.partial" / "rows.jsonl").read_bytes() == kept
     assert bge("embed", source, target, "--model", "pocket", "--overwrite")[0] == 0
     assert list(lines(target.read_text())[39]) == ["id", "text", "dense"]
@@ -611,15 +611,15 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
 def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
     """Before the rows are begun, and before they become the output."""
     source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
-    place = loading if when == "load_embedder" else embed_command
-    function = getattr(place, when)
+    module = loading if when == "load_embedder" else embed_command
+    function = getattr(module, when)
 
     def meanwhile(*arguments, **named):
         target.write_text("another's")
         return function(*arguments, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(place, when, meanwhile)
+        patched.setattr(module, when, meanwhile)
         status, _, err = bge("embed", source, target, "--model", "pocket")
     assert status == 1
     assert "out.jsonl was created by another process in the meantime" in err
@@ -652,11 +652,11 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["list.jsonl", "out.jsonl"], "list.jsonl, line 1 is not a JSON object"),
         (
             ["in.jsonl", "out.jsonl", "--field", "body"],
-            "in.jsonl, line 1 has no text under 'body'; it has 'id', 'text'",
+            "in.jsonl, line 1 has no text in 'body', only 'id', 'text'",
         ),
         (["bad.parquet", "out.jsonl"], "bad.parquet is not a Parquet file"),
-        (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; it has n, null"),
-        (["in.parquet", "out.jsonl", "--field", "n"], "holds int64"),
+        (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; name another with --field: n, null"),
+        (["in.parquet", "out.jsonl", "--field", "n"], "int64"),
         (["in.parquet", "out.jsonl", "--field", "null"], "row 2"),
         (["nan.parquet", "out.jsonl"], "row 2 of nan.parquet can't be written as JSON"),
         (["nan.parquet", "-"], "row 2 of nan.parquet can't be written as JSON"),
@@ -666,14 +666,14 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["lone.jsonl", "out.jsonl"], "lone.jsonl, line 2 holds a lone surrogate"),
         (["lone.jsonl", "out.parquet"], "lone.jsonl, line 2 holds a lone surrogate"),
         (["twice.parquet", "out.parquet"], "twice.parquet has more than one column 'n'"),
-        (["bytes.parquet", "out.jsonl"], "bytes.parquet, rows from 1 on"),
-        (["mixed.jsonl", "out.parquet"], "which Parquet can't hold"),
+        (["bytes.parquet", "out.jsonl"], "bytes.parquet, from row 1"),
+        (["mixed.jsonl", "out.parquet"], "mixed.jsonl has a column with values of different types"),
         (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
         (["in.jsonl", "folder.jsonl", "--overwrite"], "folder.jsonl is a folder; name a file"),
         (["in.jsonl", "out.jsonl", "--max-length", "1"], "max_length=1 leaves no room"),
         (["-", "out.jsonl"], "standard input is empty"),
-        (["in.jsonl", "no/out.jsonl"], "there is no folder no"),
+        (["in.jsonl", "no/out.jsonl"], "the folder no does not exist"),
         (["in.jsonl", "out.jsonl", "--sparse", "--model", BASE], "has no sparse"),
         (["in.jsonl", "out.jsonl", "--dtype", "float8"], "dtype='float8' is not supported"),
     ],
@@ -781,7 +781,7 @@ def test_models_and_what_of_them_is_cached(hub_environment, bge):
     assert shown["tasks"]["sts"] == {"query": "Retrieve semantically similar text.", "passage": ""}
     assert bge("models", "bge-nonsense")[::2] == (
         1,
-        "bge: bge-nonsense is not in the catalogue; `bge models` lists it\n",
+        "bge: bge-nonsense is not in the catalogue; list its models with `bge models`\n",
     )
 
 
@@ -811,7 +811,7 @@ def test_doctor(bge):
     assert found["extra cli"] == "installed"
     assert found["cpu kernels"] in ("onednn", "torch")
     assert bge("doctor", "--dtype", "float8")[0] == 1
-    assert "bfloat16: as asked" in bge("doctor", "--dtype", "bfloat16")[1]
+    assert "bfloat16: as requested" in bge("doctor", "--dtype", "bfloat16")[1]
 
 
 def test_the_page_runs_as_written(bge, tmp_path, monkeypatch):

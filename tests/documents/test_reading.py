@@ -170,7 +170,7 @@ def test_a_page_in_another_encoding(tmp_path):
 
 
 def test_nothing_to_read(tmp_path, pocket):
-    mistakes = {tmp_path: "has no files", tmp_path / "x": "no file or folder", Path(__file__): "is not of the kinds"}
+    mistakes = {tmp_path: "contains no supported files", tmp_path / "x": "does not exist", Path(__file__): "convert it"}
     for path, why in mistakes.items():
         with pytest.raises(InvalidInputError, match=why):
             read_passages(path, pocket)

@@ -75,7 +75,7 @@ def test_a_baseline_is_measured_without_the_query_itself(pocket):
     data = Dataset(queries={"q": "pandas"}, documents={"q": "pandas", "d": "giant pandas"}, qrels={"q": {"d": 1}})
     report = evaluate(data, pocket, modes=["dense"], baseline=Run("ours", {"q": [("q", 2.0), ("d", 1.0)]}))
     assert [report[name].per_query["MRR@10"] for name in ("ours", "dense")] == [{"q": 1}] * 2
-    with pytest.raises(InvalidInputError, match="'sparse' was not searched for"):
+    with pytest.raises(InvalidInputError, match="do not include 'sparse'"):
         find_candidates(data, pocket, modes=["hybrid"]).run("sparse")
 
 
@@ -114,7 +114,7 @@ def test_ndcg_and_cutoffs_on_random_runs_with_ties():
 
 
 def test_a_run_of_other_queries_is_an_error():
-    with pytest.raises(InvalidInputError, match="no query of the run 'mine' is judged"):
+    with pytest.raises(InvalidInputError, match="no query of the run 'mine'"):
         measure_run(tiny({"q1": {"a": 1}}), Run("mine", {"other": [("a", 1.0)]}))
 
 
@@ -158,9 +158,9 @@ def test_comparisons(report):
     assert ours.interval[0] <= ours.difference <= ours.interval[1]
     with pytest.raises(InvalidInputError, match="different queries"):
         compare(report["dense"], measure_run(tiny({"q1": {"a": 1}}), Run("mine", {})))
-    with pytest.raises(InvalidInputError, match=r"'P@1' is none of nDCG@10"):
+    with pytest.raises(InvalidInputError, match=r"measure='P@1'.* nDCG@10"):
         compare(report["dense"], report["sparse"], "P@1")
-    with pytest.raises(InvalidInputError, match=r"is none of nDCG@10"):
+    with pytest.raises(InvalidInputError, match="nDCG@10"):
         compare(report["dense"], report["sparse"], ["MAP"])
 
 
@@ -191,7 +191,7 @@ def test_a_search_in_chunks_is_that_of_the_whole_matrix(monkeypatch, demo, pocke
             assert_close([row[ids.index(document)] for document, _ in run.rankings[query]], expected)
     assert all(len(places) <= 4 * kept for places in found.places)
     assert set(found.run("hybrid", 10, (1, 1, 1)).rankings) == set(demo.judged)
-    with pytest.raises(InvalidInputError, match="ask find_candidates for more"):
+    with pytest.raises(InvalidInputError, match="find_candidates"):
         found.run("dense", depth=1001)
 
 
@@ -224,7 +224,7 @@ def test_an_embedder_without_the_other_heads_searches_by_dense(base):
 
 @pytest.mark.parametrize("modes", ["dense", [], ["dense", "dense"], ["lexical"]])
 def test_unusable_modes(demo, pocket, modes):
-    with pytest.raises(InvalidInputError, match="each once, in a list"):
+    with pytest.raises(InvalidInputError, match="modes="):
         find_candidates(demo, pocket, modes=modes)
 
 
@@ -233,16 +233,16 @@ def test_other_unusable_arguments_of_a_search(demo, pocket, report):
         find_candidates(demo, pocket, weights=(0, 0, 0))
     with pytest.raises(InvalidInputError, match="depth=0"):
         find_candidates(demo, pocket, depth=0)
-    with pytest.raises(InvalidInputError, match="put it among the modes"):
+    with pytest.raises(InvalidInputError, match="add it to the modes"):
         find_candidates(demo, pocket, modes=["dense"], on_truncate="ignore").run("sparse")
-    with pytest.raises(InvalidInputError, match="put it among the modes"):
+    with pytest.raises(InvalidInputError, match="add it to the modes"):
         report.candidates.run("lexical")
     with pytest.raises(InvalidInputError, match="three numbers"):
         report.candidates.run("hybrid", weights=())
-    with pytest.raises(InvalidInputError, match="named 'hybrid', as a method is"):
+    with pytest.raises(InvalidInputError, match="'hybrid' is also the name of a method"):
         evaluate(demo, pocket, baseline=report["hybrid"].run)
     with pytest.raises(
-        InvalidInputError, match=r"named 'hybrid\+rerank', as a method is"
+        InvalidInputError, match=r"'hybrid\+rerank' is also the name of a method"
     ):  # their files' names are one
         evaluate(demo, pocket, baseline=Run("hybrid+rerank", report["hybrid"].run.rankings))
 
@@ -279,7 +279,7 @@ def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
 def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
     run, candidates = report["dense"].run, report.candidates
     wrong = {
-        "data is of type str; pass a Dataset": [
+        ("data", "str"): [
             lambda: evaluate("demo", pocket),
             lambda: find_candidates("demo", pocket),
             lambda: bm25("demo"),
@@ -287,36 +287,36 @@ def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
             lambda: rerank("demo", run, pocket_reranker),
             lambda: tune_weights("demo", candidates),
         ],
-        "embedder is of type Reranker; pass what load_embedder": [
+        ("embedder", "Reranker"): [
             lambda: evaluate(demo, pocket_reranker),
             lambda: find_candidates(demo, pocket_reranker),
         ],
-        "embedder is of type str; pass what load_embedder": [lambda: evaluate(demo, "pocket")],
-        "reranker is of type Embedder; pass what load_reranker": [
+        ("embedder", "str"): [lambda: evaluate(demo, "pocket")],
+        ("reranker", "Embedder"): [
             lambda: evaluate(demo, pocket, reranker=pocket),
             lambda: rerank(demo, run, pocket),
         ],
-        "reranker is of type str; pass what load_reranker": [lambda: evaluate(demo, pocket, reranker="pocket")],
-        "baseline is of type str; pass True": [
+        ("reranker", "str"): [lambda: evaluate(demo, pocket, reranker="pocket")],
+        ("baseline", "str"): [
             lambda: evaluate(demo, pocket, baseline="bm25"),
             lambda: evaluate(demo, pocket, baseline=""),
         ],
-        "baseline is of type NoneType; pass True": [lambda: evaluate(demo, pocket, baseline=None)],
-        "baseline is of type int; pass True": [lambda: evaluate(demo, pocket, baseline=0)],
-        "run is of type Result; pass a Run": [
+        ("baseline", "NoneType"): [lambda: evaluate(demo, pocket, baseline=None)],
+        ("baseline", "int"): [lambda: evaluate(demo, pocket, baseline=0)],
+        ("run", "Result"): [
             lambda: measure_run(demo, report["dense"]),
             lambda: rerank(demo, report["dense"], pocket_reranker),
         ],
-        "source is of type Report; pass an embedder, or": [lambda: tune_weights(demo, report)],
-        "compare takes two results, .* not a Run": [
-            lambda: compare(run, report["dense"]),
-            lambda: compare(report["dense"], run),
-        ],
+        ("source", "Report"): [lambda: tune_weights(demo, report)],
+        ("first", "Run"): [lambda: compare(run, report["dense"])],
+        ("second", "Run"): [lambda: compare(report["dense"], run)],
     }
-    for message, calls in wrong.items():
+    for (argument, given), calls in wrong.items():
         for call in calls:
-            with pytest.raises(InvalidInputError, match=message):
+            with pytest.raises(InvalidInputError, match=f"{argument} .*, got {given}") as caught:
                 call()
+            assert caught.value.argument == argument
+            assert caught.value.advice
 
 
 # Reranking
@@ -337,7 +337,7 @@ def test_bm25_can_be_reranked_and_other_data_can_not(demo, pocket_reranker):
     assert run.name == "BM25 + rerank"
     with pytest.raises(InvalidInputError, match="does not have both"):
         rerank(tiny({"q1": {"a": 1}}), bm25(demo), pocket_reranker)
-    with pytest.raises(InvalidInputError, match=r"document 'z', .* does not have both"):  # below the depth too
+    with pytest.raises(InvalidInputError, match=r"does not have both .* document 'z'"):  # below the depth too
         rerank(tiny({"q1": {"a": 1}}), Run("mine", {"q1": [("a", 2.0), ("z", 1.0)]}), pocket_reranker, 1)
 
 
@@ -394,7 +394,7 @@ def test_what_bm25_can_not_do_it_says():
         bm25(data, language="klingon")
     with pytest.raises(InvalidInputError, match="no stop words for language='finnish'"):
         bm25(data, language="finnish")
-    with pytest.raises(InvalidInputError, match=r"no document .* has a word"):
+    with pytest.raises(InvalidInputError, match=r"no document .* contains a word"):
         bm25(tiny({"q1": {"a": 1}}, ["a"]))
     for k1 in (-1, math.inf, math.nan, "a"):
         with pytest.raises(InvalidInputError, match=r"k1=.* must be a number of at least 0"):
@@ -403,7 +403,7 @@ def test_what_bm25_can_not_do_it_says():
         with pytest.raises(InvalidInputError, match=r"b=.* must be a number from 0 to 1"):
             bm25(data, b=b)
     for wrong in ({"stemmer": "english"}, {"stopwords": ["the"]}, {"stopwords": None}):
-        with pytest.raises(InvalidInputError, match="must be True or False; language= says which"):
+        with pytest.raises(InvalidInputError, match="must be True or False"):
             bm25(data, **wrong)
     assert bm25(data, k1=0, b=np.float32(0.5)).name == "BM25"
 
@@ -426,15 +426,15 @@ def test_runs_come_back_as_they_were(tmp_path, report):
 def test_runs_that_can_not_be_written_or_read(tmp_path):
     file = tmp_path / "a.trec"
     file.write_text("before")
-    with pytest.raises(InvalidInputError, match="'a b' has whitespace"):
+    with pytest.raises(InvalidInputError, match="'a b' contains whitespace"):
         Run("m", {"q": [("a", 2.0), ("a b", 1.0)]}).save(file)
     assert file.read_text() == "before"
     for wrong in ("q Q0 d 1 0.5", "q Q0 d one 0.5 tag", "q Q0 d 1 high tag"):
         file.write_text(f"q Q0 c 1 0.5 tag\n{wrong}\n")
-        with pytest.raises(InvalidInputError, match="line 2 must be"):
+        with pytest.raises(InvalidInputError, match="line 2 must have the form"):
             Run.read(file)
     for name in ("", tmp_path, tmp_path / "none.trec"):
-        with pytest.raises(InvalidInputError, match=r"is no file; Run\.save writes one"):
+        with pytest.raises(InvalidInputError, match=r"is not a file; .* Run\.save"):
             Run.read(name)
     file.write_text("\n")
     with pytest.raises(InvalidInputError, match=r"a\.trec is empty"):
@@ -445,12 +445,12 @@ def test_runs_that_can_not_be_written_or_read(tmp_path):
     file.write_text("\ufeffq Q0 d 1 0.5 tag\n", "utf-8")  # as Windows' editors begin a file
     assert Run.read(file).rankings == {"q": [("d", 0.5)]}
     for name in ("", " ", 5):
-        with pytest.raises(InvalidInputError, match="give it a name"):
+        with pytest.raises(InvalidInputError, match="name="):
             Run(name, {})
     for scores in ([1.0, 2.0], [float("nan"), 0.0]):
-        with pytest.raises(InvalidInputError, match="fall from first to last"):
+        with pytest.raises(InvalidInputError, match="descending order"):
             Run("m", {"q": list(zip("ab", scores, strict=True))})
-    with pytest.raises(InvalidInputError, match="stands twice"):
+    with pytest.raises(InvalidInputError, match="twice"):
         Run("m", {"q": [("a", 2.0), ("a", 1.0)]})
 
 
@@ -459,10 +459,10 @@ def test_runs_that_can_not_be_written_or_read(tmp_path):
     [
         (None, r"rankings must be a dictionary, \{query id: \[\(document id, score\), ...\]\}, got NoneType"),
         ([("q", "a", 1.0)], "rankings must be a dictionary, .*, got list"),
-        ({1: [("a", 1.0)]}, "the query id 1; ids are texts"),
+        ({1: [("a", 1.0)]}, "the query id 1; use a str"),
         ({"q": {"a": 1.0}}, r"ranking of query 'q' must be a list, \[\(document id, score\), ...\], got dict"),
         ({"q": "ab"}, "ranking of query 'q' must be a list, .*, got str"),
-        ({"q": ["ab"]}, "ranking of query 'q' has 'ab'; each must be a text and a number"),
+        ({"q": ["ab"]}, "ranking of query 'q' has 'ab'; use pairs"),
         ({"q": [("a", 1.0, 2)]}, r"has \('a', 1.0, 2\)"),
         ({"q": [(1, 1.0)]}, r"has \(1, 1.0\)"),
         ({"q": [("a", None)]}, r"has \('a', None\)"),
@@ -513,7 +513,7 @@ def test_links_are_followed_and_pipes_written_to(tmp_path):
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "round").symlink_to("round")
-    with pytest.raises(InvalidInputError, match="leads to itself"):
+    with pytest.raises(InvalidInputError, match="link to itself"):
         run.save(tmp_path / "round")
     assert {path.name for path in tmp_path.iterdir()} == {"old.trec", "new.trec", "pipe", "round"}
 
@@ -531,7 +531,7 @@ def test_standard_output_may_be_named_as_a_file(tmp_path):
 def test_a_report_of_which_one_run_can_not_be_written_writes_none(tmp_path, pocket):
     documents = {"a": "panda", "b c": "Rome"}  # BM25 finds the first alone
     data = Dataset(queries={"q": "panda"}, documents=documents, qrels={"q": {"a": 1}})
-    with pytest.raises(InvalidInputError, match="'b c' has whitespace"):
+    with pytest.raises(InvalidInputError, match="'b c' contains whitespace"):
         evaluate(data, pocket).save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -585,7 +585,7 @@ def test_equal_weights_win_where_all_are_as_good():
 
 def test_what_can_not_be_tuned(demo, pocket, base):
     data, candidates = constructed(19)
-    with pytest.raises(InvalidInputError, match=r"19 judged queries leave 10 .* and 9 "):
+    with pytest.raises(InvalidInputError, match=r"19 judged queries .* 10 .* and 9 "):
         tune_weights(data, candidates)
     data, candidates = constructed()
     for share in (0, 1, math.nan, "half"):
@@ -594,7 +594,7 @@ def test_what_can_not_be_tuned(demo, pocket, base):
     for seed in (-1, 1.5, "a"):
         with pytest.raises(InvalidInputError, match=r"seed=.* must be a whole number of at least 0"):
             tune_weights(data, candidates, seed=seed)
-    with pytest.raises(InvalidInputError, match="none of nDCG@10"):
+    with pytest.raises(InvalidInputError, match="nDCG@10"):
         tune_weights(data, candidates, "P@1")
     with pytest.raises(InvalidInputError, match="no sparse and multi-vector heads"):
         tune_weights(data, base)
@@ -602,7 +602,7 @@ def test_what_can_not_be_tuned(demo, pocket, base):
         tune_weights(data, find_candidates(data, pocket, modes=["hybrid"]))
     with pytest.raises(InvalidInputError, match="find them with the same data"):
         tune_weights(data, find_candidates(demo, pocket, on_truncate="ignore"))
-    with pytest.raises(InvalidInputError, match="1000 documents were kept"):
+    with pytest.raises(InvalidInputError, match="1000 documents kept"):
         tune_weights(data, candidates, depth=1001)
     others = Dataset(queries=data.queries, documents=data.documents | {"new": "one more"}, qrels=data.qrels)
     with pytest.raises(InvalidInputError, match="find them with the same data"):
@@ -627,9 +627,9 @@ def test_the_report_has_all_methods_and_finds_answers(demo, report):
     for name in report:
         assert name in shown
         assert f"| {name} |" in report.markdown()
-    with pytest.raises(InvalidInputError, match="no method 'BM42'; the report has 'BM25', 'dense'"):
+    with pytest.raises(InvalidInputError, match="no method 'BM42'; use one of 'BM25', 'dense'"):
         report["BM42"]
-    with pytest.raises(InvalidInputError, match=r"no method \['BM25'\]; the report has 'BM25', 'dense'"):
+    with pytest.raises(InvalidInputError, match=r"no method \['BM25'\]; use one of 'BM25', 'dense'"):
         report[["BM25"]]
 
 
@@ -679,9 +679,9 @@ def test_reading_a_folder(demo_folder, demo):
     assert "unjudged" not in demo.judged
     assert demo.name == "demo"
     assert Dataset.read(demo_folder, "bare").qrels == demo.qrels
-    with pytest.raises(InvalidInputError, match="no split 'train'; it has 'bare', 'test'"):
+    with pytest.raises(InvalidInputError, match="no split 'train'; use 'bare', 'test'"):
         Dataset.read(demo_folder, "train")
-    with pytest.raises(InvalidInputError, match="is no folder"):
+    with pytest.raises(InvalidInputError, match="is not a folder"):
         Dataset.read(demo_folder / "none")
     with pytest.raises(InvalidInputError, match="name is empty"):
         Dataset.read("")
@@ -710,13 +710,13 @@ def test_a_small_folder(tmp_path):
         ({"corpus": None}, r"corpus\.jsonl is missing"),
         ({"queries": None}, r"queries\.jsonl is missing"),
         ({"qrels": None}, r"test\.tsv is missing"),
-        ({"corpus": CORPUS + "{oops}\n"}, r"corpus\.jsonl, line 4 is no JSON"),
+        ({"corpus": CORPUS + "{oops}\n"}, r"corpus\.jsonl, line 4 is not JSON"),
         ({"corpus": CORPUS + '["c"]\n'}, r"line 4 must be an object"),
         ({"corpus": CORPUS + '{"_id": 7, "text": ""}\n'}, r"line 4 must be an object with \"_id\" and \"text\""),
         ({"corpus": CORPUS + '{"_id": "c"}\n'}, "line 4 must be an object"),
-        ({"corpus": CORPUS + '{"_id": "a", "text": ""}\n'}, "line 4 has the id 'a' of an earlier line"),
+        ({"corpus": CORPUS + '{"_id": "a", "text": ""}\n'}, "line 4 has the same id 'a'"),
         ({"corpus": b"\xff\xfe"}, r"corpus\.jsonl is not UTF-8"),
-        ({"queries": QUERIES + QUERIES}, r"queries\.jsonl, line 2 has the id 'q'"),
+        ({"queries": QUERIES + QUERIES}, r"queries\.jsonl, line 2 has the same id 'q'"),
         ({"queries": '{"_id": "q", "text": " "}\n'}, "query 'q' is blank"),
         ({"queries": '{"_id": "q", "text": "\\ud800"}\n'}, "lone surrogate"),
         ({"qrels": QRELS + "q\tb\t0.5\n"}, r"test\.tsv, line 3 has the grade '0.5'"),
@@ -724,16 +724,19 @@ def test_a_small_folder(tmp_path):
         ({"qrels": "q\ta\t0.5\n"}, "line 1 has the grade '0.5'"),
         ({"qrels": "q\ta\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
         ({"qrels": "q\tz\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
-        ({"qrels": QRELS + "q b 1\n"}, "line 3 must have query id, document id and grade"),
-        ({"qrels": QRELS + "q\ta\t2\n"}, "line 3 judges document 'a' for query 'q' again"),
-        ({"qrels": QRELS + "z\ta\t1\n"}, "query 'z', which is not among the queries"),
-        ({"qrels": QRELS + "q\tz\t1\n"}, "document 'z', which is not there"),
-        ({"qrels": "q\ta\t0\n"}, "no judgement is above 0"),
-        ({"qrels": ""}, "no judgement is above 0"),
+        ({"qrels": QRELS + "q b 1\n"}, "line 3 must be query id, document id and grade"),
+        ({"qrels": QRELS + "q\ta\t2\n"}, "line 3 has another grade for document 'a' and query 'q'"),
+        ({"qrels": QRELS + "z\ta\t1\n"}, "query 'z', which is not in queries"),
+        ({"qrels": QRELS + "q\tz\t1\n"}, "document 'z' for query 'q', which is not in documents"),
+        ({"qrels": "q\ta\t0\n"}, "no grade is above 0"),
+        ({"qrels": ""}, "no grade is above 0"),
         ({"corpus": CORPUS + '{"_id": "\\ud800", "text": ""}\n'}, "lone surrogate"),
-        ({"corpus": CORPUS + "[" * 100_000 + "\n"}, "line 4 is no row: its JSON is nested too deeply"),
-        ({"corpus": CORPUS + '{"_id": "c", "text": "", "n": ' + "9" * 5000 + "}\n"}, "line 4 has a number of too many"),
-        ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; the highest is 1000"),
+        ({"corpus": CORPUS + "[" * 100_000 + "\n"}, "line 4 has JSON that is nested too deeply"),
+        (
+            {"corpus": CORPUS + '{"_id": "c", "text": "", "n": ' + "9" * 5000 + "}\n"},
+            "line 4 has a number with too many",
+        ),
+        ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; use at most 1000"),
     ],
 )
 def test_mistakes_in_folders(tmp_path, files, message):
@@ -754,8 +757,8 @@ def test_mistakes_in_folders(tmp_path, files, message):
         ({"queries": None}, r"queries must be a dictionary, \{query id: text\}, got NoneType"),
         ({"qrels": [("q", "a", 1)]}, "qrels must be a dictionary, .*, got list"),
         ({"qrels": {"q": ["a"]}}, r"judgements of query 'q' must be a dictionary, \{document id: grade\}, got list"),
-        ({"qrels": {"q": {"a": 1.5}}}, "is 1.5; grades are whole numbers"),
-        ({"qrels": {"q": {}}}, "no judgement is above 0"),
+        ({"qrels": {"q": {"a": 1.5}}}, "is 1.5; use a whole number"),
+        ({"qrels": {"q": {}}}, "no grade is above 0"),
     ],
 )
 def test_mistakes_in_dictionaries(arguments, message):
@@ -827,7 +830,7 @@ def test_tuning_from_the_command(tmp_path, pocket):
     )
     done = command(tmp_path, folder, "--model", "pocket", "--tune", "--json", "all.json")
     assert done.returncode == 0, done.stderr
-    assert "Weights found on half of the queries: " in done.stdout
+    assert "Weights tuned on half of the queries: " in done.stdout
     [stored] = json.loads((tmp_path / "all.json").read_text("utf-8"))
     expected = tune_weights(Dataset.read(folder), pocket)
     assert stored["tuned"]["weights"] == list(expected.weights)
@@ -837,36 +840,36 @@ def test_tuning_from_the_command(tmp_path, pocket):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none", "--model", "pocket"], "none is no folder"),
-        (["{demo}", "--model", "pocket", "--split", "dev"], "no split 'dev'; it has 'bare', 'test'"),
+        (["none", "--model", "pocket"], "none is not a folder"),
+        (["{demo}", "--model", "pocket", "--split", "dev"], "no split 'dev'; use 'bare', 'test'"),
         (["{demo}", "--model", "./nothing"], "nothing"),
-        (["{demo}", "{demo}", "--model", "pocket", "--runs", "runs"], "have the same name"),
+        (["{demo}", "{demo}", "--model", "pocket", "--runs", "runs"], "have the same name, so their --runs"),
         (["{demo}", "--model", M3, "--reranker", M3], "is not a reranker; name a reranker, or leave --reranker out"),
-        (["{demo}", "--model", RERANKER], "is a reranker; name it with --reranker, and an embedding"),
-        (["{demo}", "--model", "bge-reranker-base"], "is a reranker; name it with --reranker, and an embedding"),
+        (["{demo}", "--model", RERANKER], "is a reranker; pass it as --reranker"),
+        (["{demo}", "--model", "bge-reranker-base"], "is a reranker; pass it as --reranker"),
         (["{demo}", "--model", "pocket", "--reranker", "bge-m3"], "is not a reranker; name a reranker, or leave"),
         (["{demo}", "--model", BASE, "--weights", "1,0.3,1"], "--weights needs sparse and multi-vector scores"),
         (["{demo}", "--model", BASE, "--modes", "hybrid"], "--modes hybrid needs sparse and multi-vector scores"),
         # before any model is looked for
         (["{demo}", "", *NO_MODEL], "FOLDER is empty"),
-        (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three numbers separated by commas"),
-        (["{demo}", *NO_MODEL, "--weights", "0,0,0"], "--weights 0,0,0 must be three numbers"),
-        (["{demo}", *NO_MODEL, "--weights", "1e308,1e308,1e308"], "must be three numbers separated by commas"),
-        (["{demo}", *NO_MODEL, "--weights", "1,2,3", "--modes", "dense,sparse"], "--weights is for hybrid"),
-        (["{demo}", *NO_MODEL, "--modes", "lexical"], "--modes lexical must be some of dense, sparse"),
+        (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three"),
+        (["{demo}", *NO_MODEL, "--weights", "0,0,0"], "--weights 0,0,0 must be three"),
+        (["{demo}", *NO_MODEL, "--weights", "1e308,1e308,1e308"], "--weights 1e308,1e308,1e308 must be three"),
+        (["{demo}", *NO_MODEL, "--weights", "1,2,3", "--modes", "dense,sparse"], "--weights has no effect"),
+        (["{demo}", *NO_MODEL, "--modes", "lexical"], "--modes lexical must be"),
         (["{demo}", *NO_MODEL, "--modes", ""], "--modes is empty"),
-        (["{demo}", *NO_MODEL, "--modes", "dense,dense"], "each once"),
+        (["{demo}", *NO_MODEL, "--modes", "dense,dense"], "--modes dense,dense must be"),
         (["{demo}", *NO_MODEL, "--tune", "--modes", "dense"], "leave --modes out"),
-        (["{demo}", *NO_MODEL, "--tune"], "judged queries leave"),
+        (["{demo}", *NO_MODEL, "--tune"], "judged queries are split"),
         (["{demo}", *NO_MODEL, "--rerank-depth", "0"], "--rerank-depth=0 must be a whole number"),
-        (["{demo}", *NO_MODEL, "--rerank-depth", "5"], "--rerank-depth needs a --reranker"),
+        (["{demo}", *NO_MODEL, "--rerank-depth", "5"], "--rerank-depth has no effect"),
         (["{demo}", *NO_MODEL, "--language", "klingon"], "--language klingon is not supported; use one of "),
-        (["{demo}", *NO_MODEL, "--language", "finnish"], "or leave BM25 out with --no-baseline"),
+        (["{demo}", *NO_MODEL, "--language", "finnish"], "--no-baseline"),
         (["{demo}", *NO_MODEL, "--language", "german", "--no-baseline"], "leave one of the two out"),
         (["{demo}", *NO_MODEL, "--json", "{demo}"], "is a folder; name a file"),
         (["{demo}", *NO_MODEL, "--json", "{demo}/corpus.jsonl/a"], "corpus.jsonl is a file; name a folder"),
         (["{demo}", *NO_MODEL, "--markdown", ""], "--markdown is empty"),
-        (["{demo}", *NO_MODEL, "--markdown", "a", "--json", "./a"], "have the same name; give each its own"),
+        (["{demo}", *NO_MODEL, "--markdown", "a", "--json", "./a"], "have the same path; give each its own"),
         (["{demo}", "--model", ""], "--model is empty"),
         (["{demo}", *NO_MODEL, "--reranker", ""], "--reranker is empty"),
         (["{demo}", *NO_MODEL, "--runs", ""], "--runs is empty"),
@@ -885,7 +888,7 @@ def test_a_mistake_is_one_line(capsys, demo_folder, arguments, message):
 def test_ids_that_a_run_can_not_hold_are_found_first(capsys, tmp_path):
     written(tmp_path, corpus=CORPUS + '{"_id": "b c", "text": ""}\n')
     assert main([str(tmp_path), *NO_MODEL, "--runs", str(tmp_path / "runs")]) == 1
-    assert "the id 'b c' has whitespace, which TREC's format can't hold" in capsys.readouterr().err
+    assert "the id 'b c' contains whitespace" in capsys.readouterr().err
     assert main([str(tmp_path), *NO_MODEL]) == 1
     assert "there is no folder ./nothing" in capsys.readouterr().err
 
@@ -917,14 +920,14 @@ def test_a_later_data_set_s_mistake_loses_no_earlier_result(tmp_path, capsys):
         (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
     out = tmp_path / "out.json"
     assert main([str(tmp_path / "good"), str(tmp_path / "bad"), "--model", "pocket", "--json", str(out)]) == 1
-    assert "no document of 'bad' has a word" in capsys.readouterr().err
+    assert "no document of 'bad' contains a word" in capsys.readouterr().err
     assert len(json.loads(out.read_text())) == 1
 
 
 def test_the_command_s_exit_status(tmp_path):
     done = command(tmp_path, "none", "--model", "pocket")
     assert done.returncode == 1
-    assert done.stderr.startswith("bge: none is no folder")
+    assert done.stderr.startswith("bge: none is not a folder")
     assert done.stderr.count("\n") == 1
 
 
