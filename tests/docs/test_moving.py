@@ -66,7 +66,7 @@ same(after.embeddings.embed_query(QUERY), told.embed_query(QUERY))
 wrong = HuggingFaceEmbeddings(model_name="BAAI/bge-small-en-v1.5", encode_kwargs={"prompt": SENTENCE})
 other(after.embeddings.embed_documents(TEXTS), wrong.embed_documents(TEXTS))
 """,
-    "LlamaIndex' own BGEM3Index": """
+    "LlamaIndex's own BGEM3Index": """
 assert [node.text for node in after.nodes] == [node.text for node in before.nodes] and len(after.nodes) == 2
 for found, expected in zip(after.nodes, before.nodes):
     assert abs(found.score - expected.score) < 1e-3, (found.score, expected.score)
