@@ -32,8 +32,8 @@ EXPORTED = {
     ),
     "bge_integrations.mteb": "BGECrossEncoder BGEEncoder BGEM3Search",
     "bge_integrations.scoring": (
-        "HybridScores TopK hybrid_scores lexical_scores max_sim reciprocal_rank_fusion representation_scores select_best "
-        "weighted_mean weights_by_name"
+        "HybridScores TopK hybrid_scores lexical_scores max_sim reciprocal_rank_fusion representation_scores "
+        "select_best weighted_mean weights_by_name"
     ),
     "bge_integrations.reading": "PASSAGE_TOKENS SUFFIXES Passage find_files read_file read_passages",
     "bge_integrations.catalog": "Checkpoint FamilyTraits Instructions find",
@@ -47,9 +47,9 @@ EXPORTED = {
     ),
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
-        "IndexLockedError IndexNotFoundError InvalidInputError NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning "
-        "StorageError TextTooLongError TruncationWarning UnknownModelError UnreadableFileError WrongKindError "
-        "WrongModelError"
+        "IndexLockedError IndexNotFoundError InvalidInputError NonFiniteError NotSupportedError OutOfMemoryError "
+        "OverloadedError PerformanceWarning StorageError TextTooLongError TruncationWarning UnknownModelError "
+        "UnreadableFileError WrongKindError WrongModelError"
     ),
 }
 
