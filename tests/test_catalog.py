@@ -63,7 +63,7 @@ def test_a_folder_with_a_known_name_is_that_model(path):
 
 
 @pytest.mark.parametrize("path", ["/models/my-bge-m3", "/models/bge-m3-c16", "/models/other_bge-m3", "x/y", ""])
-def test_other_folders_are_not(path):
+def test_other_folders_are_unknown(path):
     assert catalog.find(path) is None
 
 
@@ -75,7 +75,7 @@ def test_llm_embedder_has_six_tasks_ending_alike():
 
 
 @pytest.mark.parametrize("row", [r for r in catalog.CHECKPOINTS if r.family not in catalog.SUPPORTED_FAMILIES])
-def test_later_families_say_not_supported_yet(row, tmp_path):
+def test_later_families_raise_not_supported(row, tmp_path):
     folder = tmp_path / row.short_name
     folder.mkdir()
     (folder / "config.json").write_text("{}")

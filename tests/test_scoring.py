@@ -1,4 +1,4 @@
-"""Scores agree with their formulas written out, and do not depend on the batch."""
+"""Scores match their formulas, and do not depend on the batch."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def random_sparse(rng, n, size=50):
 
 
 def random_vectors(rng, n, dim=8, shortest=1):
-    """Unit vectors; negative products are likely, which padding would clamp to 0."""
+    """Return unit vectors; negative products are likely, and padding with zeros would clamp them to 0."""
     rows = [rng.standard_normal((rng.integers(shortest, 9), dim)).astype(np.float32) for _ in range(n)]
     return MultiVectors.from_rows([row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows], dim)
 

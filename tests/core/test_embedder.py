@@ -1,4 +1,4 @@
-"""What encode promises: bad input, truncation, duplicates, shapes, options."""
+"""The contract of `encode`: bad input, truncation, duplicates, shapes, options."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def test_bad_texts_are_named(base, texts, message):
         base.encode(texts)
 
 
-async def test_bad_texts_are_named_by_the_async_twin_too(base):
+async def test_bad_texts_are_named_by_aencode_too(base):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         await base.aencode(["fine", None])
 
@@ -91,10 +91,10 @@ def test_nul_empty_and_blank_texts_are_embedded_as_the_tokenizer_reads_them(base
     assert_close(found[0], found[1])
     out = m3.encode([""], sparse=True, multi_vector=True)
     assert len(out.sparse[0].indices) == 0
-    assert out.multi_vector[0].shape == (1, 64)  # the end token is kept
+    assert out.multi_vector[0].shape == (1, 64)  # the end token has a vector
 
 
-def test_no_texts_give_shaped_empties(m3):
+def test_no_texts_return_empty_arrays_of_the_right_shape(m3):
     out = m3.encode([], sparse=True, multi_vector=True)
     assert out.dense.shape == (0, 64)
     assert out.dense.dtype == np.float32
@@ -130,7 +130,7 @@ def test_the_truncation_warning_points_at_the_caller(base):
 
 
 async def test_the_warning_of_a_long_async_call_names_the_callers_line_too(base):
-    """Its texts are tokenised in another thread."""
+    """The texts of a long call are tokenised in another thread."""
     with pytest.warns(TruncationWarning) as caught:
         await base.aencode(["word " * 600, "word " * 700], max_length=8)
     assert caught[0].filename == __file__
@@ -145,7 +145,7 @@ def test_truncation_can_be_refused_or_ignored(base):
         base.encode(["short"], on_truncate="error")
 
 
-def test_a_cut_text_is_its_beginning(base):
+def test_a_truncated_text_is_its_beginning(base):
     whole = base.encode(["a b c d e f g h"], max_length=6, on_truncate="ignore").dense
     assert_close(whole, base.encode(["a b c d e f g h i j"], max_length=6, on_truncate="ignore").dense)
     with pytest.warns(TruncationWarning):
@@ -159,14 +159,14 @@ def test_duplicates_are_computed_once(base, lengths):
     assert np.array_equal(found[1], found[4])
 
 
-def test_any_iterable_of_texts_will_do(base):
+def test_any_iterable_of_texts_is_accepted(base):
     expected = base.encode(["a", "b"]).dense
     assert np.array_equal(base.encode(text for text in ("a", "b")).dense, expected)
     assert np.array_equal(base.encode(np.array(["a", "b"])).dense, expected)
     assert np.array_equal(base.encode({"a": 1, "b": 2}).dense, expected)
 
 
-def test_dense_rows_are_unit_vectors_unless_asked_otherwise(base):
+def test_dense_rows_are_unit_vectors_by_default(base):
     assert_close(np.linalg.norm(base.encode(["a", "b c"]).dense, axis=1), [1, 1])
     raw = base.encode(["a"], normalize=False).dense
     assert abs(np.linalg.norm(raw) - 1) > 0.1
@@ -200,7 +200,7 @@ def test_bfloat16_on_the_cpu_is_close(base):
     assert_close(found, base.encode(["what is a panda?", "hi"]).dense, tolerance=0.05)
 
 
-def test_representations_not_asked_for_are_none(m3):
+def test_representations_not_requested_are_none(m3):
     out = m3.encode(["a"], dense=False, sparse=True)
     assert out.dense is None
     assert out.multi_vector is None
@@ -222,13 +222,13 @@ def test_sparse_vectors_are_sorted_positive_and_consistent(m3, texts):
         sparse[len(texts)]
 
 
-def test_eight_bits_are_near(pocket, pocket_reranker, texts):
-    """Dense, sparse and multi-vectors, and the order of passages."""
+def test_int8_is_close_to_float32(pocket, pocket_reranker, texts):
+    """This holds for dense, sparse and multi-vectors, and for the order of passages."""
     everything = {"sparse": True, "multi_vector": True, "on_truncate": "ignore"}
     with load_embedder("pocket", dtype="int8") as small:
         assert small.dtype == "int8"
         exact, found = (embedder.encode(texts, **everything) for embedder in (pocket, small))
-        assert_close(small.encode([texts[3]]).dense[0], found.dense[3])  # whatever else is in the batch
+        assert_close(small.encode([texts[3]]).dense[0], found.dense[3])  # regardless of the rest of the batch
     assert 0.995 < (exact.dense * found.dense).sum(1).min() < 0.999999
     for a, b in zip(exact.multi_vector, found.multi_vector, strict=True):
         assert len(a) == 0 or (a * b).sum(1).mean() > 0.99
@@ -247,7 +247,7 @@ def test_progress_bar_only_on_request(base, capfd):
     assert "2/2" in capfd.readouterr().err
 
 
-def test_closed_embedders_say_so_and_closing_twice_is_fine():
+def test_closed_embedders_raise_and_closing_twice_is_fine():
     embedder = load_embedder(BASE)
     embedder.close()
     embedder.close()
@@ -267,7 +267,7 @@ def test_an_unknown_checkpoint_needs_arguments(tmp_path):
 
 
 def finetune(tmp_path, files):
-    """The tiny base model under its own name, with sentence-transformers files beside it."""
+    """Copy the tiny base model to my-finetune and add sentence-transformers files."""
     import json
     import shutil
 
@@ -307,7 +307,7 @@ def test_sentence_transformers_files_are_followed(tmp_path, base, pooling):
         assert_close(embedder.encode(["x"], kind="passage").dense, mean.encode(["doc: x"]).dense)
 
 
-def test_a_saved_sentence_transformer_gives_its_own_vectors(tmp_path):
+def test_a_saved_sentence_transformer_returns_the_same_vectors(tmp_path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -387,7 +387,7 @@ def test_length_dimensions_and_casing_of_a_finetune_are_followed(tmp_path):
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("setting", ["do_lower_case", "strip_accents"])
-def test_what_the_tokenizer_config_says_wins_as_in_transformers(tmp_path, setting, wanted):
+def test_the_tokenizer_config_wins_as_in_transformers(tmp_path, setting, wanted):
     import json
 
     from transformers import AutoTokenizer
@@ -451,7 +451,7 @@ def test_several_poolings_at_once_are_refused(tmp_path):
         load_embedder(folder)
 
 
-def test_a_known_name_with_another_pooling_in_its_files_must_be_settled(tmp_path):
+def test_a_known_name_whose_files_set_another_pooling_is_refused(tmp_path):
     folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean"}})
     renamed = folder.rename(tmp_path / "bge-base-en-v1.5")
     with pytest.raises(UnknownModelError, match="pooling='cls' or pooling='mean'"):
@@ -461,7 +461,7 @@ def test_a_known_name_with_another_pooling_in_its_files_must_be_settled(tmp_path
 
 
 @pytest.mark.parametrize("name", ["bge-small-en-v1.5-tokenizer", "bge-small-zh-v1.5-tokenizer"])
-def test_real_tokenizers_give_what_transformers_gives(name, texts):
+def test_real_tokenizers_agree_with_transformers(name, texts):
     from transformers import AutoTokenizer
 
     from bge_integrations.core.inputs import tokenize_pairs, tokenize_texts
@@ -540,7 +540,7 @@ def test_real_m3_heads_are_read():
 
 
 def test_a_real_small_size_model_agrees_with_transformers(tmp_path, texts):
-    """The published config and tokenizer with random weights, 12 layers deep."""
+    """It has the published config and tokenizer and 12 layers of random weights."""
     import shutil
 
     import torch

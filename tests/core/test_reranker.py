@@ -1,4 +1,4 @@
-"""What score promises: bad input, truncation, shapes."""
+"""The contract of `score`: bad input, truncation, shapes."""
 
 import numpy as np
 import pytest
@@ -70,14 +70,14 @@ def test_truncation_is_counted_warned_about_or_refused(reranker):
         reranker.score([("q", LONG)], on_truncate="error")
 
 
-def test_only_the_passage_gives_way_to_the_query(reranker):
-    """Two passages alike up to the cut score alike; queries alike up to query_max_length too."""
+def test_only_the_passage_is_truncated_to_fit_the_query(reranker):
+    """Passages that agree up to the truncation point score the same; so do queries up to query_max_length."""
     short = {"max_length": 24, "query_max_length": 10, "on_truncate": "ignore"}
     assert_close(reranker.score([("q", LONG)], **short), reranker.score([("q", LONG + "tail")], **short))
     assert_close(reranker.score([(LONG, "p")], **short), reranker.score([(LONG + "tail", "p")], **short))
 
 
-def test_lengths_given_at_load_hold_for_calls():
+def test_lengths_set_at_load_apply_to_calls():
     with load_reranker(RERANKER, max_length=24, query_max_length=10) as short, load_reranker(RERANKER) as plain:
         options = {"max_length": 24, "query_max_length": 10, "on_truncate": "ignore"}
         pair = [(LONG, LONG)]
@@ -92,7 +92,7 @@ async def test_async_twin(reranker):
     assert_close(await reranker.ascore(pairs * 500, normalize=True), reranker.score(pairs * 500, normalize=True))
 
 
-def test_closed_rerankers_say_so():
+def test_closed_rerankers_raise():
     loaded = load_reranker(RERANKER)
     with loaded:
         pass

@@ -1,4 +1,4 @@
-"""M3Index keeps one contract on every engine, and finds what an exact search over plain arrays finds."""
+"""M3Index behaves the same on every engine, and returns the same hits as an exact search over plain arrays."""
 
 import itertools
 import os
@@ -48,7 +48,7 @@ QUERIES = ["Who eats bamboo?", "bicycle repair", "a letter to the mayor", "zyx"]
 
 @pytest.fixture(params=["edge", "client", "server"])
 def new_index(request, pocket, tmp_path):
-    """Opens an index that is empty at first; again with the same name, it is the same one."""
+    """Return a function that opens an index, empty at first; the same name opens the same index again."""
     if request.param == "server" and not os.environ.get("QDRANT_URL"):
         pytest.skip("set QDRANT_URL (and QDRANT_API_KEY) to run this on a server")
     client = QdrantClient(":memory:") if request.param == "client" else None
@@ -88,7 +88,7 @@ def exact(pocket):
 
 
 def check_hits(hits, scores, k, tolerance):
-    """The hits are a best k by `scores`, and carry them."""
+    """Check that the hits are a top k by `scores`, and that they have these scores."""
     assert len(hits) == min(k, len(scores))
     found = [hit.score for hit in hits]
     assert found == sorted(found, reverse=True)
@@ -108,7 +108,7 @@ async def test_every_mode_is_exact(new_index, exact, storage, tolerance):
     for mode in PARTS:
         answers = index.search_many(QUERIES, mode=mode, **everything)
         for hits, row in zip(answers, getattr(exact(), mode), strict=True):
-            # a sparse search finds only what shares a token
+            # a sparse search only finds texts that share a token
             scores = {name: s for name, s in zip(names, row.tolist(), strict=True) if mode != "sparse" or s > 0}
             check_hits(hits, scores, 7, tolerance)
             assert all(hit.scores == {mode: hit.score} for hit in hits)
@@ -126,7 +126,7 @@ async def test_every_mode_is_exact(new_index, exact, storage, tolerance):
 
 
 @pytest.mark.parametrize("storage", ["float32", "recompute"])
-def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, storage):
+def test_queries_sent_together_return_the_same_hits_as_alone(pocket, monkeypatch, storage):
     """An engine answers several queries in at most two requests for scores and one for the texts."""
     requests = []
     with M3Index.open(QdrantClient(":memory:"), pocket, multi_vectors=storage) as index:
@@ -140,7 +140,9 @@ def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, st
             engine.queries_at_once = at_once
             requests.clear()
             answers.append(index.search_many([*QUERIES, *QUERIES], k=5, candidates=candidates))
-            batches = 8 if candidates == 6000 else -(-8 // at_once)  # many candidates are asked for one by one
+            batches = (
+                8 if candidates == 6000 else -(-8 // at_once)
+            )  # with many candidates, one query per request
             assert requests.count("fetch") == batches
             assert requests.count("search") <= 2 * batches
         assert answers[0] == answers[1] == answers[2]
@@ -149,7 +151,7 @@ def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, st
 
 
 def test_hybrid_scores_all_parts_of_each_candidate(new_index, exact):
-    """With few candidates too, no part counts as 0 because another leg proposed the document."""
+    """Even with few candidates, no score counts as 0 because another subquery found the document."""
     index = new_index(multi_vectors="float32")
     index.add(TEXTS, ids=map(str, range(len(TEXTS))))
     scores = exact()
@@ -174,7 +176,7 @@ def test_reciprocal_rank_fusion(new_index, exact, weights):
             for part, row in parts.items()
         ]
         fused = dict(reciprocal_rank_fusion(rankings, weights=[w for w in weights if w]))
-        # equal scores may stand in another order, which moves a rank by a few places
+        # ties may be in another order, which shifts a rank by a few places
         np.testing.assert_allclose([hit.score for hit in hits], sorted(fused.values())[:-6:-1], rtol=0.02)
 
 
@@ -223,7 +225,7 @@ def test_an_id_given_to_another_document_of_the_call(new_index):
     assert [entry.text for entry in index] == ["b"]
 
 
-def test_each_document_is_digested_once(pocket, monkeypatch):
+def test_each_document_is_hashed_once(pocket, monkeypatch):
     digested = []
     digest = records.digest
     monkeypatch.setattr(records, "digest", lambda value: digested.append(value) or digest(value))
@@ -238,7 +240,7 @@ def test_ids_derived_by_earlier_releases(pocket):
     assert ids == IDS_OF_EARLIER_RELEASES
 
 
-def test_long_texts_are_shortened_in_representations(pocket):
+def test_long_texts_are_shortened_in_the_repr(pocket):
     with M3Index.open(":memory:", pocket) as index:
         (identifier,) = index.add(["bamboo " * 50])
         (hit,) = index.search("bamboo")
@@ -246,8 +248,8 @@ def test_long_texts_are_shortened_in_representations(pocket):
         assert len(repr(index.get([identifier]))) < 200
 
 
-def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
-    """What an earlier call stored counts as on disk for a later one only when it is."""
+def test_a_failed_flush_is_repeated(pocket, monkeypatch):
+    """A later call must not assume that an earlier call's documents are on disk."""
     flushed = []
     with M3Index.open(":memory:", pocket) as index:
         flush = index._store.engine.flush
@@ -266,7 +268,7 @@ def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
 
 
 def test_a_document_that_is_deleted_during_a_search(pocket):
-    """On a server others can do that between two questions of a search."""
+    """On a server, other clients can do that between two requests of a search."""
 
     class Forgetful(QdrantClient):
         def retrieve(self, *args, **kwargs):
@@ -326,7 +328,7 @@ def test_reopening(new_index, pocket):
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
 
 
-def test_every_setting_of_an_embedder_and_no_other(tmp_path, caplog):
+def test_only_settings_of_an_embedder_are_accepted(tmp_path, caplog):
     for wrong, message in (
         ({"max_lenght": 9}, "no setting 'max_lenght'; did you mean max_length"),
         ({"colour": "red"}, "no setting 'colour'; there are api_key, .*device"),
@@ -346,7 +348,7 @@ def test_every_setting_of_an_embedder_and_no_other(tmp_path, caplog):
         assert len(index) == 1
 
 
-def test_copies_and_opening_without_making(pocket, tmp_path):
+def test_copies_and_opening_without_creating(pocket, tmp_path):
     with M3Index.open(":memory:", pocket) as index:
         index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
         index.copy_to(tmp_path / "copy")
@@ -372,7 +374,7 @@ def test_copies_and_opening_without_making(pocket, tmp_path):
 
 
 def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
-    """With so many and so wide vectors that they are quantised, and searched by a graph."""
+    """The vectors are numerous and wide enough to be quantised and searched with an HNSW graph."""
     count, width = 4000, 1024
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((count + 1, width), np.float32)
@@ -409,7 +411,7 @@ def test_quantised_search_scores_exactly(new_index, exact):
         check_hits(hits, scores, 5, 1e-5)
 
 
-def test_a_writer_that_waits_for_a_copy_keeps_no_search_waiting():
+def test_a_writer_that_waits_for_a_copy_does_not_block_searches():
     lock = ReadWriteLock()
     waits = threading.Event()
     done = []
@@ -467,7 +469,7 @@ FILTERS = [
 
 
 def matches(filter, metadata):
-    """What a filter means, written down once more."""
+    """Apply a filter: a second, independent implementation."""
     return all(_matches_one(key, value, metadata) for key, value in filter.items())
 
 
@@ -534,7 +536,7 @@ class Tag(str, Enum):  # noqa: UP042 a StrEnum says its value where this one say
     RED = "red"
 
 
-def test_the_members_of_an_enum_are_their_texts(new_index):
+def test_string_enum_members_are_stored_as_their_text(new_index):
     index = new_index()
     index.add(["a", "b"], metadatas=[{"tag": Tag.RED}, {"tag": "blue"}])
     for filter in ({"tag": Tag.RED}, {"tag": {"$in": [Tag.RED, "green"]}}, {"tag": {"$nin": ["blue"]}}):
@@ -654,7 +656,7 @@ def test_wrong_searches(pocket):
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
-def test_places_that_are_none(pocket):
+def test_invalid_locations_are_refused(pocket):
     with pytest.raises(InvalidInputError, match="not int"):
         M3Index.open(3, pocket)
     with pytest.raises(InvalidInputError, match="collection=''"):

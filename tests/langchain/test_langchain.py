@@ -133,7 +133,7 @@ def test_bad_documents(embeddings):
         embeddings.embed_documents("one text")
 
 
-def test_mistakes_fail_when_the_object_is_made():
+def test_bad_settings_raise_at_construction():
     with pytest.raises(UnknownModelError, match="Did you mean"):
         BGEEmbeddings(model="bge-bas-en")
     with pytest.raises(CheckpointNotFoundError, match="no folder"):
@@ -158,10 +158,10 @@ def test_pickles_and_copies_carry_settings_not_weights(adapter, request):
 
 
 def test_repr_shows_settings_only(embeddings):
-    assert "Handle" not in repr(embeddings)
+    assert "LazyModel" not in repr(embeddings)
 
 
-async def test_async_twins_do_not_block_the_loop(embeddings, bge_reranker):
+async def test_async_methods_do_not_block_the_loop(embeddings, bge_reranker):
     ticks = 0
 
     async def tick():
@@ -226,7 +226,7 @@ def test_a_top_n_below_one_is_refused(top_n):
         BGEReranker(model=RERANKER, top_n=top_n)
 
 
-def test_a_threshold_that_is_no_number_and_a_bad_change_are_refused():
+def test_an_invalid_threshold_and_a_bad_change_are_refused():
     with pytest.raises(ValidationError, match="score_threshold=nan"):
         BGEReranker(model=RERANKER, score_threshold=float("nan"))
     changed = BGEReranker(model=RERANKER)
@@ -261,7 +261,7 @@ def test_in_a_chain(bge_reranker, embeddings):
     assert chain.batch(["pandas", "BM25"]) == [[d.id for d in retriever.invoke(q)] for q in ("pandas", "BM25")]
 
 
-def test_chroma_on_disk_keeps_its_vectors(tmp_path, embeddings):
+def test_chroma_stores_the_vectors_on_disk(tmp_path, embeddings):
     settings = {
         "collection_name": "documents",
         "embedding_function": embeddings,

@@ -87,7 +87,7 @@ async def test_ranks_by_all_three_scores(m3, weights):
     assert retriever.invoke(QUERY, k=1) == await retriever.ainvoke(QUERY, k=1) == found[:1]
 
 
-async def test_each_call_can_ask_otherwise():
+async def test_each_call_can_override_the_settings():
     retriever = BGEM3Retriever.from_documents(documents(), model=M3, filter={"page": {"$lt": 3}}, k=2)
     assert len(retriever.invoke(QUERY)) == 2
     assert {d.metadata["page"] for d in retriever.invoke(QUERY, k=4)} == {0, 1, 2}
@@ -158,7 +158,7 @@ def test_copies_and_mistakes():
         retriever.invoke("pandas")
 
 
-def test_the_default_model_of_an_embedding_is_no_other(run_as_user):
+def test_the_default_model_of_an_embedding_is_not_replaced(run_as_user):
     run_as_user("""
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.langchain import BGEEmbeddings, BGEM3VectorStore
@@ -171,7 +171,7 @@ else:
 """)
 
 
-def test_kept_in_a_folder(tmp_path):
+def test_stored_in_a_folder(tmp_path):
     retriever = BGEM3Retriever.from_documents(documents(), path=tmp_path / "index", model=M3)
     found = retriever.invoke(QUERY)
     (tmp_path / "link").symlink_to(tmp_path / "index")
@@ -250,7 +250,7 @@ async def test_store_diversity(store):
     assert store.max_marginal_relevance_search(QUERY, filter={"page": 99}) == []
 
 
-async def test_store_is_made_as_others_are(tmp_path):
+async def test_store_has_the_usual_constructors(tmp_path):
     embedding = BGEEmbeddings(model="pocket", max_length=64)
     store = BGEM3VectorStore.from_documents(documents(), embedding, path=tmp_path / "index", mode="dense")
     assert store.index.embedder.max_length == 64

@@ -1,4 +1,4 @@
-"""Reading checkpoints: every layout, and every damage names its file."""
+"""Reading checkpoints: every layout works, and errors about damage name the file."""
 
 import json
 import pickle
@@ -143,7 +143,7 @@ def test_a_folder_without_any_tokenizer_is_refused(folder):
         load_embedder(folder)
 
 
-def test_a_changed_config_is_not_overlooked_while_a_copy_is_resident(folder):
+def test_a_changed_config_is_noticed_while_a_copy_is_in_memory(folder):
     with load_embedder(folder) as old:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
@@ -173,7 +173,7 @@ def test_special_tokens_have_no_lexical_weight_without_a_tokenizer_config_either
         {"architectures": 5, "vocab_size": "many"},
     ],
 )
-def test_a_config_that_makes_no_sense_is_a_checkpoint_error(folder, change):
+def test_an_inconsistent_config_is_a_checkpoint_error(folder, change):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(CheckpointError, match=r"config\.json"):
@@ -230,7 +230,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
         load_embedder(folder)
 
 
-def test_nothing_is_left_resident_after_a_failed_load(folder):
+def test_nothing_stays_in_memory_after_a_failed_load(folder):
     from bge_integrations.core.residency import models_in_memory
 
     before = models_in_memory()
@@ -241,7 +241,7 @@ def test_nothing_is_left_resident_after_a_failed_load(folder):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nowhere-at-all"])
-def test_a_folder_that_is_not_there(name):
+def test_a_missing_folder(name):
     with pytest.raises(CheckpointNotFoundError, match="no folder"):
         load_embedder(name)
 
@@ -258,7 +258,7 @@ def offline(code, tmp_path, **environment):
 
 
 def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
-    """As other libraries leave it in the cache."""
+    """Other libraries cache it without the heads."""
     cached = tmp_path / "hub" / "models--BAAI--bge-m3"
     shutil.copytree(M3, cached / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.pt"))
     (cached / "refs").mkdir()
@@ -283,7 +283,7 @@ def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, na
 
 
 @pytest.mark.parametrize("model", [None, 5, "", b"x"])
-def test_a_model_that_is_no_name(model):
+def test_an_invalid_model_name(model):
     with pytest.raises(InvalidInputError, match="must be a hub id"):
         load_embedder(model)
 
@@ -319,7 +319,7 @@ def test_a_cached_checkpoint_needs_no_network(tmp_path):
 @pytest.mark.parametrize("name", ["bge-m3", "bge-multilingual-gemma2", "bge-reranker-v2-m3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_loaded_model_keeps_no_mapping_of_its_files(tmp_path, name, dtype):
-    """Each would reserve the size of the file, and what is written into the file would change the model."""
+    """A mapping would reserve the size of the file, and writing to the file would change the model."""
     shutil.copytree(CHECKPOINTS / name, tmp_path / name)
     load = load_reranker if "reranker" in name else load_embedder
     with load(tmp_path / name, dtype=dtype):
