@@ -112,7 +112,7 @@ def test_a_bad_configuration_is_refused(config):
 
 
 def test_bad_settings_raise_at_construction():
-    with pytest.raises(UnknownModelError, match="Did you mean"):
+    with pytest.raises(UnknownModelError, match=r"bge-bas-en.*bge-base-en"):
         BGEEmbeddingFunction(model_name="bge-bas-en")
     with pytest.raises(TypeError, match="batch_size"):
         BGEEmbeddingFunction(model_name=BASE, batch_size=3)
@@ -120,9 +120,9 @@ def test_bad_settings_raise_at_construction():
 
 def test_bad_input(function, client):
     collection = client.create_collection("documents", embedding_function=function)
-    with pytest.raises(InvalidInputError, match="lone surrogate"):
+    with pytest.raises(InvalidInputError, match=r"texts\[0\].*surrogate"):
         collection.add(ids=["1"], documents=["\ud800"])
-    with pytest.raises(InvalidInputError, match="list of texts"):
+    with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
         function("one text")
     assert collection.count() == 0
 
@@ -184,7 +184,7 @@ def test_another_model_under_the_same_name_is_refused(client, own, get, case):
         lambda: collection.update(ids=["1"], documents=["hi"]),
         lambda: collection.query(query_texts=["hi"]),
     ):
-        with pytest.raises(WrongModelError, match="made otherwise"):
+        with pytest.raises(WrongModelError):
             call()
     assert collection.count() == 3
     assert client.get_collection("documents").get("1")["documents"] == TEXTS[:1]
@@ -196,7 +196,7 @@ def test_a_changed_checkpoint_at_the_same_path_is_refused(client, own, tmp_path)
     client.create_collection("documents", embedding_function=maker).add(ids=IDS, documents=TEXTS)
     shutil.copy(own / "second" / "model.safetensors", tmp_path / "new")
     (tmp_path / "new").replace(tmp_path / "model" / "model.safetensors")
-    with pytest.raises(WrongModelError, match="model"):
+    with pytest.raises(WrongModelError):
         client.get_collection("documents").query(query_texts=["hi"])
 
 
@@ -204,7 +204,7 @@ def test_a_collection_cannot_be_assigned_to_another_model(tmp_path, function):
     client = chromadb.PersistentClient(str(tmp_path))
     collection = client.create_collection("documents", embedding_function=function)
     collection.add(ids=IDS, documents=TEXTS)
-    with pytest.raises(WrongModelError, match="made otherwise"):
+    with pytest.raises(WrongModelError):
         collection.modify(name="other", configuration={"embedding_function": BGEEmbeddingFunction(model_name=M3)})
     kept = client.get_collection("documents").configuration_json["embedding_function"]["config"]
     assert kept == function.get_config()
@@ -254,7 +254,7 @@ def test_a_published_name_does_not_stand_for_other_weights(client, own, tmp_path
     folder = shutil.copytree(own / "second", tmp_path / "bge-base-en-v1.5")
     collection = client.create_collection("documents", embedding_function=BGEEmbeddingFunction(model_name=BASE))
     collection.add(ids=IDS, documents=TEXTS)
-    with pytest.raises(WrongModelError, match="weights"):
+    with pytest.raises(WrongModelError):
         client.get_collection("documents", embedding_function=BGEEmbeddingFunction(folder)).query(query_texts=["hi"])
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.chroma import BGEEmbeddingFunction
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import InvalidInputError, WrongKindError
 from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 from bge_integrations.llama_index import BGEEmbedding, BGERerank
 
@@ -85,18 +85,18 @@ def test_task_instruction_is_an_alias(make_embedding):
     assert query_vector(one) != query_vector(make_embedding())
     assert make_embedding(task_instruction="Find.", query_instruction="Find.").query_instruction == "Find."
     assert make_embedding(task_instruction=None, query_instruction="Find.").query_instruction == "Find."
-    with pytest.raises(ValidationError, match="given twice, also as task_instruction; pass one"):
+    with pytest.raises(ValidationError, match=r"query_instruction.*task_instruction"):
         make_embedding(task_instruction="Find.", query_instruction="Answer.")
 
 
 def test_wrong_examples_and_tasks_are_refused(make_embedding):
-    with pytest.raises(InvalidInputError, match=r"examples\[0\] must be a dict of query, response"):
+    with pytest.raises(InvalidInputError, match=r"examples\[0\].*query.*response"):
         make_embedding(examples=[{"query": "q"}])
     with pytest.raises(ValidationError, match="examples"):
         make_embedding(examples={"query": "q", "response": "r"})
-    with pytest.raises(InvalidInputError, match="takes no examples; they are for bge-en-icl"):
+    with pytest.raises(InvalidInputError, match=r"examples.*bge-en-icl"):
         make_embedding(BASE, examples=EXAMPLES)
-    with pytest.raises(InvalidInputError, match="task='qa' is none of web_search"):
+    with pytest.raises(InvalidInputError, match=r"task='qa'.*web_search"):
         make_embedding(task="qa")
 
 
@@ -170,33 +170,33 @@ def test_scores_are_the_cores(make_reranker, model, settings):
 
 @pytest.mark.parametrize("cutoffs", [[3, 5], (3, 5), []])
 def test_an_adapter_ranks_by_one_cutoff(make_reranker, cutoffs):
-    with pytest.raises(ValidationError, match=r"must be one number here, .*; pass one of them"):
+    with pytest.raises(ValidationError, match="cutoff_layers"):
         make_reranker(model=LAYERWISE, cutoff_layers=cutoffs)
     changed = make_reranker(model=LAYERWISE, cutoff_layers=[5])
     assert changed.cutoff_layers == 5
-    with pytest.raises(ValidationError, match="pass one of them"):
+    with pytest.raises(ValidationError, match="cutoff_layers"):
         changed.cutoff_layers = cutoffs
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "message"),
+    ("model", "settings", "argument"),
     [
-        (LAYERWISE, {"cutoff_layers": 1}, "has scores after 2, 3, 4, 5, 6 layers"),
-        (LAYERWISE, {"compress_ratio": 2}, "compress passages"),
-        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio=3 is none of 1, 2, 4, 8"),
-        ("pocket", {"cutoff_layers": 2}, "after its last layer only; leave cutoff_layers= out"),
-        ("pocket", {"prompt": "Is it?"}, "takes no prompt"),
+        (LAYERWISE, {"cutoff_layers": 1}, "cutoff_layers"),
+        (LAYERWISE, {"compress_ratio": 2}, "compress_ratio"),
+        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio"),
+        ("pocket", {"cutoff_layers": 2}, "cutoff_layers"),
+        ("pocket", {"prompt": "Is it?"}, "prompt"),
     ],
 )
-def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model, settings, message):
-    with pytest.raises(InvalidInputError, match=message):
+def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model, settings, argument):
+    with pytest.raises(InvalidInputError, match=argument):
         make_reranker(model=model, **settings)
 
 
 def test_a_custom_reranker_needs_a_family(make_reranker, tmp_path):
     own = tmp_path / "my-reranker"
     own.symlink_to(LLM)
-    with pytest.raises(InvalidInputError, match="is no reranker"):
+    with pytest.raises(WrongKindError, match="family='llm_reranker'"):
         make_reranker(model=own)
     found = rerank_texts(make_reranker(model=own, family="llm_reranker"))
     assert found == rerank_texts(make_reranker(model=LLM))

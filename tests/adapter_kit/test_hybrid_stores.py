@@ -154,11 +154,11 @@ async def test_async_calls_copies_and_bad_arguments(make):
     for twin in (pickle.loads(pickled), copy.deepcopy(sparse), sparse.model_copy()):
         assert twin == sparse
         assert twin.embed_query(QUERY) == sparse.embed_query(QUERY)
-    with pytest.raises(InvalidInputError, match="no sparse head"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5.*sparse"):
         make(model=BASE)
     with pytest.raises(ValidationError, match="batch_size"):
         make(model=M3, batch_size=3)
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="NoneType"):
         sparse.embed_query(None)
 
 

@@ -149,12 +149,12 @@ def test_empty_and_bad_input(pair):
     for view in pair:
         with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
             view.encode(["fine", None], "passage")
-        with pytest.raises(InvalidInputError, match="must be a list of texts"):
+        with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
             view.encode("a", "query")
 
 
 def test_a_model_without_a_sparse_head_is_refused():
-    with pytest.raises(InvalidInputError, match="no sparse head"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5.*sparse"):
         load_sparse(BASE)
 
 

@@ -186,7 +186,7 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path):
     state["embeddings.word_embeddings.weight"][50:] = float("nan")
     save_file(state, folder / "model.safetensors")
     for dtype in ("float32", "bfloat16"):
-        with load_embedder(folder, dtype=dtype) as embedder, pytest.raises(NonFiniteError, match="damaged"):
+        with load_embedder(folder, dtype=dtype) as embedder, pytest.raises(NonFiniteError):
             embedder.encode(["retrieval of documents, 12345 words"])
 
 
@@ -211,7 +211,7 @@ def test_an_overflow_in_half_precision_is_recomputed_in_float32_with_a_warning(m
     texts = ["a text", "long " * 30]
     with load_embedder(M3, dtype="bfloat16") as half:
         before = runtime.statistics()["cpu"].recomputed_sequences
-        with pytest.warns(PerformanceWarning, match="again in float32") as caught:
+        with pytest.warns(PerformanceWarning, match="float32") as caught:
             vectors = half.encode(texts).dense
         assert [each.filename for each in caught] == [__file__]
         assert runtime.statistics()["cpu"].recomputed_sequences == before + 1
@@ -268,7 +268,7 @@ def test_without_memory_for_float32_only_the_texts_that_overflow_fail(monkeypatc
     with load_embedder(M3, dtype="bfloat16") as half:
         runs = overflowing(monkeypatch, lambda sequence: len(sequence) > 20)
         monkeypatch.setattr(residency, "acquire", refuse)
-        with pytest.raises(NonFiniteError, match=r"not enough memory .*\(float32 takes 30 GB\)"):
+        with pytest.raises(NonFiniteError, match="30 GB"):
             half.encode(["a text", "another one", "long " * 30])
         assert len(runs) == 1
         assert half.encode(["a text"]).dense.shape == (1, 64)

@@ -24,15 +24,15 @@ LONG = "long " * 2000
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("one text", r"wrap it: \[text\]"),
-        (b"bytes", "list of texts, got one bytes"),
-        (None, "list of texts, got NoneType"),
-        (7, "list of texts, got int"),
-        (["fine", None], r"texts\[1\] must be a str, got NoneType"),
-        ([1.5], r"texts\[0\] must be a str, got float"),
-        ([b"bytes"], r"texts\[0\] must be a str, got bytes"),
-        ([["nested"]], r"texts\[0\] must be a str, got list"),
-        (["fine", "fine", "lone \ud800 surrogate"], r"texts\[2\] holds a lone surrogate at character 5.*replace"),
+        ("one text", r"texts.*\bstr\b"),
+        (b"bytes", r"texts.*\bbytes\b"),
+        (None, "texts.*NoneType"),
+        (7, r"texts.*\bint\b"),
+        (["fine", None], r"texts\[1\].*NoneType"),
+        ([1.5], r"texts\[0\].*float"),
+        ([b"bytes"], r"texts\[0\].*bytes"),
+        ([["nested"]], r"texts\[0\].*list"),
+        (["fine", "fine", "lone \ud800 surrogate"], r"texts\[2\].*surrogate.*\b5\b.*replace"),
     ],
 )
 def test_bad_texts_are_named(base, texts, message):
@@ -49,15 +49,15 @@ async def test_bad_texts_are_named_by_aencode_too(base):
     ("options", "message"),
     [
         ({"kind": "document"}, "kind='document'"),
-        ({"max_length": 0}, "from 1 to 512"),
-        ({"max_length": 513}, "from 1 to 512"),
-        ({"max_length": 2}, "leaves no room"),
-        ({"max_length": 8.0}, "whole number"),
-        ({"max_length": True}, "whole number"),
+        ({"max_length": 0}, "max_length=0.*1.*512"),
+        ({"max_length": 513}, "max_length=513.*1.*512"),
+        ({"max_length": 2}, "max_length=2.*3"),
+        ({"max_length": 8.0}, r"max_length=8\.0"),
+        ({"max_length": True}, "max_length=True"),
         ({"on_truncate": "maybe"}, "on_truncate='maybe'"),
-        ({"dense": False}, "nothing is asked for"),
-        ({"sparse": True}, "no sparse and multi-vector heads"),
-        ({"multi_vector": True}, "no sparse and multi-vector heads"),
+        ({"dense": False}, "dense.*sparse.*multi_vector"),
+        ({"sparse": True}, "bge-base-en-v1.5.*sparse"),
+        ({"multi_vector": True}, "bge-base-en-v1.5.*multi-vector"),
     ],
 )
 def test_bad_options(base, options, message):
@@ -66,23 +66,24 @@ def test_bad_options(base, options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"device": "tpu9"}, "not a device"),
-        ({"device": "meta"}, "not supported"),
-        ({"dtype": "int3"}, "dtype='int3'"),
-        ({"dtype": "float16", "device": "cpu"}, "not supported on cpu"),
-        ({"max_length": 4096}, "from 1 to 512"),
-        ({"truncate_dim": 65}, "from 1 to 64"),
-        ({"truncate_dim": 0}, "from 1 to 64"),
-        ({"pooling": "max"}, "none of 'cls', 'mean', 'last_token'"),
-        ({"family": "bert"}, "family='bert'"),
-        ({"task": "qa"}, "has no tasks"),
+        {"device": "tpu9"},
+        {"device": "meta"},
+        {"dtype": "int3"},
+        {"dtype": "float16", "device": "cpu"},
+        {"max_length": 4096},
+        {"truncate_dim": 65},
+        {"truncate_dim": 0},
+        {"pooling": "max"},
+        {"family": "bert"},
+        {"task": "qa"},
     ],
 )
-def test_bad_arguments_of_load(options, message):
-    with pytest.raises(InvalidInputError, match=message):
+def test_bad_arguments_of_load(options):
+    with pytest.raises(InvalidInputError) as caught:
         load_embedder(BASE, **options)
+    assert caught.value.argument == next(iter(options))
 
 
 def test_nul_empty_and_blank_texts_are_embedded_as_the_tokenizer_reads_them(base, m3):
@@ -110,7 +111,7 @@ def test_no_texts_return_empty_arrays_of_the_right_shape(m3):
 
 
 def test_a_text_of_a_megabyte_is_cut_with_a_warning(base):
-    with pytest.warns(TruncationWarning, match="1 of 3 different inputs"):
+    with pytest.warns(TruncationWarning, match=r"\b1 of 3\b"):
         found = base.encode(["short", "x y " * 262_144, "also short"]).dense
     assert found.shape == (3, 64)
     assert np.isfinite(found).all()
@@ -137,7 +138,7 @@ async def test_the_warning_of_a_long_async_call_names_the_callers_line_too(base)
 
 
 def test_truncation_can_be_refused_or_ignored(base):
-    with pytest.raises(TextTooLongError, match="1 of 2 different inputs"):
+    with pytest.raises(TextTooLongError, match=r"\b1 of 2\b"):
         base.encode([LONG, "short"], on_truncate="error")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -251,7 +252,7 @@ def test_closed_embedders_raise_and_closing_twice_is_fine():
     embedder = load_embedder(BASE)
     embedder.close()
     embedder.close()
-    with pytest.raises(ClosedError, match="load the model again"):
+    with pytest.raises(ClosedError):
         embedder.encode(["a"])
 
 
@@ -343,7 +344,7 @@ def test_an_instruction_that_would_be_pooled_is_refused(tmp_path):
     pooling = {"pooling_mode": "mean", "include_prompt": False}
     folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": pooling})
     load_embedder(folder).close()
-    with pytest.raises(NotSupportedError, match="pools without the prompt"):
+    with pytest.raises(NotSupportedError, match="include_prompt"):
         load_embedder(folder, query_instruction="ask: ")
 
 
@@ -432,7 +433,7 @@ def test_bad_instructions(instruction):
 def test_embedders_are_not_pickled(base):
     import pickle
 
-    with pytest.raises(TypeError, match="load the model again"):
+    with pytest.raises(TypeError, match="Embedder"):
         pickle.dumps(base)
 
 
@@ -440,7 +441,7 @@ def test_layers_that_would_be_ignored_are_refused(tmp_path):
     dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
     pooling = {"pooling_mode_mean_tokens": True}
     folder = finetune(tmp_path, {"modules.json": [*MODULES, dense], "1_Pooling/config.json": pooling})
-    with pytest.raises(NotSupportedError, match="Dense layer"):
+    with pytest.raises(NotSupportedError, match=r"modules\.json.*Dense"):
         load_embedder(folder)
 
 
@@ -454,7 +455,7 @@ def test_several_poolings_at_once_are_refused(tmp_path):
 def test_a_known_name_whose_files_set_another_pooling_is_refused(tmp_path):
     folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean"}})
     renamed = folder.rename(tmp_path / "bge-base-en-v1.5")
-    with pytest.raises(UnknownModelError, match="pooling='cls' or pooling='mean'"):
+    with pytest.raises(UnknownModelError, match=r"pooling='cls'.*pooling='mean'"):
         load_embedder(renamed)
     with load_embedder(renamed, pooling="mean") as embedder:
         assert embedder.pooling == "mean"

@@ -13,14 +13,14 @@ LONG = "long " * 2000
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("query passage", "list of"),
-        (None, "list of"),
-        (["query", "passage"], r"pairs\[0\].*wrap a single pair"),
+        ("query passage", r"pairs.*\bstr\b"),
+        (None, "pairs.*NoneType"),
+        (["query", "passage"], r"pairs\[0\].*\bstr\b"),
         ([("query",)], r"pairs\[0\]"),
         ([("q", "p"), ("q", "p", "x")], r"pairs\[1\]"),
-        ([("q", None)], r"pairs\[0\]\[1\] must be a str, got NoneType"),
-        ([(3, "p")], r"pairs\[0\]\[0\] must be a str, got int"),
-        ([("q", "\udfff")], r"pairs\[0\]\[1\] holds a lone surrogate"),
+        ([("q", None)], r"pairs\[0\]\[1\].*NoneType"),
+        ([(3, "p")], r"pairs\[0\]\[0\].*\bint\b"),
+        ([("q", "\udfff")], r"pairs\[0\]\[1\].*surrogate"),
         ([{"q": "p", "r": "s"}], r"pairs\[0\]"),
     ],
 )
@@ -30,20 +30,21 @@ def test_bad_pairs_are_named(reranker, pairs, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"max_length": 0}, "from 1 to"),
-        ({"max_length": 10**6}, "from 1 to"),
-        ({"max_length": 8}, "leaves no room for a passage"),
-        ({"max_length": 32, "query_max_length": 31}, "leaves no room for a passage"),
-        ({"query_max_length": 513}, "query_max_length=513"),
-        ({"query_max_length": 0}, "query_max_length=0"),
-        ({"on_truncate": None}, "on_truncate"),
+        {"max_length": 0},
+        {"max_length": 10**6},
+        {"max_length": 8},
+        {"max_length": 32, "query_max_length": 31},
+        {"query_max_length": 513},
+        {"query_max_length": 0},
+        {"on_truncate": None},
     ],
 )
-def test_bad_options(reranker, options, message):
-    with pytest.raises(InvalidInputError, match=message):
+def test_bad_options(reranker, options):
+    with pytest.raises(InvalidInputError) as caught:
         reranker.score([("q", "p")], **options)
+    assert caught.value.argument == next(iter(options))
 
 
 def test_shapes_order_and_duplicates(reranker):
@@ -64,7 +65,7 @@ def test_empty_texts_are_scored(reranker):
 
 
 def test_truncation_is_counted_warned_about_or_refused(reranker):
-    with pytest.warns(TruncationWarning, match="2 of 3 different inputs"):
+    with pytest.warns(TruncationWarning, match=r"\b2 of 3\b"):
         reranker.score([("q", LONG), (LONG, "p"), ("q", "p")])
     with pytest.raises(TextTooLongError, match="1 of 1"):
         reranker.score([("q", LONG)], on_truncate="error")

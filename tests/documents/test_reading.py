@@ -1,6 +1,7 @@
 """Files are split into passages that the model reads without truncation."""
 
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -95,11 +96,11 @@ def test_a_model_with_an_instruction_and_a_short_length(folder):
     with load_embedder("pocket", passage_instruction="Represent this passage: ", max_length=40) as embedder:
         passages = list(read_passages(folder / "a.txt", embedder))
         assert 30 < max(embedder.count_tokens([p.text for p in passages], kind="passage")) <= 40
-        with pytest.raises(InvalidInputError, match="leaves no room"):
+        with pytest.raises(InvalidInputError, match="passage_tokens=5"):
             read_passages(folder, embedder, passage_tokens=5)
-        with pytest.raises(InvalidInputError, match="passage_tokens"):
+        with pytest.raises(InvalidInputError, match="passage_tokens=41"):
             read_passages(folder, embedder, passage_tokens=41)
-        with pytest.raises(InvalidInputError, match="overlap_tokens"):
+        with pytest.raises(InvalidInputError, match="overlap_tokens=40"):
             read_passages(folder, embedder, overlap_tokens=40)
 
 
@@ -111,9 +112,9 @@ def test_tokens_are_counted_as_they_are_encoded(pocket):
     with_vectors = pocket.encode(texts, multi_vector=True, on_truncate="ignore").multi_vector
     assert [1 + len(with_vectors[i]) for i in range(2)] == counted[:2]  # <s> has no vector
     assert pocket.count_tokens([]) == []
-    with pytest.raises(InvalidInputError, match="wrap it"):
+    with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
         pocket.count_tokens("one text")
-    with pytest.raises(InvalidInputError, match="kind="):
+    with pytest.raises(InvalidInputError, match="kind='document'"):
         pocket.count_tokens(["a"], kind="document")
 
 
@@ -156,7 +157,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(InvalidInputError, match=r"sub can't be read \(Permission denied\); make it readable"):
+    with pytest.raises(InvalidInputError, match=r"sub.*Permission denied"):
         find_files(folder)
     (folder / ".sub").mkdir()
     (folder / "sub" / "b.md").unlink()
@@ -170,9 +171,8 @@ def test_a_page_in_another_encoding(tmp_path):
 
 
 def test_nothing_to_read(tmp_path, pocket):
-    mistakes = {tmp_path: "has no files", tmp_path / "x": "no file or folder", Path(__file__): "is not of the kinds"}
-    for path, why in mistakes.items():
-        with pytest.raises(InvalidInputError, match=why):
+    for path in (tmp_path, tmp_path / "x", Path(__file__)):
+        with pytest.raises(InvalidInputError, match=re.escape(str(path))):
             read_passages(path, pocket)
     with pytest.raises(InvalidInputError):
         find_files(tmp_path)

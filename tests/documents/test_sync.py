@@ -54,7 +54,7 @@ def test_an_interrupted_sync_deletes_nothing_and_can_be_finished(monkeypatch):
 
 def test_an_empty_list_of_documents_is_refused():
     store = MemoryStore(a="1")
-    with pytest.raises(InvalidInputError, match="no documents to store; the store is unchanged"):
+    with pytest.raises(InvalidInputError):
         sync(store, [])
     assert store.rows == {"a": "1"}
 
@@ -66,10 +66,10 @@ def test_an_index_follows_a_folder_and_refuses_another(tmp_path, pocket):
         (tmp_path / name).write_text(text)
     with M3Index.open(tmp_path / "index", pocket) as index:
         assert follow_folder(index, folder) == FolderChanges(files=2, passages=2, added=2, unchanged=0, removed=0)
-        with pytest.raises(InvalidInputError, match="would remove passages from it"):
+        with pytest.raises(InvalidInputError, match="docs"):
             follow_folder(index, other)
         (folder / "b.txt").write_text("")
-        with pytest.raises(UnreadableFileError, match="has no text"):
+        with pytest.raises(UnreadableFileError, match=r"b\.txt"):
             follow_folder(index, folder)
         assert len(index) == 2
         unreadable = []

@@ -103,15 +103,15 @@ def test_tables_and_the_comparison_of_two_cutoffs(comparison):
 @pytest.mark.parametrize(
     ("reranker", "arguments", "message"),
     [
-        (LAYERWISE, {"cutoff_layers": []}, r"cutoff_layers=\[\] must be a list of layers"),
-        (LAYERWISE, {"cutoff_layers": 8}, "cutoff_layers=8 must be a list of layers"),
-        (LAYERWISE, {"cutoff_layers": [2, 7]}, "has scores after 2, 3, 4, 5, 6 layers"),
-        (LAYERWISE, {"cutoff_layers": [2, 2]}, "name each once"),
-        (LAYERWISE, {"cutoff_layers": [2], "depth": 0}, "depth=0 must be"),
-        (LAYERWISE, {"cutoff_layers": [2], "mode": "fast"}, "modes="),
-        (LAYERWISE, {"cutoff_layers": [2], "compress_ratio": 2}, "compresses nothing"),
-        (RERANKER, {"cutoff_layers": [2]}, "after its last layer only"),
-        (BASE, {"cutoff_layers": [2]}, "belongs to the embedders"),
+        (LAYERWISE, {"cutoff_layers": []}, r"cutoff_layers=\[\]"),
+        (LAYERWISE, {"cutoff_layers": 8}, "cutoff_layers=8"),
+        (LAYERWISE, {"cutoff_layers": [2, 7]}, r"cutoff_layers=\[2, 7\].*2, 3, 4, 5, 6"),
+        (LAYERWISE, {"cutoff_layers": [2, 2]}, r"cutoff_layers=\[2, 2\]"),
+        (LAYERWISE, {"cutoff_layers": [2], "depth": 0}, "depth=0"),
+        (LAYERWISE, {"cutoff_layers": [2], "mode": "fast"}, "'fast'"),
+        (LAYERWISE, {"cutoff_layers": [2], "compress_ratio": 2}, "compress_ratio"),
+        (RERANKER, {"cutoff_layers": [2]}, "cutoff_layers"),
+        (BASE, {"cutoff_layers": [2]}, "load_embedder"),
     ],
 )
 def test_invalid_arguments_are_refused_before_the_search(data, pocket, monkeypatch, reranker, arguments, message):
@@ -125,5 +125,5 @@ def test_invalid_arguments_are_refused_before_the_search(data, pocket, monkeypat
 
 def test_a_search_that_finds_nothing_is_an_error(pocket):
     data = Dataset(queries={"a": "zebra"}, documents={"b": "bamboo"}, qrels={"a": {"b": 1}})
-    with pytest.raises(InvalidInputError, match="found nothing in 'data set' that could be reranked"):
+    with pytest.raises(InvalidInputError, match=r"'sparse'.*'data set'"):
         compare_cutoffs(data, pocket, LAYERWISE, cutoff_layers=[2], mode="sparse")

@@ -75,7 +75,7 @@ def test_a_baseline_is_measured_without_the_query_itself(pocket):
     data = Dataset(queries={"q": "pandas"}, documents={"q": "pandas", "d": "giant pandas"}, qrels={"q": {"d": 1}})
     report = evaluate(data, pocket, modes=["dense"], baseline=Run("ours", {"q": [("q", 2.0), ("d", 1.0)]}))
     assert [report[name].per_query["MRR@10"] for name in ("ours", "dense")] == [{"q": 1}] * 2
-    with pytest.raises(InvalidInputError, match="'sparse' was not searched for"):
+    with pytest.raises(InvalidInputError, match="'sparse'"):
         find_candidates(data, pocket, modes=["hybrid"]).run("sparse")
 
 
@@ -114,7 +114,7 @@ def test_ndcg_and_cutoffs_on_random_runs_with_ties():
 
 
 def test_a_run_of_other_queries_is_an_error():
-    with pytest.raises(InvalidInputError, match="no query of the run 'mine' is judged"):
+    with pytest.raises(InvalidInputError, match="'mine'"):
         measure_run(tiny({"q1": {"a": 1}}), Run("mine", {"other": [("a", 1.0)]}))
 
 
@@ -156,11 +156,11 @@ def test_comparisons(report):
     assert ours.difference == pytest.approx(report["sparse"].means["MAP"] - report["dense"].means["MAP"])
     assert (ours.wins, ours.losses, ours.p_value) == (theirs.losses, theirs.wins, theirs.p_value)
     assert ours.interval[0] <= ours.difference <= ours.interval[1]
-    with pytest.raises(InvalidInputError, match="different queries"):
+    with pytest.raises(InvalidInputError, match=r"'dense'.*'mine'"):
         compare(report["dense"], measure_run(tiny({"q1": {"a": 1}}), Run("mine", {})))
-    with pytest.raises(InvalidInputError, match=r"'P@1' is none of nDCG@10"):
+    with pytest.raises(InvalidInputError, match=r"'P@1'.*nDCG@10"):
         compare(report["dense"], report["sparse"], "P@1")
-    with pytest.raises(InvalidInputError, match=r"is none of nDCG@10"):
+    with pytest.raises(InvalidInputError, match=r"\['MAP'\].*nDCG@10"):
         compare(report["dense"], report["sparse"], ["MAP"])
 
 
@@ -191,7 +191,7 @@ def test_a_search_in_chunks_equals_the_whole_matrix(monkeypatch, demo, pocket, m
             assert_close([row[ids.index(document)] for document, _ in run.rankings[query]], expected)
     assert all(len(places) <= 4 * kept for places in found.places)
     assert set(found.run("hybrid", 10, (1, 1, 1)).rankings) == set(demo.judged)
-    with pytest.raises(InvalidInputError, match="ask find_candidates for more"):
+    with pytest.raises(InvalidInputError, match="depth=1001"):
         found.run("dense", depth=1001)
 
 
@@ -218,32 +218,30 @@ def test_a_document_with_the_querys_own_id_is_skipped(pocket):
 def test_an_embedder_without_the_other_heads_searches_by_dense(base):
     data = Dataset(queries={"q": "panda"}, documents={"a": "panda", "b": ""}, qrels={"q": {"a": 1}})
     assert list(evaluate(data, base)) == ["BM25", "dense"]
-    with pytest.raises(InvalidInputError, match="no sparse and multi-vector heads, which 'hybrid' needs"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5.*'hybrid'"):
         evaluate(data, base, modes=["dense", "hybrid"])
 
 
 @pytest.mark.parametrize("modes", ["dense", [], ["dense", "dense"], ["lexical"]])
 def test_unusable_modes(demo, pocket, modes):
-    with pytest.raises(InvalidInputError, match="each once, in a list"):
+    with pytest.raises(InvalidInputError, match="modes="):
         find_candidates(demo, pocket, modes=modes)
 
 
 def test_other_unusable_arguments_of_a_search(demo, pocket, report):
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match=r"weights=\(0, 0, 0\)"):
         find_candidates(demo, pocket, weights=(0, 0, 0))
     with pytest.raises(InvalidInputError, match="depth=0"):
         find_candidates(demo, pocket, depth=0)
-    with pytest.raises(InvalidInputError, match="put it among the modes"):
+    with pytest.raises(InvalidInputError, match="'sparse'"):
         find_candidates(demo, pocket, modes=["dense"], on_truncate="ignore").run("sparse")
-    with pytest.raises(InvalidInputError, match="put it among the modes"):
+    with pytest.raises(InvalidInputError, match="'lexical'"):
         report.candidates.run("lexical")
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match=r"weights=\(\)"):
         report.candidates.run("hybrid", weights=())
-    with pytest.raises(InvalidInputError, match="named 'hybrid', as a method is"):
+    with pytest.raises(InvalidInputError, match="'hybrid'"):
         evaluate(demo, pocket, baseline=report["hybrid"].run)
-    with pytest.raises(
-        InvalidInputError, match=r"named 'hybrid\+rerank', as a method is"
-    ):  # both would be saved to the same file
+    with pytest.raises(InvalidInputError, match=r"'hybrid\+rerank'"):  # both would be saved to the same file
         evaluate(demo, pocket, baseline=Run("hybrid+rerank", report["hybrid"].run.rankings))
 
 
@@ -259,8 +257,9 @@ def test_a_depth_is_a_whole_number(demo, pocket, pocket_reranker, report, depth)
         lambda: rerank(demo, report["dense"].run, pocket_reranker, depth),
         lambda: tune_weights(data, candidates, depth=depth),
     ):
-        with pytest.raises(InvalidInputError, match=rf"depth={depth!r} must be a whole number of at least 1"):
+        with pytest.raises(InvalidInputError, match=f"depth={depth!r}") as caught:
             call()
+        assert caught.value.argument == "depth"
 
 
 def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
@@ -279,7 +278,7 @@ def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
 def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
     run, candidates = report["dense"].run, report.candidates
     wrong = {
-        "data is of type str; pass a Dataset": [
+        r"\bdata\b.*\bstr\b.*Dataset": [
             lambda: evaluate("demo", pocket),
             lambda: find_candidates("demo", pocket),
             lambda: bm25("demo"),
@@ -287,28 +286,28 @@ def test_a_wrong_object_is_named(demo, pocket, pocket_reranker, report):
             lambda: rerank("demo", run, pocket_reranker),
             lambda: tune_weights("demo", candidates),
         ],
-        "embedder is of type Reranker; pass what load_embedder": [
+        "embedder.*Reranker.*load_embedder": [
             lambda: evaluate(demo, pocket_reranker),
             lambda: find_candidates(demo, pocket_reranker),
         ],
-        "embedder is of type str; pass what load_embedder": [lambda: evaluate(demo, "pocket")],
-        "reranker is of type Embedder; pass what load_reranker": [
+        r"embedder.*\bstr\b.*load_embedder": [lambda: evaluate(demo, "pocket")],
+        "reranker.*Embedder.*load_reranker": [
             lambda: evaluate(demo, pocket, reranker=pocket),
             lambda: rerank(demo, run, pocket),
         ],
-        "reranker is of type str; pass what load_reranker": [lambda: evaluate(demo, pocket, reranker="pocket")],
-        "baseline is of type str; pass True": [
+        r"reranker.*\bstr\b.*load_reranker": [lambda: evaluate(demo, pocket, reranker="pocket")],
+        r"baseline.*\bstr\b": [
             lambda: evaluate(demo, pocket, baseline="bm25"),
             lambda: evaluate(demo, pocket, baseline=""),
         ],
-        "baseline is of type NoneType; pass True": [lambda: evaluate(demo, pocket, baseline=None)],
-        "baseline is of type int; pass True": [lambda: evaluate(demo, pocket, baseline=0)],
-        "run is of type Result; pass a Run": [
+        "baseline.*NoneType": [lambda: evaluate(demo, pocket, baseline=None)],
+        r"baseline.*\bint\b": [lambda: evaluate(demo, pocket, baseline=0)],
+        r"\brun\b.*Result.*Run": [
             lambda: measure_run(demo, report["dense"]),
             lambda: rerank(demo, report["dense"], pocket_reranker),
         ],
-        "source is of type Report; pass an embedder, or": [lambda: tune_weights(demo, report)],
-        "compare takes two results, .* not a Run": [
+        "source.*Report": [lambda: tune_weights(demo, report)],
+        r"\bcompare\b.*Run": [
             lambda: compare(run, report["dense"]),
             lambda: compare(report["dense"], run),
         ],
@@ -335,9 +334,9 @@ def test_reranking_orders_the_first_and_keeps_the_rest(demo, report, pocket_rera
 def test_bm25_can_be_reranked_but_other_data_cannot(demo, pocket_reranker):
     run = rerank(demo, bm25(demo), pocket_reranker, 3)
     assert run.name == "BM25 + rerank"
-    with pytest.raises(InvalidInputError, match="does not have both"):
+    with pytest.raises(InvalidInputError, match=r"'BM25'.*'f3167'"):
         rerank(tiny({"q1": {"a": 1}}), bm25(demo), pocket_reranker)
-    with pytest.raises(InvalidInputError, match=r"document 'z', .* does not have both"):  # even below the depth
+    with pytest.raises(InvalidInputError, match="'z'"):  # even below the depth
         rerank(tiny({"q1": {"a": 1}}), Run("mine", {"q1": [("a", 2.0), ("z", 1.0)]}), pocket_reranker, 1)
 
 
@@ -390,20 +389,20 @@ def test_bm25_refuses_settings_that_it_does_not_support():
     with pytest.raises(InvalidInputError, match="language='cjk'"):
         bm25(data)
     data = tiny({"q1": {"a": 1}}, ["a", "word"])
-    with pytest.raises(InvalidInputError, match="no stemmer for language='klingon'"):
+    with pytest.raises(InvalidInputError, match="language='klingon'"):
         bm25(data, language="klingon")
-    with pytest.raises(InvalidInputError, match="no stop words for language='finnish'"):
+    with pytest.raises(InvalidInputError, match="language='finnish'"):
         bm25(data, language="finnish")
-    with pytest.raises(InvalidInputError, match=r"no document .* has a word"):
+    with pytest.raises(InvalidInputError, match="'data set'"):
         bm25(tiny({"q1": {"a": 1}}, ["a"]))
     for k1 in (-1, math.inf, math.nan, "a"):
-        with pytest.raises(InvalidInputError, match=r"k1=.* must be a number of at least 0"):
+        with pytest.raises(InvalidInputError, match="k1="):
             bm25(data, k1=k1)
     for b in (-0.1, 1.5, math.nan, "a"):
-        with pytest.raises(InvalidInputError, match=r"b=.* must be a number from 0 to 1"):
+        with pytest.raises(InvalidInputError, match=r"\bb="):
             bm25(data, b=b)
     for wrong in ({"stemmer": "english"}, {"stopwords": ["the"]}, {"stopwords": None}):
-        with pytest.raises(InvalidInputError, match="must be True or False; language= says which"):
+        with pytest.raises(InvalidInputError, match=r"stemmer=|stopwords="):
             bm25(data, **wrong)
     assert bm25(data, k1=0, b=np.float32(0.5)).name == "BM25"
 
@@ -426,21 +425,21 @@ def test_runs_are_read_back_unchanged(tmp_path, report):
 def test_runs_that_cannot_be_written_or_read(tmp_path):
     file = tmp_path / "a.trec"
     file.write_text("before")
-    with pytest.raises(InvalidInputError, match="'a b' has whitespace"):
+    with pytest.raises(InvalidInputError, match="'a b'"):
         Run("m", {"q": [("a", 2.0), ("a b", 1.0)]}).save(file)
     assert file.read_text() == "before"
     for wrong in ("q Q0 d 1 0.5", "q Q0 d one 0.5 tag", "q Q0 d 1 high tag"):
         file.write_text(f"q Q0 c 1 0.5 tag\n{wrong}\n")
-        with pytest.raises(InvalidInputError, match="line 2 must be"):
+        with pytest.raises(InvalidInputError, match=r"a\.trec, line 2"):
             Run.read(file)
     for name in ("", tmp_path, tmp_path / "none.trec"):
         with pytest.raises(InvalidInputError, match=r"is no file; Run\.save writes one"):
             Run.read(name)
     file.write_text("\n")
-    with pytest.raises(InvalidInputError, match=r"a\.trec is empty"):
+    with pytest.raises(InvalidInputError, match=r"a\.trec"):
         Run.read(file)
     file.write_text("q Q0 d 1 nan tag\n")
-    with pytest.raises(InvalidInputError, match=r"a\.trec: the scores of query 'q' must be finite"):
+    with pytest.raises(InvalidInputError, match=r"a\.trec.*'q'"):
         Run.read(file)
     file.write_text("\ufeffq Q0 d 1 0.5 tag\n", "utf-8")  # the byte order mark that Windows editors write
     assert Run.read(file).rankings == {"q": [("d", 0.5)]}
@@ -448,25 +447,25 @@ def test_runs_that_cannot_be_written_or_read(tmp_path):
         with pytest.raises(InvalidInputError, match="give it a name"):
             Run(name, {})
     for scores in ([1.0, 2.0], [float("nan"), 0.0]):
-        with pytest.raises(InvalidInputError, match="fall from first to last"):
+        with pytest.raises(InvalidInputError, match="'q'"):
             Run("m", {"q": list(zip("ab", scores, strict=True))})
-    with pytest.raises(InvalidInputError, match="stands twice"):
+    with pytest.raises(InvalidInputError, match="'q'"):
         Run("m", {"q": [("a", 2.0), ("a", 1.0)]})
 
 
 @pytest.mark.parametrize(
     ("rankings", "message"),
     [
-        (None, r"rankings must be a dictionary, \{query id: \[\(document id, score\), ...\]\}, got NoneType"),
-        ([("q", "a", 1.0)], "rankings must be a dictionary, .*, got list"),
-        ({1: [("a", 1.0)]}, "the query id 1; ids are texts"),
-        ({"q": {"a": 1.0}}, r"ranking of query 'q' must be a list, \[\(document id, score\), ...\], got dict"),
-        ({"q": "ab"}, "ranking of query 'q' must be a list, .*, got str"),
-        ({"q": ["ab"]}, "ranking of query 'q' has 'ab'; each must be a text and a number"),
-        ({"q": [("a", 1.0, 2)]}, r"has \('a', 1.0, 2\)"),
-        ({"q": [(1, 1.0)]}, r"has \(1, 1.0\)"),
-        ({"q": [("a", None)]}, r"has \('a', None\)"),
-        ({"q": [("a", "1")]}, r"has \('a', '1'\)"),
+        (None, "rankings.*NoneType"),
+        ([("q", "a", 1.0)], r"rankings.*\blist\b"),
+        ({1: [("a", 1.0)]}, r"\b1\b"),
+        ({"q": {"a": 1.0}}, r"'q'.*\bdict\b"),
+        ({"q": "ab"}, r"'q'.*\bstr\b"),
+        ({"q": ["ab"]}, "'q'.*'ab'"),
+        ({"q": [("a", 1.0, 2)]}, r"\('a', 1.0, 2\)"),
+        ({"q": [(1, 1.0)]}, r"\(1, 1.0\)"),
+        ({"q": [("a", None)]}, r"\('a', None\)"),
+        ({"q": [("a", "1")]}, r"\('a', '1'\)"),
     ],
 )
 def test_rankings_of_another_shape(rankings, message):
@@ -531,7 +530,7 @@ def test_standard_output_may_be_named_as_a_file(tmp_path):
 def test_a_report_with_one_run_that_cannot_be_written_writes_nothing(tmp_path, pocket):
     documents = {"a": "panda", "b c": "Rome"}  # BM25 only finds the first
     data = Dataset(queries={"q": "panda"}, documents=documents, qrels={"q": {"a": 1}})
-    with pytest.raises(InvalidInputError, match="'b c' has whitespace"):
+    with pytest.raises(InvalidInputError, match="'b c'"):
         evaluate(data, pocket).save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -585,24 +584,24 @@ def test_equal_weights_win_ties():
 
 def test_invalid_tuning_is_refused(demo, pocket, base):
     data, candidates = constructed(19)
-    with pytest.raises(InvalidInputError, match=r"19 judged queries leave 10 .* and 9 "):
+    with pytest.raises(InvalidInputError, match=r"\b19\b.*\b10\b.*\b9\b"):
         tune_weights(data, candidates)
     data, candidates = constructed()
     for share in (0, 1, math.nan, "half"):
         with pytest.raises(InvalidInputError, match="above 0 and below 1"):
             tune_weights(data, candidates, share=share)
     for seed in (-1, 1.5, "a"):
-        with pytest.raises(InvalidInputError, match=r"seed=.* must be a whole number of at least 0"):
+        with pytest.raises(InvalidInputError, match="seed="):
             tune_weights(data, candidates, seed=seed)
-    with pytest.raises(InvalidInputError, match="none of nDCG@10"):
+    with pytest.raises(InvalidInputError, match="nDCG@10"):
         tune_weights(data, candidates, "P@1")
-    with pytest.raises(InvalidInputError, match="no sparse and multi-vector heads"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5"):
         tune_weights(data, base)
     with pytest.raises(InvalidInputError, match="all four modes"):
         tune_weights(data, find_candidates(data, pocket, modes=["hybrid"]))
     with pytest.raises(InvalidInputError, match="find them with the same data"):
         tune_weights(data, find_candidates(demo, pocket, on_truncate="ignore"))
-    with pytest.raises(InvalidInputError, match="1000 documents were kept"):
+    with pytest.raises(InvalidInputError, match=r"\b1000\b"):
         tune_weights(data, candidates, depth=1001)
     others = Dataset(queries=data.queries, documents=data.documents | {"new": "one more"}, qrels=data.qrels)
     with pytest.raises(InvalidInputError, match="find them with the same data"):
@@ -627,9 +626,9 @@ def test_the_report_has_all_methods_and_finds_answers(demo, report):
     for name in report:
         assert name in shown
         assert f"| {name} |" in report.markdown()
-    with pytest.raises(InvalidInputError, match="no method 'BM42'; the report has 'BM25', 'dense'"):
+    with pytest.raises(InvalidInputError, match=r"'BM42'.*'BM25', 'dense'"):
         report["BM42"]
-    with pytest.raises(InvalidInputError, match=r"no method \['BM25'\]; the report has 'BM25', 'dense'"):
+    with pytest.raises(InvalidInputError, match=r"\['BM25'\].*'BM25', 'dense'"):
         report[["BM25"]]
 
 
@@ -679,7 +678,7 @@ def test_reading_a_folder(demo_folder, demo):
     assert "unjudged" not in demo.judged
     assert demo.name == "demo"
     assert Dataset.read(demo_folder, "bare").qrels == demo.qrels
-    with pytest.raises(InvalidInputError, match="no split 'train'; it has 'bare', 'test'"):
+    with pytest.raises(InvalidInputError, match=r"'train'.*'bare', 'test'"):
         Dataset.read(demo_folder, "train")
     with pytest.raises(InvalidInputError, match="is no folder"):
         Dataset.read(demo_folder / "none")
@@ -707,33 +706,33 @@ def test_a_small_folder(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"corpus": None}, r"corpus\.jsonl is missing"),
-        ({"queries": None}, r"queries\.jsonl is missing"),
-        ({"qrels": None}, r"test\.tsv is missing"),
-        ({"corpus": CORPUS + "{oops}\n"}, r"corpus\.jsonl, line 4 is no JSON"),
-        ({"corpus": CORPUS + '["c"]\n'}, r"line 4 must be an object"),
-        ({"corpus": CORPUS + '{"_id": 7, "text": ""}\n'}, r"line 4 must be an object with \"_id\" and \"text\""),
-        ({"corpus": CORPUS + '{"_id": "c"}\n'}, "line 4 must be an object"),
-        ({"corpus": CORPUS + '{"_id": "a", "text": ""}\n'}, "line 4 has the id 'a' of an earlier line"),
-        ({"corpus": b"\xff\xfe"}, r"corpus\.jsonl is not UTF-8"),
-        ({"queries": QUERIES + QUERIES}, r"queries\.jsonl, line 2 has the id 'q'"),
-        ({"queries": '{"_id": "q", "text": " "}\n'}, "query 'q' is blank"),
-        ({"queries": '{"_id": "q", "text": "\\ud800"}\n'}, "lone surrogate"),
-        ({"qrels": QRELS + "q\tb\t0.5\n"}, r"test\.tsv, line 3 has the grade '0.5'"),
-        ({"qrels": QRELS + "q\tb\thigh\n"}, "line 3 has the grade 'high'"),
-        ({"qrels": "q\ta\t0.5\n"}, "line 1 has the grade '0.5'"),
-        ({"qrels": "q\ta\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
-        ({"qrels": "q\tz\tx\nq\tb\t1\n"}, "line 1 has the grade 'x'"),
-        ({"qrels": QRELS + "q b 1\n"}, "line 3 must have query id, document id and grade"),
-        ({"qrels": QRELS + "q\ta\t2\n"}, "line 3 judges document 'a' for query 'q' again"),
-        ({"qrels": QRELS + "z\ta\t1\n"}, "query 'z', which is not among the queries"),
-        ({"qrels": QRELS + "q\tz\t1\n"}, "document 'z', which is not there"),
-        ({"qrels": "q\ta\t0\n"}, "no judgement is above 0"),
-        ({"qrels": ""}, "no judgement is above 0"),
+        ({"corpus": None}, r"corpus\.jsonl"),
+        ({"queries": None}, r"queries\.jsonl"),
+        ({"qrels": None}, r"test\.tsv"),
+        ({"corpus": CORPUS + "{oops}\n"}, r"corpus\.jsonl, line 4\b"),
+        ({"corpus": CORPUS + '["c"]\n'}, "line 4.*_id.*text"),
+        ({"corpus": CORPUS + '{"_id": 7, "text": ""}\n'}, "line 4.*_id.*text"),
+        ({"corpus": CORPUS + '{"_id": "c"}\n'}, "line 4.*_id.*text"),
+        ({"corpus": CORPUS + '{"_id": "a", "text": ""}\n'}, "line 4.*'a'"),
+        ({"corpus": b"\xff\xfe"}, r"corpus\.jsonl.*UTF-8"),
+        ({"queries": QUERIES + QUERIES}, r"queries\.jsonl, line 2\b.*'q'"),
+        ({"queries": '{"_id": "q", "text": " "}\n'}, "'q'"),
+        ({"queries": '{"_id": "q", "text": "\\ud800"}\n'}, "surrogate"),
+        ({"qrels": QRELS + "q\tb\t0.5\n"}, r"test\.tsv, line 3\b.*'0\.5'"),
+        ({"qrels": QRELS + "q\tb\thigh\n"}, "line 3.*'high'"),
+        ({"qrels": "q\ta\t0.5\n"}, r"line 1.*'0\.5'"),
+        ({"qrels": "q\ta\tx\nq\tb\t1\n"}, "line 1.*'x'"),
+        ({"qrels": "q\tz\tx\nq\tb\t1\n"}, "line 1.*'x'"),
+        ({"qrels": QRELS + "q b 1\n"}, r"line 3\b"),
+        ({"qrels": QRELS + "q\ta\t2\n"}, "line 3.*'a'.*'q'"),
+        ({"qrels": QRELS + "z\ta\t1\n"}, "'z'"),
+        ({"qrels": QRELS + "q\tz\t1\n"}, "'z'"),
+        ({"qrels": "q\ta\t0\n"}, "judgement"),
+        ({"qrels": ""}, "judgement"),
         ({"corpus": CORPUS + '{"_id": "\\ud800", "text": ""}\n'}, "lone surrogate"),
-        ({"corpus": CORPUS + "[" * 100_000 + "\n"}, "line 4 is no row: its JSON is nested too deeply"),
-        ({"corpus": CORPUS + '{"_id": "c", "text": "", "n": ' + "9" * 5000 + "}\n"}, "line 4 has a number of too many"),
-        ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; the highest is 1000"),
+        ({"corpus": CORPUS + "[" * 100_000 + "\n"}, r"line 4\b"),
+        ({"corpus": CORPUS + '{"_id": "c", "text": "", "n": ' + "9" * 5000 + "}\n"}, r"line 4\b"),
+        ({"qrels": QRELS + "q\tb\t1000000000\n"}, r"\b1000000000\b.*\b1000\b"),
     ],
 )
 def test_errors_in_folders(tmp_path, files, message):
@@ -744,18 +743,18 @@ def test_errors_in_folders(tmp_path, files, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"queries": {"q": None}}, "query 'q' must be a str"),
-        ({"queries": {"": "?"}}, "a query has the id ''"),
-        ({"documents": {1: "text"}}, "a document has the id 1"),
-        ({"documents": {"a": {"title": "t", "text": 3}}}, "the text of document 'a' must be a str"),
-        ({"documents": {"a": ["text"]}}, "document 'a' must be a str"),
-        ({"documents": {"a": {"title": "t", "txt": "text"}}}, "document 'a' has no field 'text', only 'title', 'txt'"),
-        ({"documents": ["text"]}, r"documents must be a dictionary, \{document id: text\}, got list"),
-        ({"queries": None}, r"queries must be a dictionary, \{query id: text\}, got NoneType"),
-        ({"qrels": [("q", "a", 1)]}, "qrels must be a dictionary, .*, got list"),
-        ({"qrels": {"q": ["a"]}}, r"judgements of query 'q' must be a dictionary, \{document id: grade\}, got list"),
-        ({"qrels": {"q": {"a": 1.5}}}, "is 1.5; grades are whole numbers"),
-        ({"qrels": {"q": {}}}, "no judgement is above 0"),
+        ({"queries": {"q": None}}, "'q'.*NoneType"),
+        ({"queries": {"": "?"}}, "''"),
+        ({"documents": {1: "text"}}, r"\b1\b"),
+        ({"documents": {"a": {"title": "t", "text": 3}}}, r"'a'.*\bint\b"),
+        ({"documents": {"a": ["text"]}}, r"'a'.*\blist\b"),
+        ({"documents": {"a": {"title": "t", "txt": "text"}}}, "'a'.*'text'.*'title', 'txt'"),
+        ({"documents": ["text"]}, r"documents.*\blist\b"),
+        ({"queries": None}, "queries.*NoneType"),
+        ({"qrels": [("q", "a", 1)]}, r"qrels.*\blist\b"),
+        ({"qrels": {"q": ["a"]}}, r"'q'.*\blist\b"),
+        ({"qrels": {"q": {"a": 1.5}}}, r"\b1\.5\b"),
+        ({"qrels": {"q": {}}}, "judgement"),
     ],
 )
 def test_errors_in_dictionaries(arguments, message):
@@ -766,7 +765,7 @@ def test_errors_in_dictionaries(arguments, message):
 
 def test_only_takes_ids(demo):
     for wrong in (None, "q1"):
-        with pytest.raises(InvalidInputError, match="query_ids must be a list of ids, got"):
+        with pytest.raises(InvalidInputError, match="query_ids"):
             demo.only(wrong)
 
 

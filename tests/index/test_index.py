@@ -140,9 +140,7 @@ def test_queries_sent_together_return_the_same_hits_as_alone(pocket, monkeypatch
             engine.queries_at_once = at_once
             requests.clear()
             answers.append(index.search_many([*QUERIES, *QUERIES], k=5, candidates=candidates))
-            batches = (
-                8 if candidates == 6000 else -(-8 // at_once)
-            )  # with many candidates, one query per request
+            batches = 8 if candidates == 6000 else -(-8 // at_once)  # with many candidates, one query per request
             assert requests.count("fetch") == batches
             assert requests.count("search") <= 2 * batches
         assert answers[0] == answers[1] == answers[2]
@@ -219,7 +217,7 @@ def test_an_id_given_to_another_document_of_the_call(new_index):
     index = new_index()
     (made,) = index.add(["b"])
     for texts, ids in ((["b, edited", "b"], [made, None]), (["b", "b, edited"], [None, made])):
-        with pytest.raises(InvalidInputError, match=f"'{made}' again; give every document an id"):
+        with pytest.raises(InvalidInputError, match=made):
             index.add(texts, ids=ids)
     assert index.add(["b", "b"], ids=[made, None]) == [made, made]
     assert [entry.text for entry in index] == ["b"]
@@ -290,7 +288,7 @@ async def test_async_twins(new_index):
         assert await index.adelete(filter={"n": {"$lt": 2}}) == 2
         await index.aflush()
         assert len(index) == 1
-    with pytest.raises(ClosedError, match="open it again"):
+    with pytest.raises(ClosedError):
         await index.asearch("x")
 
 
@@ -317,21 +315,21 @@ def test_reopening(new_index, pocket):
     assert again.add(TEXTS[:5]) == ids
     again.close()
     for wrong in (M3, BASE):
-        with pytest.raises((WrongModelError, InvalidInputError), match=r"other weights|no sparse"):
+        with pytest.raises((WrongModelError, InvalidInputError), match=r"pocket|sparse"):
             new_index(model=wrong)
     with pytest.raises(WrongModelError, match="max_length=512"):
         new_index(model="pocket", max_length=64)
     with pytest.raises(InvalidInputError, match="multi_vectors='float32'"):
         new_index(multi_vectors="recompute")
-    with pytest.raises(InvalidInputError, match="'int4' is none of"):
+    with pytest.raises(InvalidInputError, match="'int4'"):
         new_index(quantization="int4")
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
 
 
 def test_only_settings_of_an_embedder_are_accepted(tmp_path, caplog):
     for wrong, message in (
-        ({"max_lenght": 9}, "no setting 'max_lenght'; did you mean max_length"),
-        ({"colour": "red"}, "no setting 'colour'; there are api_key, .*device"),
+        ({"max_lenght": 9}, "'max_lenght'.*max_length"),
+        ({"colour": "red"}, "'colour'.*api_key.*device"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             M3Index.open(tmp_path / "index", "pocket", **wrong)
@@ -352,7 +350,7 @@ def test_copies_and_opening_without_creating(pocket, tmp_path):
     with M3Index.open(":memory:", pocket) as index:
         index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
         index.copy_to(tmp_path / "copy")
-        with pytest.raises(IndexFormatError, match="an index already"):
+        with pytest.raises(IndexFormatError):
             index.copy_to(tmp_path / "copy")
         index.add(["later"])
         with M3Index.open(tmp_path / "copy", create=False) as copy:
@@ -363,11 +361,11 @@ def test_copies_and_opening_without_creating(pocket, tmp_path):
             copy.add(["kept?"])
     with M3Index.open(tmp_path / "copy") as copy:
         assert len(copy) == 6
-    with pytest.raises(IndexNotFoundError, match="no index in"):
+    with pytest.raises(IndexNotFoundError, match="typo"):
         M3Index.open(tmp_path / "typo", create=False)
     assert not (tmp_path / "typo").exists()
     client = QdrantClient(":memory:")
-    with pytest.raises(IndexNotFoundError, match="no index at"):
+    with pytest.raises(IndexNotFoundError, match="documents"):
         M3Index.open(client, pocket, create=False)
     with M3Index.open(client, pocket) as index, pytest.raises(NotSupportedError, match="snapshots"):
         index.copy_to(tmp_path / "server")
@@ -545,40 +543,40 @@ def test_string_enum_members_are_stored_as_their_text(new_index):
 
 
 WRONG_FILTERS = [
-    ("year > 2000", "must be a dict"),
-    ({}, "empty"),
-    ({"": 1}, "names of metadata"),
-    ({1: 2}, "names of metadata"),
-    ({"x": None}, r"ask \{'\$exists': False\}"),
+    ("year > 2000", "'year > 2000'"),
+    ({}, "filter"),
+    ({"": 1}, r"filter\[''\]"),
+    ({1: 2}, r"filter\[1\]"),
+    ({"x": None}, r"None.*\{'\$exists': False\}"),
     ({"x": [1, 2]}, r"'\$in': \[...\]"),
-    ({"x": {}}, "no operator"),
-    ({"x": {"$like": "a"}}, r"\['\$like'\]; use \$eq"),
-    ({"x": {"$gt": "soon"}}, "ISO date"),
-    ({"x": {"$gt": None}}, "ISO date"),
-    ({"x": {"$gt": True}}, "ISO date"),
-    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, "a number and a date"),
+    ({"x": {}}, r"filter\['x'\].*\$eq"),
+    ({"x": {"$like": "a"}}, r"\$like.*\$eq"),
+    ({"x": {"$gt": "soon"}}, "'soon'"),
+    ({"x": {"$gt": None}}, r"\['\$gt'\].*None"),
+    ({"x": {"$gt": True}}, r"\['\$gt'\].*True"),
+    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, r"filter\['x'\].*number.*date"),
     ({"x": float("nan")}, "nan"),
-    ({"x": 2**63}, "64 bits"),
-    ({"x": {"$in": [1, -(2**70)]}}, "64 bits"),
-    ({"x": {"$gt": 10**400}}, "ISO date"),
-    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "ISO date"),
-    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), "32 deep"),
-    ({"x": {"$in": "abc"}}, "list of values"),
-    ({"x": {"$in": [None]}}, "compares with None"),
-    ({"x": {"$exists": 1}}, "True or False"),
-    ({"$and": []}, "at least one"),
-    ({"$or": {"x": 1}}, "list of filters"),
-    ({"$not": [{"x": 1}]}, "must be a dict"),
-    ({"$nor": [{"x": 1}]}, r"none of \$and, \$or, \$not"),
-    ({"a..b": 1}, "names with dots"),
-    ({".a": 1}, "names with dots"),
-    ({'say "hi"': 1}, "names with dots"),
-    ({"a[0]": 1}, "in quotes"),
+    ({"x": 2**63}, str(2**63)),
+    ({"x": {"$in": [1, -(2**70)]}}, str(2**70)),
+    ({"x": {"$gt": 10**400}}, r"\['\$gt'\]"),
+    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "9999-12-31"),
+    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), r"\b32\b"),
+    ({"x": {"$in": "abc"}}, "'abc'"),
+    ({"x": {"$in": [None]}}, r"\['\$in'\].*None"),
+    ({"x": {"$exists": 1}}, r"\['\$exists'\].*1"),
+    ({"$and": []}, r"\['\$and'\]"),
+    ({"$or": {"x": 1}}, r"\['\$or'\]"),
+    ({"$not": [{"x": 1}]}, r"\$not"),
+    ({"$nor": [{"x": 1}]}, r"\$nor.*\$and, \$or, \$not"),
+    ({"a..b": 1}, r"'a\.\.b'"),
+    ({".a": 1}, r"'\.a'"),
+    ({'say "hi"': 1}, "say"),
+    ({"a[0]": 1}, r"'a\[0\]'"),
     ({"$or": [{"x": 1}, {"y": {"$gt": []}}]}, r"\$or'\]\[1\]\['y'\]\['\$gt'\]"),
-    ({"number": {"$gt": "2020-01-01"}}, "documents have numbers there"),
-    ({"x": "\ud800"}, "lone surrogate"),
-    ({"x": {"$in": ["\ud800"]}}, "lone surrogate"),
-    ({"\ud800": 1}, "lone surrogate"),
+    ({"number": {"$gt": "2020-01-01"}}, r"\['number'\]"),
+    ({"x": "\ud800"}, "surrogate"),
+    ({"x": {"$in": ["\ud800"]}}, "surrogate"),
+    ({"\ud800": 1}, "surrogate"),
 ]
 
 
@@ -594,26 +592,26 @@ def test_wrong_filters(pocket, filter, message):
 
 
 WRONG_DOCUMENTS = [
-    ({"texts": "one text"}, "wrap it"),
-    ({"texts": 3}, "list of texts"),
-    ({"texts": ["a", None]}, r"texts\[1\] must be a str"),
-    ({"texts": ["a", "\ud800"]}, r"texts\[1\] holds a lone surrogate"),
-    ({"texts": ["a", "b"], "ids": ["x"]}, "more texts than ids"),
-    ({"texts": ["a"], "ids": ["x", "y"]}, "more ids or metadatas than texts"),
-    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\] is 'x' again"),
-    ({"texts": ["a"], "ids": [""]}, r"ids\[0\] is empty"),
-    ({"texts": ["a"], "ids": [7]}, r"ids\[0\] must be a str"),
-    ({"texts": ["a"], "ids": "x"}, "ids must be a list"),
-    ({"texts": ["a"], "metadatas": {"x": 1}}, "metadatas must be a list"),
-    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\] must be a dict"),
-    ({"texts": ["a", "b"], "metadatas": [{}]}, "more texts than metadatas"),
-    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\] is datetime"),
+    ({"texts": "one text"}, r"texts.*\bstr\b"),
+    ({"texts": 3}, r"texts.*\bint\b"),
+    ({"texts": ["a", None]}, r"texts\[1\].*NoneType"),
+    ({"texts": ["a", "\ud800"]}, r"texts\[1\].*surrogate"),
+    ({"texts": ["a", "b"], "ids": ["x"]}, r"\bids\b"),
+    ({"texts": ["a"], "ids": ["x", "y"]}, r"\bids\b"),
+    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\].*'x'"),
+    ({"texts": ["a"], "ids": [""]}, r"ids\[0\]"),
+    ({"texts": ["a"], "ids": [7]}, r"ids\[0\].*\bint\b"),
+    ({"texts": ["a"], "ids": "x"}, r"ids.*\bstr\b"),
+    ({"texts": ["a"], "metadatas": {"x": 1}}, r"metadatas.*\bdict\b"),
+    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\].*\bstr\b"),
+    ({"texts": ["a", "b"], "metadatas": [{}]}, "metadatas"),
+    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\].*datetime"),
     ({"texts": ["a"], "metadatas": [{"x": float("inf")}]}, "inf"),
     ({"texts": ["a"], "metadatas": [{"x": (1, 2)}]}, "tuple"),
     ({"texts": ["a"], "metadatas": [{"x": np.float32(1)}]}, "float32"),
-    ({"texts": ["a"], "metadatas": [{"x": 2**64}]}, "64 bits"),
-    ({"texts": ["a"], "metadatas": [{1: "x"}]}, "keys must be str"),
-    ({"texts": ["a"], "metadatas": [{"x": "\udcff"}]}, "lone surrogate"),
+    ({"texts": ["a"], "metadatas": [{"x": 2**64}]}, str(2**64)),
+    ({"texts": ["a"], "metadatas": [{1: "x"}]}, r"metadatas\[0\].*\b1\b"),
+    ({"texts": ["a"], "metadatas": [{"x": "\udcff"}]}, "surrogate"),
 ]
 
 
@@ -631,41 +629,41 @@ def test_wrong_searches(pocket):
     with M3Index.open(":memory:", pocket) as index:
         index.add(["a"])
         for arguments, message in [
-            ({"query": None}, "is one str"),
+            ({"query": None}, "NoneType"),
             ({"k": 0}, "k=0"),
-            ({"k": 2.0}, "whole number"),
-            ({"k": True}, "whole number"),
-            ({"mode": "colbert"}, "'dense', 'sparse', 'multi_vector', 'hybrid'"),
-            ({"fusion": "sum"}, "'weighted', 'rrf'"),
-            ({"weights": (0, 0, 0)}, "one above 0"),
-            ({"weights": (1, 1)}, "three numbers"),
-            ({"weights": (1, -1, 1)}, ">= 0"),
-            ({"weights": (1, float("nan"), 1)}, ">= 0"),
-            ({"weights": 3}, "three numbers"),
+            ({"k": 2.0}, "k=2.0"),
+            ({"k": True}, "k=True"),
+            ({"mode": "colbert"}, "mode='colbert'"),
+            ({"fusion": "sum"}, "fusion='sum'"),
+            ({"weights": (0, 0, 0)}, "weights=(0, 0, 0)"),
+            ({"weights": (1, 1)}, "weights=(1, 1)"),
+            ({"weights": (1, -1, 1)}, "weights=(1, -1, 1)"),
+            ({"weights": (1, float("nan"), 1)}, "weights=(1, nan, 1)"),
+            ({"weights": 3}, "weights=3"),
             ({"candidates": 0}, "candidates=0"),
         ]:
             with pytest.raises(InvalidInputError, match=re.escape(message)):
                 index.search(**{"query": "a", **arguments})
-        with pytest.raises(InvalidInputError, match="list of texts"):
+        with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
             index.search_many("a")
-        with pytest.raises(InvalidInputError, match="ids or a filter"):
+        with pytest.raises(InvalidInputError, match="filter"):
             index.delete()
-        with pytest.raises(InvalidInputError, match="ids or a filter"):
+        with pytest.raises(InvalidInputError, match="filter"):
             index.delete(["a"], {"x": 1})
         assert index.search_many([]) == []
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
 def test_invalid_locations_are_refused(pocket):
-    with pytest.raises(InvalidInputError, match="not int"):
+    with pytest.raises(InvalidInputError, match=r"\bint\b"):
         M3Index.open(3, pocket)
     with pytest.raises(InvalidInputError, match="collection=''"):
         M3Index.open(QdrantClient(":memory:"), pocket, collection="")
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         M3Index.open("http://127.0.0.1:9", pocket)
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         M3Index.open(QdrantClient("127.0.0.1", grpc_port=9, prefer_grpc=True, check_compatibility=False), pocket)
     client = QdrantClient(":memory:")
     client.create_collection("theirs", vectors_config={})
-    with pytest.raises(IndexFormatError, match="no index of this package"):
+    with pytest.raises(IndexFormatError, match="'theirs'"):
         M3Index.open(client, pocket, collection="theirs")

@@ -18,12 +18,14 @@ import pytest
 from conftest import ALLOW_SIGINT, M3
 
 from bge_integrations.errors import (
+    CheckpointNotFoundError,
     ClosedError,
     DiskFullError,
     IndexFormatError,
     IndexLockedError,
     InvalidInputError,
     StorageError,
+    TruncationWarning,
     WrongModelError,
 )
 from bge_integrations.index import M3Index, StoredDocument, documents, optimize_shard
@@ -116,12 +118,12 @@ def test_one_process_at_a_time_and_another_after_a_kill(folder, pocket):
     )
     with holder:
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(IndexLockedError, match="open already in another process"):
+        with pytest.raises(IndexLockedError):
             M3Index.open(folder, pocket)
         holder.kill()
     with M3Index.open(folder, pocket) as index:
         assert [hit.id for hit in index.search("heron")] == ["1"]
-        with pytest.raises(IndexLockedError, match="open already"):
+        with pytest.raises(IndexLockedError):
             M3Index.open(folder, pocket)
         assert len(index) == 1
 
@@ -169,34 +171,34 @@ def lose_both(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "named"),
     [
-        (lose("manifest.json"), "manifest.json is missing; restore"),
-        (lose("current.json"), "current.json is missing; restore"),
-        (lose_both, "manifest.json is missing; restore"),
-        (cut("manifest.json"), "manifest.json is damaged"),
-        (cut("current.json"), "current.json is damaged"),
-        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
-        (lambda folder: (folder / "current.json").write_text("[]"), "current.json is damaged"),
-        (change("manifest.json", format=99), "upgrade"),
-        (change("manifest.json", format="1"), "not the manifest"),
-        (change("manifest.json", max_length=None), r"damaged \(max_length\)"),
-        (change("manifest.json", multi_vectors="float8"), r"damaged \(multi_vectors\)"),
-        (change("manifest.json", colour="red"), r"damaged \(colour\)"),
-        (change("current.json", shard=""), "current.json is damaged"),
-        (change("current.json", shard="../index"), "current.json is damaged"),
-        (change("current.json", shard="shard-000000000000"), "missing; restore"),
-        (change("current.json", optimized_points="many"), "current.json is damaged"),
+        (lose("manifest.json"), r"manifest\.json"),
+        (lose("current.json"), r"current\.json"),
+        (lose_both, r"manifest\.json"),
+        (cut("manifest.json"), r"manifest\.json"),
+        (cut("current.json"), r"current\.json"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), r"manifest\.json"),
+        (lambda folder: (folder / "current.json").write_text("[]"), r"current\.json"),
+        (change("manifest.json", format=99), r"\b99\b"),
+        (change("manifest.json", format="1"), r"manifest\.json"),
+        (change("manifest.json", max_length=None), "max_length"),
+        (change("manifest.json", multi_vectors="float8"), "multi_vectors"),
+        (change("manifest.json", colour="red"), "colour"),
+        (change("current.json", shard=""), r"current\.json"),
+        (change("current.json", shard="../index"), r"current\.json"),
+        (change("current.json", shard="shard-000000000000"), "shard-000000000000"),
+        (change("current.json", optimized_points="many"), r"current\.json"),
     ],
 )
-def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, told):
+def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, named):
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS)
     whole = contents(folder)
     damage(folder)
     before = contents(folder)
     for model in (pocket, None):
-        with pytest.raises(IndexFormatError, match=told):
+        with pytest.raises(IndexFormatError, match=named):
             M3Index.open(folder, model)
     assert contents(folder) == before
     for path, content in whole.items():
@@ -210,7 +212,7 @@ def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"name": "precious"}')
     before = contents(tmp_path)
-    with pytest.raises(IndexFormatError, match="another"):
+    with pytest.raises(IndexFormatError):
         M3Index.open(tmp_path, pocket)
     assert contents(tmp_path) == before
 
@@ -219,13 +221,13 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(tmp_path, pocket):
     there = tmp_path / "there"
     there.mkdir()
     for place in (tmp_path / "new" / "index", there):
-        with pytest.raises(OSError, match="there is no folder"):
+        with pytest.raises(CheckpointNotFoundError):
             M3Index.open(place, "./no/such/model")
     assert list(tmp_path.iterdir()) == [there]
     assert not any(there.iterdir())
     with M3Index.open(there, pocket) as index:
         index.add(TEXTS[:1])
-    with pytest.raises(OSError, match="there is no folder"):
+    with pytest.raises(CheckpointNotFoundError):
         M3Index.open(there, "./no/such/model")
     with M3Index.open(there) as index:
         assert len(index) == 1
@@ -233,7 +235,7 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(tmp_path, pocket):
 
 def test_a_file_is_not_a_folder(tmp_path, pocket):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(IndexFormatError, match="is a file; pass a folder"):
+    with pytest.raises(IndexFormatError):
         M3Index.open(tmp_path / "file", pocket)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -265,7 +267,7 @@ def test_another_model_is_refused_and_the_folder_is_released(folder, pocket):
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS)
     before = contents(folder)
-    with pytest.raises(WrongModelError, match="made with pocket"):
+    with pytest.raises(WrongModelError, match="pocket"):
         M3Index.open(folder, M3)
     with pytest.raises(WrongModelError, match="max_length"):
         M3Index.open(folder, "pocket", max_length=16)
@@ -396,7 +398,7 @@ def test_writes_during_optimising_are_carried_over(index, folder, pocket, optimi
         assert {entry.id: entry for entry in again} == expected
         assert [hit.id for hit in again.search("a heron in the water", k=1)] == ["new"]
         for key in ("n", "year"):  # a key first seen during the optimisation is known to be numeric, too
-            with pytest.raises(InvalidInputError, match="numbers"):
+            with pytest.raises(InvalidInputError, match=r"\['n'\]"):
                 again.count({key: {"$gte": "2020-01-01"}})
 
 
@@ -431,7 +433,7 @@ def test_an_optimiser_that_fails_changes_nothing(index, folder, monkeypatch):
     before = shards(folder)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", shutil.which("false"))
-        with pytest.raises(StorageError, match="optimising failed"):
+        with pytest.raises(StorageError):
             index.optimize()
     assert shards(folder) == before
     index.add(["One more."])
@@ -589,7 +591,7 @@ def test_closing_while_others_search_and_add(index, folder, pocket):
         index.close()
         index.close()
         for work in working:
-            with pytest.raises(ClosedError, match="open it again"):
+            with pytest.raises(ClosedError):
                 work.result()
     for call in (lambda: len(index), lambda: index.delete(IDS), index.flush, index.optimize, lambda: list(index)):
         with pytest.raises(ClosedError):
@@ -770,7 +772,7 @@ def test_extremes(index):
     for most in (10**6, 2**80):
         assert len(index.search("bamboo", k=most)) == len(index.search("bamboo", k=20, candidates=most)) == 20
     assert len(index.search("bamboo", k=3, candidates=10_000)) == 3
-    with pytest.warns(UserWarning, match="cut"):
+    with pytest.warns(TruncationWarning):
         huge = index.add(["word " * 300_000])
     assert len(index.get(huge)[0].text) == 1_500_000
     assert len(index.search("word", k=1)[0].text) == 1_500_000

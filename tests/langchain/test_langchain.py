@@ -108,7 +108,7 @@ def test_a_query_is_not_a_document_unless_the_instruction_is_off(embeddings):
 def test_settings_reach_the_core():
     short = BGEEmbeddings(model=BASE, max_length=8, truncate_dim=16, query_instruction="", device="cpu")
     assert len(short.embed_query("hi")) == 16
-    with pytest.warns(UserWarning, match="longer than max_length"):
+    with pytest.warns(UserWarning, match="max_length"):
         short.embed_documents(["a b c d e f g h i j k l"])
     assert BGEEmbeddings(model_name=BASE).model == BASE
 
@@ -122,21 +122,21 @@ def test_changed_settings_take_effect():
 
 @pytest.mark.parametrize("text", [None, 3, ["hi"], b"hi"])
 def test_bad_queries(embeddings, text):
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="NoneType"):
         embeddings.embed_query(text)
 
 
 def test_bad_documents(embeddings):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         embeddings.embed_documents(["fine", None])
-    with pytest.raises(InvalidInputError, match="list of texts"):
+    with pytest.raises(InvalidInputError, match="texts"):
         embeddings.embed_documents("one text")
 
 
 def test_bad_settings_raise_at_construction():
-    with pytest.raises(UnknownModelError, match="Did you mean"):
+    with pytest.raises(UnknownModelError, match=r"bge-bas-en.*bge-base-en"):
         BGEEmbeddings(model="bge-bas-en")
-    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+    with pytest.raises(CheckpointNotFoundError, match="nowhere"):
         BGEEmbeddings(model="./nowhere")
     with pytest.raises(ValidationError, match="batch_size"):
         BGEEmbeddings(model=BASE, batch_size=3)
@@ -222,7 +222,7 @@ def test_top_n_threshold_and_normalisation(reranker):
 
 @pytest.mark.parametrize("top_n", [0, -1])
 def test_a_top_n_below_one_is_refused(top_n):
-    with pytest.raises(ValidationError, match="at least 1, or None"):
+    with pytest.raises(ValidationError, match=f"top_n={top_n}"):
         BGEReranker(model=RERANKER, top_n=top_n)
 
 
@@ -230,12 +230,12 @@ def test_an_invalid_threshold_and_a_bad_change_are_refused():
     with pytest.raises(ValidationError, match="score_threshold=nan"):
         BGEReranker(model=RERANKER, score_threshold=float("nan"))
     changed = BGEReranker(model=RERANKER)
-    with pytest.raises(ValidationError, match="at least 1"):
+    with pytest.raises(ValidationError, match="top_n=-1"):
         changed.top_n = -1
 
 
 def test_bad_documents_to_rerank(bge_reranker):
-    with pytest.raises(InvalidInputError, match=r"pairs\[0\]\[0\] must be a str"):
+    with pytest.raises(InvalidInputError, match=r"pairs\[0\]\[0\].*NoneType"):
         bge_reranker.compress_documents(documents(), None)
 
 

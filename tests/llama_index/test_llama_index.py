@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from bge_integrations.core.residency import models_in_memory
-from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
+from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError, WrongKindError
 from bge_integrations.llama_index import BGEEmbedding, BGERerank, BGESparseEmbedding
 from bge_integrations.models.encoder_model import EncoderModel
 
@@ -98,24 +98,24 @@ def test_changed_settings_take_effect():
 
 
 def test_bad_settings_raise_at_construction():
-    with pytest.raises(UnknownModelError, match="Did you mean"):
+    with pytest.raises(UnknownModelError, match=r"bge-bas-en.*bge-base-en"):
         BGEEmbedding(model_name="bge-bas-en")
-    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+    with pytest.raises(CheckpointNotFoundError, match="nowhere"):
         BGEEmbedding(model_name="./nowhere")
     with pytest.raises(ValidationError, match="trust_remote_code"):
         BGEEmbedding(model_name=BASE, trust_remote_code=True)
-    with pytest.raises(ValidationError, match="at least 1, or None"):
+    with pytest.raises(ValidationError, match="top_n=0"):
         BGERerank(model=RERANKER, top_n=0)
     with pytest.raises(ValidationError, match="score_threshold=nan"):
         BGERerank(model=RERANKER, score_threshold=float("nan"))
-    with pytest.raises(InvalidInputError, match="embedders"):
+    with pytest.raises(WrongKindError, match="load_embedder"):
         BGERerank(model=BASE)
 
 
 def test_bad_texts_are_named_by_their_index(embedding):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         embedding.get_text_embedding_batch(["fine", "\ud800"])
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="list"):
         embedding.get_query_embedding(["hi"])
 
 
@@ -144,9 +144,9 @@ def test_a_cache_serves_queries_with_text_vectors_if_they_are_the_same():
 def test_a_cache_refuses_bad_texts_as_the_model_does():
     cached = BGEEmbedding(model_name=BASE, embeddings_cache=SimpleKVStore())
     for text in (None, 3, b"a", ["a"]):
-        with pytest.raises(InvalidInputError, match="must be a str"):
+        with pytest.raises(InvalidInputError, match="NoneType"):
             cached.get_query_embedding(text)
-        with pytest.raises(InvalidInputError, match="must be a str"):
+        with pytest.raises(InvalidInputError, match="NoneType"):
             cached.get_text_embedding_batch([text])
 
 

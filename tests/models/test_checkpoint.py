@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def test_a_head_of_another_width_is_refused(folder):
 
 def test_a_folder_without_any_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no tokenizer.*tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json.*vocab\.txt"):
         load_embedder(folder)
 
 
@@ -226,7 +227,7 @@ def test_a_reranker_with_several_logits_is_refused(tmp_path):
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
     shutil.copy(CHECKPOINTS / "bge-base-en-v1.5" / "tokenizer.json", folder)
-    with pytest.raises(CheckpointError, match="belong to different models"):
+    with pytest.raises(CheckpointError, match=r"\b270\b.*\b161\b"):
         load_embedder(folder)
 
 
@@ -242,12 +243,12 @@ def test_nothing_stays_in_memory_after_a_failed_load(folder):
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nowhere-at-all"])
 def test_a_missing_folder(name):
-    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+    with pytest.raises(CheckpointNotFoundError, match=re.escape(Path(name).name)):
         load_embedder(name)
 
 
 def test_an_unknown_name_gets_suggestions():
-    with pytest.raises(UnknownModelError, match=r"Did you mean.*bge-base-en-v1\.5"):
+    with pytest.raises(UnknownModelError, match=r"bge-base-env1\.5.*bge-base-en-v1\.5"):
         load_embedder("bge-base-env1.5")
 
 
@@ -274,7 +275,7 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
         ("embedder", "BAAI/bge-reranker-base", "WrongKindError"),
         ("reranker", "BAAI/bge-m3", "WrongKindError"),
         ("embedder", "BAAI/bge m3", "UnknownModelError"),
-        ("embedder", "BAAI/bge-m33", "Did you mean BAAI/bge-m3"),
+        ("embedder", "BAAI/bge-m33", "UnknownModelError"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, name, error):
@@ -284,7 +285,7 @@ def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, na
 
 @pytest.mark.parametrize("model", [None, 5, "", b"x"])
 def test_an_invalid_model_name(model):
-    with pytest.raises(InvalidInputError, match="must be a hub id"):
+    with pytest.raises(InvalidInputError, match=re.escape(f"model={model!r}")):
         load_embedder(model)
 
 

@@ -178,7 +178,7 @@ def test_bidirectional_models_share_no_prefix(tmp_path, pairs):
 def test_a_missing_head_is_an_error(tmp_path, pairs):
     """Token embeddings are used as the language model's head only if the config ties them."""
     save_backbone(tmp_path, "mistral")
-    with pytest.raises(CheckpointError, match=r"lack the tensor lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
         load_reranker(tmp_path, family="llm_reranker")
     config = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -187,7 +187,7 @@ def test_a_missing_head_is_an_error(tmp_path, pairs):
 
 def test_examples_longer_than_the_model_accepts_are_refused():
     examples = [{"query": "word " * 3000, "response": "b"}]
-    with pytest.raises(InvalidInputError, match="fewer or shorter"):
+    with pytest.raises(InvalidInputError, match=r"examples.*\b4096\b"):
         load_embedder(CHECKPOINTS / "bge-en-icl", examples=examples)
     few = [{"query": "word " * 30, "response": "b"}]
     with load_embedder(CHECKPOINTS / "bge-en-icl", examples=few) as embedder:
@@ -237,7 +237,7 @@ def test_layers_above_the_cutoff_are_not_read(tmp_path, pairs):
     save_file({k: v for k, v in weights.items() if ".layers.5." not in k}, tmp_path / "model.safetensors")
     with load_reranker(source, cutoff_layers=[5]) as whole, load_reranker(tmp_path, cutoff_layers=[5]) as part:
         assert_close(part.score(pairs, on_truncate="ignore"), whole.score(pairs, on_truncate="ignore"))
-    with pytest.raises(CheckpointError, match=r"lack the tensor .*layers\.5\."):
+    with pytest.raises(CheckpointError, match=r"layers\.5\."):
         load_reranker(tmp_path)
 
 
@@ -284,27 +284,31 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
 @pytest.mark.parametrize(
     ("folder", "options", "message"),
     [
-        ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "last layer only"),
-        ("bge-reranker-v2-gemma", {"family": "icl"}, "belongs to the embedders"),
+        ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "cutoff_layers"),
+        ("bge-reranker-v2-gemma", {"family": "icl"}, "load_embedder"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": np.array([2, 4])}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2.0}, "1, 2, 4, 8"),
-        ("bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": b"\x05"}, "whole number"),
-        ("bge-reranker-v2-gemma", {"compress_ratio": 2}, "compress passages"),
-        ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "takes no prompt"),
-        ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt is empty"),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": b"\x05"}, "cutoff_layers"),
+        ("bge-reranker-v2-gemma", {"compress_ratio": 2}, "compress_ratio"),
+        ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "prompt"),
+        ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 1}, "2, 3, 4, 5, 6"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, "each once"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "whole number"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, "names no"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, r"cutoff_layers=\[3, 3\].*2, 3, 4, 5, 6"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "cutoff_layers='3'"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, r"cutoff_layers=\[\]"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 3}, "1, 2, 4, 8"),
-        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2, "compress_layers": [6]}, "layers 0 to 5"),
+        (
+            "bge-reranker-v2.5-gemma2-lightweight",
+            {"compress_ratio": 2, "compress_layers": [6]},
+            r"compress_layers=\[6\]",
+        ),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2}, "compress_layers"),
         (
             "bge-reranker-v2.5-gemma2-lightweight",
             {"compress_ratio": 2, "compress_layers": [4], "cutoff_layers": 4},
-            "name a lower layer",
+            r"compress_layers=\[4\]",
         ),
-        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_layers": [2]}, "without compress_ratio="),
+        ("bge-reranker-v2.5-gemma2-lightweight", {"compress_layers": [2]}, "compress_layers.*compress_ratio"),
     ],
 )
 def test_rerankers_refuse_settings_that_they_do_not_support(folder, options, message):
@@ -315,16 +319,16 @@ def test_rerankers_refuse_settings_that_they_do_not_support(folder, options, mes
 @pytest.mark.parametrize(
     ("folder", "options", "message"),
     [
-        ("bge-multilingual-gemma2", {"examples": [{"query": "a", "response": "b"}]}, "takes no examples"),
-        ("bge-multilingual-gemma2", {"task": "websearch"}, "web_search"),
+        ("bge-multilingual-gemma2", {"examples": [{"query": "a", "response": "b"}]}, "examples"),
+        ("bge-multilingual-gemma2", {"task": "websearch"}, "'websearch'.*web_search"),
         ("bge-multilingual-gemma2", {"task": ["sts"]}, "web_search"),
-        ("bge-en-icl", {"examples": np.array([1, 2])}, "list of dicts"),
-        ("bge-multilingual-gemma2", {"task": "sts", "query_instruction": "Find it."}, "pass one of them"),
-        ("bge-multilingual-gemma2", {"pooling": "cls"}, "last token"),
+        ("bge-en-icl", {"examples": np.array([1, 2])}, "examples.*ndarray"),
+        ("bge-multilingual-gemma2", {"task": "sts", "query_instruction": "Find it."}, "task.*query_instruction"),
+        ("bge-multilingual-gemma2", {"pooling": "cls"}, "pooling='cls'"),
         ("bge-en-icl", {"examples": [{"query": "a"}]}, r"examples\[0\]"),
-        ("bge-en-icl", {"examples": {"query": "a", "response": "b"}}, "list of dicts"),
-        ("bge-en-icl", {"examples": "a"}, "list of dicts"),
-        ("bge-en-icl", {"examples": [{"query": "a", "response": 3}]}, "response"),
+        ("bge-en-icl", {"examples": {"query": "a", "response": "b"}}, r"examples.*\bdict\b"),
+        ("bge-en-icl", {"examples": "a"}, r"examples.*\bstr\b"),
+        ("bge-en-icl", {"examples": [{"query": "a", "response": 3}]}, r"examples\[0\].*'response'"),
     ],
 )
 def test_embedders_refuse_settings_that_they_do_not_support(folder, options, message):
@@ -434,10 +438,10 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(tmp_path, monkey
         shutil.copy(file, tmp_path)
     (tmp_path / "model.safetensors").unlink()  # otherwise the error would be about this file
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    with pytest.raises(OutOfMemoryError, match=r"needs about .* GB of memory on cpu, .*use a smaller model"):
+    with pytest.raises(OutOfMemoryError, match=r"GB.*\bcpu\b"):
         load_embedder(tmp_path, family="icl")
     monkeypatch.setattr(memory, "free_memory", lambda device: 300_000)
-    with pytest.raises(OutOfMemoryError, match=r"free; dtype='bfloat16' takes .* GB, dtype='int8' takes"):
+    with pytest.raises(OutOfMemoryError, match=r"dtype='bfloat16'.*GB.*dtype='int8'"):
         load_embedder(tmp_path, family="icl")
 
 

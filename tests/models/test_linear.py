@@ -101,10 +101,10 @@ def test_an_argument_wins_over_the_variable_and_the_variable_over_the_processor(
 
 
 def test_bad_choices_are_refused_with_their_source(monkeypatch):
-    with pytest.raises(InvalidInputError, match=r"^cpu_kernels='mkl' is none of 'onednn', 'torch'"):
+    with pytest.raises(InvalidInputError, match=r"^cpu_kernels='mkl'.*'onednn', 'torch'"):
         choose_cpu_kernels("mkl")
     monkeypatch.setenv("BGE_CPU_KERNELS", "fast")
-    with pytest.raises(InvalidInputError, match=r"^BGE_CPU_KERNELS='fast' is none of"):
+    with pytest.raises(InvalidInputError, match=r"^BGE_CPU_KERNELS='fast'"):
         choose_cpu_kernels()
 
 
@@ -112,7 +112,7 @@ def test_without_the_private_operators_torch_is_used(monkeypatch):
     monkeypatch.delenv("BGE_CPU_KERNELS", raising=False)
     monkeypatch.setattr(linear, "onednn_works", lambda dtype: False)
     assert choose_cpu_kernels() == "torch"
-    with pytest.raises(InvalidInputError, match="cpu_kernels='onednn' does not work with this build of torch"):
+    with pytest.raises(InvalidInputError, match="cpu_kernels='onednn'"):
         choose_cpu_kernels("onednn")
 
 

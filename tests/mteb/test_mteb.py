@@ -252,7 +252,7 @@ def test_each_document_is_encoded_once_and_the_corpus_is_released(pocket, monkey
     search(model, Questions(), top_k=5)
     assert seen == TEXTS
     split = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
-    with pytest.raises(InvalidInputError, match=r"call index\(\)"):
+    with pytest.raises(InvalidInputError, match=r"index\(\)"):
         model.search(Dataset.from_dict({"id": ["1"], "text": ["x"]}), top_k=1, encode_kwargs={}, **split)
 
 
@@ -276,7 +276,7 @@ def test_a_reranking_search_keeps_top_k_and_accepts_queries_without_candidates(p
 
 
 def test_a_candidate_that_is_not_in_the_corpus_is_refused(pocket):
-    with pytest.raises(InvalidInputError, match="such as 'x'"):
+    with pytest.raises(InvalidInputError, match="'x'"):
         search(BGEM3Search(pocket), Questions(), top_k=4, top_ranked={"0": ["x", IDS[0]]})
 
 
@@ -391,7 +391,7 @@ def test_the_settings_name_all_that_a_large_models_results_depend_on():
 def test_a_reranker_with_several_cutoffs_is_refused():
     with (
         load_reranker(CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise", cutoff_layers=[3, 6]) as reranker,
-        pytest.raises(InvalidInputError, match="each of the cut-offs 3, 6, but mteb ranks by one"),
+        pytest.raises(InvalidInputError, match="3, 6"),
     ):
         BGECrossEncoder(reranker)
 
@@ -427,9 +427,9 @@ def test_a_local_folder_is_named_by_its_last_part(tmp_path):
 def test_inputs_without_text_are_refused(pocket, pocket_reranker):
     images = [{"image": [object()]}]
     about = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
-    with pytest.raises(InvalidInputError, match="hold image but no text"):
+    with pytest.raises(InvalidInputError, match="image"):
         BGEEncoder(pocket).encode(images, **about)
-    with pytest.raises(InvalidInputError, match="no text"):
+    with pytest.raises(InvalidInputError, match="image"):
         BGECrossEncoder(pocket_reranker).predict([{"text": ["hi"]}], images, **about)
 
 
@@ -441,7 +441,7 @@ def test_a_task_of_images_is_refused(pocket, make):
 
 @pytest.mark.parametrize("make", [BGEEncoder, BGEM3Search])
 def test_an_encode_kwarg_that_would_do_nothing_is_refused(pocket, make):
-    with pytest.raises(InvalidInputError, match="encode_kwargs precision are not supported"):
+    with pytest.raises(InvalidInputError, match=r"encode_kwargs.*precision"):
         evaluate(make(pocket), Questions(), encode_kwargs={"precision": "int8"})
 
 
@@ -468,11 +468,11 @@ def test_texts_that_are_too_long_can_be_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "lexical"}, "none of 'dense'"),
-        ({"weights": (1, 1)}, "three numbers"),
-        ({"weights": (0, 0, 0)}, "three numbers"),
-        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense' has no weights; leave them out"),
-        ({"weights": (1, -1, 1)}, "three numbers"),
+        ({"mode": "lexical"}, "mode='lexical'"),
+        ({"weights": (1, 1)}, r"weights=\(1, 1\)"),
+        ({"weights": (0, 0, 0)}, r"weights=\(0, 0, 0\)"),
+        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense'.*weights"),
+        ({"weights": (1, -1, 1)}, r"weights=\(1, -1, 1\)"),
         ({"on_truncate": "cut"}, "on_truncate"),
     ],
 )
@@ -483,7 +483,7 @@ def test_bad_arguments(pocket, arguments, message):
 
 def test_a_dense_model_has_no_other_modes(base):
     assert BGEM3Search(base, mode="dense").mteb_model_meta.name == "BAAI/bge-base-en-v1.5-dense"
-    with pytest.raises(InvalidInputError, match="dense vectors only"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5.*dense"):
         BGEM3Search(base)
 
 

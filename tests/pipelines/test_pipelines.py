@@ -1,6 +1,7 @@
 """The sample pipelines of both frameworks answer the same questions about the same files."""
 
 import importlib
+import re
 import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -251,7 +252,7 @@ def test_an_interrupted_update_loses_nothing(tmp_path, monkeypatch, framework):
 def test_another_model_is_refused(docs, tmp_path, framework):
     documents = read(framework, docs)
     framework.dense_retriever(documents, tmp_path, **POCKET)
-    with pytest.raises(WrongModelError, match="vectors of pocket"):
+    with pytest.raises(WrongModelError, match="pocket"):
         framework.dense_retriever(documents, tmp_path, model=BASE, reranker="pocket")
 
 
@@ -292,9 +293,9 @@ def test_chat_without_an_llm(retriever_of):
 async def test_chat_engines_say_that_they_do_not_stream(retriever_of):
     for llm in (None, chat_model(llama_index, "Bamboo [1].")[0]):
         engine = llama_index.chat_engine(retriever_of(llama_index), llm, reranker="pocket")
-        with pytest.raises(NotSupportedError, match="does not stream; use chat"):
+        with pytest.raises(NotSupportedError, match=r"\bchat$"):
             engine.stream_chat(PANDAS)
-        with pytest.raises(NotSupportedError, match="does not stream; use achat"):
+        with pytest.raises(NotSupportedError, match=r"\bachat$"):
             await engine.astream_chat(PANDAS)
 
 
@@ -357,20 +358,20 @@ def test_mistakes(retriever_of, tmp_path, framework):
 
 
 def test_a_chain_called_with_a_bare_question_says_what_it_takes(retriever_of):
-    with pytest.raises(InvalidInputError, match=r'pass \{"question"'):
+    with pytest.raises(InvalidInputError, match='"question"'):
         langchain.answer_chain(retriever_of(langchain), reranker="pocket").invoke(PANDAS)
 
 
 @both
 def test_files_that_cannot_be_read(tmp_path, framework):
     write(tmp_path, {"rome.txt": FILES["rome.txt"], "empty.md": " "})
-    with pytest.raises(UnreadableFileError, match=r"empty\.md has no text"):
+    with pytest.raises(UnreadableFileError, match=r"empty\.md"):
         read(framework, tmp_path)
     left_out = []
     assert len(read(framework, tmp_path, on_unreadable=left_out.append)) == 1
     assert len(left_out) == 1
     (tmp_path / "rome.txt").unlink()
-    with pytest.raises(InvalidInputError, match=r"no file in .* could be read"):
+    with pytest.raises(InvalidInputError, match=re.escape(str(tmp_path))):
         read(framework, tmp_path, on_unreadable=left_out.append)
 
 
