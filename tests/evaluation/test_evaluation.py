@@ -259,7 +259,7 @@ def test_a_depth_is_a_whole_number(demo, pocket, pocket_reranker, report, depth)
     ):
         with pytest.raises(InvalidInputError, match=f"depth={depth!r}") as caught:
             call()
-        assert caught.value.argument == "depth"
+        assert caught.value.argument in ("depth", "rerank_depth")
 
 
 def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):

@@ -26,7 +26,7 @@ from llama_index.core.vector_stores import FilterCondition, FilterOperator, Meta
 from qdrant_client import QdrantClient
 
 from bge_integrations import load_embedder
-from bge_integrations.core import embedder as core
+from bge_integrations.core import inputs
 from bge_integrations.errors import (
     ClosedError,
     IndexFormatError,
@@ -92,9 +92,9 @@ def llm(monkeypatch):
 def encoded(monkeypatch):
     """A list that collects the texts that the model encodes."""
     texts = []
-    tokenize = core.tokenize_texts
+    tokenize = inputs.tokenize_texts
     monkeypatch.setattr(
-        core, "tokenize_texts", lambda t, given, **rest: texts.extend(given) or tokenize(t, given, **rest)
+        inputs, "tokenize_texts", lambda t, given, **rest: texts.extend(given) or tokenize(t, given, **rest)
     )
     return texts
 
