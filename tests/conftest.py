@@ -17,7 +17,7 @@ from bge_integrations.core.residency import SharedModel
 from bge_integrations.core.runner import ModelRunner
 from bge_integrations.models.interface import OutputSpec
 
-if os.environ.get("BGE_TEST_CUDA") != "1":  # the other tests compare with float32 on the CPU
+if os.environ.get("BGE_TEST_CUDA") != "1":  # all other tests expect float32 results from the CPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 pytest.register_assert_rewrite("llama_index_contract")
@@ -32,7 +32,7 @@ M3 = str(CHECKPOINTS / "bge-m3")
 RERANKER = str(CHECKPOINTS / "bge-reranker-v2-m3")
 
 
-#: Published names, the tiny checkpoints that stand for them, and max_seq_length where the hub has such files.
+#: {published name: (tiny checkpoint that replaces it, its max_seq_length or None)}
 PUBLISHED = {
     "bge-base-en-v1.5": ("bge-base-en-v1.5", 512),
     "bge-small-en-v1.5": ("bge-base-en-v1.5", 512),
@@ -64,7 +64,7 @@ def pocket_reranker():
 
 
 class ComputedBatch(NamedTuple):
-    """Where a batch was computed, what of it, and the lengths of its sequences in tokens."""
+    """A computed batch: its device, its requested outputs, and the token lengths of its sequences."""
 
     device: str
     spec: OutputSpec
@@ -73,28 +73,28 @@ class ComputedBatch(NamedTuple):
 
 @pytest.fixture
 def batches(monkeypatch) -> list[ComputedBatch]:
-    """The batches that are computed from now on."""
+    """A list that collects the batches computed during the test."""
     computed: list[ComputedBatch] = []
     run = ModelRunner.run
 
-    def noted(runner, batch, between_layers):
+    def record(runner, batch, between_layers):
         lengths = [len(queued.sequence) for queued in batch]
         computed.append(ComputedBatch(runner.shared.key.device, runner.spec, lengths))
         return run(runner, batch, between_layers)
 
-    monkeypatch.setattr(ModelRunner, "run", noted)
+    monkeypatch.setattr(ModelRunner, "run", record)
     return computed
 
 
 @pytest.fixture
 def lengths(batches) -> Callable[[], list[int]]:
-    """Returns the lengths in tokens of all sequences that were computed since the test began."""
+    """Return a function that returns the token lengths of all sequences computed during the test."""
     return lambda: [length for batch in batches for length in batch.lengths]
 
 
 @pytest.fixture
 def model_uses(monkeypatch) -> list[SharedModel]:
-    """The shared models that are asked for from now on, each time that one is loaded or found in memory."""
+    """A list that collects the shared models requested during the test, whether loaded or already in memory."""
     asked: list[SharedModel] = []
     load = SharedModel.load
     monkeypatch.setattr(SharedModel, "load", lambda self: asked.append(self) or load(self))
@@ -109,13 +109,13 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-#: The first line of a program that is sent SIGINT: it inherits an ignored SIGINT, as under `nohup`.
+#: The first line of a program that receives SIGINT, in case the tests run under `nohup`, which ignores it.
 ALLOW_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 @pytest.fixture(scope="session")
 def hub_environment(tmp_path_factory) -> dict[str, str]:
-    """The environment of a process that finds the tiny checkpoints in its hub cache under the published names."""
+    """Environment variables for a process whose hub cache has the tiny checkpoints under the published names."""
     home = tmp_path_factory.mktemp("hf")
     for name, (checkpoint, max_seq_length) in PUBLISHED.items():
         repository = home / "hub" / f"models--BAAI--{name}"
@@ -138,7 +138,7 @@ def hub_environment(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def run_as_user(hub_environment, tmp_path) -> Callable[..., None]:
-    """Runs code as a program of its own, in an empty folder, with the tiny checkpoints in the hub's cache."""
+    """Return a function that runs code in its own process and an empty folder, with the tiny checkpoints cached."""
 
     def run(code: str, *arguments: str) -> None:
         done = subprocess.run(
@@ -155,7 +155,7 @@ def run_as_user(hub_environment, tmp_path) -> Callable[..., None]:
 
 
 def _add_sentence_transformers_files(folder: Path, max_seq_length: int) -> None:
-    """CLS pooling and normalisation, in the layout that the published repositories have."""
+    """Add CLS pooling and normalisation in the layout of the published repositories."""
     parts = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{part}"}
@@ -202,9 +202,9 @@ def reranker():
         yield loaded
 
 
-def assert_close(found, expected, tolerance: float = 1e-5) -> None:
-    """The largest difference is at most `tolerance` of the largest expected value."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    assert found.shape == expected.shape
-    difference = np.abs(found - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
+def assert_close(actual, expected, tolerance: float = 1e-5) -> None:
+    """Assert that the largest difference is at most `tolerance` times the largest expected value."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    difference = np.abs(actual - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
     assert difference <= tolerance, f"relative difference {difference:.2e}"

@@ -64,7 +64,7 @@ def test_the_bundled_documents(tmp_path):
     assert done.stderr == ""
 
 
-def test_the_users_documents_and_a_second_run(tmp_path):
+def test_the_users_documents_in_two_runs(tmp_path):
     docs = tmp_path / "docs"
     (docs / "sub").mkdir(parents=True)
     (docs / "pandas.md").write_text("# Pandas\n\nThe giant panda eats bamboo in the mountains of China.\n" * 3)

@@ -1,4 +1,4 @@
-"""Errors carry what they are about, also to another process."""
+"""Errors keep their message and attributes, also in another process."""
 
 import errno
 import pickle

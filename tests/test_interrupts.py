@@ -1,4 +1,4 @@
-"""Ctrl-C and a closed pipe as exit statuses; each command's own are in its own tests."""
+"""The exit status after Ctrl-C and after a closed pipe; each command's tests cover the command itself."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Results show their sizes and not their numbers."""
+"""The repr of a result shows its sizes, not its numbers."""
 
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 
@@ -11,7 +11,7 @@ def test_results_have_a_compact_repr(m3):
     assert repr(m3.encode(["a"])) == "Embeddings(dense=float32 (1, 64))"
 
 
-def test_empty_results_have_one_too():
+def test_empty_results_have_a_repr_too():
     empty = Embeddings(sparse=SparseVectors.from_rows([], 10), multi_vector=MultiVectors.from_rows([], 4))
     assert repr(empty) == (
         "Embeddings(sparse=SparseVectors(0 texts, 0 weights), multi_vector=MultiVectors(0 texts, 0 vectors of 4))"

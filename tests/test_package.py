@@ -55,7 +55,7 @@ EXPORTED = {
 
 
 def public_names(module: ModuleType) -> set[str]:
-    """`__all__`, or the public classes and functions that the module defines."""
+    """Return `__all__`, or the public classes and functions that the module defines."""
     if hasattr(module, "__all__"):
         return set(module.__all__)
     return {
@@ -108,7 +108,7 @@ def test_there_is_one_version(capsys):
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflows_name_what_is_there(workflow):
+def test_workflows_name_targets_and_files_that_exist(workflow):
     jobs = yaml.safe_load(workflow.read_text("utf-8"))["jobs"].values()
     commands = "\n".join(step.get("run", "") for job in jobs for step in job["steps"])
     targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.M)

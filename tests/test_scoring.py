@@ -1,4 +1,4 @@
-"""Scores agree with their formulas written out, and do not depend on the batch."""
+"""Scores match their formulas, and do not depend on the batch."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def random_sparse(rng, n, size=50):
 
 
 def random_vectors(rng, n, dim=8, shortest=1):
-    """Unit vectors; negative products are likely, which padding would clamp to 0."""
+    """Return unit vectors; negative products are likely, and padding with zeros would clamp them to 0."""
     rows = [rng.standard_normal((rng.integers(shortest, 9), dim)).astype(np.float32) for _ in range(n)]
     return MultiVectors.from_rows([row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows], dim)
 
@@ -75,9 +75,9 @@ def test_empty_sides_have_shapes():
 
 def test_models_must_not_be_mixed():
     rng = np.random.default_rng(4)
-    with pytest.raises(InvalidInputError, match="vocabulary"):
+    with pytest.raises(InvalidInputError, match=r"\b50\b.*\b60\b"):
         lexical_scores(random_sparse(rng, 2, size=50), random_sparse(rng, 2, size=60))
-    with pytest.raises(InvalidInputError, match="wide"):
+    with pytest.raises(InvalidInputError, match=r"\b8\b.*\b9\b"):
         max_sim(random_vectors(rng, 2, dim=8), random_vectors(rng, 2, dim=9))
 
 
@@ -97,7 +97,7 @@ def test_hybrid_scores_are_the_weighted_sums(m3):
 @pytest.mark.parametrize("weights", [(1, 1), (1, 1, -1), (0, 0, 0), (float("nan"), 1, 1)])
 def test_unusable_weights(m3, weights):
     out = m3.encode(["a"], sparse=True, multi_vector=True)
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match="weights="):
         hybrid_scores(out, out, weights)
 
 
@@ -114,7 +114,7 @@ def test_reciprocal_rank_fusion():
     assert dict(fused)["b"] == pytest.approx(1 / 62 + 1 / 61)
     assert dict(reciprocal_rank_fusion([["a"], ["a"]], weights=[2, 0.5]))["a"] == pytest.approx(2.5 / 61)
     assert reciprocal_rank_fusion([]) == []
-    with pytest.raises(InvalidInputError, match="twice"):
+    with pytest.raises(InvalidInputError):
         reciprocal_rank_fusion([["a", "a"]])
     with pytest.raises(InvalidInputError, match="weights"):
         reciprocal_rank_fusion([["a"]], weights=[])

@@ -1,4 +1,4 @@
-"""The kit makes a complete adapter short, and its settings keep in step with the functions that load models."""
+"""A complete adapter built with the kit is short, and its settings match the arguments of the load functions."""
 
 import copy
 import pickle
@@ -43,17 +43,17 @@ def test_a_hybrid_store_of_toys_costs_one_pass(lengths, m3):
     assert [each.keys() for each in weights] == [each.keys() for each in expected]
 
 
-def test_toys_travel_without_weights():
+def test_pickled_toys_have_no_weights():
     toy = ToyEmbedder(BASE)
     carried = pickle.dumps(toy)
     assert len(carried) < 2000
     assert_close(pickle.loads(carried).ask("hi"), toy.ask("hi"))
 
 
-def test_toys_refuse_settings_that_are_not_there():
-    with pytest.raises(TypeError, match="did you mean max_length"):
+def test_toys_refuse_unknown_settings():
+    with pytest.raises(TypeError, match=r"max_lenght.*max_length"):
         ToyEmbedder(BASE, max_lenght=100)
-    with pytest.raises(TypeError, match="load_reranker"):
+    with pytest.raises(TypeError, match=r"pooling.*load_reranker"):
         ToyReranker(RERANKER, pooling="cls")
 
 

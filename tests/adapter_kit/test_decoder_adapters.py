@@ -1,4 +1,4 @@
-"""Decoder embedders and LLM rerankers in the adapters: the core's values, settings that are kept, wrong use refused."""
+"""Decoder embedders and LLM rerankers in the adapters: the core's values, saved settings, misuse refused."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.chroma import BGEEmbeddingFunction
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import InvalidInputError, WrongKindError
 from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 from bge_integrations.llama_index import BGEEmbedding, BGERerank
 
@@ -62,7 +62,7 @@ def test_vectors_are_the_cores(model, settings):
 
 @pytest.fixture(params=["langchain", "llama_index"])
 def make_embedding(request):
-    """Makes the framework's embedding adapter."""
+    """Return a function that makes the framework's embedding adapter."""
     if request.param == "langchain":
         return lambda model=ICL, **settings: BGEEmbeddings(model=model, **settings)
     return lambda model=ICL, **settings: BGEEmbedding(model_name=model, **settings)
@@ -70,7 +70,7 @@ def make_embedding(request):
 
 @pytest.fixture(params=["langchain", "llama_index"])
 def make_reranker(request):
-    """Makes the framework's reranking adapter."""
+    """Return a function that makes the framework's reranking adapter."""
     return BGEReranker if request.param == "langchain" else BGERerank
 
 
@@ -78,25 +78,25 @@ def query_vector(embedding):
     return embedding.embed_query("hi") if isinstance(embedding, BGEEmbeddings) else embedding.get_query_embedding("hi")
 
 
-def test_task_instruction_is_another_name(make_embedding):
+def test_task_instruction_is_an_alias(make_embedding):
     one = make_embedding(task_instruction="Answer the question.")
     assert one.query_instruction == "Answer the question."
     assert one.model_dump() == make_embedding(query_instruction="Answer the question.").model_dump()
     assert query_vector(one) != query_vector(make_embedding())
     assert make_embedding(task_instruction="Find.", query_instruction="Find.").query_instruction == "Find."
     assert make_embedding(task_instruction=None, query_instruction="Find.").query_instruction == "Find."
-    with pytest.raises(ValidationError, match="given twice, also as task_instruction; pass one"):
+    with pytest.raises(ValidationError, match=r"query_instruction.*task_instruction"):
         make_embedding(task_instruction="Find.", query_instruction="Answer.")
 
 
 def test_wrong_examples_and_tasks_are_refused(make_embedding):
-    with pytest.raises(InvalidInputError, match=r"examples\[0\] must be a dict of query, response"):
+    with pytest.raises(InvalidInputError, match=r"examples\[0\].*query.*response"):
         make_embedding(examples=[{"query": "q"}])
     with pytest.raises(ValidationError, match="examples"):
         make_embedding(examples={"query": "q", "response": "r"})
-    with pytest.raises(InvalidInputError, match="takes no examples; they are for bge-en-icl"):
+    with pytest.raises(InvalidInputError, match=r"examples.*bge-en-icl"):
         make_embedding(BASE, examples=EXAMPLES)
-    with pytest.raises(InvalidInputError, match="task='qa' is none of web_search"):
+    with pytest.raises(InvalidInputError, match=r"task='qa'.*web_search"):
         make_embedding(task="qa")
 
 
@@ -107,7 +107,7 @@ def test_examples_changed_in_place_take_effect(make_embedding):
     assert query_vector(changed) != before
 
 
-def test_embedding_settings_are_kept(make_embedding):
+def test_embedding_settings_survive_copies(make_embedding):
     original = make_embedding(examples=EXAMPLES, task_instruction="Answer the question.")
     dumped = json.loads(json.dumps(original.model_dump(exclude={"callback_manager"})))
     for twin in (type(original)(**dumped), pickle.loads(pickle.dumps(original)), original.model_copy(deep=True)):
@@ -122,8 +122,8 @@ def test_embedding_settings_are_kept(make_embedding):
         assert "what is panda?" in dumps(original)
 
 
-def test_a_cache_keeps_queries_of_other_examples_and_instructions_apart():
-    """Texts share their vectors: examples and instruction are put before queries alone."""
+def test_a_cache_separates_queries_by_examples_and_instruction():
+    """Texts still share their cached vectors, because examples and instruction only apply to queries."""
     store = SimpleKVStore()
     for settings in ({}, {"examples": EXAMPLES[:1]}, {"examples": EXAMPLES}, {"task_instruction": "Find."}):
         cached = BGEEmbedding(model_name=ICL, embeddings_cache=store, **settings)
@@ -133,7 +133,7 @@ def test_a_cache_keeps_queries_of_other_examples_and_instructions_apart():
     assert len(store.get_all(collection="embeddings")) == 4 + 1
 
 
-def test_chroma_keeps_examples_with_the_collection():
+def test_chroma_stores_examples_with_the_collection():
     given = [dict(example) for example in EXAMPLES]
     function = BGEEmbeddingFunction(ICL, examples=given, query_instruction="Answer the question.")
     given[0]["response"] = "something else"
@@ -142,13 +142,13 @@ def test_chroma_keeps_examples_with_the_collection():
     twin = BGEEmbeddingFunction.build_from_config(config)
     assert twin.get_config() == config
     assert_close(twin.embed_query(["hi"]), function.embed_query(["hi"]))
-    assert config["made_by"] == BGEEmbeddingFunction(ICL).get_config()["made_by"]  # documents are embedded alike
-    del config["examples"]  # kept by a release that knew none
+    assert config["made_by"] == BGEEmbeddingFunction(ICL).get_config()["made_by"]  # documents are embedded the same way
+    del config["examples"]  # stored by a release without examples
     assert_close(BGEEmbeddingFunction.build_from_config(config)(TEXTS), function(TEXTS))
 
 
 def rerank_texts(reranker):
-    """The reranked (text, score) pairs of `TEXTS`."""
+    """Rerank `TEXTS` and return (text, score) pairs."""
     if isinstance(reranker, BGEReranker):
         found = reranker.compress_documents([Document(text) for text in TEXTS], "panda")
         return [(document.page_content, document.metadata["relevance_score"]) for document in found]
@@ -170,39 +170,39 @@ def test_scores_are_the_cores(make_reranker, model, settings):
 
 @pytest.mark.parametrize("cutoffs", [[3, 5], (3, 5), []])
 def test_an_adapter_ranks_by_one_cutoff(make_reranker, cutoffs):
-    with pytest.raises(ValidationError, match=r"must be one number here, .*; pass one of them"):
+    with pytest.raises(ValidationError, match="cutoff_layers"):
         make_reranker(model=LAYERWISE, cutoff_layers=cutoffs)
     changed = make_reranker(model=LAYERWISE, cutoff_layers=[5])
     assert changed.cutoff_layers == 5
-    with pytest.raises(ValidationError, match="pass one of them"):
+    with pytest.raises(ValidationError, match="cutoff_layers"):
         changed.cutoff_layers = cutoffs
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "message"),
+    ("model", "settings", "argument"),
     [
-        (LAYERWISE, {"cutoff_layers": 1}, "has scores after 2, 3, 4, 5, 6 layers"),
-        (LAYERWISE, {"compress_ratio": 2}, "compress passages"),
-        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio=3 is none of 1, 2, 4, 8"),
-        ("pocket", {"cutoff_layers": 2}, "after its last layer only; leave cutoff_layers= out"),
-        ("pocket", {"prompt": "Is it?"}, "takes no prompt"),
+        (LAYERWISE, {"cutoff_layers": 1}, "cutoff_layers"),
+        (LAYERWISE, {"compress_ratio": 2}, "compress_ratio"),
+        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio"),
+        ("pocket", {"cutoff_layers": 2}, "cutoff_layers"),
+        ("pocket", {"prompt": "Is it?"}, "prompt"),
     ],
 )
-def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model, settings, message):
-    with pytest.raises(InvalidInputError, match=message):
+def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model, settings, argument):
+    with pytest.raises(InvalidInputError, match=argument):
         make_reranker(model=model, **settings)
 
 
-def test_ones_own_reranker_names_its_family(make_reranker, tmp_path):
+def test_a_custom_reranker_needs_a_family(make_reranker, tmp_path):
     own = tmp_path / "my-reranker"
     own.symlink_to(LLM)
-    with pytest.raises(InvalidInputError, match="is no reranker"):
+    with pytest.raises(WrongKindError, match="family='llm_reranker'"):
         make_reranker(model=own)
     found = rerank_texts(make_reranker(model=own, family="llm_reranker"))
     assert found == rerank_texts(make_reranker(model=LLM))
 
 
-def test_reranker_settings_are_kept_and_changes_take_effect(make_reranker):
+def test_reranker_settings_survive_copies_and_changes_take_effect(make_reranker):
     settings = {"cutoff_layers": 5, "compress_ratio": 2, "compress_layers": [2, 4], "prompt": "Is B about A?"}
     original = make_reranker(model=LIGHTWEIGHT, **settings)
     dumped = json.loads(json.dumps(original.model_dump(exclude={"callback_manager"})))

@@ -1,7 +1,7 @@
-"""A complete adapter of an imaginary framework over adapter_kit: what a new adapter takes, in at most 80 lines.
+"""A complete adapter for an imaginary framework, built with adapter_kit in at most 80 lines.
 
-The framework asks an embedding object for dense and sparse vectors separately, wants async twins and pickles of its
-parts, hands documents around as dicts, and takes settings as keywords.
+The framework requests dense and sparse vectors from separate objects, needs async methods and picklable components,
+represents documents as dicts, and takes settings as keyword arguments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ToyEmbedder:
     def __init__(self, model: str = "BAAI/bge-base-en-v1.5", **settings: Any) -> None:
         self.settings = {"model": model, **checked_settings(load_embedder, settings)}
         self._model = LazyModel(load_dense)
-        self._model.get(self.settings)  # a wrong name fails here
+        self._model.get(self.settings)  # raises here if the model or a setting is unknown
 
     def embed(self, documents: list[dict[str, Any]]) -> list[list[float]]:
         return to_lists(self._model.get(self.settings).encode(map(text_of, documents), "passage"))
@@ -36,7 +36,7 @@ class ToyEmbedder:
 
 
 class ToySparseEmbedder:
-    """Lexical weights for the framework's hybrid stores; they share one pass with `ToyEmbedder`."""
+    """Lexical weights for the framework's hybrid stores; it shares a forward pass with `ToyEmbedder`."""
 
     def __init__(self, model: str = "BAAI/bge-m3", **settings: Any) -> None:
         self.settings = {"model": model, **checked_settings(load_embedder, settings)}

@@ -1,4 +1,4 @@
-"""The command `bge`: right once for each command, mistakes in one line, and runs that are interrupted."""
+"""The `bge` command: every subcommand, one-line error messages, and interrupted runs."""
 
 import io
 import json
@@ -37,17 +37,17 @@ OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded(pocket, pocket_reranker):
-    """Both models stay in memory, so that each call in this process shares them."""
+    """Keep both models in memory, so that all calls in this process share them."""
 
 
 @pytest.fixture(autouse=True)
 def interrupts(ctrl_c):
-    """Ctrl-C works in all tests."""
+    """Enable Ctrl-C in all tests of this file."""
 
 
 @pytest.fixture
 def bge(capsys, monkeypatch):
-    """Runs the command in this process: exit status, output, remarks."""
+    """Return a function that runs the command in this process and returns its exit status, stdout and stderr."""
 
     def run(*arguments, stdin=None):
         if stdin is not None:
@@ -70,7 +70,7 @@ def in_a_process(*arguments, code="", **options):
 
 
 def interrupt_at(call, function):
-    """The function, which Ctrl-C interrupts when it has returned that often."""
+    """Wrap the function: Ctrl-C arrives when it has returned for the `call`-th time."""
     calls = []
 
     def interrupted(*arguments, **named):
@@ -97,7 +97,7 @@ def docs(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """An index of the files."""
+    """An index of the sample files."""
     folder = tmp_path_factory.mktemp("made")
     assert (
         main(["index", str(write_files(folder / "docs")), "--index", str(folder / "index"), "--model", "pocket"]) == 0
@@ -131,7 +131,7 @@ def test_help_loads_no_torch():
         assert done.stdout.endswith("loaded False\n")
 
 
-def test_wrong_usage_is_status_2(bge, tmp_path):
+def test_wrong_usage_exits_with_status_2(bge, tmp_path):
     for arguments in (
         ["nonsense"],
         ["search", "q"],
@@ -147,7 +147,7 @@ def test_wrong_usage_is_status_2(bge, tmp_path):
     assert bge("--version")[0] == 0
 
 
-def test_nothing_can_be_empty(bge, docs, monkeypatch):
+def test_empty_arguments_are_refused(bge, docs, monkeypatch):
     monkeypatch.chdir(docs)
     for arguments, name in (
         (["index", "", "--index", "new", "--model", "pocket"], "FOLDER"),
@@ -223,7 +223,7 @@ def test_a_table_is_cut_to_the_terminal_and_whole_in_a_pipe(monkeypatch, capsys)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     output.print_table(rows, ("score", "passage", "text"), cut=True)
     shown = capsys.readouterr().out.splitlines()
-    assert all(len(line) <= 60 for line in shown[1:])  # the first has the codes for bold, too
+    assert all(len(line) <= 60 for line in shown[1:])  # the first line also has escape codes for bold
     assert shown[2].startswith("0.5")
     assert shown[2].endswith("…")
     assert "[bold] Rome" in shown[3]
@@ -259,7 +259,7 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
     assert found["sub/rome.txt#0"][1] == {"source": "sub/rome.txt", "title": "rome", "start": 0}
 
 
-def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
+def test_documents_from_elsewhere_stay_in_the_index(bge, docs, tmp_path):
     with M3Index.open(tmp_path / "index", "pocket") as opened:
         opened.add(["Added by hand."], ids=["mine"])
     assert bge("index", docs, "--index", tmp_path / "index")[0] == 0
@@ -281,7 +281,7 @@ def test_documents_of_others_stay_in_the_index(bge, docs, tmp_path):
         ("docs", "new", "bge-reranker-base", "belongs to the rerankers; rerankers are for `bge rerank`"),
     ],
 )
-def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
+def test_errors_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path, {"other/owls.md": "Owls hunt at night."})
     before = contents(made)
@@ -295,7 +295,7 @@ def test_mistakes_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index
     assert contents(made) == before
 
 
-def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
+def test_no_index_is_made_if_no_file_can_be_read(bge, tmp_path):
     write_files(tmp_path, {"docs/a.md": " ", "docs/b.pdf": "no"})
     status, out, err = bge("index", tmp_path / "docs", "--index", tmp_path / "index", "--model", "pocket")
     assert (status, out) == (1, "")
@@ -306,7 +306,7 @@ def test_nothing_is_made_where_no_file_can_be_read(bge, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
 
-def test_a_file_whose_name_is_not_utf_8_is_left_out(bge, docs, tmp_path):
+def test_a_file_whose_name_is_not_utf_8_is_skipped(bge, docs, tmp_path):
     try:
         (docs / os.fsdecode(b"caf\xe9.md")).write_text("The café opens at nine.", "utf-8")
     except OSError:
@@ -316,7 +316,7 @@ def test_a_file_whose_name_is_not_utf_8_is_left_out(bge, docs, tmp_path):
     assert "caf\\udce9.md has a name that is not UTF-8; rename it" in err
 
 
-def test_an_index_follows_its_folder_to_another_place(bge, docs, tmp_path):
+def test_a_folder_can_be_moved_without_encoding_again(bge, docs, tmp_path):
     index = tmp_path / "index"
     assert bge("index", docs, "--index", index, "--model", "pocket")[0] == 0
     moved = docs.rename(tmp_path / "moved")
@@ -366,7 +366,7 @@ def test_search_with_filters_and_a_reranker(bge, made, pocket_reranker):
     asked = ("search", QUESTION, "--index", made, "--json")
     both = ("--filter", "source=sub/rome.txt", "--filter", "start=0")
     assert [row["id"] for row in lines(bge(*asked, *both)[1])] == ["sub/rome.txt#0"]
-    for text in ("[" * 60_000, '"\\ud800"'):  # no JSON value: compared as it is
+    for text in ("[" * 60_000, '"\\ud800"'):  # not a JSON value: compared as plain text
         assert bge(*asked, "--filter", f"title={text}")[:2] == (0, "")
     status, out, err = bge(*asked, "--filter", "source=nowhere.md")
     assert (status, out) == (0, "")
@@ -418,7 +418,7 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["rerank", "q", "nan.jsonl", "--model", "pocket", "--json"], "row 2 of nan.jsonl can't be written as JSON"),
     ],
 )
-def test_mistakes_of_search_ask_and_rerank(bge, docs, made, monkeypatch, arguments, message):
+def test_errors_of_search_ask_and_rerank(bge, docs, made, monkeypatch, arguments, message):
     monkeypatch.chdir(docs.parent)
     (docs.parent / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
     (docs.parent / "lone.jsonl").write_text('{"text": "a", "n": "\\ud800"}\n')
@@ -444,7 +444,7 @@ def test_rerank(bge, tmp_path, pocket_reranker):
     assert plain[0].split("\t")[1] == candidates[1]
 
 
-def test_rerank_by_some_layers(bge):
+def test_rerank_with_cutoff_layers(bge):
     candidates = ["Rome lies on the Tiber.", "The giant panda eats bamboo."]
     stdin = "\n".join(candidates).encode()
     with load_reranker(LAYERWISE, cutoff_layers=3) as loaded:
@@ -521,7 +521,7 @@ def test_embed_from_and_to_a_pipe(bge, pocket):
     np.testing.assert_allclose([row["dense"] for row in lines(out)], pocket.encode(["a", "b"]).dense, atol=1e-6)
 
 
-def test_a_folder_of_others_in_the_way_of_the_rows(bge, tmp_path):
+def test_a_foreign_folder_at_the_path_of_the_rows_is_kept(bge, tmp_path):
     thesis = tmp_path / "o.jsonl.partial" / "thesis.txt"
     write_files(tmp_path, {"o.jsonl.partial/thesis.txt": "mine"})
     embed = "embed", rows_file(tmp_path / "in.jsonl"), tmp_path / "o.jsonl", "--model", "pocket"
@@ -530,7 +530,7 @@ def test_a_folder_of_others_in_the_way_of_the_rows(bge, tmp_path):
     assert "contains thesis.txt" in err
     assert thesis.read_text() == "mine"
     assert [path.name for path in thesis.parent.iterdir()] == ["thesis.txt"]
-    thesis.rename(thesis.with_name("rows.jsonl"))  # as after a kill in the middle of the folder's removal
+    thesis.rename(thesis.with_name("rows.jsonl"))  # the state after a kill while the folder was being removed
     status, _, err = bge(*embed)
     assert status == 1
     assert "--overwrite" in err
@@ -546,7 +546,7 @@ def test_an_index_inside_its_folder_does_not_index_itself(bge, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_an_interrupted_embedding_goes_on(bge, tmp_path, small_chunks, monkeypatch, suffix):
+def test_an_interrupted_embedding_resumes(bge, tmp_path, small_chunks, monkeypatch, suffix):
     source, target, undisturbed = rows_file(tmp_path / "in.jsonl"), tmp_path / f"o{suffix}", tmp_path / f"u{suffix}"
     assert bge("embed", source, undisturbed, *ALL)[0] == 0
     writer = partial.LinesWriter if suffix == ".jsonl" else partial.PartsWriter
@@ -558,14 +558,14 @@ def test_an_interrupted_embedding_goes_on(bge, tmp_path, small_chunks, monkeypat
     assert not target.exists()
     if suffix == ".jsonl":
         with (tmp_path / "o.jsonl.partial" / "rows.jsonl").open("a") as file:
-            file.write('{"id": 16, "text": "Pan')  # as a kill in the middle of a line leaves it
+            file.write('{"id": 16, "text": "Pan')  # the state after a kill in the middle of a line
     status, _, err = bge("embed", source, target, *ALL)
     assert (status, err) == (0, "bge: resuming after 16 rows\n")
     assert_same_rows(read_output(target), read_output(undisturbed))
     assert not (tmp_path / f"o{suffix}.partial").exists()
 
 
-def test_a_killed_embedding_goes_on(bge, tmp_path, small_chunks):
+def test_a_killed_embedding_resumes(bge, tmp_path, small_chunks):
     source, target, undisturbed = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tmp_path / "u.jsonl"
     code = """
 import os, signal
@@ -587,7 +587,7 @@ partial.LinesWriter.write = killed
     assert_same_rows(read_output(target), read_output(undisturbed))
 
 
-def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks, monkeypatch):
+def test_embed_refuses_to_resume_with_other_settings(bge, tmp_path, small_chunks, monkeypatch):
     source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     with monkeypatch.context() as patched:
         patched.setattr(partial.LinesWriter, "write", interrupt_at(2, partial.LinesWriter.write))
@@ -608,8 +608,8 @@ def test_embed_refuses_to_go_on_with_other_settings(bge, tmp_path, small_chunks,
 
 
 @pytest.mark.parametrize("when", ["load_embedder", "_remaining"])
-def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
-    """Before the rows are begun, and before they become the output."""
+def test_an_output_created_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
+    """It appears before the first row is written, or just before the rows become the output."""
     source, target = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     module = loading if when == "load_embedder" else embed_command
     function = getattr(module, when)
@@ -631,7 +631,7 @@ def test_an_output_made_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
     assert set(tmp_path.iterdir()) == {source, target}
 
 
-def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge, tmp_path):
+def test_nulls_are_carried_through_and_so_is_nan_if_the_format_allows_it(bge, tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": ["a", "b"], "n": [None, 1.5]}), source)
     assert bge("embed", source, tmp_path / "out.jsonl", "--model", "pocket")[0] == 0
@@ -678,7 +678,7 @@ def test_nulls_are_carried_through_and_nan_too_where_the_output_can_hold_it(bge,
         (["in.jsonl", "out.jsonl", "--dtype", "float8"], "dtype='float8' is not supported"),
     ],
 )
-def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
+def test_errors_of_embed(bge, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     rows_file(tmp_path / "in.jsonl", 3)
     write_files(
@@ -710,7 +710,7 @@ def test_mistakes_of_embed(bge, tmp_path, monkeypatch, arguments, message):
     assert (tmp_path / "there.jsonl").read_text() == "kept"
 
 
-def test_texts_that_were_cut_are_told_once(tmp_path):
+def test_truncated_texts_are_reported_once(tmp_path):
     rows_file(tmp_path / "in.jsonl", 300)
     done = in_a_process("embed", tmp_path / "in.jsonl", "-", "--model", "pocket", "--max-length", "4")
     assert done.returncode == 0
@@ -757,7 +757,7 @@ def test_eval_is_the_evaluation(bge, tmp_path):
     assert "--rerank-depth" in out
 
 
-def test_models_and_what_of_them_is_cached(hub_environment, bge):
+def test_models_shows_what_is_cached(hub_environment, bge):
     done = subprocess.run(
         [sys.executable, "-m", "bge_integrations", "models", "--json"],
         env=hub_environment,
@@ -815,7 +815,7 @@ def test_doctor(bge):
 
 
 def test_the_page_runs_as_written(bge, tmp_path, monkeypatch):
-    """Each line of its bash blocks; what stands before or instead of `bge` runs in a shell, `bge` in this process."""
+    """Run each line of its bash blocks: `bge` in this process, everything else in a shell."""
     monkeypatch.chdir(tmp_path)
     page = (TESTS.parent / "docs" / "cli.md").read_text("utf-8")
     commands = "".join(re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)).splitlines()

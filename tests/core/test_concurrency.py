@@ -1,4 +1,4 @@
-"""Many callers at once, faults, cancellation, closing and forks: no hang, no wrong answer."""
+"""Many callers at once, faults, cancellation, closing and forks: no hangs, no wrong results."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ THREADS = 64
 
 
 def in_threads(work, count=THREADS):
-    """Run work(i) in `count` threads that start together; their results in order."""
+    """Run work(i) in `count` threads that start together; return their results in order."""
     start = threading.Barrier(count)
 
     def one(i):
@@ -51,7 +51,7 @@ def in_threads(work, count=THREADS):
 
 
 def wait_until(condition, seconds=30):
-    """Return once the condition holds; a test that waits in vain fails."""
+    """Return once the condition holds; fail if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -60,7 +60,7 @@ def wait_until(condition, seconds=30):
 
 @pytest.fixture
 def held_batch(monkeypatch):
-    """Holds the first batch that is computed: `entered` is set when it begins, and it goes on when `go_on` is set."""
+    """Block all batches until `go_on` is set; `entered` is set when the first one starts."""
     run, held = ModelRunner.run, SimpleNamespace(entered=threading.Event(), go_on=threading.Event())
 
     def hold(runner, batch, between_layers):
@@ -74,11 +74,11 @@ def held_batch(monkeypatch):
 
 
 def some_texts(i):
-    """A few texts of different lengths, different for each i."""
+    """Return a few texts of different lengths that differ for each i."""
     return [f"text {i} number {j} " + "word " * ((i * 7 + j * 13) % 40) for j in range(1 + i % 5)]
 
 
-def test_64_threads_get_the_numbers_of_one(m3):
+def test_64_threads_get_the_same_vectors_as_one(m3):
     options = {"sparse": True, "multi_vector": True}
     alone = [m3.encode(some_texts(i), **options) for i in range(THREADS)]
     together = in_threads(lambda i: m3.encode(some_texts(i), **options))
@@ -114,7 +114,7 @@ def test_concurrent_callers_share_batches(base, monkeypatch):
 
     def wait_for_the_others(runner, batch, between_layers):
         sizes.append(len(batch))
-        if len(sizes) == 1:  # while the first batch is computed, the other callers queue
+        if len(sizes) == 1:  # the other callers queue while the first batch is computed
             wait_until(lambda: len(batch) + runtime.statistics()["cpu"].queued_sequences == THREADS)
         return run(runner, batch, between_layers)
 
@@ -124,7 +124,7 @@ def test_concurrent_callers_share_batches(base, monkeypatch):
     assert len(sizes) <= 2
 
 
-async def test_256_tasks_get_the_numbers_of_one_and_the_loop_runs_on(base):
+async def test_256_tasks_get_the_same_vectors_as_one_and_the_loop_is_not_blocked(base):
     ticks = 0
 
     async def tick():
@@ -142,7 +142,7 @@ async def test_256_tasks_get_the_numbers_of_one_and_the_loop_runs_on(base):
     assert bulk.dense.shape == (1500, 64)
 
 
-def test_one_callers_bad_text_harms_nobody_else(base):
+def test_one_callers_bad_text_affects_no_other_caller(base):
     expected = base.encode(["fine"]).dense
 
     def work(i):
@@ -160,19 +160,17 @@ async def test_long_async_calls_leave_the_applications_threads_alone(base, held_
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     texts = [f"{i} of many texts" for i in range(9000)]
     bulk = asyncio.create_task(base.aencode(texts))
-    while not held_batch.entered.is_set():
-        await asyncio.sleep(0.001)
-    assert await asyncio.to_thread(int, "1") == 1  # though the bulk call waits in a thread until its texts are queued
+    assert await asyncio.to_thread(held_batch.entered.wait, 30)
+    assert await asyncio.to_thread(int, "1") == 1  # although the bulk call is waiting in a thread
     held_batch.go_on.set()
-    await base.aencode(["a word " * 700], on_truncate="ignore")  # too many characters for the event loop
+    await base.aencode(["a word " * 700], on_truncate="ignore")  # long enough to be tokenised outside the event loop
     assert not bulk.done()
     bulk.cancel()
 
 
-async def test_a_cancelled_await_frees_its_hold(base, held_batch):
+async def test_a_cancelled_await_releases_its_work(base, held_batch):
     task = asyncio.create_task(base.aencode([f"{i} " + "word " * 200 for i in range(3000)]))
-    while not held_batch.entered.is_set():
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(held_batch.entered.wait, 30)
     task.cancel()
     held_batch.go_on.set()
     with pytest.raises(asyncio.CancelledError):
@@ -188,12 +186,12 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path):
     state["embeddings.word_embeddings.weight"][50:] = float("nan")
     save_file(state, folder / "model.safetensors")
     for dtype in ("float32", "bfloat16"):
-        with load_embedder(folder, dtype=dtype) as embedder, pytest.raises(NonFiniteError, match="damaged"):
+        with load_embedder(folder, dtype=dtype) as embedder, pytest.raises(NonFiniteError):
             embedder.encode(["retrieval of documents, 12345 words"])
 
 
 def overflowing(monkeypatch, overflows):
-    """Make the bfloat16 models give infinity for the sequences for which `overflows(sequence)`; count their runs."""
+    """Make bfloat16 models return infinity for sequences that satisfy `overflows`; return the batch sizes they run."""
     run, runs = EncoderModel.run, []
 
     def overflow(model, sequences, spec, between_layers):
@@ -208,12 +206,12 @@ def overflowing(monkeypatch, overflows):
     return runs
 
 
-def test_what_overflows_in_half_precision_is_recomputed_in_float32_with_a_warning(m3, monkeypatch, caplog):
+def test_an_overflow_in_half_precision_is_recomputed_in_float32_with_a_warning(m3, monkeypatch, caplog):
     overflowing(monkeypatch, lambda sequence: len(sequence) > 20)
     texts = ["a text", "long " * 30]
     with load_embedder(M3, dtype="bfloat16") as half:
         before = runtime.statistics()["cpu"].recomputed_sequences
-        with pytest.warns(PerformanceWarning, match="again in float32") as caught:
+        with pytest.warns(PerformanceWarning, match="float32") as caught:
             vectors = half.encode(texts).dense
         assert [each.filename for each in caught] == [__file__]
         assert runtime.statistics()["cpu"].recomputed_sequences == before + 1
@@ -270,13 +268,13 @@ def test_without_memory_for_float32_only_the_texts_that_overflow_fail(monkeypatc
     with load_embedder(M3, dtype="bfloat16") as half:
         runs = overflowing(monkeypatch, lambda sequence: len(sequence) > 20)
         monkeypatch.setattr(residency, "acquire", refuse)
-        with pytest.raises(NonFiniteError, match=r"not enough memory .*\(float32 takes 30 GB\)"):
+        with pytest.raises(NonFiniteError, match="30 GB"):
             half.encode(["a text", "another one", "long " * 30])
         assert len(runs) == 1
         assert half.encode(["a text"]).dense.shape == (1, 64)
 
 
-def test_one_copy_of_the_weights_is_shared_and_freed_with_its_last_holder(tmp_path):
+def test_one_copy_of_the_weights_is_shared_and_freed_with_its_last_user(tmp_path):
     folder = shutil.copytree(BASE, tmp_path / "bge-base-en-v1.5")
     embedders = in_threads(lambda i: load_embedder(folder, query_instruction=str(i)), 16)
     models = {id(embedder._session.model) for embedder in embedders}
@@ -286,7 +284,7 @@ def test_one_copy_of_the_weights_is_shared_and_freed_with_its_last_holder(tmp_pa
     for embedder in embedders[1:]:
         embedder.close()
     assert weights() is not None
-    del embedder, embedders  # the last holder is dropped without being closed
+    del embedder, embedders  # the last embedder is dropped without being closed
     gc.collect()
     assert weights() is None
     assert all(key.folder != folder.resolve() for key in models_in_memory())
@@ -297,7 +295,7 @@ def test_devices_and_dtypes_are_separate_copies(base):
         assert half._session.model is not base._session.model
 
 
-def test_a_folder_written_anew_is_loaded_anew(tmp_path):
+def test_replaced_weights_are_loaded_again(tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(BASE, tmp_path / "bge-base-en-v1.5")
@@ -305,7 +303,7 @@ def test_a_folder_written_anew_is_loaded_anew(tmp_path):
         before = old.encode(["text"]).dense
         state = load_file(folder / "model.safetensors")
         save_file({name: tensor * 1.1 for name, tensor in state.items()}, tmp_path / "new")
-        (tmp_path / "new").replace(folder / "model.safetensors")  # what is overwritten in place changes under the old
+        (tmp_path / "new").replace(folder / "model.safetensors")  # overwriting the file in place would change `old`
         with load_embedder(folder) as new:
             assert np.abs(new.encode(["text"]).dense - before).max() > 1e-4
         assert_close(old.encode(["text"]).dense, before)
@@ -340,11 +338,11 @@ def _encode_in_child(queue, embedder):
     queue.put((os.getpid(), embedder.encode(["after the fork"] * 3 + [f"{i}" for i in range(50)]).dense))
 
 
-def test_a_forked_child_starts_afresh(base):
+def test_a_forked_child_can_encode(base):
     expected = base.encode(["after the fork"] * 3 + [f"{i}" for i in range(50)]).dense
     context = multiprocessing.get_context("fork")
     busy = threading.Thread(target=lambda: base.encode([f"{i} " + "word " * 100 for i in range(900)]))
-    busy.start()  # the parent's worker is at work while it forks
+    busy.start()  # the parent forks while its worker is busy
     queue = context.Queue()
     children = [context.Process(target=_encode_in_child, args=(queue, base)) for _ in range(3)]
     for child in children:
@@ -367,7 +365,7 @@ def _load_and_score_in_child(queue):
         queue.put(loaded.score([("q", f"p {i}") for i in range(500)], normalize=True))
 
 
-def test_a_forked_child_may_load_models_though_its_parent_has(reranker):
+def test_a_forked_child_can_load_models_that_its_parent_has_loaded(reranker):
     expected = reranker.score([("q", f"p {i}") for i in range(500)], normalize=True)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -378,7 +376,7 @@ def test_a_forked_child_may_load_models_though_its_parent_has(reranker):
     assert child.exitcode == 0
 
 
-def test_a_progress_bar_that_breaks_does_not_stop_the_work(base, monkeypatch):
+def test_a_broken_progress_bar_does_not_stop_the_work(base, monkeypatch):
     class Broken:
         written = 0
 
@@ -404,7 +402,7 @@ def run_script(code):
 @pytest.mark.skipif(
     Version(tokenizers.__version__) < Version("0.23.2"), reason="older tokenizers abort the interpreter at its end"
 )
-def test_the_interpreter_ends_with_work_in_the_queue():
+def test_the_interpreter_exits_cleanly_with_work_in_the_queue():
     done = run_script(
         "import threading\n"
         "from bge_integrations import load_embedder\n"
@@ -437,7 +435,7 @@ def test_the_core_loads_no_framework():
     assert done.stdout == "[]\n"
 
 
-def test_an_interpreter_that_is_interrupted_while_it_loads_ends_as_asked():
+def test_ctrl_c_while_a_model_loads_ends_the_interpreter():
     code = """
 import os, signal, threading, time, torch
 from bge_integrations import load_embedder

@@ -17,7 +17,7 @@ def two_devices(monkeypatch):
     monkeypatch.setattr("bge_integrations.core.loading.resolve_devices", lambda device: ["cpu", "cpu:0"])
 
 
-def test_a_long_call_is_dealt_out_evenly_and_gives_the_same_numbers(base, two_devices, batches):
+def test_a_long_call_is_split_evenly_and_returns_the_same_vectors(base, two_devices, batches):
     with load_embedder(BASE) as embedder:
         assert embedder.device == "cpu, cpu:0"
         found = embedder.encode(TEXTS).dense
@@ -33,7 +33,7 @@ def test_short_calls_take_turns(base, two_devices, batches):
     assert_close(found, base.encode(TEXTS[:6]).dense)
 
 
-def test_all_copies_go_with_the_last_holder(tmp_path, two_devices):
+def test_all_copies_are_freed_with_the_last_embedder(tmp_path, two_devices):
     folder = shutil.copytree(BASE, tmp_path / "bge-base-en-v1.5")
     with load_embedder(folder) as embedder, load_embedder(folder):
         embedder.encode(TEXTS)
@@ -41,7 +41,7 @@ def test_all_copies_go_with_the_last_holder(tmp_path, two_devices):
     assert all(key.folder != folder.resolve() for key in models_in_memory())
 
 
-def test_a_copy_that_cannot_be_loaded_leaves_no_other_behind(tmp_path, two_devices, monkeypatch):
+def test_if_one_copy_cannot_be_loaded_the_others_are_freed(tmp_path, two_devices, monkeypatch):
     folder = shutil.copytree(BASE, tmp_path / "bge-base-en-v1.5")
     from bge_integrations.core import residency
 
@@ -59,7 +59,7 @@ def test_a_copy_that_cannot_be_loaded_leaves_no_other_behind(tmp_path, two_devic
 
 
 @pytest.mark.parametrize("devices", [["cpu", "cpu"], ["cpu", "cpu:0"], []])
-def test_devices_that_are_none_or_not_cuda_are_refused(devices):
+def test_invalid_lists_of_devices_are_refused(devices):
     with pytest.raises(InvalidInputError, match="device="):
         load_embedder(BASE, device=devices)
     with load_embedder(BASE, device=["cpu"]) as embedder:

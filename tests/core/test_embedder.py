@@ -1,4 +1,4 @@
-"""What encode promises: bad input, truncation, duplicates, shapes, options."""
+"""The contract of `encode`: bad input, truncation, duplicates, shapes, options."""
 
 import json
 import shutil
@@ -24,15 +24,15 @@ LONG = "long " * 2000
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("one text", r"wrap it: \[text\]"),
-        (b"bytes", "list of texts, got one bytes"),
-        (None, "list of texts, got NoneType"),
-        (7, "list of texts, got int"),
-        (["fine", None], r"texts\[1\] must be a str, got NoneType"),
-        ([1.5], r"texts\[0\] must be a str, got float"),
-        ([b"bytes"], r"texts\[0\] must be a str, got bytes"),
-        ([["nested"]], r"texts\[0\] must be a str, got list"),
-        (["fine", "fine", "lone \ud800 surrogate"], r"texts\[2\] holds a lone surrogate at character 5.*replace"),
+        ("one text", r"texts.*\bstr\b"),
+        (b"bytes", r"texts.*\bbytes\b"),
+        (None, "texts.*NoneType"),
+        (7, r"texts.*\bint\b"),
+        (["fine", None], r"texts\[1\].*NoneType"),
+        ([1.5], r"texts\[0\].*float"),
+        ([b"bytes"], r"texts\[0\].*bytes"),
+        ([["nested"]], r"texts\[0\].*list"),
+        (["fine", "fine", "lone \ud800 surrogate"], r"texts\[2\].*surrogate.*\b5\b.*replace"),
     ],
 )
 def test_bad_texts_are_named(base, texts, message):
@@ -40,7 +40,7 @@ def test_bad_texts_are_named(base, texts, message):
         base.encode(texts)
 
 
-async def test_bad_texts_are_named_by_the_async_twin_too(base):
+async def test_bad_texts_are_named_by_aencode_too(base):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         await base.aencode(["fine", None])
 
@@ -49,15 +49,15 @@ async def test_bad_texts_are_named_by_the_async_twin_too(base):
     ("options", "message"),
     [
         ({"kind": "document"}, "kind='document'"),
-        ({"max_length": 0}, "from 1 to 512"),
-        ({"max_length": 513}, "from 1 to 512"),
-        ({"max_length": 2}, "leaves no room"),
-        ({"max_length": 8.0}, "whole number"),
-        ({"max_length": True}, "whole number"),
+        ({"max_length": 0}, "max_length=0.*1.*512"),
+        ({"max_length": 513}, "max_length=513.*1.*512"),
+        ({"max_length": 2}, "max_length=2.*3"),
+        ({"max_length": 8.0}, r"max_length=8\.0"),
+        ({"max_length": True}, "max_length=True"),
         ({"on_truncate": "maybe"}, "on_truncate='maybe'"),
-        ({"dense": False}, "nothing is asked for"),
-        ({"sparse": True}, "no sparse and multi-vector heads"),
-        ({"multi_vector": True}, "no sparse and multi-vector heads"),
+        ({"dense": False}, "dense.*sparse.*multi_vector"),
+        ({"sparse": True}, "bge-base-en-v1.5.*sparse"),
+        ({"multi_vector": True}, "bge-base-en-v1.5.*multi-vector"),
     ],
 )
 def test_bad_options(base, options, message):
@@ -66,23 +66,24 @@ def test_bad_options(base, options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"device": "tpu9"}, "not a device"),
-        ({"device": "meta"}, "not supported"),
-        ({"dtype": "int3"}, "dtype='int3'"),
-        ({"dtype": "float16", "device": "cpu"}, "not supported on cpu"),
-        ({"max_length": 4096}, "from 1 to 512"),
-        ({"truncate_dim": 65}, "from 1 to 64"),
-        ({"truncate_dim": 0}, "from 1 to 64"),
-        ({"pooling": "max"}, "none of 'cls', 'mean', 'last_token'"),
-        ({"family": "bert"}, "family='bert'"),
-        ({"task": "qa"}, "has no tasks"),
+        {"device": "tpu9"},
+        {"device": "meta"},
+        {"dtype": "int3"},
+        {"dtype": "float16", "device": "cpu"},
+        {"max_length": 4096},
+        {"truncate_dim": 65},
+        {"truncate_dim": 0},
+        {"pooling": "max"},
+        {"family": "bert"},
+        {"task": "qa"},
     ],
 )
-def test_bad_arguments_of_load(options, message):
-    with pytest.raises(InvalidInputError, match=message):
+def test_bad_arguments_of_load(options):
+    with pytest.raises(InvalidInputError) as caught:
         load_embedder(BASE, **options)
+    assert caught.value.argument == next(iter(options))
 
 
 def test_nul_empty_and_blank_texts_are_embedded_as_the_tokenizer_reads_them(base, m3):
@@ -91,10 +92,10 @@ def test_nul_empty_and_blank_texts_are_embedded_as_the_tokenizer_reads_them(base
     assert_close(found[0], found[1])
     out = m3.encode([""], sparse=True, multi_vector=True)
     assert len(out.sparse[0].indices) == 0
-    assert out.multi_vector[0].shape == (1, 64)  # the end token is kept
+    assert out.multi_vector[0].shape == (1, 64)  # the end token has a vector
 
 
-def test_no_texts_give_shaped_empties(m3):
+def test_no_texts_return_empty_arrays_of_the_right_shape(m3):
     out = m3.encode([], sparse=True, multi_vector=True)
     assert out.dense.shape == (0, 64)
     assert out.dense.dtype == np.float32
@@ -110,7 +111,7 @@ def test_no_texts_give_shaped_empties(m3):
 
 
 def test_a_text_of_a_megabyte_is_cut_with_a_warning(base):
-    with pytest.warns(TruncationWarning, match="1 of 3 different inputs"):
+    with pytest.warns(TruncationWarning, match=r"\b1 of 3\b"):
         found = base.encode(["short", "x y " * 262_144, "also short"]).dense
     assert found.shape == (3, 64)
     assert np.isfinite(found).all()
@@ -130,14 +131,14 @@ def test_the_truncation_warning_points_at_the_caller(base):
 
 
 async def test_the_warning_of_a_long_async_call_names_the_callers_line_too(base):
-    """Its texts are tokenised in another thread."""
+    """The texts of a long call are tokenised in another thread."""
     with pytest.warns(TruncationWarning) as caught:
         await base.aencode(["word " * 600, "word " * 700], max_length=8)
     assert caught[0].filename == __file__
 
 
 def test_truncation_can_be_refused_or_ignored(base):
-    with pytest.raises(TextTooLongError, match="1 of 2 different inputs"):
+    with pytest.raises(TextTooLongError, match=r"\b1 of 2\b"):
         base.encode([LONG, "short"], on_truncate="error")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -145,7 +146,7 @@ def test_truncation_can_be_refused_or_ignored(base):
         base.encode(["short"], on_truncate="error")
 
 
-def test_a_cut_text_is_its_beginning(base):
+def test_a_truncated_text_is_its_beginning(base):
     whole = base.encode(["a b c d e f g h"], max_length=6, on_truncate="ignore").dense
     assert_close(whole, base.encode(["a b c d e f g h i j"], max_length=6, on_truncate="ignore").dense)
     with pytest.warns(TruncationWarning):
@@ -159,14 +160,14 @@ def test_duplicates_are_computed_once(base, lengths):
     assert np.array_equal(found[1], found[4])
 
 
-def test_any_iterable_of_texts_will_do(base):
+def test_any_iterable_of_texts_is_accepted(base):
     expected = base.encode(["a", "b"]).dense
     assert np.array_equal(base.encode(text for text in ("a", "b")).dense, expected)
     assert np.array_equal(base.encode(np.array(["a", "b"])).dense, expected)
     assert np.array_equal(base.encode({"a": 1, "b": 2}).dense, expected)
 
 
-def test_dense_rows_are_unit_vectors_unless_asked_otherwise(base):
+def test_dense_rows_are_unit_vectors_by_default(base):
     assert_close(np.linalg.norm(base.encode(["a", "b c"]).dense, axis=1), [1, 1])
     raw = base.encode(["a"], normalize=False).dense
     assert abs(np.linalg.norm(raw) - 1) > 0.1
@@ -200,7 +201,7 @@ def test_bfloat16_on_the_cpu_is_close(base):
     assert_close(found, base.encode(["what is a panda?", "hi"]).dense, tolerance=0.05)
 
 
-def test_representations_not_asked_for_are_none(m3):
+def test_representations_not_requested_are_none(m3):
     out = m3.encode(["a"], dense=False, sparse=True)
     assert out.dense is None
     assert out.multi_vector is None
@@ -222,13 +223,13 @@ def test_sparse_vectors_are_sorted_positive_and_consistent(m3, texts):
         sparse[len(texts)]
 
 
-def test_eight_bits_are_near(pocket, pocket_reranker, texts):
-    """Dense, sparse and multi-vectors, and the order of passages."""
+def test_int8_is_close_to_float32(pocket, pocket_reranker, texts):
+    """This holds for dense, sparse and multi-vectors, and for the order of passages."""
     everything = {"sparse": True, "multi_vector": True, "on_truncate": "ignore"}
     with load_embedder("pocket", dtype="int8") as small:
         assert small.dtype == "int8"
         exact, found = (embedder.encode(texts, **everything) for embedder in (pocket, small))
-        assert_close(small.encode([texts[3]]).dense[0], found.dense[3])  # whatever else is in the batch
+        assert_close(small.encode([texts[3]]).dense[0], found.dense[3])  # regardless of the rest of the batch
     assert 0.995 < (exact.dense * found.dense).sum(1).min() < 0.999999
     for a, b in zip(exact.multi_vector, found.multi_vector, strict=True):
         assert len(a) == 0 or (a * b).sum(1).mean() > 0.99
@@ -247,11 +248,11 @@ def test_progress_bar_only_on_request(base, capfd):
     assert "2/2" in capfd.readouterr().err
 
 
-def test_closed_embedders_say_so_and_closing_twice_is_fine():
+def test_closed_embedders_raise_and_closing_twice_is_fine():
     embedder = load_embedder(BASE)
     embedder.close()
     embedder.close()
-    with pytest.raises(ClosedError, match="load the model again"):
+    with pytest.raises(ClosedError):
         embedder.encode(["a"])
 
 
@@ -267,7 +268,7 @@ def test_an_unknown_checkpoint_needs_arguments(tmp_path):
 
 
 def finetune(tmp_path, files):
-    """The tiny base model under its own name, with sentence-transformers files beside it."""
+    """Copy the tiny base model to my-finetune and add sentence-transformers files."""
     import json
     import shutil
 
@@ -307,7 +308,7 @@ def test_sentence_transformers_files_are_followed(tmp_path, base, pooling):
         assert_close(embedder.encode(["x"], kind="passage").dense, mean.encode(["doc: x"]).dense)
 
 
-def test_a_saved_sentence_transformer_gives_its_own_vectors(tmp_path):
+def test_a_saved_sentence_transformer_returns_the_same_vectors(tmp_path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -343,7 +344,7 @@ def test_an_instruction_that_would_be_pooled_is_refused(tmp_path):
     pooling = {"pooling_mode": "mean", "include_prompt": False}
     folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": pooling})
     load_embedder(folder).close()
-    with pytest.raises(NotSupportedError, match="pools without the prompt"):
+    with pytest.raises(NotSupportedError, match="include_prompt"):
         load_embedder(folder, query_instruction="ask: ")
 
 
@@ -387,7 +388,7 @@ def test_length_dimensions_and_casing_of_a_finetune_are_followed(tmp_path):
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("setting", ["do_lower_case", "strip_accents"])
-def test_what_the_tokenizer_config_says_wins_as_in_transformers(tmp_path, setting, wanted):
+def test_the_tokenizer_config_wins_as_in_transformers(tmp_path, setting, wanted):
     import json
 
     from transformers import AutoTokenizer
@@ -432,7 +433,7 @@ def test_bad_instructions(instruction):
 def test_embedders_are_not_pickled(base):
     import pickle
 
-    with pytest.raises(TypeError, match="load the model again"):
+    with pytest.raises(TypeError, match="Embedder"):
         pickle.dumps(base)
 
 
@@ -440,7 +441,7 @@ def test_layers_that_would_be_ignored_are_refused(tmp_path):
     dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
     pooling = {"pooling_mode_mean_tokens": True}
     folder = finetune(tmp_path, {"modules.json": [*MODULES, dense], "1_Pooling/config.json": pooling})
-    with pytest.raises(NotSupportedError, match="Dense layer"):
+    with pytest.raises(NotSupportedError, match=r"modules\.json.*Dense"):
         load_embedder(folder)
 
 
@@ -451,17 +452,17 @@ def test_several_poolings_at_once_are_refused(tmp_path):
         load_embedder(folder)
 
 
-def test_a_known_name_with_another_pooling_in_its_files_must_be_settled(tmp_path):
+def test_a_known_name_whose_files_set_another_pooling_is_refused(tmp_path):
     folder = finetune(tmp_path, {"modules.json": MODULES, "1_Pooling/config.json": {"pooling_mode": "mean"}})
     renamed = folder.rename(tmp_path / "bge-base-en-v1.5")
-    with pytest.raises(UnknownModelError, match="pooling='cls' or pooling='mean'"):
+    with pytest.raises(UnknownModelError, match=r"pooling='cls'.*pooling='mean'"):
         load_embedder(renamed)
     with load_embedder(renamed, pooling="mean") as embedder:
         assert embedder.pooling == "mean"
 
 
 @pytest.mark.parametrize("name", ["bge-small-en-v1.5-tokenizer", "bge-small-zh-v1.5-tokenizer"])
-def test_real_tokenizers_give_what_transformers_gives(name, texts):
+def test_real_tokenizers_agree_with_transformers(name, texts):
     from transformers import AutoTokenizer
 
     from bge_integrations.core.inputs import tokenize_pairs, tokenize_texts
@@ -540,7 +541,7 @@ def test_real_m3_heads_are_read():
 
 
 def test_a_real_small_size_model_agrees_with_transformers(tmp_path, texts):
-    """The published config and tokenizer with random weights, 12 layers deep."""
+    """It has the published config and tokenizer and 12 layers of random weights."""
     import shutil
 
     import torch

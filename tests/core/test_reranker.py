@@ -1,4 +1,4 @@
-"""What score promises: bad input, truncation, shapes."""
+"""The contract of `score`: bad input, truncation, shapes."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ LONG = "long " * 2000
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("query passage", "list of"),
-        (None, "list of"),
-        (["query", "passage"], r"pairs\[0\].*wrap a single pair"),
+        ("query passage", r"pairs.*\bstr\b"),
+        (None, "pairs.*NoneType"),
+        (["query", "passage"], r"pairs\[0\].*\bstr\b"),
         ([("query",)], r"pairs\[0\]"),
         ([("q", "p"), ("q", "p", "x")], r"pairs\[1\]"),
-        ([("q", None)], r"pairs\[0\]\[1\] must be a str, got NoneType"),
-        ([(3, "p")], r"pairs\[0\]\[0\] must be a str, got int"),
-        ([("q", "\udfff")], r"pairs\[0\]\[1\] holds a lone surrogate"),
+        ([("q", None)], r"pairs\[0\]\[1\].*NoneType"),
+        ([(3, "p")], r"pairs\[0\]\[0\].*\bint\b"),
+        ([("q", "\udfff")], r"pairs\[0\]\[1\].*surrogate"),
         ([{"q": "p", "r": "s"}], r"pairs\[0\]"),
     ],
 )
@@ -30,20 +30,21 @@ def test_bad_pairs_are_named(reranker, pairs, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"max_length": 0}, "from 1 to"),
-        ({"max_length": 10**6}, "from 1 to"),
-        ({"max_length": 8}, "leaves no room for a passage"),
-        ({"max_length": 32, "query_max_length": 31}, "leaves no room for a passage"),
-        ({"query_max_length": 513}, "query_max_length=513"),
-        ({"query_max_length": 0}, "query_max_length=0"),
-        ({"on_truncate": None}, "on_truncate"),
+        {"max_length": 0},
+        {"max_length": 10**6},
+        {"max_length": 8},
+        {"max_length": 32, "query_max_length": 31},
+        {"query_max_length": 513},
+        {"query_max_length": 0},
+        {"on_truncate": None},
     ],
 )
-def test_bad_options(reranker, options, message):
-    with pytest.raises(InvalidInputError, match=message):
+def test_bad_options(reranker, options):
+    with pytest.raises(InvalidInputError) as caught:
         reranker.score([("q", "p")], **options)
+    assert caught.value.argument == next(iter(options))
 
 
 def test_shapes_order_and_duplicates(reranker):
@@ -64,20 +65,20 @@ def test_empty_texts_are_scored(reranker):
 
 
 def test_truncation_is_counted_warned_about_or_refused(reranker):
-    with pytest.warns(TruncationWarning, match="2 of 3 different inputs"):
+    with pytest.warns(TruncationWarning, match=r"\b2 of 3\b"):
         reranker.score([("q", LONG), (LONG, "p"), ("q", "p")])
     with pytest.raises(TextTooLongError, match="1 of 1"):
         reranker.score([("q", LONG)], on_truncate="error")
 
 
-def test_only_the_passage_gives_way_to_the_query(reranker):
-    """Two passages alike up to the cut score alike; queries alike up to query_max_length too."""
+def test_only_the_passage_is_truncated_to_fit_the_query(reranker):
+    """Passages that agree up to the truncation point score the same; so do queries up to query_max_length."""
     short = {"max_length": 24, "query_max_length": 10, "on_truncate": "ignore"}
     assert_close(reranker.score([("q", LONG)], **short), reranker.score([("q", LONG + "tail")], **short))
     assert_close(reranker.score([(LONG, "p")], **short), reranker.score([(LONG + "tail", "p")], **short))
 
 
-def test_lengths_given_at_load_hold_for_calls():
+def test_lengths_set_at_load_apply_to_calls():
     with load_reranker(RERANKER, max_length=24, query_max_length=10) as short, load_reranker(RERANKER) as plain:
         options = {"max_length": 24, "query_max_length": 10, "on_truncate": "ignore"}
         pair = [(LONG, LONG)]
@@ -92,7 +93,7 @@ async def test_async_twin(reranker):
     assert_close(await reranker.ascore(pairs * 500, normalize=True), reranker.score(pairs * 500, normalize=True))
 
 
-def test_closed_rerankers_say_so():
+def test_closed_rerankers_raise():
     loaded = load_reranker(RERANKER)
     with loaded:
         pass

@@ -1,4 +1,4 @@
-"""The scheduler: batches, failures, cancellation, turns, the bound on the queue, and the counters."""
+"""The scheduler: batches, failures, cancellation, fairness, the queue limit, and the counters."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ from bge_integrations.models.interface import TokenSequence
 
 
 class FaultyRunner:
-    """Echoes the first token id of each sequence, in three layers, and fails as these ids say."""
+    """Return the first token id of each sequence after three layers; some ids make it fail."""
 
     BROKEN, TOO_LARGE, NOT_FINITE = 1001, 1002, 1003
 
@@ -64,7 +64,7 @@ def submit(scheduler, runner, *firsts, length=4, urgent=True, is_new=True):
 
 @pytest.fixture
 def policy():
-    """Batches of 64 tokens; what a test configures besides is undone."""
+    """Use batches of 64 tokens, and restore the configuration after the test."""
     before = runtime.configure(cpu_batch_tokens=64)
     yield
     runtime.configure(**vars(before))
@@ -79,10 +79,10 @@ def scheduler(policy):
 
 def test_a_failing_batch_fails_exactly_its_callers(scheduler):
     runner = FaultyRunner()
-    first = submit(scheduler, runner, 1)  # holds the worker while the others queue
+    first = submit(scheduler, runner, 1)  # keeps the worker busy while the others queue
     assert runner.entered.wait(10)
     inside = [submit(scheduler, runner, 2, 3, length=16), submit(scheduler, runner, FaultyRunner.BROKEN, length=16)]
-    other = [submit(scheduler, runner, i, length=40) for i in range(4, 8)]  # 40 tokens each: batches of their own
+    other = [submit(scheduler, runner, i, length=40) for i in range(4, 8)]  # 40 tokens each: one per batch
     runner.gate.set()
     assert first.future.result(10) == [1]
     for call in inside:
@@ -107,12 +107,12 @@ def test_a_runner_that_loses_a_result_fails_its_callers_and_not_the_worker(sched
 def test_out_of_memory_halves_the_batch_until_it_fits(scheduler):
     runner = FaultyRunner()
     runner.gate.set()
-    assert submit(scheduler, runner, *range(16)).future.result(10) == list(range(16))  # 64 tokens, 40 fit
+    assert submit(scheduler, runner, *range(16)).future.result(10) == list(range(16))  # 64 tokens, but only 40 fit
     assert max(map(len, runner.batches)) == 16
     assert runner.batches[-1] == list(range(8, 16))
 
 
-def test_what_did_not_fit_is_freed_before_its_halves_are_computed(scheduler):
+def test_a_batch_that_did_not_fit_is_freed_before_its_halves_are_computed(scheduler):
     runner, held, alive = FaultyRunner(), [], []
     runner.gate.set()
     whole = runner.run
@@ -124,7 +124,7 @@ def test_what_did_not_fit_is_freed_before_its_halves_are_computed(scheduler):
         return whole(batch, between_layers)
 
     runner.run = run
-    submit(scheduler, runner, *range(32)).future.result(10)  # two batches of 64 tokens, of which 40 fit
+    submit(scheduler, runner, *range(32)).future.result(10)  # two batches of 64 tokens, but only 40 fit
     assert len(held) == 6
     assert not any(alive)
     with pytest.raises(OutOfMemoryError):
@@ -138,7 +138,7 @@ def test_a_text_too_large_alone_fails_only_its_caller(scheduler):
     assert runner.entered.wait(10)
     large, others = submit(scheduler, runner, FaultyRunner.TOO_LARGE), [submit(scheduler, runner, i) for i in range(5)]
     runner.gate.set()
-    with pytest.raises(OutOfMemoryError, match="smaller max_length"):
+    with pytest.raises(OutOfMemoryError, match="max_length"):
         large.future.result(10)
     assert [call.future.result(10) for call in others] == [[i] for i in range(5)]
     assert holder.future.result(10) == [1]
@@ -165,7 +165,7 @@ def test_cancelled_work_is_not_computed(scheduler):
     assert 2 not in list(chain.from_iterable(runner.batches))
 
 
-def test_urgent_work_passes_ahead_and_bulk_work_does_not_starve(scheduler):
+def test_urgent_work_goes_first_and_bulk_work_does_not_starve(scheduler):
     runner = FaultyRunner()
     holder = submit(scheduler, runner, 0)
     assert runner.entered.wait(10)
@@ -174,12 +174,12 @@ def test_urgent_work_passes_ahead_and_bulk_work_does_not_starve(scheduler):
     runner.gate.set()
     for call in [holder, bulk, *urgent]:
         call.future.result(10)
-    # one of the urgent ones first, then one between any two of the three layers of each bulk text
+    # an urgent text runs between bulk texts, and one after each of a bulk text's first two layers
     assert list(chain(*runner.batches)) == [0, 100, 1, 2, 3, 101, 4, 5, 6, 102, 7, 8, 9, 103, 10, 11, 12]
     assert list(chain(*runner.finished)) == [0, 1, 2, 100, 3, 4, 5, 101, 6, 7, 8, 102, 9, 10, 11, 103, 12]
 
 
-def test_a_deep_model_gets_on_with_its_bulk_batch_while_large_urgent_ones_wait(scheduler):
+def test_a_deep_model_makes_progress_on_a_bulk_batch_while_urgent_ones_wait(scheduler):
     runner = FaultyRunner()
     runner.layers = 24
     holder = submit(scheduler, runner, 0)
@@ -190,7 +190,7 @@ def test_a_deep_model_gets_on_with_its_bulk_batch_while_large_urgent_ones_wait(s
     for call in [holder, *calls]:
         call.future.result(10)
     order = list(chain(*runner.finished))
-    assert 1 <= order.index(100) <= 6  # about two thirds of the work go to urgent ones, not 24 parts of 25
+    assert 1 <= order.index(100) <= 6  # urgent texts get about two thirds of the work, not 24/25
 
 
 def test_calls_of_a_runner_take_turns(scheduler):
@@ -205,7 +205,7 @@ def test_calls_of_a_runner_take_turns(scheduler):
     assert list(chain(*runner.batches))[:6] == [0, 100, 1, 101, 2, 102]
 
 
-def test_an_urgent_batch_that_does_not_fit_beside_a_bulk_one_waits_for_its_end(scheduler):
+def test_an_urgent_batch_that_does_not_fit_beside_a_bulk_one_waits_until_it_ends(scheduler):
     runner, depth = FaultyRunner(), [0]
     whole = runner.run
 
@@ -228,7 +228,7 @@ def test_an_urgent_batch_that_does_not_fit_beside_a_bulk_one_waits_for_its_end(s
     assert runner.finished[:2] == [[100], [1, 2, 3, 4, 5]]
 
 
-def test_an_urgent_batch_that_fails_between_layers_harms_no_bulk(scheduler):
+def test_an_urgent_batch_that_fails_between_layers_does_not_harm_the_bulk_batch(scheduler):
     runner = FaultyRunner()
     bulk = submit(scheduler, runner, 100, length=40, urgent=False)
     assert runner.entered.wait(10)
@@ -252,7 +252,7 @@ def test_a_batch_that_nobody_waits_for_ends_at_its_next_layer(scheduler):
     assert runner.finished == [[2]]
 
 
-def test_stopping_fails_what_waits_and_refuses_more(policy):
+def test_stopping_fails_queued_calls_and_refuses_new_ones(policy):
     scheduler, runner = Scheduler("test"), FaultyRunner()
     running = submit(scheduler, runner, 1)
     assert runner.entered.wait(10)
@@ -268,7 +268,7 @@ def test_stopping_fails_what_waits_and_refuses_more(policy):
         submit(scheduler, runner, 3)
 
 
-def test_a_worker_that_could_not_start_is_tried_again(scheduler, monkeypatch):
+def test_a_worker_that_failed_to_start_is_started_again(scheduler, monkeypatch):
     def fail(thread):
         raise RuntimeError("can't start new thread")
 
@@ -292,8 +292,8 @@ def test_a_full_queue_makes_callers_wait(scheduler):
     caller = threading.Thread(target=lambda: waiting.append(submit(scheduler, runner, 4, length=40)))
     caller.start()
     caller.join(0.05)
-    assert caller.is_alive()  # 80 tokens wait already
-    bulk = submit(scheduler, runner, 5, length=40, urgent=False)  # longer calls have a queue of their own
+    assert caller.is_alive()  # 80 tokens are already queued
+    bulk = submit(scheduler, runner, 5, length=40, urgent=False)  # bulk calls have their own queue
     runner.gate.set()
     caller.join(10)
     for call, expected in ((first, [1]), (fits, [2, 3]), (waiting[0], [4]), (bulk, [5])):
@@ -306,7 +306,7 @@ def test_a_full_queue_refuses_new_calls_if_so_configured(scheduler):
     first = submit(scheduler, runner, 1, length=40)
     assert runner.entered.wait(10)
     fits = submit(scheduler, runner, 2, 3, length=40)
-    with pytest.raises(OverloadedError, match="try again later"):
+    with pytest.raises(OverloadedError, match="max_queued_tokens"):
         submit(scheduler, runner, 4, length=40)
     runner.gate.set()
     assert first.future.result(10) == [1]
@@ -315,14 +315,14 @@ def test_a_full_queue_refuses_new_calls_if_so_configured(scheduler):
     assert runtime.statistics()["test"].refused_requests >= 1
 
 
-def test_a_call_larger_than_the_bound_is_taken_when_nothing_waits(scheduler):
+def test_a_call_larger_than_the_limit_is_accepted_when_the_queue_is_empty(scheduler):
     runtime.configure(max_queued_tokens=16, when_full="refuse")
     runner = FaultyRunner()
     runner.gate.set()
     assert submit(scheduler, runner, *range(8), length=32).future.result(10) == list(range(8))
 
 
-def test_the_counters_say_what_was_done(scheduler):
+def test_the_counters_match_the_work(scheduler):
     before = runtime.statistics()["test"]
     runner = FaultyRunner()
     first = submit(scheduler, runner, 1)
@@ -333,7 +333,7 @@ def test_the_counters_say_what_was_done(scheduler):
     runner.gate.set()
     for call in (first, second):
         call.future.result(10)
-    scheduler.stop()  # the worker counts after it has delivered
+    scheduler.stop()  # the worker updates the counters after it delivers results
     after = runtime.statistics()["test"]
     assert after.requests - before.requests == 2
     assert after.sequences - before.sequences == 17
@@ -345,7 +345,7 @@ def test_the_counters_say_what_was_done(scheduler):
     assert after.computing_seconds > before.computing_seconds
 
 
-def test_a_split_batch_is_logged_and_told_to_its_calls(scheduler, caplog):
+def test_a_split_batch_is_logged_and_reported_to_its_calls(scheduler, caplog):
     runner = FaultyRunner()
     runner.gate.set()
     call = submit(scheduler, runner, *range(16))
@@ -354,9 +354,12 @@ def test_a_split_batch_is_logged_and_told_to_its_calls(scheduler, caplog):
     assert any("smaller ones" in slowdown for slowdown in call.slowdowns)
 
 
-@pytest.mark.parametrize("change", [{"when_full": "drop"}, {"urgent_tokens": 0}, {"urgent_tokens": "1"}, {"tokens": 1}])
-def test_a_policy_that_cannot_be_is_refused(change):
+@pytest.mark.parametrize("change", [{"when_full": "drop"}, {"urgent_tokens": 0}, {"urgent_tokens": "1"}])
+def test_an_invalid_policy_is_refused(change):
     before = runtime.policy
-    with pytest.raises(InvalidInputError, match=next(iter(change))):
+    with pytest.raises(InvalidInputError) as caught:
         runtime.configure(**change)
+    assert caught.value.argument == next(iter(change))
+    with pytest.raises(InvalidInputError, match="'tokens'"):
+        runtime.configure(tokens=1)
     assert runtime.policy is before

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's map knows every module, names none that is not there, and its recipes lead to files that exist."""
+"""CONTRIBUTING's map lists every module and no others, and its recipes name files that exist."""
 
 import re
 
@@ -11,7 +11,7 @@ PACKAGE = PROJECT / "bge_integrations"
 
 
 def rooms() -> dict[str, str]:
-    """{folder, "" for the package itself: the part of the map about it}."""
+    """Return {folder: its part of the map}; the package itself is ""."""
     found = {"": MAP}
     for part in re.split(r"\n(?=\*\*|- `\w+/`)", MAP):
         for folder in re.findall(r"`(\w+)/`", part):
@@ -23,7 +23,7 @@ def rooms() -> dict[str, str]:
 
 
 def modules() -> set[tuple[str, str]]:
-    """(folder, file name) of each module that does something: packages' `__init__.py` files only describe these."""
+    """Return (folder, file name) of each module except the subpackages' `__init__.py`, which only describe them."""
     paths = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
     return {
         ("/".join(path.parts[:-1]), path.name) for path in paths if path.parent.name == "" or path.stem != "__init__"
@@ -40,7 +40,7 @@ def test_every_module_is_in_the_map():
     assert not missing
 
 
-def test_every_name_in_the_map_is_there():
+def test_every_name_in_the_map_exists():
     known = {name for _, name in modules()}
     named = set(re.findall(r"`(\w+\.py)`", MAP))
     assert named <= known

@@ -1,4 +1,4 @@
-"""README and docs: every Python block runs as written, and every command, link, message and model named is there.
+"""README and docs: every Python block runs as written, and every command, link, message and model they name exists.
 
 A page's blocks run in order in one program and one empty folder, as a reader would type them, with tiny checkpoints in
 the hub's cache. A block that can't run says so in a comment before it: `<!-- not run: needs a Qdrant server -->`.
@@ -33,7 +33,7 @@ for line, code in blocks:
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, its code, the line of its fence, and why it is not run (None: it is)."""
+    """A fenced block: its language, its code, the line of its fence, and why it is not run (None if it is)."""
 
     language: str
     code: str
@@ -79,7 +79,7 @@ def test_a_comment_that_a_block_is_not_run_stands_before_a_block(page):
 
 
 def commands(page: Path) -> str:
-    """The code of a page that is not Python: blocks and spans."""
+    """Return the page's code that is not Python: blocks and inline spans."""
     text = page.read_text("utf-8")
     spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
     found = [block.code for block in BLOCKS[page] if block.language != "python"] + [" ".join(s.split()) for s in spans]
@@ -87,7 +87,7 @@ def commands(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
-def test_commands_named_are_there(page):
+def test_commands_exist(page):
     code = commands(page)
     targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.M)
     assert set(re.findall(r"^make ([a-z][a-z-]*)", code, re.M)) <= set(targets)
@@ -100,7 +100,7 @@ def test_commands_named_are_there(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
-def test_links_between_pages_lead_somewhere(page):
+def test_links_between_pages_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
 
@@ -129,7 +129,7 @@ def test_troubleshooting_has_a_section_for_every_error_and_warning():
 
 
 def test_troubleshooting_quotes_messages_as_they_are():
-    """A quoted message is the code of a table's first column, with … for what differs from case to case."""
+    """Quoted messages are the code in a table's first column, with … for the parts that vary."""
     known = [text for file in PACKAGE.rglob("*.py") for text in templates(ast.parse(file.read_text("utf-8")))]
     quoted = re.findall(r"^\| `([^`]+)` \|", TROUBLES, re.M)
     assert len(quoted) > 20
@@ -138,7 +138,7 @@ def test_troubleshooting_quotes_messages_as_they_are():
 
 
 def templates(tree: ast.AST) -> list[str]:
-    """All texts of a module, with … in the place of what is filled in."""
+    """Return all string literals of a module, with … for the values that f-strings insert."""
     return [
         "".join(part.value if isinstance(part, ast.Constant) else "…" for part in getattr(node, "values", [node]))
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""The examples in docstrings run as written, each as a program of its own, with tiny checkpoints in the hub's cache."""
+"""The examples in docstrings run as written, each in its own process, with tiny checkpoints in the hub's cache."""
 
 import ast
 import doctest
@@ -32,7 +32,7 @@ sys.exit(runner.run(example, out=sys.stderr.write).failed)
 
 
 class Example(NamedTuple):
-    """A docstring with `>>>` lines, and the place where it stands."""
+    """A docstring with `>>>` lines, and its location."""
 
     name: str
     docstring: str

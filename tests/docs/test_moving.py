@@ -1,4 +1,4 @@
-"""docs/moving.md: both blocks of each section run, and what the page says of vectors and scores holds."""
+"""docs/moving.md: both blocks of each section run, and what the page says about vectors and scores is true."""
 
 import re
 
@@ -54,7 +54,7 @@ same([node.score for node in found], [node.score for node in expected])
 assert {node.score for node in given} == {0.5}
 assert {type(node.score) for node in found} == {float}
 """
-#: What the page claims, by section, as code that sees what the two blocks made as `before` and `after`.
+#: Each section's claims, as code that checks the results of its two blocks, `before` and `after`.
 CLAIMS = {
     "HuggingFaceEmbeddings": LANGCHAIN
     + """

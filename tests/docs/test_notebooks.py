@@ -1,4 +1,4 @@
-"""The notebooks: each runs as written, offline, from any folder, and is committed with the outputs that it has."""
+"""The notebooks run as written, offline and from any folder, and are committed with their outputs."""
 
 import re
 
@@ -16,7 +16,7 @@ def code_cells(notebook):
 
 
 def kinds(cell) -> set[str]:
-    """What a cell shows: "stdout", "text/plain", "image/png", "error", …"""
+    """Return the kinds of output a cell has: "stdout", "text/plain", "image/png", "error", …"""
     found = set()
     for output in cell.outputs:
         found |= {output.name} if output.output_type == "stream" else set(output.get("data", [output.output_type]))
@@ -26,7 +26,7 @@ def kinds(cell) -> set[str]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_keeps_its_outputs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # what the oldest LlamaIndex says with a newer pydantic
+    # a warning of the oldest LlamaIndex with a newer pydantic
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:The 'validate_default' attribute")
     committed = nbformat.read(path, as_version=4)
     assert re.search(r'^MODEL = "pocket"  # .*"BAAI/', code_cells(committed)[0].source, re.M)
@@ -41,7 +41,7 @@ def test_a_notebook_runs_and_keeps_its_outputs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_says_nothing_of_the_machine(path):
+def test_a_notebook_does_not_reveal_the_machine(path):
     notebook = nbformat.read(path, as_version=4)
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     shown = [str(output) for cell in code_cells(notebook) for output in cell.outputs if "image/png" not in kinds(cell)]

@@ -1,4 +1,4 @@
-"""The lines that users are promised, as written; only their texts, their question and their LLM are filled in."""
+"""The snippets promised to users run as written; the test only supplies texts, a question and an LLM."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files become passages that the model sees whole."""
+"""Files are split into passages that the model reads without truncation."""
 
 import os
 from itertools import pairwise
@@ -13,7 +13,7 @@ SENTENCES = [f"Panda number {i} eats {i * 3} kilograms of bamboo and sleeps in t
 
 
 def pdf(*pages: str, title: str = "", letters: bytes = b"") -> bytes:
-    """A PDF with a line of text on each page; `letters` says which characters its bytes stand for."""
+    """Return a PDF with one line of text per page; `letters` maps its bytes to characters."""
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [%s] /Count %d >>"
@@ -75,7 +75,7 @@ def test_all_kinds_are_read(folder, pocket):
 
 
 @pytest.mark.parametrize(("longest", "overlap"), [(None, None), (64, 0), (64, 30), (20, 0)])
-def test_passages_fit_overlap_and_leave_nothing_out(folder, pocket, longest, overlap):
+def test_passages_fit_overlap_and_omit_nothing(folder, pocket, longest, overlap):
     text = (folder / "a.txt").read_text()
     passages = list(read_passages(folder / "a.txt", pocket, passage_tokens=longest, overlap_tokens=overlap))
     assert len(passages) > 5
@@ -85,7 +85,7 @@ def test_passages_fit_overlap_and_leave_nothing_out(folder, pocket, longest, ove
     assert covered[0][0] == 0
     assert covered[-1][1] == len(text)
     gaps = [following[0] - before[1] for before, following in pairwise(covered)]
-    assert max(gaps) <= 1  # a space
+    assert max(gaps) <= 1  # one space
     assert (min(gaps) < 0) == (overlap != 0)
 
 
@@ -95,11 +95,11 @@ def test_a_model_with_an_instruction_and_a_short_length(folder):
     with load_embedder("pocket", passage_instruction="Represent this passage: ", max_length=40) as embedder:
         passages = list(read_passages(folder / "a.txt", embedder))
         assert 30 < max(embedder.count_tokens([p.text for p in passages], kind="passage")) <= 40
-        with pytest.raises(InvalidInputError, match="leaves no room"):
+        with pytest.raises(InvalidInputError, match="passage_tokens=5"):
             read_passages(folder, embedder, passage_tokens=5)
-        with pytest.raises(InvalidInputError, match="passage_tokens"):
+        with pytest.raises(InvalidInputError, match="passage_tokens=41"):
             read_passages(folder, embedder, passage_tokens=41)
-        with pytest.raises(InvalidInputError, match="overlap_tokens"):
+        with pytest.raises(InvalidInputError, match="overlap_tokens=40"):
             read_passages(folder, embedder, overlap_tokens=40)
 
 
@@ -111,9 +111,9 @@ def test_tokens_are_counted_as_they_are_encoded(pocket):
     with_vectors = pocket.encode(texts, multi_vector=True, on_truncate="ignore").multi_vector
     assert [1 + len(with_vectors[i]) for i in range(2)] == counted[:2]  # <s> has no vector
     assert pocket.count_tokens([]) == []
-    with pytest.raises(InvalidInputError, match="wrap it"):
+    with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
         pocket.count_tokens("one text")
-    with pytest.raises(InvalidInputError, match="kind="):
+    with pytest.raises(InvalidInputError, match="kind='document'"):
         pocket.count_tokens(["a"], kind="document")
 
 
@@ -129,7 +129,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_unreadable_file_is_named_and_can_be_left_out(tmp_path, pocket, name):
+def test_an_unreadable_file_is_named_and_can_be_skipped(tmp_path, pocket, name):
     content, why = BAD[name]
     (tmp_path / name).write_bytes(content)
     (tmp_path / "good.txt").write_text("Pandas eat bamboo.")
@@ -147,7 +147,7 @@ def test_a_pdf_with_half_a_surrogate_pair(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
-    """Root may read everything, hence the stand-in for the system's refusal."""
+    """The refusal is simulated, because root can read everything."""
     scandir = os.scandir
 
     def refusing(path):
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(InvalidInputError, match=r"sub can't be read \(Permission denied\); make it readable"):
+    with pytest.raises(InvalidInputError, match=r"sub.*Permission denied"):
         find_files(folder)
     (folder / ".sub").mkdir()
     (folder / "sub" / "b.md").unlink()

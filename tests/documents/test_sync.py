@@ -1,4 +1,4 @@
-"""A store follows documents, and an index follows a folder."""
+"""`sync` brings a store in line with documents, and an index in line with a folder."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from bge_integrations.index import M3Index
 
 
 class MemoryStore:
-    """Documents in a dict; "pinned" is not `sync`'s to delete. `fail_at` is the number of the batch that fails."""
+    """A store in a dict. `sync` must not delete "pinned"; batch number `fail_at` fails."""
 
     def __init__(self, *, fail_at=None, **rows):
         self.rows = rows
@@ -52,7 +52,7 @@ def test_an_interrupted_sync_deletes_nothing_and_can_be_finished(monkeypatch):
     assert store.rows == {"a": "1", "b": "2"}
 
 
-def test_no_documents_are_taken_for_a_mistake():
+def test_an_empty_list_of_documents_is_refused():
     store = MemoryStore(a="1")
     with pytest.raises(InvalidInputError, match="no documents"):
         sync(store, [])
@@ -66,10 +66,10 @@ def test_an_index_follows_a_folder_and_refuses_another(tmp_path, pocket):
         (tmp_path / name).write_text(text)
     with M3Index.open(tmp_path / "index", pocket) as index:
         assert follow_folder(index, folder) == FolderChanges(files=2, passages=2, added=2, unchanged=0, removed=0)
-        with pytest.raises(InvalidInputError, match="would remove passages from it"):
+        with pytest.raises(InvalidInputError, match="docs"):
             follow_folder(index, other)
         (folder / "b.txt").write_text("")
-        with pytest.raises(UnreadableFileError, match="has no text"):
+        with pytest.raises(UnreadableFileError, match=r"b\.txt"):
             follow_folder(index, folder)
         assert len(index) == 2
         unreadable = []

@@ -1,4 +1,4 @@
-"""`compare_cutoffs`: each cut-off's own ranking is measured, and wrong use is refused before the search."""
+"""`compare_cutoffs`: measures each cutoff's own ranking, and refuses invalid arguments before the search."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_each_row_is_the_run_reranked_by_that_cutoff(data, pocket, comparison):
     assert len({tuple(row.result.per_query["MRR@10"].values()) for row in comparison.rows}) > 1
 
 
-def test_the_time_is_that_of_one_query_and_of_scoring_alone(comparison):
+def test_the_time_is_per_query_and_only_of_scoring(comparison):
     for row in comparison.rows[1:]:
         assert row.seconds_per_query * len(ANIMALS) == pytest.approx(row.result.run.seconds["rerank"])
         assert row.seconds_per_query > 0
@@ -114,7 +114,7 @@ def test_tables_and_the_comparison_of_two_cutoffs(comparison):
         (BASE, {"cutoff_layers": [2]}, "belongs to the embedders"),
     ],
 )
-def test_wrong_use_is_refused_before_the_search(data, pocket, monkeypatch, reranker, arguments, message):
+def test_invalid_arguments_are_refused_before_the_search(data, pocket, monkeypatch, reranker, arguments, message):
     def never(*_, **__):
         raise AssertionError("searched")
 
@@ -123,7 +123,7 @@ def test_wrong_use_is_refused_before_the_search(data, pocket, monkeypatch, reran
         compare_cutoffs(data, pocket, reranker, **arguments)
 
 
-def test_a_search_that_finds_nothing_is_told(pocket):
+def test_a_search_that_finds_nothing_is_an_error(pocket):
     data = Dataset(queries={"a": "zebra"}, documents={"b": "bamboo"}, qrels={"a": {"b": 1}})
     with pytest.raises(InvalidInputError, match="found nothing to rerank in 'data set'"):
         compare_cutoffs(data, pocket, LAYERWISE, cutoff_layers=[2], mode="sparse")

@@ -1,4 +1,4 @@
-"""Evaluation: figures agree with formulas written out, searches with the whole matrix, and mistakes are explained."""
+"""Evaluation: measures match their formulas, searches match the full score matrix, and errors say what is wrong."""
 
 import json
 import math
@@ -34,7 +34,7 @@ MODES = ("dense", "sparse", "multi_vector", "hybrid")
 
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
-    """The bundled questions, and 120 of the bundled documents with all that answer among them, in BEIR's layout."""
+    """The bundled questions and 120 bundled documents, including all the answers, in BEIR's layout."""
     bundled = resources.files("bge_integrations") / "demo_documents"
     passages = [json.loads(line) for line in bundled.joinpath("passages.jsonl").read_text("utf-8").splitlines()]
     questions = [json.loads(line) for line in bundled.joinpath("questions.jsonl").read_text("utf-8").splitlines()]
@@ -118,14 +118,14 @@ def test_a_run_of_other_queries_is_an_error():
         measure_run(tiny({"q1": {"a": 1}}), Run("mine", {"other": [("a", 1.0)]}))
 
 
-def test_intervals_hold_the_mean_as_often_as_they_say():
+def test_intervals_contain_the_mean_as_often_as_they_claim():
     rng = np.random.default_rng(0)
     values = rng.beta(2, 1, size=(400, 60))  # 400 data sets of 60 queries, whose mean is 2/3
     held = [lower <= 2 / 3 <= upper for row in values for lower, upper in bootstrap_intervals(row[None], resamples=500)]
     assert 0.90 <= np.mean(held) <= 0.98
 
 
-def test_intervals_of_several_measures_are_those_of_each_and_do_not_depend_on_blocks(monkeypatch):
+def test_intervals_do_not_depend_on_other_measures_or_on_blocks(monkeypatch):
     values = np.random.default_rng(1).random((3, 40))
     together = bootstrap_intervals(values, resamples=1000)
     assert_close(together[2], bootstrap_intervals(values[2:], resamples=1000)[0])
@@ -140,7 +140,7 @@ def test_random_signs_agree_with_all_signs():
     assert randomisation_test(differences) == pytest.approx(exact, abs=0.015)
 
 
-def test_p_values_under_chance_are_even():
+def test_p_values_under_chance_are_uniform():
     rng = np.random.default_rng(2)
     found = [randomisation_test(rng.standard_normal(30), resamples=400, seed=i) for i in range(300)]
     assert 0.02 <= np.mean(np.array(found) < 0.05) <= 0.09
@@ -156,7 +156,7 @@ def test_comparisons(report):
     assert ours.difference == pytest.approx(report["sparse"].means["MAP"] - report["dense"].means["MAP"])
     assert (ours.wins, ours.losses, ours.p_value) == (theirs.losses, theirs.wins, theirs.p_value)
     assert ours.interval[0] <= ours.difference <= ours.interval[1]
-    with pytest.raises(InvalidInputError, match="different queries"):
+    with pytest.raises(InvalidInputError, match=r"'dense'.*'mine'"):
         compare(report["dense"], measure_run(tiny({"q1": {"a": 1}}), Run("mine", {})))
     with pytest.raises(InvalidInputError, match=r"measure='P@1'.* nDCG@10"):
         compare(report["dense"], report["sparse"], "P@1")
@@ -177,7 +177,7 @@ def matrices(demo, pocket):
 
 
 @pytest.mark.parametrize(("chunk", "kept"), [(512, 1000), (7, 10)])
-def test_a_search_in_chunks_is_that_of_the_whole_matrix(monkeypatch, demo, pocket, matrices, chunk, kept):
+def test_a_search_in_chunks_equals_the_whole_matrix(monkeypatch, demo, pocket, matrices, chunk, kept):
     monkeypatch.setattr("bge_integrations.evaluation.retrieval._CHUNK", chunk)
     monkeypatch.setattr("bge_integrations.evaluation.retrieval._CANDIDATES", kept)
     found = find_candidates(demo, pocket, weights=(1, 0.5, 2), depth=10, on_truncate="ignore")
@@ -205,7 +205,7 @@ def test_equal_scores_are_ordered_by_id(monkeypatch, pocket):
     assert [document for document, _ in bm25(data).rankings["q"]] == list("abcde")
 
 
-def test_a_document_with_the_query_s_own_id_is_left_out(pocket):
+def test_a_document_with_the_querys_own_id_is_skipped(pocket):
     documents = {"1": "Pandas eat bamboo.", "2": "What pandas eat.", "3": "Rome lies on the Tiber."}
     data = Dataset(queries={"1": "Pandas eat bamboo.", "q": "Pandas eat bamboo."}, documents=documents,
                    qrels={"1": {"2": 1}, "q": {"1": 1}})  # fmt: skip
@@ -218,7 +218,7 @@ def test_a_document_with_the_query_s_own_id_is_left_out(pocket):
 def test_an_embedder_without_the_other_heads_searches_by_dense(base):
     data = Dataset(queries={"q": "panda"}, documents={"a": "panda", "b": ""}, qrels={"q": {"a": 1}})
     assert list(evaluate(data, base)) == ["BM25", "dense"]
-    with pytest.raises(InvalidInputError, match="no sparse and multi-vector heads, which 'hybrid' needs"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5.*'hybrid'"):
         evaluate(data, base, modes=["dense", "hybrid"])
 
 
@@ -229,7 +229,7 @@ def test_unusable_modes(demo, pocket, modes):
 
 
 def test_other_unusable_arguments_of_a_search(demo, pocket, report):
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match=r"weights=\(0, 0, 0\)"):
         find_candidates(demo, pocket, weights=(0, 0, 0))
     with pytest.raises(InvalidInputError, match="depth=0"):
         find_candidates(demo, pocket, depth=0)
@@ -237,7 +237,7 @@ def test_other_unusable_arguments_of_a_search(demo, pocket, report):
         find_candidates(demo, pocket, modes=["dense"], on_truncate="ignore").run("sparse")
     with pytest.raises(InvalidInputError, match="add it to the modes"):
         report.candidates.run("lexical")
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match=r"weights=\(\)"):
         report.candidates.run("hybrid", weights=())
     with pytest.raises(InvalidInputError, match="'hybrid' is also the name of a method"):
         evaluate(demo, pocket, baseline=report["hybrid"].run)
@@ -259,8 +259,9 @@ def test_a_depth_is_a_whole_number(demo, pocket, pocket_reranker, report, depth)
         lambda: rerank(demo, report["dense"].run, pocket_reranker, depth),
         lambda: tune_weights(data, candidates, depth=depth),
     ):
-        with pytest.raises(InvalidInputError, match=rf"depth={depth!r} must be a whole number of at least 1"):
+        with pytest.raises(InvalidInputError, match=f"depth={depth!r}") as caught:
             call()
+        assert caught.value.argument in ("depth", "rerank_depth")
 
 
 def test_evaluate_checks_before_it_searches(monkeypatch, demo, pocket):
@@ -332,16 +333,16 @@ def test_reranking_orders_the_first_and_keeps_the_rest(demo, report, pocket_rera
         assert_close([score for _, score in after.rankings[query][:5]], np.sort(logits)[::-1], 1e-4)
 
 
-def test_bm25_can_be_reranked_and_other_data_can_not(demo, pocket_reranker):
+def test_bm25_can_be_reranked_but_other_data_cannot(demo, pocket_reranker):
     run = rerank(demo, bm25(demo), pocket_reranker, 3)
     assert run.name == "BM25 + rerank"
-    with pytest.raises(InvalidInputError, match="does not have both"):
+    with pytest.raises(InvalidInputError, match=r"'BM25'.*'f3167'"):
         rerank(tiny({"q1": {"a": 1}}), bm25(demo), pocket_reranker)
     with pytest.raises(InvalidInputError, match=r"does not have both .* document 'z'"):  # below the depth too
         rerank(tiny({"q1": {"a": 1}}), Run("mine", {"q1": [("a", 2.0), ("z", 1.0)]}), pocket_reranker, 1)
 
 
-def test_nothing_found_is_nothing_reranked(pocket_reranker):
+def test_an_empty_run_is_reranked_to_an_empty_run(pocket_reranker):
     data = tiny({"q1": {"a": 1}, "q2": {"a": 1}})
     run = rerank(data, Run("mine", {"q1": [], "q2": [("b", 2.0), ("a", 1.0)]}), pocket_reranker)
     assert run.rankings["q1"] == []
@@ -352,7 +353,7 @@ def test_nothing_found_is_nothing_reranked(pocket_reranker):
 # BM25
 
 
-def test_bm25_is_lucene_s_formula():
+def test_bm25_matches_lucenes_formula():
     texts = {"a": "cats chase mice; cats sleep", "b": "Dogs chase cats", "c": "birds", "d": ""}
     data = Dataset(queries={"q": "cats CHASE cats", "r": "fish"}, documents=texts, qrels={"q": {"a": 1}, "r": {"a": 1}})
     run = bm25(data, stemmer=False, stopwords=False, k1=1.5, b=0.6)
@@ -370,7 +371,7 @@ def test_bm25_is_lucene_s_formula():
     assert "r" not in run.rankings
 
 
-def test_bm25_knows_stems_stop_words_and_pairs_of_characters():
+def test_bm25_handles_stems_stop_words_and_pairs_of_characters():
     def found(document, query, **options):
         data = Dataset(queries={"q": query}, documents={"d": document, "e": "…"}, qrels={"q": {"d": 1}})
         return bool(bm25(data, **options).rankings)
@@ -385,22 +386,22 @@ def test_bm25_knows_stems_stop_words_and_pairs_of_characters():
     assert found("pandas 吃 竹", "竹 PANDAS", language="cjk")
 
 
-def test_what_bm25_can_not_do_it_says():
+def test_bm25_refuses_settings_that_it_does_not_support():
     data = Dataset(queries={"q": "猫"}, documents={"d": "大熊猫吃竹子"}, qrels={"q": {"d": 1}})
     with pytest.raises(InvalidInputError, match="language='cjk'"):
         bm25(data)
     data = tiny({"q1": {"a": 1}}, ["a", "word"])
-    with pytest.raises(InvalidInputError, match="no stemmer for language='klingon'"):
+    with pytest.raises(InvalidInputError, match="language='klingon'"):
         bm25(data, language="klingon")
-    with pytest.raises(InvalidInputError, match="no stop words for language='finnish'"):
+    with pytest.raises(InvalidInputError, match="language='finnish'"):
         bm25(data, language="finnish")
     with pytest.raises(InvalidInputError, match=r"no document .* contains a word"):
         bm25(tiny({"q1": {"a": 1}}, ["a"]))
     for k1 in (-1, math.inf, math.nan, "a"):
-        with pytest.raises(InvalidInputError, match=r"k1=.* must be a number of at least 0"):
+        with pytest.raises(InvalidInputError, match="k1="):
             bm25(data, k1=k1)
     for b in (-0.1, 1.5, math.nan, "a"):
-        with pytest.raises(InvalidInputError, match=r"b=.* must be a number from 0 to 1"):
+        with pytest.raises(InvalidInputError, match=r"\bb="):
             bm25(data, b=b)
     for wrong in ({"stemmer": "english"}, {"stopwords": ["the"]}, {"stopwords": None}):
         with pytest.raises(InvalidInputError, match="must be True or False"):
@@ -411,7 +412,7 @@ def test_what_bm25_can_not_do_it_says():
 # Runs in files
 
 
-def test_runs_come_back_as_they_were(tmp_path, report):
+def test_runs_are_read_back_unchanged(tmp_path, report):
     for name in report:
         run = report[name].run
         run.save(tmp_path / "runs" / "a.trec")
@@ -423,7 +424,7 @@ def test_runs_come_back_as_they_were(tmp_path, report):
     assert [path.name for path in tmp_path.glob("*.trec")] == ["ties.trec"]
 
 
-def test_runs_that_can_not_be_written_or_read(tmp_path):
+def test_runs_that_cannot_be_written_or_read(tmp_path):
     file = tmp_path / "a.trec"
     file.write_text("before")
     with pytest.raises(InvalidInputError, match="'a b' contains whitespace"):
@@ -437,12 +438,12 @@ def test_runs_that_can_not_be_written_or_read(tmp_path):
         with pytest.raises(InvalidInputError, match=r"is not a file; .* Run\.save"):
             Run.read(name)
     file.write_text("\n")
-    with pytest.raises(InvalidInputError, match=r"a\.trec is empty"):
+    with pytest.raises(InvalidInputError, match=r"a\.trec"):
         Run.read(file)
     file.write_text("q Q0 d 1 nan tag\n")
-    with pytest.raises(InvalidInputError, match=r"a\.trec: the scores of query 'q' must be finite"):
+    with pytest.raises(InvalidInputError, match=r"a\.trec.*'q'"):
         Run.read(file)
-    file.write_text("\ufeffq Q0 d 1 0.5 tag\n", "utf-8")  # as Windows' editors begin a file
+    file.write_text("\ufeffq Q0 d 1 0.5 tag\n", "utf-8")  # the byte order mark that Windows editors write
     assert Run.read(file).rankings == {"q": [("d", 0.5)]}
     for name in ("", " ", 5):
         with pytest.raises(InvalidInputError, match="name="):
@@ -474,11 +475,11 @@ def test_rankings_of_another_shape(rankings, message):
         Run("m", rankings)
 
 
-def test_numpy_s_numbers_are_scores_too():
+def test_numpy_numbers_are_scores_too():
     assert Run("m", {"q": [("a", np.float32(2)), ["b", np.int64(1)]]}).to_trec().splitlines()[1] == "q Q0 b 2 1.0 m"
 
 
-def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
+def test_paths_that_cannot_be_written(monkeypatch, tmp_path, report):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "file"
     file.write_text("before")
@@ -490,7 +491,7 @@ def test_places_where_nothing_can_be_written(monkeypatch, tmp_path, report):
         for save in (report.save, report.save_runs):
             with pytest.raises(InvalidInputError, match=message):
                 save(folder)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root can write everywhere
     with pytest.raises(InvalidInputError, match="can't be written to"):
         report.save(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -528,8 +529,8 @@ def test_standard_output_may_be_named_as_a_file(tmp_path):
     assert (tmp_path / "out").read_text() == "first\nq Q0 a 1 1.0 m\nlast\n"
 
 
-def test_a_report_of_which_one_run_can_not_be_written_writes_none(tmp_path, pocket):
-    documents = {"a": "panda", "b c": "Rome"}  # BM25 finds the first alone
+def test_a_report_with_one_run_that_cannot_be_written_writes_nothing(tmp_path, pocket):
+    documents = {"a": "panda", "b c": "Rome"}  # BM25 only finds the first
     data = Dataset(queries={"q": "panda"}, documents=documents, qrels={"q": {"a": 1}})
     with pytest.raises(InvalidInputError, match="'b c' contains whitespace"):
         evaluate(data, pocket).save(tmp_path / "out")
@@ -540,7 +541,7 @@ def test_a_report_of_which_one_run_can_not_be_written_writes_none(tmp_path, pock
 
 
 def constructed(queries=40, documents=30, answer=lambda i: i % 30):
-    """Multi-vector scores that find the answer, far smaller than the noise that dense and sparse scores are."""
+    """Return data whose dense and sparse scores are noise and whose small multi-vector scores find the answer."""
     rng = np.random.default_rng(0)
     ids = [f"d{i:02}" for i in range(documents)]
     data = Dataset(
@@ -558,7 +559,7 @@ def constructed(queries=40, documents=30, answer=lambda i: i % 30):
     return data, Candidates(MODES, (1.0, 1.0, 1.0), 1000, data.judged, ids, places, scores)
 
 
-def test_the_right_weights_are_found():
+def test_tuning_finds_the_right_weights():
     data, candidates = constructed()
     tuned = tune_weights(data, candidates, "nDCG@10")
     assert tuned.weights == (0, 0, 1)
@@ -575,7 +576,7 @@ def test_the_right_weights_are_found():
     assert other.train.per_query["MAP"].keys() != tuned.train.per_query["MAP"].keys()
 
 
-def test_equal_weights_win_where_all_are_as_good():
+def test_equal_weights_win_ties():
     data, candidates = constructed()
     right = [dict.fromkeys(scores, scores["multi_vector"]) for scores in candidates.scores]
     same = Candidates(MODES, (1.0, 1.0, 1.0), 1000, data.judged, candidates.document_ids, candidates.places, right)
@@ -583,7 +584,7 @@ def test_equal_weights_win_where_all_are_as_good():
     assert sorted(weights) == [0.3, 0.3, 0.4]
 
 
-def test_what_can_not_be_tuned(demo, pocket, base):
+def test_invalid_tuning_is_refused(demo, pocket, base):
     data, candidates = constructed(19)
     with pytest.raises(InvalidInputError, match=r"19 judged queries .* 10 .* and 9 "):
         tune_weights(data, candidates)
@@ -592,11 +593,11 @@ def test_what_can_not_be_tuned(demo, pocket, base):
         with pytest.raises(InvalidInputError, match="above 0 and below 1"):
             tune_weights(data, candidates, share=share)
     for seed in (-1, 1.5, "a"):
-        with pytest.raises(InvalidInputError, match=r"seed=.* must be a whole number of at least 0"):
+        with pytest.raises(InvalidInputError, match="seed="):
             tune_weights(data, candidates, seed=seed)
     with pytest.raises(InvalidInputError, match="nDCG@10"):
         tune_weights(data, candidates, "P@1")
-    with pytest.raises(InvalidInputError, match="no sparse and multi-vector heads"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5"):
         tune_weights(data, base)
     with pytest.raises(InvalidInputError, match="all four modes"):
         tune_weights(data, find_candidates(data, pocket, modes=["hybrid"]))
@@ -633,7 +634,7 @@ def test_the_report_has_all_methods_and_finds_answers(demo, report):
         report[["BM25"]]
 
 
-def test_the_report_s_files(tmp_path, report, pocket, pocket_reranker):
+def test_the_files_of_a_report(tmp_path, report, pocket, pocket_reranker):
     report.save(tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert stored == json.loads(report.to_json())
@@ -666,7 +667,7 @@ def test_any_run_may_be_the_baseline_or_none(tmp_path, demo, pocket, report):
 # Data sets
 
 
-def test_titles_are_put_before_texts():
+def test_titles_come_before_texts():
     documents = {"a": {"title": "Panda", "text": "It eats bamboo."}, "b": {"text": " bare "}, "c": "as it is", "d": ""}
     data = Dataset(queries={"q": "?"}, documents=documents, qrels={"q": {"a": np.int64(1)}})
     assert data.documents == {"a": "Panda It eats bamboo.", "b": "bare", "c": "as it is", "d": ""}
@@ -739,7 +740,7 @@ def test_a_small_folder(tmp_path):
         ({"qrels": QRELS + "q\tb\t1000000000\n"}, "is 1000000000; use at most 1000"),
     ],
 )
-def test_mistakes_in_folders(tmp_path, files, message):
+def test_errors_in_folders(tmp_path, files, message):
     with pytest.raises(InvalidInputError, match=message):
         Dataset.read(written(tmp_path, **files))
 
@@ -761,7 +762,7 @@ def test_mistakes_in_folders(tmp_path, files, message):
         ({"qrels": {"q": {}}}, "no grade is above 0"),
     ],
 )
-def test_mistakes_in_dictionaries(arguments, message):
+def test_errors_in_dictionaries(arguments, message):
     right = {"queries": {"q": "?"}, "documents": {"a": "text"}, "qrels": {"q": {"a": 1}}}
     with pytest.raises(InvalidInputError, match=message):
         Dataset(**{**right, **arguments})
@@ -769,13 +770,13 @@ def test_mistakes_in_dictionaries(arguments, message):
 
 def test_only_takes_ids(demo):
     for wrong in (None, "q1"):
-        with pytest.raises(InvalidInputError, match="query_ids must be a list of ids, got"):
+        with pytest.raises(InvalidInputError, match="query_ids"):
             demo.only(wrong)
 
 
 # The command
 
-#: Whoever loads it first says so, instead of what is expected.
+#: A model that does not exist: if it is loaded before the mistake is found, the error is about the model.
 NO_MODEL = ["--model", "./nothing"]
 
 
@@ -850,7 +851,7 @@ def test_tuning_from_the_command(tmp_path, pocket):
         (["{demo}", "--model", "pocket", "--reranker", "bge-m3"], "is not a reranker; name a reranker, or leave"),
         (["{demo}", "--model", BASE, "--weights", "1,0.3,1"], "--weights needs sparse and multi-vector scores"),
         (["{demo}", "--model", BASE, "--modes", "hybrid"], "--modes hybrid needs sparse and multi-vector scores"),
-        # before any model is looked for
+        # before any model is looked up
         (["{demo}", "", *NO_MODEL], "FOLDER is empty"),
         (["{demo}", *NO_MODEL, "--weights", "1,2"], "--weights 1,2 must be three"),
         (["{demo}", *NO_MODEL, "--weights", "0,0,0"], "--weights 0,0,0 must be three"),
@@ -885,7 +886,7 @@ def test_a_mistake_is_one_line(capsys, demo_folder, arguments, message):
     assert message in written.err
 
 
-def test_ids_that_a_run_can_not_hold_are_found_first(capsys, tmp_path):
+def test_ids_that_a_run_file_cannot_contain_are_found_first(capsys, tmp_path):
     written(tmp_path, corpus=CORPUS + '{"_id": "b c", "text": ""}\n')
     assert main([str(tmp_path), *NO_MODEL, "--runs", str(tmp_path / "runs")]) == 1
     assert "the id 'b c' contains whitespace" in capsys.readouterr().err
@@ -899,7 +900,7 @@ def test_documents_in_another_script_are_found_first(capsys, tmp_path):
     assert "--language cjk" in capsys.readouterr().err
 
 
-def test_texts_that_are_cut_are_told_of_each_data_set(capsys, tmp_path):
+def test_truncated_texts_are_reported_for_each_data_set(capsys, tmp_path):
     for name, words in (("short", 3), ("long", 600), ("longer", 900)):
         (tmp_path / name).mkdir()
         written(tmp_path / name, corpus=json.dumps({"_id": "a", "text": "panda " * words}) + "\n")
@@ -911,7 +912,7 @@ def test_texts_that_are_cut_are_told_of_each_data_set(capsys, tmp_path):
     ]
 
 
-def test_a_later_data_set_s_mistake_loses_no_earlier_result(tmp_path, capsys):
+def test_an_error_in_a_later_data_set_loses_no_earlier_result(tmp_path, capsys):
     for name, text in (("good", "giant pandas"), ("bad", "\u00e9")):
         folder = tmp_path / name
         (folder / "qrels").mkdir(parents=True)
@@ -924,7 +925,7 @@ def test_a_later_data_set_s_mistake_loses_no_earlier_result(tmp_path, capsys):
     assert len(json.loads(out.read_text())) == 1
 
 
-def test_the_command_s_exit_status(tmp_path):
+def test_the_exit_status_of_the_command(tmp_path):
     done = command(tmp_path, "none", "--model", "pocket")
     assert done.returncode == 1
     assert done.stderr.startswith("bge: none is not a folder")

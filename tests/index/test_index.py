@@ -1,4 +1,4 @@
-"""M3Index keeps one contract on every engine, and finds what an exact search over plain arrays finds."""
+"""M3Index behaves the same on every engine, and returns the same hits as an exact search over plain arrays."""
 
 import itertools
 import os
@@ -48,7 +48,7 @@ QUERIES = ["Who eats bamboo?", "bicycle repair", "a letter to the mayor", "zyx"]
 
 @pytest.fixture(params=["edge", "client", "server"])
 def new_index(request, pocket, tmp_path):
-    """Opens an index that is empty at first; again with the same name, it is the same one."""
+    """Return a function that opens an index, empty at first; the same name opens the same index again."""
     if request.param == "server" and not os.environ.get("QDRANT_URL"):
         pytest.skip("set QDRANT_URL (and QDRANT_API_KEY) to run this on a server")
     client = QdrantClient(":memory:") if request.param == "client" else None
@@ -88,7 +88,7 @@ def exact(pocket):
 
 
 def check_hits(hits, scores, k, tolerance):
-    """The hits are a best k by `scores`, and carry them."""
+    """Check that the hits are a top k by `scores`, and that they have these scores."""
     assert len(hits) == min(k, len(scores))
     found = [hit.score for hit in hits]
     assert found == sorted(found, reverse=True)
@@ -108,7 +108,7 @@ async def test_every_mode_is_exact(new_index, exact, storage, tolerance):
     for mode in PARTS:
         answers = index.search_many(QUERIES, mode=mode, **everything)
         for hits, row in zip(answers, getattr(exact(), mode), strict=True):
-            # a sparse search finds only what shares a token
+            # a sparse search only finds texts that share a token
             scores = {name: s for name, s in zip(names, row.tolist(), strict=True) if mode != "sparse" or s > 0}
             check_hits(hits, scores, 7, tolerance)
             assert all(hit.scores == {mode: hit.score} for hit in hits)
@@ -126,7 +126,7 @@ async def test_every_mode_is_exact(new_index, exact, storage, tolerance):
 
 
 @pytest.mark.parametrize("storage", ["float32", "recompute"])
-def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, storage):
+def test_queries_sent_together_return_the_same_hits_as_alone(pocket, monkeypatch, storage):
     """An engine answers several queries in at most two requests for scores and one for the texts."""
     requests = []
     with M3Index.open(QdrantClient(":memory:"), pocket, multi_vectors=storage) as index:
@@ -140,7 +140,7 @@ def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, st
             engine.queries_at_once = at_once
             requests.clear()
             answers.append(index.search_many([*QUERIES, *QUERIES], k=5, candidates=candidates))
-            batches = 8 if candidates == 6000 else -(-8 // at_once)  # many candidates are asked for one by one
+            batches = 8 if candidates == 6000 else -(-8 // at_once)  # with many candidates, one query per request
             assert requests.count("fetch") == batches
             assert requests.count("search") <= 2 * batches
         assert answers[0] == answers[1] == answers[2]
@@ -149,7 +149,7 @@ def test_queries_sent_together_find_what_they_find_alone(pocket, monkeypatch, st
 
 
 def test_hybrid_scores_all_parts_of_each_candidate(new_index, exact):
-    """With few candidates too, no part counts as 0 because another leg proposed the document."""
+    """Even with few candidates, no score counts as 0 because another subquery found the document."""
     index = new_index(multi_vectors="float32")
     index.add(TEXTS, ids=map(str, range(len(TEXTS))))
     scores = exact()
@@ -174,7 +174,7 @@ def test_reciprocal_rank_fusion(new_index, exact, weights):
             for part, row in parts.items()
         ]
         fused = dict(reciprocal_rank_fusion(rankings, weights=[w for w in weights if w]))
-        # equal scores may stand in another order, which moves a rank by a few places
+        # ties may be in another order, which shifts a rank by a few places
         np.testing.assert_allclose([hit.score for hit in hits], sorted(fused.values())[:-6:-1], rtol=0.02)
 
 
@@ -217,13 +217,13 @@ def test_an_id_given_to_another_document_of_the_call(new_index):
     index = new_index()
     (made,) = index.add(["b"])
     for texts, ids in ((["b, edited", "b"], [made, None]), (["b", "b, edited"], [None, made])):
-        with pytest.raises(InvalidInputError, match=f"'{made}' again; give every document an id"):
+        with pytest.raises(InvalidInputError, match=made):
             index.add(texts, ids=ids)
     assert index.add(["b", "b"], ids=[made, None]) == [made, made]
     assert [entry.text for entry in index] == ["b"]
 
 
-def test_each_document_is_digested_once(pocket, monkeypatch):
+def test_each_document_is_hashed_once(pocket, monkeypatch):
     digested = []
     digest = records.digest
     monkeypatch.setattr(records, "digest", lambda value: digested.append(value) or digest(value))
@@ -238,7 +238,7 @@ def test_ids_derived_by_earlier_releases(pocket):
     assert ids == IDS_OF_EARLIER_RELEASES
 
 
-def test_long_texts_are_shortened_in_representations(pocket):
+def test_long_texts_are_shortened_in_the_repr(pocket):
     with M3Index.open(":memory:", pocket) as index:
         (identifier,) = index.add(["bamboo " * 50])
         (hit,) = index.search("bamboo")
@@ -246,8 +246,8 @@ def test_long_texts_are_shortened_in_representations(pocket):
         assert len(repr(index.get([identifier]))) < 200
 
 
-def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
-    """What an earlier call stored counts as on disk for a later one only when it is."""
+def test_a_failed_flush_is_repeated(pocket, monkeypatch):
+    """A later call must not assume that an earlier call's documents are on disk."""
     flushed = []
     with M3Index.open(":memory:", pocket) as index:
         flush = index._store.engine.flush
@@ -266,7 +266,7 @@ def test_a_flush_that_failed_is_made_up_for(pocket, monkeypatch):
 
 
 def test_a_document_that_is_deleted_during_a_search(pocket):
-    """On a server others can do that between two questions of a search."""
+    """On a server, other clients can do that between two requests of a search."""
 
     class Forgetful(QdrantClient):
         def retrieve(self, *args, **kwargs):
@@ -288,7 +288,7 @@ async def test_async_twins(new_index):
         assert await index.adelete(filter={"n": {"$lt": 2}}) == 2
         await index.aflush()
         assert len(index) == 1
-    with pytest.raises(ClosedError, match="open it again"):
+    with pytest.raises(ClosedError):
         await index.asearch("x")
 
 
@@ -315,21 +315,21 @@ def test_reopening(new_index, pocket):
     assert again.add(TEXTS[:5]) == ids
     again.close()
     for wrong in (M3, BASE):
-        with pytest.raises((WrongModelError, InvalidInputError), match=r"other weights|no sparse"):
+        with pytest.raises((WrongModelError, InvalidInputError), match=r"pocket|sparse"):
             new_index(model=wrong)
     with pytest.raises(WrongModelError, match="max_length=512"):
         new_index(model="pocket", max_length=64)
     with pytest.raises(InvalidInputError, match="multi_vectors='float32'"):
         new_index(multi_vectors="recompute")
-    with pytest.raises(InvalidInputError, match="'int4' is none of"):
+    with pytest.raises(InvalidInputError, match="'int4'"):
         new_index(quantization="int4")
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
 
 
-def test_every_setting_of_an_embedder_and_no_other(tmp_path, caplog):
+def test_only_settings_of_an_embedder_are_accepted(tmp_path, caplog):
     for wrong, message in (
-        ({"max_lenght": 9}, "no setting 'max_lenght'; did you mean max_length"),
-        ({"colour": "red"}, "no setting 'colour'; there are api_key, .*device"),
+        ({"max_lenght": 9}, "'max_lenght'.*max_length"),
+        ({"colour": "red"}, "'colour'.*api_key.*device"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             M3Index.open(tmp_path / "index", "pocket", **wrong)
@@ -346,11 +346,11 @@ def test_every_setting_of_an_embedder_and_no_other(tmp_path, caplog):
         assert len(index) == 1
 
 
-def test_copies_and_opening_without_making(pocket, tmp_path):
+def test_copies_and_opening_without_creating(pocket, tmp_path):
     with M3Index.open(":memory:", pocket) as index:
         index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
         index.copy_to(tmp_path / "copy")
-        with pytest.raises(IndexFormatError, match="an index already"):
+        with pytest.raises(IndexFormatError):
             index.copy_to(tmp_path / "copy")
         index.add(["later"])
         with M3Index.open(tmp_path / "copy", create=False) as copy:
@@ -361,18 +361,18 @@ def test_copies_and_opening_without_making(pocket, tmp_path):
             copy.add(["kept?"])
     with M3Index.open(tmp_path / "copy") as copy:
         assert len(copy) == 6
-    with pytest.raises(IndexNotFoundError, match="no index in"):
+    with pytest.raises(IndexNotFoundError, match="typo"):
         M3Index.open(tmp_path / "typo", create=False)
     assert not (tmp_path / "typo").exists()
     client = QdrantClient(":memory:")
-    with pytest.raises(IndexNotFoundError, match="no index at"):
+    with pytest.raises(IndexNotFoundError, match="documents"):
         M3Index.open(client, pocket, create=False)
     with M3Index.open(client, pocket) as index, pytest.raises(NotSupportedError, match="snapshots"):
         index.copy_to(tmp_path / "server")
 
 
 def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
-    """With so many and so wide vectors that they are quantised, and searched by a graph."""
+    """The vectors are numerous and wide enough to be quantised and searched with an HNSW graph."""
     count, width = 4000, 1024
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((count + 1, width), np.float32)
@@ -409,7 +409,7 @@ def test_quantised_search_scores_exactly(new_index, exact):
         check_hits(hits, scores, 5, 1e-5)
 
 
-def test_a_writer_that_waits_for_a_copy_keeps_no_search_waiting():
+def test_a_writer_that_waits_for_a_copy_does_not_block_searches():
     lock = ReadWriteLock()
     waits = threading.Event()
     done = []
@@ -467,7 +467,7 @@ FILTERS = [
 
 
 def matches(filter, metadata):
-    """What a filter means, written down once more."""
+    """Apply a filter: a second, independent implementation."""
     return all(_matches_one(key, value, metadata) for key, value in filter.items())
 
 
@@ -534,7 +534,7 @@ class Tag(str, Enum):  # noqa: UP042 a StrEnum says its value where this one say
     RED = "red"
 
 
-def test_the_members_of_an_enum_are_their_texts(new_index):
+def test_string_enum_members_are_stored_as_their_text(new_index):
     index = new_index()
     index.add(["a", "b"], metadatas=[{"tag": Tag.RED}, {"tag": "blue"}])
     for filter in ({"tag": Tag.RED}, {"tag": {"$in": [Tag.RED, "green"]}}, {"tag": {"$nin": ["blue"]}}):
@@ -543,40 +543,40 @@ def test_the_members_of_an_enum_are_their_texts(new_index):
 
 
 WRONG_FILTERS = [
-    ("year > 2000", "must be a dict"),
-    ({}, "empty"),
-    ({"": 1}, "names of metadata"),
-    ({1: 2}, "names of metadata"),
-    ({"x": None}, r"ask \{'\$exists': False\}"),
+    ("year > 2000", "'year > 2000'"),
+    ({}, "filter"),
+    ({"": 1}, r"filter\[''\]"),
+    ({1: 2}, r"filter\[1\]"),
+    ({"x": None}, r"None.*\{'\$exists': False\}"),
     ({"x": [1, 2]}, r"'\$in': \[...\]"),
-    ({"x": {}}, "no operator"),
-    ({"x": {"$like": "a"}}, r"\['\$like'\]; use \$eq"),
-    ({"x": {"$gt": "soon"}}, "ISO date"),
-    ({"x": {"$gt": None}}, "ISO date"),
-    ({"x": {"$gt": True}}, "ISO date"),
-    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, "a number and a date"),
+    ({"x": {}}, r"filter\['x'\].*\$eq"),
+    ({"x": {"$like": "a"}}, r"\$like.*\$eq"),
+    ({"x": {"$gt": "soon"}}, "'soon'"),
+    ({"x": {"$gt": None}}, r"\['\$gt'\].*None"),
+    ({"x": {"$gt": True}}, r"\['\$gt'\].*True"),
+    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, r"filter\['x'\].*number.*date"),
     ({"x": float("nan")}, "nan"),
-    ({"x": 2**63}, "64 bits"),
-    ({"x": {"$in": [1, -(2**70)]}}, "64 bits"),
-    ({"x": {"$gt": 10**400}}, "ISO date"),
-    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "ISO date"),
-    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), "32 deep"),
-    ({"x": {"$in": "abc"}}, "list of values"),
-    ({"x": {"$in": [None]}}, "compares with None"),
-    ({"x": {"$exists": 1}}, "True or False"),
-    ({"$and": []}, "at least one"),
-    ({"$or": {"x": 1}}, "list of filters"),
-    ({"$not": [{"x": 1}]}, "must be a dict"),
-    ({"$nor": [{"x": 1}]}, r"none of \$and, \$or, \$not"),
-    ({"a..b": 1}, "names with dots"),
-    ({".a": 1}, "names with dots"),
-    ({'say "hi"': 1}, "names with dots"),
-    ({"a[0]": 1}, "in quotes"),
+    ({"x": 2**63}, str(2**63)),
+    ({"x": {"$in": [1, -(2**70)]}}, str(2**70)),
+    ({"x": {"$gt": 10**400}}, r"\['\$gt'\]"),
+    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "9999-12-31"),
+    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), r"\b32\b"),
+    ({"x": {"$in": "abc"}}, "'abc'"),
+    ({"x": {"$in": [None]}}, r"\['\$in'\].*None"),
+    ({"x": {"$exists": 1}}, r"\['\$exists'\].*1"),
+    ({"$and": []}, r"\['\$and'\]"),
+    ({"$or": {"x": 1}}, r"\['\$or'\]"),
+    ({"$not": [{"x": 1}]}, r"\$not"),
+    ({"$nor": [{"x": 1}]}, r"\$nor.*\$and, \$or, \$not"),
+    ({"a..b": 1}, r"'a\.\.b'"),
+    ({".a": 1}, r"'\.a'"),
+    ({'say "hi"': 1}, "say"),
+    ({"a[0]": 1}, r"'a\[0\]'"),
     ({"$or": [{"x": 1}, {"y": {"$gt": []}}]}, r"\$or'\]\[1\]\['y'\]\['\$gt'\]"),
-    ({"number": {"$gt": "2020-01-01"}}, "documents have numbers there"),
-    ({"x": "\ud800"}, "lone surrogate"),
-    ({"x": {"$in": ["\ud800"]}}, "lone surrogate"),
-    ({"\ud800": 1}, "lone surrogate"),
+    ({"number": {"$gt": "2020-01-01"}}, r"\['number'\]"),
+    ({"x": "\ud800"}, "surrogate"),
+    ({"x": {"$in": ["\ud800"]}}, "surrogate"),
+    ({"\ud800": 1}, "surrogate"),
 ]
 
 
@@ -592,26 +592,26 @@ def test_wrong_filters(pocket, filter, message):
 
 
 WRONG_DOCUMENTS = [
-    ({"texts": "one text"}, "wrap it"),
-    ({"texts": 3}, "list of texts"),
-    ({"texts": ["a", None]}, r"texts\[1\] must be a str"),
-    ({"texts": ["a", "\ud800"]}, r"texts\[1\] holds a lone surrogate"),
-    ({"texts": ["a", "b"], "ids": ["x"]}, "more texts than ids"),
-    ({"texts": ["a"], "ids": ["x", "y"]}, "more ids or metadatas than texts"),
-    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\] is 'x' again"),
-    ({"texts": ["a"], "ids": [""]}, r"ids\[0\] is empty"),
-    ({"texts": ["a"], "ids": [7]}, r"ids\[0\] must be a str"),
-    ({"texts": ["a"], "ids": "x"}, "ids must be a list"),
-    ({"texts": ["a"], "metadatas": {"x": 1}}, "metadatas must be a list"),
-    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\] must be a dict"),
-    ({"texts": ["a", "b"], "metadatas": [{}]}, "more texts than metadatas"),
-    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\] is datetime"),
+    ({"texts": "one text"}, r"texts.*\bstr\b"),
+    ({"texts": 3}, r"texts.*\bint\b"),
+    ({"texts": ["a", None]}, r"texts\[1\].*NoneType"),
+    ({"texts": ["a", "\ud800"]}, r"texts\[1\].*surrogate"),
+    ({"texts": ["a", "b"], "ids": ["x"]}, r"\bids\b"),
+    ({"texts": ["a"], "ids": ["x", "y"]}, r"\bids\b"),
+    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\].*'x'"),
+    ({"texts": ["a"], "ids": [""]}, r"ids\[0\]"),
+    ({"texts": ["a"], "ids": [7]}, r"ids\[0\].*\bint\b"),
+    ({"texts": ["a"], "ids": "x"}, r"ids.*\bstr\b"),
+    ({"texts": ["a"], "metadatas": {"x": 1}}, r"metadatas.*\bdict\b"),
+    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\].*\bstr\b"),
+    ({"texts": ["a", "b"], "metadatas": [{}]}, "metadatas"),
+    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\].*datetime"),
     ({"texts": ["a"], "metadatas": [{"x": float("inf")}]}, "inf"),
     ({"texts": ["a"], "metadatas": [{"x": (1, 2)}]}, "tuple"),
     ({"texts": ["a"], "metadatas": [{"x": np.float32(1)}]}, "float32"),
-    ({"texts": ["a"], "metadatas": [{"x": 2**64}]}, "64 bits"),
-    ({"texts": ["a"], "metadatas": [{1: "x"}]}, "keys must be str"),
-    ({"texts": ["a"], "metadatas": [{"x": "\udcff"}]}, "lone surrogate"),
+    ({"texts": ["a"], "metadatas": [{"x": 2**64}]}, str(2**64)),
+    ({"texts": ["a"], "metadatas": [{1: "x"}]}, r"metadatas\[0\].*\b1\b"),
+    ({"texts": ["a"], "metadatas": [{"x": "\udcff"}]}, "surrogate"),
 ]
 
 
@@ -629,41 +629,41 @@ def test_wrong_searches(pocket):
     with M3Index.open(":memory:", pocket) as index:
         index.add(["a"])
         for arguments, message in [
-            ({"query": None}, "is one str"),
+            ({"query": None}, "NoneType"),
             ({"k": 0}, "k=0"),
-            ({"k": 2.0}, "whole number"),
-            ({"k": True}, "whole number"),
-            ({"mode": "colbert"}, "'dense', 'sparse', 'multi_vector', 'hybrid'"),
-            ({"fusion": "sum"}, "'weighted', 'rrf'"),
-            ({"weights": (0, 0, 0)}, "one above 0"),
-            ({"weights": (1, 1)}, "three numbers"),
-            ({"weights": (1, -1, 1)}, ">= 0"),
-            ({"weights": (1, float("nan"), 1)}, ">= 0"),
-            ({"weights": 3}, "three numbers"),
+            ({"k": 2.0}, "k=2.0"),
+            ({"k": True}, "k=True"),
+            ({"mode": "colbert"}, "mode='colbert'"),
+            ({"fusion": "sum"}, "fusion='sum'"),
+            ({"weights": (0, 0, 0)}, "weights=(0, 0, 0)"),
+            ({"weights": (1, 1)}, "weights=(1, 1)"),
+            ({"weights": (1, -1, 1)}, "weights=(1, -1, 1)"),
+            ({"weights": (1, float("nan"), 1)}, "weights=(1, nan, 1)"),
+            ({"weights": 3}, "weights=3"),
             ({"candidates": 0}, "candidates=0"),
         ]:
             with pytest.raises(InvalidInputError, match=re.escape(message)):
                 index.search(**{"query": "a", **arguments})
-        with pytest.raises(InvalidInputError, match="list of texts"):
+        with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
             index.search_many("a")
-        with pytest.raises(InvalidInputError, match="ids or a filter"):
+        with pytest.raises(InvalidInputError, match="filter"):
             index.delete()
-        with pytest.raises(InvalidInputError, match="ids or a filter"):
+        with pytest.raises(InvalidInputError, match="filter"):
             index.delete(["a"], {"x": 1})
         assert index.search_many([]) == []
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
-def test_places_that_are_none(pocket):
-    with pytest.raises(InvalidInputError, match="not int"):
+def test_invalid_locations_are_refused(pocket):
+    with pytest.raises(InvalidInputError, match=r"\bint\b"):
         M3Index.open(3, pocket)
     with pytest.raises(InvalidInputError, match="collection=''"):
         M3Index.open(QdrantClient(":memory:"), pocket, collection="")
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         M3Index.open("http://127.0.0.1:9", pocket)
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         M3Index.open(QdrantClient("127.0.0.1", grpc_port=9, prefer_grpc=True, check_compatibility=False), pocket)
     client = QdrantClient(":memory:")
     client.create_collection("theirs", vectors_config={})
-    with pytest.raises(IndexFormatError, match="no index of this package"):
+    with pytest.raises(IndexFormatError, match="'theirs'"):
         M3Index.open(client, pocket, collection="theirs")

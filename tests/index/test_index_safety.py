@@ -1,4 +1,4 @@
-"""M3Index loses nothing and mixes nothing up: kills, full disks, damaged folders, many threads, ends of every kind."""
+"""M3Index loses and mixes up nothing: kills, full disks, damaged folders, many threads, every kind of exit."""
 
 import asyncio
 import gc
@@ -18,12 +18,14 @@ import pytest
 from conftest import ALLOW_SIGINT, M3
 
 from bge_integrations.errors import (
+    CheckpointNotFoundError,
     ClosedError,
     DiskFullError,
     IndexFormatError,
     IndexLockedError,
     InvalidInputError,
     StorageError,
+    TruncationWarning,
     WrongModelError,
 )
 from bge_integrations.index import M3Index, StoredDocument, documents, optimize_shard
@@ -42,7 +44,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def index(folder, pocket):
-    """Some documents in a folder."""
+    """An index of a few documents in a folder."""
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS, IDS, [{"n": i} for i in range(20)])
         yield index
@@ -50,7 +52,7 @@ def index(folder, pocket):
 
 @pytest.fixture
 def encoded(pocket, monkeypatch):
-    """The texts that the model was run for."""
+    """A list that collects the texts that the model encodes."""
     texts = []
     encode = pocket.encode
 
@@ -63,7 +65,7 @@ def encoded(pocket, monkeypatch):
 
 
 def contents(folder):
-    """All that is in a folder."""
+    """Return the path and content of every file in a folder."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -72,7 +74,7 @@ def shards(folder):
 
 
 def run(code, *arguments):
-    """Run a user's program; it ends well and complains of nothing."""
+    """Run a user's program, which must exit with status 0 and write nothing to stderr."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=100
     )
@@ -81,12 +83,12 @@ def run(code, *arguments):
 
 
 def wait_for(condition):
-    """Wait until it holds; pytest's timeout ends what never does."""
+    """Wait until the condition holds; pytest's timeout fails the test if it never does."""
     while not condition():
         threading.Event().wait(0.002)
 
 
-# Kills, and who holds the folder
+# Kills, and the lock on the folder
 
 
 def test_kills_lose_nothing(tmp_path):
@@ -110,18 +112,18 @@ sys.stdin.read()
 """
 
 
-def test_one_process_at_a_time_and_the_next_after_a_kill(folder, pocket):
+def test_one_process_at_a_time_and_another_after_a_kill(folder, pocket):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with holder:
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(IndexLockedError, match="open already in another process"):
+        with pytest.raises(IndexLockedError):
             M3Index.open(folder, pocket)
         holder.kill()
     with M3Index.open(folder, pocket) as index:
         assert [hit.id for hit in index.search("heron")] == ["1"]
-        with pytest.raises(IndexLockedError, match="open already"):
+        with pytest.raises(IndexLockedError):
             M3Index.open(folder, pocket)
         assert len(index) == 1
 
@@ -135,7 +137,7 @@ async def test_any_thread_closes(folder, pocket):
         assert len(again) == 0
 
 
-def test_a_dropped_index_lets_go(folder, pocket):
+def test_a_dropped_index_releases_its_folder(folder, pocket):
     index = M3Index.open(folder, pocket)
     index.add(TEXTS)
     del index
@@ -169,34 +171,34 @@ def lose_both(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "named"),
     [
-        (lose("manifest.json"), "manifest.json is missing; restore"),
-        (lose("current.json"), "current.json is missing; restore"),
-        (lose_both, "manifest.json is missing; restore"),
-        (cut("manifest.json"), "manifest.json is damaged"),
-        (cut("current.json"), "current.json is damaged"),
-        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
-        (lambda folder: (folder / "current.json").write_text("[]"), "current.json is damaged"),
-        (change("manifest.json", format=99), "upgrade"),
-        (change("manifest.json", format="1"), "not the manifest"),
-        (change("manifest.json", max_length=None), r"damaged \(max_length\)"),
-        (change("manifest.json", multi_vectors="float8"), r"damaged \(multi_vectors\)"),
-        (change("manifest.json", colour="red"), r"damaged \(colour\)"),
-        (change("current.json", shard=""), "current.json is damaged"),
-        (change("current.json", shard="../index"), "current.json is damaged"),
-        (change("current.json", shard="shard-000000000000"), "missing; restore"),
-        (change("current.json", optimized_points="many"), "current.json is damaged"),
+        (lose("manifest.json"), r"manifest\.json"),
+        (lose("current.json"), r"current\.json"),
+        (lose_both, r"manifest\.json"),
+        (cut("manifest.json"), r"manifest\.json"),
+        (cut("current.json"), r"current\.json"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), r"manifest\.json"),
+        (lambda folder: (folder / "current.json").write_text("[]"), r"current\.json"),
+        (change("manifest.json", format=99), r"\b99\b"),
+        (change("manifest.json", format="1"), r"manifest\.json"),
+        (change("manifest.json", max_length=None), "max_length"),
+        (change("manifest.json", multi_vectors="float8"), "multi_vectors"),
+        (change("manifest.json", colour="red"), "colour"),
+        (change("current.json", shard=""), r"current\.json"),
+        (change("current.json", shard="../index"), r"current\.json"),
+        (change("current.json", shard="shard-000000000000"), "shard-000000000000"),
+        (change("current.json", optimized_points="many"), r"current\.json"),
     ],
 )
-def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, told):
+def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, named):
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS)
     whole = contents(folder)
     damage(folder)
     before = contents(folder)
     for model in (pocket, None):
-        with pytest.raises(IndexFormatError, match=told):
+        with pytest.raises(IndexFormatError, match=named):
             M3Index.open(folder, model)
     assert contents(folder) == before
     for path, content in whole.items():
@@ -210,30 +212,30 @@ def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"name": "precious"}')
     before = contents(tmp_path)
-    with pytest.raises(IndexFormatError, match="another"):
+    with pytest.raises(IndexFormatError):
         M3Index.open(tmp_path, pocket)
     assert contents(tmp_path) == before
 
 
-def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path, pocket):
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(tmp_path, pocket):
     there = tmp_path / "there"
     there.mkdir()
     for place in (tmp_path / "new" / "index", there):
-        with pytest.raises(OSError, match="there is no folder"):
+        with pytest.raises(CheckpointNotFoundError):
             M3Index.open(place, "./no/such/model")
     assert list(tmp_path.iterdir()) == [there]
     assert not any(there.iterdir())
     with M3Index.open(there, pocket) as index:
         index.add(TEXTS[:1])
-    with pytest.raises(OSError, match="there is no folder"):
+    with pytest.raises(CheckpointNotFoundError):
         M3Index.open(there, "./no/such/model")
     with M3Index.open(there) as index:
         assert len(index) == 1
 
 
-def test_a_file_is_no_folder(tmp_path, pocket):
+def test_a_file_is_not_a_folder(tmp_path, pocket):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(IndexFormatError, match="is a file; pass a folder"):
+    with pytest.raises(IndexFormatError):
         M3Index.open(tmp_path / "file", pocket)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -248,7 +250,7 @@ M3Index.open(sys.argv[1], "pocket")
 
 
 @pytest.mark.parametrize("step", ["begin", "remove_shards", "new_shard", "complete", "switch"])
-def test_a_creation_that_was_interrupted_begins_anew(folder, pocket, step):
+def test_an_interrupted_creation_starts_over(folder, pocket, step):
     run(DIES_IN, folder, step)
     with M3Index.open(folder, pocket) as index:
         assert len(index) == 0
@@ -261,11 +263,11 @@ def test_a_creation_that_was_interrupted_begins_anew(folder, pocket, step):
 # Models
 
 
-def test_another_model_is_refused_and_the_folder_let_go(folder, pocket):
+def test_another_model_is_refused_and_the_folder_is_released(folder, pocket):
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS)
     before = contents(folder)
-    with pytest.raises(WrongModelError, match="made with pocket"):
+    with pytest.raises(WrongModelError, match="pocket"):
         M3Index.open(folder, M3)
     with pytest.raises(WrongModelError, match="max_length"):
         M3Index.open(folder, "pocket", max_length=16)
@@ -292,7 +294,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_full_disk_loses_nothing_and_ends_when_there_is_room(small_disk, pocket):
+def test_a_full_disk_loses_nothing_and_writes_continue_once_there_is_space(small_disk, pocket):
     with M3Index.open(small_disk / "index", pocket) as index:
         index.add(TEXTS, IDS)
         ballast = small_disk / "ballast"
@@ -307,7 +309,7 @@ def test_a_full_disk_loses_nothing_and_ends_when_there_is_room(small_disk, pocke
         assert sorted(index.scan(), key=lambda e: IDS.index(e.id)) == [
             StoredDocument(i, text, {}) for i, text in zip(IDS, TEXTS, strict=True)
         ]
-        assert index.delete(["id 0"]) == 1  # which makes room
+        assert index.delete(["id 0"]) == 1  # this frees space
     with M3Index.open(small_disk / "index", pocket) as index:
         assert len(index.search("bamboo", k=100, mode="dense")) == 19
         ballast.unlink()
@@ -318,7 +320,7 @@ def test_a_full_disk_loses_nothing_and_ends_when_there_is_room(small_disk, pocke
 
 
 def test_a_disk_that_fills_up_midway(small_disk, pocket):
-    """Documents are added until there is no more room, which no check before a write can foresee alone."""
+    """Documents are added until the disk is full, which checks before each write cannot always predict."""
     texts = (" ".join(random.Random(i).choices(TEXTS[i % 20].split(), k=120)) + f" {i}" for i in range(10**6))
     with M3Index.open(small_disk / "index", pocket) as index:
         (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - (72 << 20)))
@@ -334,11 +336,11 @@ def test_a_disk_that_fills_up_midway(small_disk, pocket):
 
 
 class HeldOptimizer:
-    """The optimiser's program, which does not begin before it may.
+    """An optimiser program that does not start its work before `go()` is called.
 
     Attributes:
-        program: Its file.
-        pid: Of its process, once it has started.
+        program: The path of the program.
+        pid: The process id; waits until the process has started.
     """
 
     def __init__(self, folder):
@@ -370,7 +372,7 @@ def optimizer(tmp_path, monkeypatch):
     return held
 
 
-def test_writes_while_optimising_are_carried_over(index, folder, pocket, optimizer):
+def test_writes_during_optimising_are_carried_over(index, folder, pocket, optimizer):
     with ThreadPoolExecutor(1) as pool:
         optimizing = pool.submit(index.optimize)
         assert optimizer.pid
@@ -395,21 +397,21 @@ def test_writes_while_optimising_are_carried_over(index, folder, pocket, optimiz
     with M3Index.open(folder, pocket) as again:
         assert {entry.id: entry for entry in again} == expected
         assert [hit.id for hit in again.search("a heron in the water", k=1)] == ["new"]
-        for key in ("n", "year"):  # a key that was first seen meanwhile is known as one of numbers too
-            with pytest.raises(InvalidInputError, match="numbers"):
+        for key in ("n", "year"):  # a key first seen during the optimisation is known to be numeric, too
+            with pytest.raises(InvalidInputError, match=rf"\['{key}'\]"):
                 again.count({key: {"$gte": "2020-01-01"}})
 
 
-def test_optimising_takes_little_room(index, folder):
-    """The engine's files are long and mostly holes, and stay so."""
+def test_optimising_takes_little_disk_space(index, folder):
+    """The engine's files are large but sparse, and stay sparse."""
     before = disk_use(folder)
     index.optimize()
     assert disk_use(folder) < 4 * before + (1 << 20)
     assert len(index.search("bamboo", mode="dense")) == 10
 
 
-def test_an_interrupt_at_the_change_over(ctrl_c, index, folder, pocket):
-    """Ctrl-C when the copy has just become the current one."""
+def test_an_interrupt_at_the_switch_to_the_copy(ctrl_c, index, folder, pocket):
+    """Ctrl-C arrives when the copy has just become the current shard."""
     current = (folder / "current.json").read_text()
 
     def interrupt():
@@ -420,7 +422,7 @@ def test_an_interrupt_at_the_change_over(ctrl_c, index, folder, pocket):
         pool.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
             index.optimize()
-            threading.Event().wait()  # where it was faster than the signal
+            threading.Event().wait()  # in case it was faster than the signal
     index.add(["One more."])
     index.close()
     with M3Index.open(folder, pocket) as again:
@@ -431,7 +433,7 @@ def test_an_optimiser_that_fails_changes_nothing(index, folder, monkeypatch):
     before = shards(folder)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", shutil.which("false"))
-        with pytest.raises(StorageError, match="optimising failed"):
+        with pytest.raises(StorageError):
             index.optimize()
     assert shards(folder) == before
     index.add(["One more."])
@@ -474,7 +476,7 @@ index.close()
 
 
 def test_a_ctrl_c_in_the_terminal_does_not_reach_the_optimiser(folder, optimizer):
-    """There all processes of the group get it; a program that goes on keeps what was begun in its background."""
+    """A terminal sends Ctrl-C to the whole process group; a program that goes on keeps its background work."""
     program = subprocess.Popen(
         [sys.executable, "-c", ALLOW_SIGINT + CTRL_C, str(folder), str(optimizer.program)],
         stdout=subprocess.PIPE,
@@ -494,7 +496,7 @@ def test_a_ctrl_c_in_the_terminal_does_not_reach_the_optimiser(folder, optimizer
     assert (folder / "current.json").read_text() != current
 
 
-# Ends
+# Exits
 
 ENDS = {
     "without closing": "",
@@ -509,7 +511,7 @@ threading.Thread(target=optimize, daemon=True).start()
 while len(list(Path(sys.argv[1]).glob("shard-*"))) < 2: pass
 """,
     "while searching": """
-import threading, time
+import threading
 vector = index.embedder.encode(["bamboo"]).dense[0]
 def search():
     while True:
@@ -517,9 +519,11 @@ def search():
             index.search_by_vector(vector)
         except BGEError:
             return
+        searched.release()
+searched = threading.Semaphore(0)
 sys.setswitchinterval(1e-5)
 for _ in range(6): threading.Thread(target=search, daemon=True).start()
-time.sleep(0.1)
+for _ in range(20): searched.acquire()
 """,
     "by sys.exit in a with block": "index.__enter__(); sys.exit()",
     "in memory": 'index = M3Index.open(":memory:", "pocket"); index.add(["A panda."])',
@@ -587,7 +591,7 @@ def test_closing_while_others_search_and_add(index, folder, pocket):
         index.close()
         index.close()
         for work in working:
-            with pytest.raises(ClosedError, match="open it again"):
+            with pytest.raises(ClosedError):
                 work.result()
     for call in (lambda: len(index), lambda: index.delete(IDS), index.flush, index.optimize, lambda: list(index)):
         with pytest.raises(ClosedError):
@@ -596,17 +600,17 @@ def test_closing_while_others_search_and_add(index, folder, pocket):
         assert len(again) >= 20
 
 
-# Work that is not done twice
+# Nothing is encoded twice
 
 
-def test_what_is_there_costs_no_model_run(folder, pocket, encoded):
+def test_stored_documents_are_not_encoded_again(folder, pocket, encoded):
     metadatas = [{"n": i} for i in range(20)]
-    for _ in range(2):  # the second time after reopening
+    for _ in range(2):  # the second time, the index has been reopened
         with M3Index.open(folder, pocket) as index:
             for _ in range(2):
                 assert index.add(TEXTS, IDS, metadatas) == IDS
                 assert len(index.add(iter(TEXTS))) == 20
-    assert encoded == TEXTS + TEXTS  # under their own ids, and under derived ones
+    assert encoded == TEXTS + TEXTS  # once under given ids and once under derived ones
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS, IDS, [{"n": i, "new": True} for i in range(20)])
         assert index.count({"new": True}) == 20
@@ -642,11 +646,11 @@ async def test_a_cancelled_aadd_is_completed_by_the_same_call(folder, pocket, mo
         assert len(index) == 320
 
 
-# Many at once
+# Concurrency
 
 
 def test_16_threads_write_and_search_at_once(folder, pocket):
-    """Every hit is a document as one call has written it, with the score of its text, and in the end all is there."""
+    """Every hit is a document as one call wrote it, with the score of its text, and no document is lost."""
     queries = ["What does a panda eat?", "bamboo in the water", "the heron of writer 3"]
     modes = ["dense", "sparse", "multi_vector", "hybrid"]
     words = ["panda", "heron", "bamboo", "water", "Rome", "river", "stone", "bridge"]
@@ -716,7 +720,7 @@ def test_16_threads_write_and_search_at_once(folder, pocket):
 
 
 def test_64_threads_replace_the_same_documents(folder, pocket):
-    """The last one wins for each document, and text, metadata and vectors are of the same one."""
+    """The last write wins for each document, and its text, metadata and vectors come from the same write."""
     with M3Index.open(folder, pocket) as index, ThreadPoolExecutor(64) as pool:
 
         def replace(i):
@@ -744,7 +748,7 @@ def test_deleting_during_a_scan(folder, pocket):
         assert set(ids) - gone <= set(seen)
 
 
-# What users pass
+# Unusual and invalid input
 
 
 @pytest.mark.parametrize(
@@ -768,7 +772,7 @@ def test_extremes(index):
     for most in (10**6, 2**80):
         assert len(index.search("bamboo", k=most)) == len(index.search("bamboo", k=20, candidates=most)) == 20
     assert len(index.search("bamboo", k=3, candidates=10_000)) == 3
-    with pytest.warns(UserWarning, match="cut"):
+    with pytest.warns(TruncationWarning):
         huge = index.add(["word " * 300_000])
     assert len(index.get(huge)[0].text) == 1_500_000
     assert len(index.search("word", k=1)[0].text) == 1_500_000
@@ -821,7 +825,7 @@ def test_extremes(index):
         lambda index: index.search_by_vector(None),
     ],
 )
-def test_what_cannot_be_used_is_refused_and_changes_nothing(index, call):
+def test_invalid_input_is_refused_and_changes_nothing(index, call):
     before = list(index)
     with pytest.raises(InvalidInputError):
         call(index)

@@ -108,7 +108,7 @@ def test_a_query_is_not_a_document_unless_the_instruction_is_off(embeddings):
 def test_settings_reach_the_core():
     short = BGEEmbeddings(model=BASE, max_length=8, truncate_dim=16, query_instruction="", device="cpu")
     assert len(short.embed_query("hi")) == 16
-    with pytest.warns(UserWarning, match="longer than max_length"):
+    with pytest.warns(UserWarning, match="max_length"):
         short.embed_documents(["a b c d e f g h i j k l"])
     assert BGEEmbeddings(model_name=BASE).model == BASE
 
@@ -122,21 +122,21 @@ def test_changed_settings_take_effect():
 
 @pytest.mark.parametrize("text", [None, 3, ["hi"], b"hi"])
 def test_bad_queries(embeddings, text):
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match=type(text).__name__):
         embeddings.embed_query(text)
 
 
 def test_bad_documents(embeddings):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         embeddings.embed_documents(["fine", None])
-    with pytest.raises(InvalidInputError, match="list of texts"):
+    with pytest.raises(InvalidInputError, match="texts"):
         embeddings.embed_documents("one text")
 
 
-def test_mistakes_fail_when_the_object_is_made():
-    with pytest.raises(UnknownModelError, match="Did you mean"):
+def test_bad_settings_raise_at_construction():
+    with pytest.raises(UnknownModelError, match=r"bge-bas-en.*bge-base-en"):
         BGEEmbeddings(model="bge-bas-en")
-    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+    with pytest.raises(CheckpointNotFoundError, match="nowhere"):
         BGEEmbeddings(model="./nowhere")
     with pytest.raises(ValidationError, match="batch_size"):
         BGEEmbeddings(model=BASE, batch_size=3)
@@ -158,10 +158,10 @@ def test_pickles_and_copies_carry_settings_not_weights(adapter, request):
 
 
 def test_repr_shows_settings_only(embeddings):
-    assert "Handle" not in repr(embeddings)
+    assert "LazyModel" not in repr(embeddings)
 
 
-async def test_async_twins_do_not_block_the_loop(embeddings, bge_reranker):
+async def test_async_methods_do_not_block_the_loop(embeddings, bge_reranker):
     ticks = 0
 
     async def tick():
@@ -222,20 +222,20 @@ def test_top_n_threshold_and_normalisation(reranker):
 
 @pytest.mark.parametrize("top_n", [0, -1])
 def test_a_top_n_below_one_is_refused(top_n):
-    with pytest.raises(ValidationError, match="at least 1, or None"):
+    with pytest.raises(ValidationError, match=f"top_n={top_n}"):
         BGEReranker(model=RERANKER, top_n=top_n)
 
 
-def test_a_threshold_that_is_no_number_and_a_bad_change_are_refused():
+def test_an_invalid_threshold_and_a_bad_change_are_refused():
     with pytest.raises(ValidationError, match="score_threshold=nan"):
         BGEReranker(model=RERANKER, score_threshold=float("nan"))
     changed = BGEReranker(model=RERANKER)
-    with pytest.raises(ValidationError, match="at least 1"):
+    with pytest.raises(ValidationError, match="top_n=-1"):
         changed.top_n = -1
 
 
 def test_bad_documents_to_rerank(bge_reranker):
-    with pytest.raises(InvalidInputError, match=r"pairs\[0\]\[0\] must be a str"):
+    with pytest.raises(InvalidInputError, match=r"pairs\[0\]\[0\].*NoneType"):
         bge_reranker.compress_documents(documents(), None)
 
 
@@ -261,7 +261,7 @@ def test_in_a_chain(bge_reranker, embeddings):
     assert chain.batch(["pandas", "BM25"]) == [[d.id for d in retriever.invoke(q)] for q in ("pandas", "BM25")]
 
 
-def test_chroma_on_disk_keeps_its_vectors(tmp_path, embeddings):
+def test_chroma_stores_the_vectors_on_disk(tmp_path, embeddings):
     settings = {
         "collection_name": "documents",
         "embedding_function": embeddings,

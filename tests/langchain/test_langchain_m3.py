@@ -87,7 +87,7 @@ async def test_ranks_by_all_three_scores(m3, weights):
     assert retriever.invoke(QUERY, k=1) == await retriever.ainvoke(QUERY, k=1) == found[:1]
 
 
-async def test_each_call_can_ask_otherwise():
+async def test_each_call_can_override_the_settings():
     retriever = BGEM3Retriever.from_documents(documents(), model=M3, filter={"page": {"$lt": 3}}, k=2)
     assert len(retriever.invoke(QUERY)) == 2
     assert {d.metadata["page"] for d in retriever.invoke(QUERY, k=4)} == {0, 1, 2}
@@ -124,29 +124,30 @@ def test_copies_and_mistakes():
     assert {document.id for document in found} <= set("abcd")
     for twin in (copy.copy(retriever), retriever.model_copy(update={"k": 1})):
         assert twin.invoke("pandas") == found[: twin.k]
-    with pytest.raises(TypeError, match="can't be pickled"):
+    with pytest.raises(TypeError, match="M3Index"):
         pickle.dumps(retriever)
     found[0].metadata["n"] = "changed"
     assert retriever.invoke("pandas")[0].metadata["n"] != "changed"
-    with pytest.raises(InvalidInputError, match="more texts than ids"):
+    with pytest.raises(InvalidInputError, match=r"\bids\b"):
         BGEM3Retriever.from_texts(TEXTS, ids=iter("a"), model=M3)
-    with pytest.raises(InvalidInputError, match="list of texts"):
+    with pytest.raises(InvalidInputError, match="texts"):
         BGEM3Retriever.from_texts("one text", model=M3)
     for k in (0, -1, "3"):
-        with pytest.raises(InvalidInputError, match="whole number"):
+        with pytest.raises(InvalidInputError) as caught:
             retriever.invoke("pandas", k=k)
+        assert caught.value.argument == "k"
     for wrong in ({"k": 0}, {"mode": "bm25"}, {"weights": (1, 1)}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             BGEM3Retriever.from_texts(TEXTS, model=M3, **wrong)
-    with pytest.raises(InvalidInputError, match=r"no setting modle; there are .*model"):
+    with pytest.raises(InvalidInputError, match=r"modle.*model"):
         BGEM3Retriever.from_texts(TEXTS, modle=M3)
-    with pytest.raises(InvalidInputError, match=r"no setting topk; there are .*weights"):
+    with pytest.raises(InvalidInputError, match=r"topk.*weights"):
         BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
-    with pytest.raises(InvalidInputError, match="no sparse and multi-vector"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE)
-    with pytest.raises(InvalidInputError, match="model is given twice"):
+    with pytest.raises(InvalidInputError, match="model_name"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE, model_name=M3)
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="NoneType"):
         retriever.invoke(None)
     with pytest.raises(InvalidInputError, match="weights"):
         BGEM3Retriever.from_texts(TEXTS, model=M3, weights=(0, 0, 0)).invoke("pandas")
@@ -158,25 +159,25 @@ def test_copies_and_mistakes():
         retriever.invoke("pandas")
 
 
-def test_the_default_model_of_an_embedding_is_no_other(run_as_user):
+def test_the_default_model_of_an_embedding_is_not_replaced(run_as_user):
     run_as_user("""
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.langchain import BGEEmbeddings, BGEM3VectorStore
 try:
     BGEM3VectorStore.from_texts(["a"], BGEEmbeddings())
 except InvalidInputError as error:
-    assert "bge-base-en-v1.5 has no sparse and multi-vector heads" in str(error), error
+    assert "bge-base-en-v1.5" in str(error), error
 else:
     raise AssertionError("it took bge-m3")
 """)
 
 
-def test_kept_in_a_folder(tmp_path):
+def test_stored_in_a_folder(tmp_path):
     retriever = BGEM3Retriever.from_documents(documents(), path=tmp_path / "index", model=M3)
     found = retriever.invoke(QUERY)
     (tmp_path / "link").symlink_to(tmp_path / "index")
     for same in (tmp_path / "index", tmp_path / "link", tmp_path / "link" / ".." / "index"):
-        with pytest.raises(IndexLockedError, match="open already in this process"):
+        with pytest.raises(IndexLockedError):
             BGEM3Retriever.from_texts([], path=same, model=M3)
     retriever.index.close()
     with pytest.raises(WrongModelError):
@@ -250,7 +251,7 @@ async def test_store_diversity(store):
     assert store.max_marginal_relevance_search(QUERY, filter={"page": 99}) == []
 
 
-async def test_store_is_made_as_others_are(tmp_path):
+async def test_store_has_the_usual_constructors(tmp_path):
     embedding = BGEEmbeddings(model="pocket", max_length=64)
     store = BGEM3VectorStore.from_documents(documents(), embedding, path=tmp_path / "index", mode="dense")
     assert store.index.embedder.max_length == 64
@@ -258,13 +259,13 @@ async def test_store_is_made_as_others_are(tmp_path):
     assert store.delete(["0"]) is True
     assert await store.adelete(filter={"page": {"$gte": 2}}) is True
     assert store.get_by_ids(["1", "0"]) == await store.aget_by_ids(["1"]) == [documents()[1]]
-    with pytest.raises(InvalidInputError, match="ids or a filter"):
+    with pytest.raises(InvalidInputError, match="filter"):
         store.delete()
     store.index.close()
     again = await BGEM3VectorStore.afrom_texts(["Rome"], path=tmp_path / "index", ids=["r"])
     assert {d.id for d in again.similarity_search("Rome")} == {"r", "1"}
     again.index.close()
-    with pytest.raises(InvalidInputError, match="index is BGEEmbeddings"):
+    with pytest.raises(InvalidInputError, match="BGEEmbeddings"):
         BGEM3VectorStore(embedding)
     with pytest.raises(InvalidInputError, match="DeterministicFakeEmbedding"):
         BGEM3VectorStore.from_texts(TEXTS, DeterministicFakeEmbedding(size=6))

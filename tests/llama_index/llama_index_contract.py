@@ -1,13 +1,13 @@
-"""What LlamaIndex promises of its parts, as tests for any integration.
+"""LlamaIndex's promises about its components, as tests for any integration.
 
-LlamaIndex has no conformance suite. These two classes hold one test per promise; put a class of your own in by
-subclassing:
+LlamaIndex has no conformance suite. These two classes have one test per promise; subclass them to test your own
+class:
 
     class TestMyEmbedding(EmbeddingContract):
         def make(self, **fields):
             return MyEmbedding(**{"model_name": "my-model", **fields})
 
-The tests take no fixtures, so they also run outside pytest, and they compare no wall-clock times.
+The tests take no fixtures, so they also run outside pytest, and they do not compare wall-clock times.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ class EmbeddingContract(ABC):
 
     @abstractmethod
     def make(self, **fields: Any) -> BaseEmbedding:
-        """A new object; `fields` go to the constructor and win over the defaults given here."""
+        """Return a new object; `fields` go to the constructor and override the defaults set here."""
 
     def make_cached(self, store: SimpleKVStore, **fields: Any) -> BaseEmbedding:
-        """As `make`, with an embeddings_cache; override it only where the constructor takes none."""
+        """Return the same as `make`, with an embeddings_cache; override it only if the constructor takes none."""
         return self.make(embeddings_cache=store, **fields)
 
     # vectors
@@ -181,7 +181,7 @@ class EmbeddingContract(ABC):
             "rate_limiter": object(),
         }
         for field, value in given.items():
-            if field in BaseEmbedding.model_fields:  # rate_limiter came with 0.14.20
+            if field in BaseEmbedding.model_fields:  # rate_limiter was added in 0.14.20
                 assert getattr(self.make(**{field: value}), field) == value
         assert self.make(embeddings_cache=SimpleKVStore()).embeddings_cache is not None
 
@@ -221,7 +221,7 @@ class EmbeddingContract(ABC):
         assert len(pickle.dumps(model)) < SMALL_PICKLE
 
     def _assert_twin(self, remake: Callable[[BaseEmbedding], BaseEmbedding], **fields: Any) -> BaseEmbedding:
-        """The remade object has the same settings and gives the same vectors."""
+        """Assert that the remade object has the same settings and returns the same vectors."""
         model = self.make(**fields)
         vectors = [model.get_query_embedding(QUERY), *model.get_text_embedding_batch(TEXTS)]
         twin = remake(model)
@@ -290,7 +290,7 @@ class EmbeddingContract(ABC):
                 _assert_same(await _answer(way(model, text)), first)
 
     async def test_cache_saved_as_json_answers_for_an_equal_object(self):
-        """The saved vectors are negated, to see that the answer comes from there."""
+        """The saved vectors are negated to show that the answer comes from the cache."""
         ways = [*product(_DOCUMENT_WAYS, _DOCUMENT_WAYS), *product(_QUERY_WAYS, _QUERY_WAYS)]
         store = SimpleKVStore()
         model = self.make_cached(store)
@@ -376,7 +376,7 @@ class EmbeddingContract(ABC):
         await self._assert_refused("half a character: \ud83d")
 
     async def _assert_refused(self, bad: Any) -> None:
-        """Every way raises, and nothing waits to try again."""
+        """Assert that every method raises, without waiting to retry."""
         model = self.make()
         with _recorded_waits() as waits:
             for way in _DOCUMENT_WAYS + _QUERY_WAYS:
@@ -422,10 +422,10 @@ class NodePostprocessorContract(ABC):
 
     @abstractmethod
     def make(self, **fields: Any) -> BaseNodePostprocessor:
-        """A new object; `fields` go to the constructor and win over the defaults given here."""
+        """Return a new object; `fields` go to the constructor and override the defaults set here."""
 
     def rerank(self, nodes: list[NodeWithScore], query: str = QUERY, **fields: Any) -> list[NodeWithScore]:
-        """What a new reranker that keeps all nodes, unless `top_n` is given, makes of them."""
+        """Rerank nodes with a new reranker, which keeps all of them unless `top_n` is given."""
         return self.make(**{"top_n": len(nodes), **fields}).postprocess_nodes(nodes, query_str=query)
 
     # order and scores
@@ -646,7 +646,7 @@ class NodePostprocessorContract(ABC):
         assert len(pickle.dumps(reranker)) < SMALL_PICKLE
 
     def _assert_twin(self, remake: Callable[[BaseNodePostprocessor], BaseNodePostprocessor]) -> None:
-        """The remade object has the same settings and gives the same scores."""
+        """Assert that the remade object has the same settings and returns the same scores."""
         reranker = self.make(top_n=5)
         found = reranker.postprocess_nodes(_scored_nodes(), query_str=QUERY)
         twin = remake(reranker)
@@ -671,7 +671,7 @@ class NodePostprocessorContract(ABC):
 
 
 class _Callbacks(BaseCallbackHandler):
-    """Records callbacks of one kind, from any thread."""
+    """A callback handler that records one kind of event, from any thread."""
 
     def __init__(self, kind: CBEventType) -> None:
         super().__init__(event_starts_to_ignore=[], event_ends_to_ignore=[])
@@ -697,7 +697,7 @@ class _Callbacks(BaseCallbackHandler):
         pass
 
     def take(self) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
-        """The payloads of start and end of each event since the last call; an event that is half there is an error."""
+        """Return the start and end payloads of each event since the last call; an unfinished event is an error."""
         assert self.starts.keys() == self.ends.keys()
         pairs = [(start, self.ends[event_id]) for event_id, start in self.starts.items()]
         self.starts.clear()
@@ -706,7 +706,7 @@ class _Callbacks(BaseCallbackHandler):
 
 
 class _EventHandler(BaseEventHandler):
-    """Records instrumentation events."""
+    """An event handler that records instrumentation events."""
 
     kinds: tuple[type, ...]
     seen: list[Any]
@@ -722,7 +722,7 @@ class _EventHandler(BaseEventHandler):
 
 @contextmanager
 def _recorded(*kinds: type) -> Iterator[list[Any]]:
-    """The events of these kinds, in order, while the block runs."""
+    """Record the events of these kinds, in order, while the block runs."""
     root, handler = get_dispatcher(), _EventHandler(kinds=kinds, seen=[])
     root.add_event_handler(handler)
     try:
@@ -732,7 +732,7 @@ def _recorded(*kinds: type) -> Iterator[list[Any]]:
 
 
 def _in_pairs(events: list[Any], start: type) -> tuple[list[Any], list[Any]]:
-    """Starts and ends; as many of each, and no end before a start."""
+    """Return starts and ends; check that each start has an end and that no end comes first."""
     opened = 0
     for event in events:
         opened += 1 if isinstance(event, start) else -1
@@ -744,7 +744,7 @@ def _in_pairs(events: list[Any], start: type) -> tuple[list[Any], list[Any]]:
 
 @contextmanager
 def _model_out_of_reach(model: BaseEmbedding) -> Iterator[None]:
-    """Any call of the model is an error while the block runs."""
+    """Make every call of the model raise while the block runs."""
     with ExitStack() as stack:
         for method in _MODEL_METHODS:
             error = AssertionError(f"{method} was called")
@@ -754,7 +754,7 @@ def _model_out_of_reach(model: BaseEmbedding) -> Iterator[None]:
 
 @contextmanager
 def _recorded_waits() -> Iterator[list[float]]:
-    """The waits of 0.1 s and more that the block asked for; none of them is waited."""
+    """Record the block's sleeps of 0.1 s or more, and skip them."""
     waits: list[float] = []
     sleep, asyncio_sleep = time.sleep, asyncio.sleep
 
@@ -775,7 +775,7 @@ def _recorded_waits() -> Iterator[list[float]]:
 
 
 async def _ticks_during(work: Awaitable[Any]) -> tuple[int, Any]:
-    """How often the loop came round, a millisecond apart, while `work` ran; and what `work` gave."""
+    """Return how often a 1 ms timer ticked on the loop while `work` ran, and the result of `work`."""
     ticks = 0
 
     async def tick() -> None:
@@ -793,7 +793,7 @@ async def _ticks_during(work: Awaitable[Any]) -> tuple[int, Any]:
 
 
 def _busy_size(run: Callable[[int], Any]) -> int:
-    """A size of work that takes so long that a loop which is not blocked ticks many times."""
+    """Return a size of work that takes long enough for an unblocked loop to tick many times."""
     size = 32
     while size < 4096:
         size *= 2
@@ -805,7 +805,7 @@ def _busy_size(run: Callable[[int], Any]) -> int:
 
 
 async def _every_way(model: BaseEmbedding) -> AsyncIterator[tuple[list[str], list[Any]]]:
-    """Texts and the vectors they got, by one public method after the other."""
+    """Yield texts and their vectors from each public method in turn."""
     yield [QUERY], [model.get_query_embedding(QUERY)]
     yield [QUERY], [model.get_text_embedding(QUERY)]
     yield TEXTS, model.get_text_embedding_batch(TEXTS)
@@ -819,7 +819,7 @@ async def _answer(found: Any) -> Any:
 
 
 def _first(found: Any) -> Any:
-    """The first of a list, or of what an awaitable gives."""
+    """Return the first item of a list, or of an awaitable's result."""
     if not inspect.isawaitable(found):
         return found[0]
 
@@ -831,7 +831,7 @@ def _first(found: Any) -> Any:
 
 def _needed(fields: dict[str, Any] | None) -> dict[str, Any]:
     if fields is None:
-        pytest.skip("the model knows no instructions")
+        pytest.skip("the model has no instructions")
     return fields
 
 
@@ -840,7 +840,7 @@ def _key(model: BaseEmbedding) -> str:
 
 
 def _negated(value: Any) -> Any:
-    """The same data with every number negated."""
+    """Return the same data with every number negated."""
     if isinstance(value, dict):
         return {key: _negated(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -854,7 +854,7 @@ def _text_nodes(texts: list[str] = TEXTS, title: str | None = "A title") -> list
 
 
 def _scored_nodes(texts: list[str] = PASSAGES, title: str | None = "A title") -> list[NodeWithScore]:
-    """As a retriever gives them: best first, by its own score."""
+    """Return nodes as a retriever does: best first, by its own score."""
     return [NodeWithScore(node=node, score=1 / (2 + i)) for i, node in enumerate(_text_nodes(texts, title))]
 
 
@@ -871,7 +871,7 @@ def _snapshot(nodes: list[NodeWithScore]) -> list[Any]:
 
 
 def _distance(found: Any, expected: Any) -> float:
-    """The largest difference, relative to the largest expected value."""
+    """Return the largest difference, relative to the largest expected value."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape:
         return float("inf")
@@ -893,7 +893,7 @@ def _assert_same_ranking(found: list[NodeWithScore], expected: list[NodeWithScor
 
 
 def _assert_own_class_name(part: Any, base: type) -> None:
-    """No class that `part` is not an instance of, nor one of its bases, has the same class_name."""
+    """Assert that no unrelated class has the same class_name as `part`."""
     kind, classes = type(part), [base]
     for known in classes:
         classes += known.__subclasses__()

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from bge_integrations.core.residency import models_in_memory
-from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError
+from bge_integrations.errors import CheckpointNotFoundError, InvalidInputError, UnknownModelError, WrongKindError
 from bge_integrations.llama_index import BGEEmbedding, BGERerank, BGESparseEmbedding
 from bge_integrations.models.encoder_model import EncoderModel
 
@@ -97,29 +97,29 @@ def test_changed_settings_take_effect():
     assert changed.get_query_embedding("hi") != before
 
 
-def test_mistakes_fail_when_the_object_is_made():
-    with pytest.raises(UnknownModelError, match="Did you mean"):
+def test_bad_settings_raise_at_construction():
+    with pytest.raises(UnknownModelError, match=r"bge-bas-en.*bge-base-en"):
         BGEEmbedding(model_name="bge-bas-en")
-    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+    with pytest.raises(CheckpointNotFoundError, match="nowhere"):
         BGEEmbedding(model_name="./nowhere")
     with pytest.raises(ValidationError, match="trust_remote_code"):
         BGEEmbedding(model_name=BASE, trust_remote_code=True)
-    with pytest.raises(ValidationError, match="at least 1, or None"):
+    with pytest.raises(ValidationError, match="top_n=0"):
         BGERerank(model=RERANKER, top_n=0)
     with pytest.raises(ValidationError, match="score_threshold=nan"):
         BGERerank(model=RERANKER, score_threshold=float("nan"))
-    with pytest.raises(InvalidInputError, match="embedders"):
+    with pytest.raises(WrongKindError, match="load_embedder"):
         BGERerank(model=BASE)
 
 
-def test_bad_texts_name_their_place(embedding):
+def test_bad_texts_are_named_by_their_index(embedding):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         embedding.get_text_embedding_batch(["fine", "\ud800"])
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="list"):
         embedding.get_query_embedding(["hi"])
 
 
-def test_a_cache_tells_two_models_in_the_same_place_apart(tmp_path):
+def test_a_cache_distinguishes_two_models_at_the_same_path(tmp_path):
     """The settings are equal; the weights under the path are not."""
     model = tmp_path / "model"
     shutil.copytree(BASE, model)
@@ -133,7 +133,7 @@ def test_a_cache_tells_two_models_in_the_same_place_apart(tmp_path):
     assert np.abs(np.subtract(before, after)).max() > 1e-3
 
 
-def test_a_cache_serves_queries_with_text_vectors_where_they_are_the_same():
+def test_a_cache_serves_queries_with_text_vectors_if_they_are_the_same():
     store = SimpleKVStore()
     m3 = BGEEmbedding(model_name=M3, embeddings_cache=store)
     m3.get_text_embedding("hi")
@@ -144,9 +144,9 @@ def test_a_cache_serves_queries_with_text_vectors_where_they_are_the_same():
 def test_a_cache_refuses_bad_texts_as_the_model_does():
     cached = BGEEmbedding(model_name=BASE, embeddings_cache=SimpleKVStore())
     for text in (None, 3, b"a", ["a"]):
-        with pytest.raises(InvalidInputError, match="must be a str"):
+        with pytest.raises(InvalidInputError, match=type(text).__name__):
             cached.get_query_embedding(text)
-        with pytest.raises(InvalidInputError, match="must be a str"):
+        with pytest.raises(InvalidInputError, match=type(text).__name__):
             cached.get_text_embedding_batch([text])
 
 
@@ -171,7 +171,7 @@ def test_a_cache_is_right_while_a_setting_changes():
         assert_close([cached.get_text_embedding(text) for text in texts], model.get_text_embedding_batch(texts))
 
 
-def test_a_copy_with_other_settings_does_not_take_turns_in_loading(monkeypatch):
+def test_a_copy_with_other_settings_does_not_unload_the_original(monkeypatch):
     loads = []
     original = EncoderModel.__init__
     monkeypatch.setattr(EncoderModel, "__init__", lambda self, *given: loads.append(given) or original(self, *given))
@@ -196,7 +196,7 @@ def test_a_cache_after_a_change_does_not_load_for_every_call(model_uses):
         assert not model_uses
 
 
-def test_changes_of_the_embedding_are_checked():
+def test_changed_settings_of_the_embedding_are_checked():
     changed = BGEEmbedding(model_name=BASE)
     changed.model_name = Path(M3)
     assert changed.to_dict()["model_name"] == M3
@@ -294,7 +294,7 @@ def test_a_kept_score_is_the_retrievers_and_never_read(mode):
     assert twice[0].node.excluded_embed_metadata_keys == ["retrieval_score"]
 
 
-def test_a_retrieval_score_of_the_users_own_is_text_as_any_other(reranker):
+def test_the_users_own_retrieval_score_is_ordinary_metadata(reranker):
     given = nodes(metadata={"retrieval_score": "high"})
     found = BGERerank(model=RERANKER, top_n=None).postprocess_nodes(given[:1], query_str="q")
     assert_close([found[0].score], reranker.score([("q", f"retrieval_score: high\n\n{TEXTS[0]}")]))
@@ -310,7 +310,7 @@ def test_settings_embed_model_and_a_query_engine(monkeypatch):
     assert len(engine.query("where do pandas live?").source_nodes) == 2
 
 
-def test_ten_adapters_hold_one_copy_of_the_weights():
+def test_ten_adapters_share_one_copy_of_the_weights():
     from bge_integrations.chroma import BGEEmbeddingFunction
     from bge_integrations.core.session import Session
     from bge_integrations.langchain import BGEEmbeddings, BGEM3Retriever, BGEMilvusSparseEmbeddings, BGESparseEmbeddings

@@ -1,4 +1,4 @@
-"""The contract can fail: what it finds in the parts that LlamaIndex's users have today."""
+"""The contract can fail: the promises that LlamaIndex's existing integrations break."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ flag_embedding = pytest.importorskip("llama_index.postprocessor.flag_embedding_r
 
 
 class HuggingFace(EmbeddingContract):
-    """`HuggingFaceEmbedding`; the checkpoint passes for one of those that it takes for BGE by their names."""
+    """`HuggingFaceEmbedding`; the checkpoint has a name that it recognises as a BGE model."""
 
     changes: ClassVar = {
         "query_instruction": "Represent: ",
@@ -34,28 +34,28 @@ class HuggingFace(EmbeddingContract):
     with_query_instruction: ClassVar = {}
     without_query_instruction: ClassVar = {"query_instruction": ""}
     broken: ClassVar = {
-        # The constructor hands what it does not name, num_workers and embeddings_cache too, to SentenceTransformer.
+        # The constructor passes other arguments, including num_workers and embeddings_cache, to SentenceTransformer.
         "test_the_fields_of_base_embedding_are_arguments",
         "test_async_with_num_workers_equals_sync",
         "test_dict_round_trip",
         "test_dict_round_trip_with_workers_and_batch_size",
         "test_json_round_trip",
         "test_a_dict_twin_has_the_same_cache_key",
-        # "" is taken for "not given", so a BGE model's own instruction comes back.
+        # "" is treated as "not given", so a BGE model's own instruction comes back.
         "test_the_query_instruction_can_be_switched_off",
-        # truncate_dim goes to SentenceTransformer and is no field.
+        # truncate_dim goes to SentenceTransformer and is not a field.
         "test_a_change_of_the_vectors_changes_the_cache_key",
-        # The cache's key is the bare text: no query or document, no model, no settings.
+        # The cache key is only the text: not the kind (query or document), the model or the settings.
         "test_cache_after_a_document_a_query_gets_its_own_vector",
         "test_cache_after_a_query_a_document_gets_its_own_vector",
         "test_cache_set_later_keeps_queries_and_documents_apart",
         "test_cache_shared_by_different_settings",
-        # The cache is a field like any other, and no JSON.
+        # The cache is an ordinary field, but not serialisable as JSON.
         "test_json_round_trip_with_an_embeddings_cache",
         "test_settings_hold_no_object_repr_with_an_embeddings_cache",
-        # The SentenceTransformer is pickled whole.
+        # The SentenceTransformer is pickled with its weights.
         "test_a_pickle_holds_no_weights",
-        # Every error is tried three times, 4 s apart.
+        # Every failing call is tried three times, 4 s apart.
         "test_none_is_refused_at_once",
         "test_a_number_is_refused_at_once",
         "test_a_lone_surrogate_is_refused_at_once",
@@ -72,22 +72,22 @@ class HuggingFace(EmbeddingContract):
 
 
 class Mock(EmbeddingContract):
-    """`MockEmbedding`, which shows what `BaseEmbedding` itself leaves broken."""
+    """`MockEmbedding`, which shows the promises that `BaseEmbedding` itself breaks."""
 
     changes: ClassVar = {"embed_dim": 16}
     broken: ClassVar = {
         # Every vector is the same, and there is no model.
         "test_different_texts_have_different_vectors",
         "test_model_name_is_reported",
-        # BaseEmbedding drops arguments that it does not know.
+        # BaseEmbedding ignores unknown arguments.
         "test_an_unknown_argument_is_refused",
         # BaseEmbedding's async methods call the sync ones in the loop.
         "test_async_does_not_block_the_loop",
-        # BaseEmbedding's cache: as above.
+        # BaseEmbedding's cache: see above.
         "test_cache_shared_by_different_settings",
         "test_json_round_trip_with_an_embeddings_cache",
         "test_settings_hold_no_object_repr_with_an_embeddings_cache",
-        # Nothing looks at the text; the end event refuses what is no str.
+        # Nothing checks the text; only the end event rejects values that are not a str.
         "test_a_lone_surrogate_is_refused_at_once",
     }
 
@@ -107,14 +107,14 @@ class SentenceTransformers(NodePostprocessorContract):
         # retrieval_score becomes part of the text: the LLM sees it, and the next reranking scores it.
         "test_retrieval_score_stays_out_of_the_text",
         "test_reranking_again_gives_the_same_scores",
-        # It sends no instrumentation events, and no callback for no nodes.
+        # It sends no instrumentation events, and no callback if there are no nodes.
         "test_events_start_and_end",
         "test_events_start_and_end_in_async_calls",
         "test_no_nodes_start_and_end_an_event",
         "test_no_nodes_start_and_end_a_callback",
         # The constructor leaves out the base class's field.
         "test_callback_manager_is_an_argument",
-        # The CrossEncoder is pickled whole.
+        # The CrossEncoder is pickled with its weights.
         "test_a_pickle_holds_no_weights",
     }
 
@@ -129,18 +129,18 @@ class Flag(NodePostprocessorContract):
         # New scores are written into the nodes passed in, so the start event shows them too.
         "test_nodes_passed_in_are_not_changed",
         "test_events_start_and_end",
-        # There is no keep_retrieval_score.
+        # It has no keep_retrieval_score.
         "test_nodes_passed_in_are_not_changed_when_the_retrieval_score_is_kept",
         "test_retrieval_score_is_kept",
         "test_retrieval_score_stays_out_of_the_text",
         "test_reranking_again_gives_the_same_scores",
-        # It returns or raises between the start event and the end event; the callback comes later still.
+        # It returns or raises between the start event and the end event; the callback comes even later.
         "test_no_nodes_start_and_end_an_event",
         "test_no_nodes_start_and_end_a_callback",
         "test_no_query_leaves_no_event_open",
         # The constructor leaves out the base class's field.
         "test_callback_manager_is_an_argument",
-        # The FlagReranker is pickled whole.
+        # The FlagReranker is pickled with its weights.
         "test_a_pickle_holds_no_weights",
     }
 
@@ -149,7 +149,7 @@ class Flag(NodePostprocessorContract):
 
 
 def broken_promises(contract: type) -> dict[str, str]:
-    """The names of the contract's tests that fail, with the error of each."""
+    """Return {name: error} of the contract's tests that fail."""
     broken = {}
     for name in [name for name in dir(contract) if name.startswith("test_")]:
         try:
@@ -165,7 +165,7 @@ def broken_promises(contract: type) -> dict[str, str]:
 
 @pytest.fixture
 def quick_collections():
-    """FlagReranker collects garbage whenever one of them goes; what is frozen is not searched."""
+    """Freeze existing objects: FlagReranker runs the garbage collector each time one is deleted."""
     gc.freeze()
     yield
     gc.unfreeze()

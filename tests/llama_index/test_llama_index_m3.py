@@ -45,7 +45,7 @@ QUERY = "What does a panda eat?"
 
 
 class Lines(TextSplitter):
-    """A node for each line, with a new id each time, as LlamaIndex' parsers have it."""
+    """Make a node of each line, with a new id each time, as LlamaIndex's parsers do."""
 
     def split_text(self, text):
         return text.split("\n")
@@ -75,7 +75,7 @@ def only(*filters, condition=FilterCondition.AND):
 
 @pytest.fixture(autouse=True)
 def no_other_models(monkeypatch):
-    """An embedding model or an LLM that is asked for fails here, instead of asking for OpenAI's key."""
+    """Fail if a default embedding model or LLM is requested, instead of asking for OpenAI's key."""
     monkeypatch.setattr("llama_index.core.embeddings.utils.resolve_embed_model", pytest.fail)
     monkeypatch.setattr("llama_index.core.settings.resolve_embed_model", pytest.fail)
     monkeypatch.setattr("llama_index.core.settings.resolve_llm", pytest.fail)
@@ -84,13 +84,13 @@ def no_other_models(monkeypatch):
 @pytest.fixture
 def llm(monkeypatch):
     llm = MockLLM()
-    monkeypatch.setattr(Settings, "_llm", llm)  # some of LlamaIndex' engines ask for it though they are given one
+    monkeypatch.setattr(Settings, "_llm", llm)  # some LlamaIndex engines request it even when they are given an LLM
     return llm
 
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """The texts that the model reads from now on."""
+    """A list that collects the texts that the model encodes."""
     texts = []
     tokenize = inputs.tokenize_texts
     monkeypatch.setattr(
@@ -157,7 +157,7 @@ def test_a_node_comes_back_as_it_was():
         assert index.m3_index.get(["a"])[0].text == "title: Bears\n\nPandas"
 
 
-def test_unsplit_documents_are_their_own():
+def test_an_unsplit_document_is_its_own_node():
     class Whole(TransformComponent):
         def __call__(self, nodes, **kwargs):
             return nodes
@@ -169,7 +169,7 @@ def test_unsplit_documents_are_their_own():
         assert set(index.ref_doc_info) == {"pandas", "ranking"}
 
 
-def test_nodes_without_a_document_belong_to_none():
+def test_nodes_without_a_document_have_no_ref_doc():
     with BGEM3Index([TextNode(text="Pandas", id_="a")], model="pocket") as index:
         assert index.ref_doc_info == {}
         assert found(index) == ["Pandas"]
@@ -186,20 +186,20 @@ def test_inserting_and_deleting(index):
     assert "Tea comes from China." not in found(index, "tea", similarity_top_k=10)
 
 
-def test_deleting_what_is_not_there_is_told(index, caplog):
+def test_deleting_a_missing_document_is_logged(index, caplog):
     index.delete_ref_doc("nowhere")
     assert "nowhere not found, nothing deleted" in caplog.text
     assert len(index.m3_index) == 5
 
 
-def test_documents_are_known(index):
+def test_ref_doc_info_lists_the_documents(index):
     known = index.ref_doc_info
     assert {name: len(info.node_ids) for name, info in known.items()} == {"pandas": 2, "rome": 2, "ranking": 1}
     assert known["rome"].metadata == {"year": 1999, "tags": ["rome", "all"]}
     assert {entry.id for entry in index.m3_index.scan({"ref_doc_id": "rome"})} == set(known["rome"].node_ids)
 
 
-def test_the_same_node_again_costs_no_model_run(encoded):
+def test_the_same_node_is_not_encoded_again(encoded):
     nodes = Lines().get_nodes_from_documents(documents())
     with BGEM3Index(nodes, model="pocket") as index:
         encoded.clear()
@@ -216,7 +216,7 @@ def test_the_same_document_again_changes_nothing(index, encoded):
     assert encoded == []
 
 
-def test_from_documents_onto_a_kept_index_changes_nothing(tmp_path, encoded):
+def test_from_documents_on_a_stored_index_changes_nothing(tmp_path, encoded):
     with make(path=tmp_path / "kept") as index:
         before = {entry.id for entry in index.m3_index}
     encoded.clear()
@@ -243,7 +243,7 @@ def test_refreshing(index, encoded):
     assert encoded == []
 
 
-def test_settings_of_a_docstore_are_taken_as_by_other_indexes(index):
+def test_docstore_arguments_are_accepted_as_by_other_indexes(index):
     rome = documents(rome="Rome was not built in a day.")
     assert index.refresh_ref_docs(rome, update_kwargs={"delete_kwargs": {"delete_from_docstore": True}})[1]
     index.update_ref_doc(documents()[1], delete_kwargs={"delete_from_docstore": True})
@@ -266,7 +266,7 @@ def test_a_document_that_nothing_splits_keeps_its_id(tmp_path):
         assert len(index.m3_index) == 1
 
 
-def test_refreshing_knows_changed_metadata(index, encoded):
+def test_refreshing_notices_changed_metadata(index, encoded):
     changed = documents()
     changed[0].metadata["year"] = 2021
     changed[0].excluded_embed_metadata_keys = ["year"]
@@ -275,7 +275,7 @@ def test_refreshing_knows_changed_metadata(index, encoded):
     assert sorted(texts) == sorted(PANDAS.split("\n"))
 
 
-def test_neighbours_are_found_by_the_ids_that_were_kept(index):
+def test_neighbours_refer_to_the_stored_ids(index):
     index.insert(documents(rome="Rome was not built in a day.\n" + ROME)[1])
     entries = {entry.id: entry for entry in index.m3_index}
     retriever = index.as_retriever(similarity_top_k=3, doc_ids=["rome"])
@@ -309,8 +309,8 @@ def test_equal_chunks_of_a_document_all_stay():
         assert sorted(entry.text for entry in index.m3_index) == ["hi", "hi", "hi"]
 
 
-def test_a_document_that_lost_a_chunk_is_made_whole(index, encoded):
-    index.delete_nodes(index.ref_doc_info["rome"].node_ids[:1])  # as a process killed in the middle would leave it
+def test_a_document_that_lost_a_chunk_is_completed(index, encoded):
+    index.delete_nodes(index.ref_doc_info["rome"].node_ids[:1])  # the state after a kill in the middle of an insert
     assert index.refresh_ref_docs(documents()) == [False, True, False]
     assert len(encoded) == 1
     assert len(index.m3_index) == 5
@@ -336,7 +336,7 @@ def test_transformations_that_change_documents_do_not_make_them_new(tmp_path):
         assert index.refresh_ref_docs(documents()) == [False] * 3
 
 
-def test_kept_on_disk(tmp_path, encoded):
+def test_stored_on_disk(tmp_path, encoded):
     with make(path=tmp_path / "kept", transformations=[SentenceSplitter()]) as index:
         index.persist()
         before = [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)]
@@ -357,7 +357,7 @@ def test_persisting_copies_without_encoding(tmp_path, encoded):
         before = [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)]
         encoded.clear()
         index.persist(tmp_path / "kept")
-        with pytest.raises(IndexFormatError, match="an index already"):
+        with pytest.raises(IndexFormatError):
             index.persist(tmp_path / "kept")
     with BGEM3Index.load(tmp_path / "kept") as index:
         index.persist(tmp_path / "kept")
@@ -368,28 +368,28 @@ def test_persisting_copies_without_encoding(tmp_path, encoded):
         assert [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)] == before
 
 
-def test_only_what_was_kept_can_be_loaded(tmp_path):
+def test_only_a_stored_index_can_be_loaded(tmp_path):
     (tmp_path / "nothing").mkdir()
     for place in ("nowhere", "nothing"):
-        with pytest.raises(IndexNotFoundError, match="no index in"):
+        with pytest.raises(IndexNotFoundError, match=place):
             BGEM3Index.load(tmp_path / place, model="pocket")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["nothing"]
-    with pytest.raises(IndexNotFoundError, match="no index at"):
+    with pytest.raises(IndexNotFoundError, match="documents"):
         BGEM3Index.load(QdrantClient(":memory:"), model="pocket")
     (tmp_path / "docstore.json").write_text("{}")
     with pytest.raises(IndexFormatError, match=r"docstore\.json"):
         BGEM3Index.load(tmp_path, model="pocket")
 
 
-def test_a_failure_leaves_the_folder_free(tmp_path):
+def test_a_failure_releases_the_folder(tmp_path):
     with make(path=tmp_path / "kept") as index:
         with pytest.raises(IndexLockedError):
             BGEM3Index(path=tmp_path / "kept", model="pocket")
         assert len(index.m3_index) == 5
     for _ in range(2):
-        with pytest.raises(InvalidInputError, match="node 'a' holds what JSON can't"):
+        with pytest.raises(InvalidInputError, match=r"'a'.*JSON"):
             BGEM3Index([TextNode(text="Pandas", id_="a", metadata={"size": object()})], path=tmp_path / "kept")
-        with pytest.raises(InvalidInputError, match="document 'a' holds a lone surrogate"):
+        with pytest.raises(InvalidInputError, match=r"'a'.*surrogate"):
             make([Document(text="Pandas \ud800", id_="a")], path=tmp_path / "kept")
     with pytest.raises(ClosedError):
         index.as_retriever().retrieve(QUERY)
@@ -469,9 +469,9 @@ def filtered():
 
 @pytest.mark.parametrize("operator", [FilterOperator.TEXT_MATCH, "text_match_insensitive"])
 def test_filters_without_a_counterpart_are_refused(filtered, operator):
-    with pytest.raises(InvalidInputError, match=r"'text_match\w*', which .* use '=='"):
+    with pytest.raises(InvalidInputError, match=r"'text_match\w*'.*'=='"):
         filtered.as_retriever(filters=only(MetadataFilter(key="year", value="a", operator=operator)))
-    with pytest.raises(InvalidInputError, match="needs a list"):
+    with pytest.raises(InvalidInputError, match=r"'tags'.*'all'"):
         filtered.as_retriever(filters=only(MetadataFilter(key="tags", value="a", operator="all")))
 
 
@@ -488,7 +488,7 @@ def test_only_nodes_of_some_documents(filtered):
 async def test_queries(filtered):
     retriever = BGEM3Retriever(filtered, similarity_top_k=1)
     expected = retriever.retrieve(QUERY)[0].score
-    # a vector is what LlamaIndex' other retrievers leave in a query; theirs is of another model
+    # LlamaIndex's other retrievers leave a vector of another model in the query
     assert retriever.retrieve(QueryBundle(QUERY, embedding=[1.0, 0.0])) == retriever.retrieve(QUERY)
     transformed = QueryBundle("ignored", custom_embedding_strs=["What does", "a panda eat?"])
     assert (await retriever.aretrieve(transformed))[0].score == pytest.approx(expected, abs=0.1)
@@ -499,29 +499,29 @@ async def test_queries(filtered):
 def test_bad_arguments_say_what_to_do(filtered):
     with pytest.raises(InvalidInputError, match="similarity_top_k=0"):
         filtered.as_retriever(similarity_top_k=0)
-    with pytest.raises(InvalidInputError, match=r"takes no top_k; it takes .*similarity_top_k"):
+    with pytest.raises(InvalidInputError, match=r"top_k.*similarity_top_k"):
         filtered.as_retriever(top_k=3)
     with pytest.raises(InvalidInputError, match="mode='fuzzy'"):
         filtered.as_retriever(mode="fuzzy")
     with pytest.raises(InvalidInputError, match="candidates=0"):
         filtered.as_retriever(candidates=0)
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match="weights="):
         filtered.as_retriever(weights=(1, 2))
-    with pytest.raises(InvalidInputError, match="three numbers"):
+    with pytest.raises(InvalidInputError, match="weights="):
         make(weights=(0, 0, 0))
-    with pytest.raises(InvalidInputError, match="ISO date"):
+    with pytest.raises(InvalidInputError, match="long ago"):
         filtered.as_retriever(filters=only(MetadataFilter(key="year", value="long ago", operator="<")))
-    with pytest.raises(InvalidInputError, match=r"ids\[1\] is 'a' again"):
+    with pytest.raises(InvalidInputError, match=r"ids\[1\].*'a'"):
         filtered.insert_nodes([TextNode(text="one", id_="a"), TextNode(text="two", id_="a")])
-    with pytest.raises(InvalidInputError, match="batches are packed"):
+    with pytest.raises(InvalidInputError, match="batch_size"):
         make(batch_size=32)
     with pytest.raises(InvalidInputError, match="dtype='float16'"):
         make(use_fp16=True)
-    with pytest.raises(InvalidInputError, match="model is given twice, also as model_name"):
+    with pytest.raises(InvalidInputError, match="model_name"):
         make(model_name="pocket")
     with pytest.raises(InvalidInputError, match="colour"):
         make(colour="red")
-    with pytest.raises(InvalidInputError, match="did you mean max_length"):
+    with pytest.raises(InvalidInputError, match=r"max_lenght.*max_length"):
         make(max_lenght=64)
     with pytest.raises(TypeError, match="colour"):
         filtered.insert(documents()[0], colour="red")
@@ -556,7 +556,7 @@ def test_scores_do_not_tell_nodes_apart_in_fusion(filtered):
     assert len(fused.retrieve(QUERY)) == 5
 
 
-def test_objects_lead_on():
+def test_index_nodes_lead_to_their_objects():
     with make() as below:
         leads = IndexNode(text="All about animals", index_id="animals", obj=below.as_retriever(similarity_top_k=1))
         with BGEM3Index(objects=[leads], model="pocket") as index:
@@ -578,7 +578,7 @@ def test_callbacks():
     assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 1
 
 
-async def test_transformations_run_where_they_do_not_block():
+async def test_transformations_do_not_block_the_loop():
     threads = []
 
     class Sync(TransformComponent):
@@ -649,11 +649,11 @@ assert not {"qdrant_edge", "qdrant_client"} & sys.modules.keys()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_settings_stay_as_they_were():
+def test_global_settings_are_unchanged():
     assert Settings._embed_model is None
 
 
-async def test_updates_of_one_document_at_once_leave_one_version(encoded):
+async def test_concurrent_updates_of_one_document_leave_one_version(encoded):
     with make([], transformations=[Lines()]) as index:
         versions = [Document(text=f"x {n}\ny {n}", id_="one") for n in range(8)]
         await asyncio.gather(*map(index.aupdate_ref_doc, versions))
@@ -667,7 +667,7 @@ async def test_updates_of_one_document_at_once_leave_one_version(encoded):
         assert len({text.split()[-1] for text in texts}) == 1
 
 
-def test_entries_of_others_are_left_alone(encoded):
+def test_foreign_entries_are_left_alone(encoded):
     with M3Index.open(":memory:", "pocket") as m3_index:
         m3_index.add(["not a node", "not one either"], ["a", "b"], [{"ref_doc_id": ["n"]}, {"ref_doc_id": "n"}])
         index = BGEM3Index.from_index(m3_index)

@@ -1,7 +1,8 @@
-"""Reading checkpoints: every layout, and every damage names its file."""
+"""Reading checkpoints: every layout works, and errors about damage name the file."""
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -139,11 +140,11 @@ def test_a_head_of_another_width_is_refused(folder):
 
 def test_a_folder_without_any_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no tokenizer.*tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json.*vocab\.txt"):
         load_embedder(folder)
 
 
-def test_a_changed_config_is_not_overlooked_while_a_copy_is_resident(folder):
+def test_a_changed_config_is_noticed_while_a_copy_is_in_memory(folder):
     with load_embedder(folder) as old:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
@@ -173,7 +174,7 @@ def test_special_tokens_have_no_lexical_weight_without_a_tokenizer_config_either
         {"architectures": 5, "vocab_size": "many"},
     ],
 )
-def test_a_config_that_makes_no_sense_is_a_checkpoint_error(folder, change):
+def test_an_inconsistent_config_is_a_checkpoint_error(folder, change):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(CheckpointError, match=r"config\.json"):
@@ -226,11 +227,11 @@ def test_a_reranker_with_several_logits_is_refused(tmp_path):
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
     shutil.copy(CHECKPOINTS / "bge-base-en-v1.5" / "tokenizer.json", folder)
-    with pytest.raises(CheckpointError, match="belong to different models"):
+    with pytest.raises(CheckpointError, match=r"\b270\b.*\b161\b"):
         load_embedder(folder)
 
 
-def test_nothing_is_left_resident_after_a_failed_load(folder):
+def test_nothing_stays_in_memory_after_a_failed_load(folder):
     from bge_integrations.core.residency import models_in_memory
 
     before = models_in_memory()
@@ -241,13 +242,13 @@ def test_nothing_is_left_resident_after_a_failed_load(folder):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "~/nowhere-at-all"])
-def test_a_folder_that_is_not_there(name):
-    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+def test_a_missing_folder(name):
+    with pytest.raises(CheckpointNotFoundError, match=re.escape(Path(name).name)):
         load_embedder(name)
 
 
 def test_an_unknown_name_gets_suggestions():
-    with pytest.raises(UnknownModelError, match=r"Did you mean.*bge-base-en-v1\.5"):
+    with pytest.raises(UnknownModelError, match=r"bge-base-env1\.5.*bge-base-en-v1\.5"):
         load_embedder("bge-base-env1.5")
 
 
@@ -258,7 +259,7 @@ def offline(code, tmp_path, **environment):
 
 
 def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
-    """As other libraries leave it in the cache."""
+    """Other libraries cache it without the heads."""
     cached = tmp_path / "hub" / "models--BAAI--bge-m3"
     shutil.copytree(M3, cached / "snapshots" / "abc", ignore=shutil.ignore_patterns("*.pt"))
     (cached / "refs").mkdir()
@@ -274,7 +275,7 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
         ("embedder", "BAAI/bge-reranker-base", "WrongKindError"),
         ("reranker", "BAAI/bge-m3", "WrongKindError"),
         ("embedder", "BAAI/bge m3", "UnknownModelError"),
-        ("embedder", "BAAI/bge-m33", "Did you mean BAAI/bge-m3"),
+        ("embedder", "BAAI/bge-m33", "UnknownModelError"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, name, error):
@@ -283,8 +284,8 @@ def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, na
 
 
 @pytest.mark.parametrize("model", [None, 5, "", b"x"])
-def test_a_model_that_is_no_name(model):
-    with pytest.raises(InvalidInputError, match="must be a hub id"):
+def test_an_invalid_model_name(model):
+    with pytest.raises(InvalidInputError, match=re.escape(f"model={model!r}")):
         load_embedder(model)
 
 
@@ -319,7 +320,7 @@ def test_a_cached_checkpoint_needs_no_network(tmp_path):
 @pytest.mark.parametrize("name", ["bge-m3", "bge-multilingual-gemma2", "bge-reranker-v2-m3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_loaded_model_keeps_no_mapping_of_its_files(tmp_path, name, dtype):
-    """Each would reserve the size of the file, and what is written into the file would change the model."""
+    """A mapping would reserve the size of the file, and writing to the file would change the model."""
     shutil.copytree(CHECKPOINTS / name, tmp_path / name)
     load = load_reranker if "reranker" in name else load_embedder
     with load(tmp_path / name, dtype=dtype):

@@ -43,7 +43,7 @@ def test_a_reranker_agrees_with_the_oracle(pairs, oracle):
 
 
 @torch.inference_mode()
-def test_a_recorded_graph_gives_the_numbers_of_the_encoder():
+def test_a_recorded_graph_agrees_with_the_encoder():
     model = load_model(CHECKPOINTS / "bge-base-en-v1.5", "encoder", "cuda:0", "bfloat16", None, "torch")
     graphed = model._encoder
     assert isinstance(graphed, GraphedEncoder)

@@ -1,4 +1,4 @@
-"""A family is a row: every family has one, and every supported family's row runs its oracle checkpoint."""
+"""Every family has a row in the table, and every supported family's row runs its oracle checkpoint."""
 
 from typing import get_args
 
@@ -10,7 +10,7 @@ from bge_integrations.catalog import FAMILIES, SUPPORTED_FAMILIES, Family
 from bge_integrations.models.interface import OutputSpec, TokenSequence
 from bge_integrations.models.loading import load_model
 
-#: A checkpoint of each supported family, and the output asked of it.
+#: A checkpoint of each supported family, and the requested output.
 ORACLES = {
     "encoder": ("bge-base-en-v1.5", OutputSpec(pooling="cls")),
     "m3": ("bge-m3", OutputSpec(pooling="cls", sparse=True, multi_vector=True)),
@@ -42,8 +42,8 @@ def test_rows_are_consistent():
 
 
 @pytest.mark.parametrize("family", sorted(SUPPORTED_FAMILIES))
-def test_a_model_has_what_the_interface_promises(family):
-    """One output per sequence, in the order given, whatever their lengths; the same as each alone."""
+def test_a_model_implements_the_interface(family):
+    """It returns one output per sequence, in order, for any lengths, and the same as for each sequence alone."""
     folder, spec = ORACLES[family]
     model = load_model(CHECKPOINTS / folder, family, "cpu", "float32", None, "torch")
     assert model.max_length > 8
@@ -69,7 +69,7 @@ def test_a_model_has_what_the_interface_promises(family):
             assert set(together.sparse.indices) <= set(each.ids)
 
 
-def test_what_is_raised_between_layers_ends_the_run():
+def test_an_exception_between_layers_ends_the_run():
     model = load_model(CHECKPOINTS / "bge-base-en-v1.5", "encoder", "cpu", "float32", None, "torch")
 
     def stop():

@@ -33,8 +33,8 @@ def nothing():
 
 
 @torch.inference_mode()
-def test_only_the_batch_that_was_put_in_counts(encoder):
-    """Whatever was there before, and however many tokens are left over."""
+def test_only_the_current_batch_matters(encoder):
+    """Earlier contents and unused tokens of the fixed batch do not change the result."""
     fixed = FixedBatch(64, CPU)
     for batch in (
         batch_of(*[8] * 8),
@@ -47,9 +47,9 @@ def test_only_the_batch_that_was_put_in_counts(encoder):
         fixed.put(batch)
         lengths = fixed.batch.cumulative.diff().tolist()
         assert sum(lengths) == 64
-        held = replace(fixed.batch, lengths=tuple(filter(None, lengths)))  # as CUDA's attention reads `cumulative`
+        readable = replace(fixed.batch, lengths=tuple(filter(None, lengths)))  # how CUDA's attention reads `cumulative`
         torch.testing.assert_close(
-            encoder(held, nothing)[: len(batch.ids)], encoder(batch, nothing), rtol=1e-5, atol=1e-5
+            encoder(readable, nothing)[: len(batch.ids)], encoder(batch, nothing), rtol=1e-5, atol=1e-5
         )
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.hub
 
 
 def entries(*kinds):
-    """The published values of these kinds for models that this release runs."""
+    """Return the published values of these kinds for models that this release runs."""
     found = json.loads((TESTS / "published_values.json").read_text("utf-8"))["entries"]
     return [
         pytest.param(entry, id=f"{entry['kind']}-{entry['model'].split('/')[-1]}-{i}")

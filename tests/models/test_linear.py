@@ -1,4 +1,4 @@
-"""The CPU's linears: which kernels are chosen, and that they get few different numbers of rows."""
+"""The CPU's linear layers: the choice of kernels, and the small number of different row counts."""
 
 import logging
 import os
@@ -27,13 +27,13 @@ def test_rows_are_padded_with_zeros(rows):
     assert not padded[rows:].any()
 
 
-def test_there_are_few_numbers_of_rows():
-    """oneDNN keeps memory for each of them."""
+def test_there_are_few_row_counts():
+    """oneDNN keeps memory for each row count."""
     assert len({len(pad_rows(torch.ones(rows, 1))) for rows in range(2049)}) <= 60
 
 
 class Recording:
-    """A linear that notes the numbers of rows it gets."""
+    """A linear layer that records the row counts it gets."""
 
     sizes: ClassVar[set[int]] = set()
 
@@ -62,7 +62,7 @@ class Recording:
     ],
 )
 def test_models_pad_their_rows(tmp_path, monkeypatch, module, checkpoint):
-    """Whatever is asked for, and with an instruction that is computed once."""
+    """This holds for every output, and also for an instruction that is computed once."""
     monkeypatch.setattr(module, "linear", Recording)
     monkeypatch.setattr(Recording, "sizes", set())
     shutil.copytree(CHECKPOINTS / checkpoint, tmp_path / checkpoint)
@@ -100,11 +100,11 @@ def test_an_argument_wins_over_the_variable_and_the_variable_over_the_processor(
     assert choose_cpu_kernels("torch") == "torch"
 
 
-def test_bad_choices_are_refused_by_their_source(monkeypatch):
-    with pytest.raises(InvalidInputError, match=r"^cpu_kernels='mkl' is none of 'onednn', 'torch'"):
+def test_bad_choices_are_refused_with_their_source(monkeypatch):
+    with pytest.raises(InvalidInputError, match=r"^cpu_kernels='mkl'.*'onednn', 'torch'"):
         choose_cpu_kernels("mkl")
     monkeypatch.setenv("BGE_CPU_KERNELS", "fast")
-    with pytest.raises(InvalidInputError, match=r"^BGE_CPU_KERNELS='fast' is none of"):
+    with pytest.raises(InvalidInputError, match=r"^BGE_CPU_KERNELS='fast'"):
         choose_cpu_kernels()
 
 
@@ -112,7 +112,7 @@ def test_without_the_private_operators_torch_is_used(monkeypatch):
     monkeypatch.delenv("BGE_CPU_KERNELS", raising=False)
     monkeypatch.setattr(linear, "onednn_works", lambda dtype: False)
     assert choose_cpu_kernels() == "torch"
-    with pytest.raises(InvalidInputError, match="cpu_kernels='onednn' does not work with this build of torch"):
+    with pytest.raises(InvalidInputError, match="cpu_kernels='onednn'"):
         choose_cpu_kernels("onednn")
 
 
@@ -145,8 +145,8 @@ def test_both_kernels_compute_the_same():
         assert_close(one, other)
 
 
-def test_a_text_gets_the_same_bits_in_every_process_also_under_load():
-    """Kernels chosen by a timing once gave one text three hashes in five processes."""
+def test_a_text_gets_the_same_bits_in_every_process_even_under_load():
+    """Choosing kernels by a benchmark once led to three hashes of one text in five processes."""
     code = """
 import hashlib
 from bge_integrations import load_embedder

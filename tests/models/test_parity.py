@@ -1,4 +1,4 @@
-"""The core gives FlagEmbedding's numbers (tests/oracle), whatever else is in the batch."""
+"""The core returns FlagEmbedding's numbers (tests/oracle), regardless of the rest of the batch."""
 
 import numpy as np
 import pytest
@@ -169,13 +169,13 @@ def test_a_text_gets_the_same_vector_alone_and_in_any_batch(m3, texts):
         assert_close(together.sparse[i].values, alone.sparse[0].values)
 
 
-def test_dense_alone_is_what_dense_with_the_others_is(m3, texts):
-    """Alone, the last layer computes CLS tokens only."""
+def test_dense_alone_equals_dense_with_other_outputs(m3, texts):
+    """For dense vectors alone, the last layer only computes CLS tokens."""
     alone = m3.encode(texts, on_truncate="ignore").dense
     assert_close(alone, m3.encode(texts, sparse=True, on_truncate="ignore").dense)
 
 
-def test_the_trunk_agrees_with_transformers(texts):
+def test_the_backbone_agrees_with_transformers(texts):
     import torch
     from transformers import AutoModel, AutoTokenizer
 

@@ -30,7 +30,7 @@ def read(name):
     return [json.loads(line) for line in (DEMO / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
-#: Every question's answers, and so many others that a search can go wrong.
+#: Every question's answers, and enough other passages for a search to go wrong.
 QUESTIONS = read("questions")
 ANSWERS = {answer for question in QUESTIONS for answer in question["answer_ids"]}
 PASSAGES = [p for i, p in enumerate(read("passages")) if p["id"] in ANSWERS or i % 4 == 0]
@@ -79,7 +79,7 @@ class Questions(AbsTaskRetrieval):
 
 
 class RerankedQuestions(Questions):
-    """Each question's answers and a few others."""
+    """A reranking task: each question's answers and a few other passages."""
 
     metadata = metadata("RerankedQuestions", "Reranking", "map_at_1000")
 
@@ -128,7 +128,7 @@ class Countries(AbsTaskClassification):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """A connection fails the test, even where a library would put up with it."""
+    """Fail the test on any connection, even if a library would handle the error."""
     tried = []
 
     def refuse(self, address):
@@ -154,7 +154,7 @@ def predictions(model, task, folder):
 
 
 def ndcg_at_10(scores):
-    """Of float (queries, passages), from the definition: Σ relevance / log2(rank + 1), over the best possible."""
+    """Compute nDCG@10 of (queries, passages) scores by definition: Σ relevance / log2(rank + 1) over the maximum."""
     found = []
     for row, question in zip(scores, QUESTIONS, strict=True):
         ranking = np.argsort(-row, kind="stable")[:10]
@@ -180,20 +180,20 @@ def encode(model, texts, prompt_type, task=Questions):
     )
 
 
-def test_they_are_what_mteb_asks_for(pocket, pocket_reranker):
+def test_the_adapters_implement_mtebs_protocols(pocket, pocket_reranker):
     encoder, search, cross = BGEEncoder(pocket), BGEM3Search(pocket), BGECrossEncoder(pocket_reranker)
     protocols = (EncoderProtocol, SearchProtocol, CrossEncoderProtocol)
     assert [[isinstance(model, p) for p in protocols] for model in (encoder, search, cross)] == np.eye(3).tolist()
 
 
-def test_retrieval_is_what_the_embedders_own_vectors_give(pocket):
+def test_retrieval_agrees_with_the_embedders_own_vectors(pocket):
     scores = expected_scores(pocket, "dense")
     assert scores_of(BGEEncoder(pocket), Questions())["ndcg_at_10"] == pytest.approx(ndcg_at_10(scores), abs=2e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chunk", [7, 2048])
-def test_search_is_what_the_scoring_module_gives(pocket, mode, chunk, monkeypatch, tmp_path):
+def test_search_agrees_with_the_scoring_module(pocket, mode, chunk, monkeypatch, tmp_path):
     monkeypatch.setattr(m3_search, "_CHUNK_DOCUMENTS", chunk)
     monkeypatch.setattr(m3_search, "_BLOCK_QUERIES", 4)
     weights = (1.0, 0.25, 2.0)
@@ -217,7 +217,7 @@ def test_top_k_keeps_the_best_of_all_chunks(pocket, mode, top_k, monkeypatch):
     monkeypatch.setattr(m3_search, "_CHUNK_CHARACTERS", 2000)
     found = search(BGEM3Search(pocket, mode=mode), Questions(), top_k=top_k)
     expected = expected_scores(pocket, mode)
-    assert mode != "sparse" or any(np.sort(row)[-100] == np.sort(row)[-101] for row in expected)  # some are equal
+    assert mode != "sparse" or any(np.sort(row)[-100] == np.sort(row)[-101] for row in expected)  # some scores are tied
     for i, row in enumerate(expected):
         assert list(found[str(i)]) == [IDS[place] for place in np.argsort(-row, kind="stable")[:top_k]]
 
@@ -231,7 +231,7 @@ def search(model, task, *, top_k, **arguments):
     return model.search(split["queries"], top_k=top_k, **about, **arguments)
 
 
-def test_what_has_no_weight_is_not_computed(pocket, monkeypatch):
+def test_scores_without_weight_are_not_computed(pocket, monkeypatch):
     asked = []
     encode = type(pocket).encode
     monkeypatch.setattr(type(pocket), "encode", lambda *args, **kwargs: asked.append(kwargs) or encode(*args, **kwargs))
@@ -239,7 +239,7 @@ def test_what_has_no_weight_is_not_computed(pocket, monkeypatch):
     assert {(kwargs["dense"], kwargs["sparse"], kwargs["multi_vector"]) for kwargs in asked} == {(True, True, False)}
 
 
-def test_each_document_is_encoded_once_and_the_corpus_let_go(pocket, monkeypatch):
+def test_each_document_is_encoded_once_and_the_corpus_is_released(pocket, monkeypatch):
     seen = []
     encode = type(pocket).encode
 
@@ -252,7 +252,7 @@ def test_each_document_is_encoded_once_and_the_corpus_let_go(pocket, monkeypatch
     search(model, Questions(), top_k=5)
     assert seen == TEXTS
     split = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
-    with pytest.raises(InvalidInputError, match=r"call index\(\)"):
+    with pytest.raises(InvalidInputError, match=r"index\(\)"):
         model.search(Dataset.from_dict({"id": ["1"], "text": ["x"]}), top_k=1, encode_kwargs={}, **split)
 
 
@@ -267,8 +267,8 @@ def test_search_reranks_the_candidates_only(pocket, mode, monkeypatch, tmp_path)
         assert_close(list(ranked[i].values()), expected[int(i)][chosen], 1e-5)
 
 
-def test_a_reranking_search_keeps_top_k_and_puts_up_with_queries_without_candidates(pocket):
-    candidates = {"0": IDS[:9] * 2, "2": []}  # a candidate counts once
+def test_a_reranking_search_keeps_top_k_and_accepts_queries_without_candidates(pocket):
+    candidates = {"0": IDS[:9] * 2, "2": []}  # a duplicate candidate counts once
     found = search(BGEM3Search(pocket, mode="dense"), Questions(), top_k=4, top_ranked=candidates)
     row = expected_scores(pocket, "dense")[0][:9]
     assert list(found["0"]) == [IDS[place] for place in np.argsort(-row)[:4]]
@@ -276,7 +276,7 @@ def test_a_reranking_search_keeps_top_k_and_puts_up_with_queries_without_candida
 
 
 def test_a_candidate_that_is_not_in_the_corpus_is_refused(pocket):
-    with pytest.raises(InvalidInputError, match="such as 'x'"):
+    with pytest.raises(InvalidInputError, match="'x'"):
         search(BGEM3Search(pocket), Questions(), top_k=4, top_ranked={"0": ["x", IDS[0]]})
 
 
@@ -293,7 +293,7 @@ def test_reranking(pocket, pocket_reranker, kind, tmp_path):
     assert_close([ranked["3"][identifier] for identifier in candidates], expected, 1e-5)
 
 
-def test_a_reranker_takes_what_a_search_has_found(pocket, pocket_reranker, tmp_path):
+def test_a_reranker_takes_the_results_of_a_search(pocket, pocket_reranker, tmp_path):
     found = predictions(BGEM3Search(pocket), Questions(), tmp_path / "found")
     candidates = Questions().convert_to_reranking(tmp_path / "found", top_k=5)
     ranked = predictions(BGECrossEncoder(pocket_reranker), candidates, tmp_path / "reranked")
@@ -356,7 +356,7 @@ def test_models_and_modes_never_share_cached_results(pocket, tmp_path):
     files = list(tmp_path.rglob("Questions.json"))
     assert len(files) == len(models)
     names = [(result.model_name, result.model_revision) for result in results]
-    assert len(set(names[3:-1])) == len(names[3:-1])  # each mode and each weighting has a name
+    assert len(set(names[3:-1])) == len(names[3:-1])  # each mode and each weighting has its own name
     scores = [result.task_results[0].get_score() for result in results]
     for model, score in zip(models, scores, strict=True):
         kept = evaluate(model, Questions(), cache=cache, overwrite_strategy="only-cache")
@@ -366,7 +366,7 @@ def test_models_and_modes_never_share_cached_results(pocket, tmp_path):
     told.close()
 
 
-def test_what_a_large_model_depends_on_is_in_its_settings():
+def test_the_settings_name_all_that_a_large_models_results_depend_on():
     examples = [{"query": "hi", "response": "hello"}]
     layerwise = "bge-reranker-v2-minicpm-layerwise"
     lightweight = {"cutoff_layers": 5, "compress_layers": [3]}
@@ -391,12 +391,12 @@ def test_what_a_large_model_depends_on_is_in_its_settings():
 def test_a_reranker_with_several_cutoffs_is_refused():
     with (
         load_reranker(CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise", cutoff_layers=[3, 6]) as reranker,
-        pytest.raises(InvalidInputError, match="each of the cut-offs 3, 6, but mteb ranks by one"),
+        pytest.raises(InvalidInputError, match="3, 6"),
     ):
         BGECrossEncoder(reranker)
 
 
-def test_what_is_said_of_a_model(pocket, pocket_reranker, base):
+def test_the_metadata_of_a_model(pocket, pocket_reranker, base):
     meta = BGEEncoder(base).mteb_model_meta
     assert meta.name == "BAAI/bge-base-en-v1.5"
     assert meta.revision == base.weights_digest  # a folder, not the hub's cache
@@ -410,7 +410,7 @@ def test_what_is_said_of_a_model(pocket, pocket_reranker, base):
     assert meta.is_cross_encoder
 
 
-def test_every_meta_is_one_that_mteb_can_read_back(pocket, pocket_reranker):
+def test_mteb_can_read_every_meta_back(pocket, pocket_reranker):
     models = [BGEEncoder(pocket), BGECrossEncoder(pocket_reranker), *(BGEM3Search(pocket, mode=mode) for mode in MODES)]
     for model in models:
         written = json.dumps(model.mteb_model_meta.to_dict(), default=str)
@@ -427,9 +427,9 @@ def test_a_local_folder_is_named_by_its_last_part(tmp_path):
 def test_inputs_without_text_are_refused(pocket, pocket_reranker):
     images = [{"image": [object()]}]
     about = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
-    with pytest.raises(InvalidInputError, match="hold image but no text"):
+    with pytest.raises(InvalidInputError, match="image"):
         BGEEncoder(pocket).encode(images, **about)
-    with pytest.raises(InvalidInputError, match="no text"):
+    with pytest.raises(InvalidInputError, match="image"):
         BGECrossEncoder(pocket_reranker).predict([{"text": ["hi"]}], images, **about)
 
 
@@ -441,11 +441,11 @@ def test_a_task_of_images_is_refused(pocket, make):
 
 @pytest.mark.parametrize("make", [BGEEncoder, BGEM3Search])
 def test_an_encode_kwarg_that_would_do_nothing_is_refused(pocket, make):
-    with pytest.raises(InvalidInputError, match="encode_kwargs precision are not supported"):
+    with pytest.raises(InvalidInputError, match=r"encode_kwargs.*precision"):
         evaluate(make(pocket), Questions(), encode_kwargs={"precision": "int8"})
 
 
-def test_a_reranker_refuses_it_too(pocket_reranker):
+def test_a_reranker_refuses_such_an_encode_kwarg_too(pocket_reranker):
     about = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
     with pytest.raises(InvalidInputError, match="precision"):
         BGECrossEncoder(pocket_reranker).predict([{"text": ["hi"]}], [{"text": ["hi"]}], precision="int8", **about)
@@ -468,11 +468,11 @@ def test_texts_that_are_too_long_can_be_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "lexical"}, "none of 'dense'"),
-        ({"weights": (1, 1)}, "three numbers"),
-        ({"weights": (0, 0, 0)}, "three numbers"),
-        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense' has no weights; leave them out"),
-        ({"weights": (1, -1, 1)}, "three numbers"),
+        ({"mode": "lexical"}, "mode='lexical'"),
+        ({"weights": (1, 1)}, r"weights=\(1, 1\)"),
+        ({"weights": (0, 0, 0)}, r"weights=\(0, 0, 0\)"),
+        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense'.*weights"),
+        ({"weights": (1, -1, 1)}, r"weights=\(1, -1, 1\)"),
         ({"on_truncate": "cut"}, "on_truncate"),
     ],
 )
@@ -483,7 +483,7 @@ def test_bad_arguments(pocket, arguments, message):
 
 def test_a_dense_model_has_no_other_modes(base):
     assert BGEM3Search(base, mode="dense").mteb_model_meta.name == "BAAI/bge-base-en-v1.5-dense"
-    with pytest.raises(InvalidInputError, match="dense vectors only"):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1.5.*dense"):
         BGEM3Search(base)
 
 

@@ -1,6 +1,7 @@
-"""The sample pipelines of both frameworks, asked the same questions about the same files."""
+"""The sample pipelines of both frameworks answer the same questions about the same files."""
 
 import importlib
+import re
 import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,7 @@ def docs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def retriever_of(docs, tmp_path_factory, pocket, pocket_reranker):
-    """The retriever of a framework's pipeline over the files, made once."""
+    """Return a function that returns the retriever of a framework's pipeline over the files, built once."""
     made, folder = {}, tmp_path_factory.mktemp("indexes")
     with ExitStack() as stack:
 
@@ -98,14 +99,14 @@ def filter_of(framework, source):
 
 
 def retrieve(retriever, question):
-    """Sources and texts."""
+    """Return (source, text) pairs."""
     if hasattr(retriever, "invoke"):
         return [(found.metadata["source"], found.page_content) for found in retriever.invoke(question)]
     return [(found.metadata["source"], found.text) for found in retriever.retrieve(question)]
 
 
 def answer(framework, retriever, question, llm=None):
-    """Text and sources."""
+    """Return the text of the answer and its sources."""
     if framework is langchain:
         found = langchain.answer_chain(retriever, llm, reranker="pocket").invoke({"question": question})
         return found.text, found.sources
@@ -115,7 +116,7 @@ def answer(framework, retriever, question, llm=None):
 
 
 def chat_model(framework, *replies):
-    """A chat model or LLM with these replies, and the list of what it is asked."""
+    """Return a chat model or LLM with these replies, and the list of the prompts it receives."""
     asked = []
     if framework is langchain:
 
@@ -174,7 +175,7 @@ def test_a_filter_for_one_question(retriever_of):
 
 
 @both
-def test_parents_come_whole_and_once(docs, retriever_of, framework):
+def test_parents_are_returned_whole_and_once(docs, retriever_of, framework):
     found = retrieve(retriever_of(framework, "parent"), PANDAS)
     assert len(found) == len(set(found)) == 5
     assert found[0] == ("pandas.md", FILES["pandas.md"].strip())
@@ -200,8 +201,8 @@ def test_a_second_run_brings_the_index_up_to_date(tmp_path, framework, pipeline)
 
 @both
 @pytest.mark.parametrize("pipeline", ["dense", "parent"])
-def test_what_is_unchanged_is_not_embedded_again(tmp_path, framework, pipeline):
-    """Shown by a vector of another text, which stays where it was put until its passage changes."""
+def test_unchanged_passages_are_not_embedded_again(tmp_path, framework, pipeline):
+    """The vector of another text is stored for a passage, and stays there until the passage changes."""
     docs, folder = tmp_path / "docs", tmp_path / "index"
     docs.mkdir()
     write(docs, {"rome.txt": "Rome lies on the Tiber.", "bm25.md": "BM25 ranks by words."})
@@ -251,12 +252,12 @@ def test_an_interrupted_update_loses_nothing(tmp_path, monkeypatch, framework):
 def test_another_model_is_refused(docs, tmp_path, framework):
     documents = read(framework, docs)
     framework.dense_retriever(documents, tmp_path, **POCKET)
-    with pytest.raises(WrongModelError, match="vectors of pocket"):
+    with pytest.raises(WrongModelError, match="pocket"):
         framework.dense_retriever(documents, tmp_path, model=BASE, reranker="pocket")
 
 
 @both
-def test_the_hybrid_index_is_closed_at_the_end(docs, tmp_path, framework):
+def test_the_hybrid_index_is_closed_on_exit(docs, tmp_path, framework):
     documents = read(framework, docs)
     with build(framework, "hybrid", documents, tmp_path), pytest.raises(IndexLockedError):
         build(framework, "hybrid", documents, tmp_path).__enter__()
@@ -334,7 +335,7 @@ def test_an_llm_rewrites_the_question(retriever_of):
 
 
 @both
-def test_nothing_found_is_said_and_no_chat_model_is_asked(docs, tmp_path, framework):
+def test_an_empty_search_is_reported_without_asking_the_chat_model(docs, tmp_path, framework):
     with build(framework, "dense", read(framework, docs), tmp_path, **filter_of(framework, "nowhere.md")) as retriever:
         llm, asked = chat_model(framework, "never")
         assert answer(framework, retriever, PANDAS, llm) == (NOTHING_FOUND, [])
@@ -359,21 +360,21 @@ def test_mistakes(retriever_of, tmp_path, framework):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_chain_that_is_asked_with_a_bare_question_says_what_it_takes(retriever_of):
-    with pytest.raises(InvalidInputError, match=r'pass \{"question"'):
+def test_a_chain_called_with_a_bare_question_says_what_it_takes(retriever_of):
+    with pytest.raises(InvalidInputError, match='"question"'):
         langchain.answer_chain(retriever_of(langchain), reranker="pocket").invoke(PANDAS)
 
 
 @both
 def test_files_that_cannot_be_read(tmp_path, framework):
     write(tmp_path, {"rome.txt": FILES["rome.txt"], "empty.md": " "})
-    with pytest.raises(UnreadableFileError, match=r"empty\.md has no text"):
+    with pytest.raises(UnreadableFileError, match=r"empty\.md"):
         read(framework, tmp_path)
     left_out = []
     assert len(read(framework, tmp_path, on_unreadable=left_out.append)) == 1
     assert len(left_out) == 1
     (tmp_path / "rome.txt").unlink()
-    with pytest.raises(InvalidInputError, match=r"no file in .* could be read"):
+    with pytest.raises(InvalidInputError, match=re.escape(str(tmp_path))):
         read(framework, tmp_path, on_unreadable=left_out.append)
 
 

@@ -1,4 +1,4 @@
-"""The bundled pocket models: small, loaded like any checkpoint, and never a silent stand-in."""
+"""The bundled pocket models: small, loaded like any checkpoint, and never a silent fallback."""
 
 import json
 from importlib import resources
@@ -41,7 +41,7 @@ def test_the_pocket_embedder_is_like_m3(pocket):
 
 @pytest.mark.parametrize("mode", ["dense", "sparse", "multi_vector", "hybrid"])
 def test_the_right_passage_is_found(pocket, passages, questions, mode):
-    """Far above chance (0.04 of 499 passages in the best 20), mostly among the first 20."""
+    """It is mostly among the first 20 of 499 passages, far above chance (0.04)."""
     options = {"sparse": True, "multi_vector": True, "on_truncate": "ignore"}
     found = pocket.encode([f"{p['title']}\n{p['text']}" for p in passages], kind="passage", **options)
     asked = pocket.encode([q["question"] for q in questions], kind="query", **options)
@@ -57,7 +57,7 @@ def test_the_right_passage_is_found(pocket, passages, questions, mode):
 
 
 def test_the_reranker_is_the_one_that_transformers_loads(passages, questions):
-    """The passage has token type 1, and <s> of its own: a runtime that ignores either gives other scores."""
+    """The passage has token type 1 and its own <s>; a runtime that ignores either returns other scores."""
     folder = PACKAGE / "pocket" / "reranker"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
@@ -70,7 +70,7 @@ def test_the_reranker_is_the_one_that_transformers_loads(passages, questions):
         np.testing.assert_allclose(reranker.score(pairs), expected, atol=1e-4)
 
 
-def test_words_meet_without_their_endings(pocket):
+def test_words_match_without_their_endings(pocket):
     texts = ["it regulates the cells", "regulation of a cell", "regulated cells"]
     found = pocket.encode(texts, kind="passage", sparse=True)
     assert lexical_scores(found.sparse, found.sparse).min() > 0
@@ -79,7 +79,7 @@ def test_words_meet_without_their_endings(pocket):
 
 
 def test_the_reranker_prefers_the_answer(passages, questions):
-    """Against 30 random passages each, the answer is among the first three for half of the questions (chance: 0.1)."""
+    """For half of the questions, the answer ranks in the top three against 30 random passages (chance: 0.1)."""
     rng = np.random.default_rng(0)
     text = {p["id"]: f"{p['title']}\n{p['text']}" for p in passages}
     places = []

@@ -1,4 +1,4 @@
-"""The training of the pocket models goes on where it stopped, and does not teach that a right passage is wrong."""
+"""Training the pocket models resumes where it stopped, and never uses a correct passage as a negative."""
 
 import sys
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_a_crop_and_the_rest_are_the_passage():
         assert len(rest) in (len(ids), len(ids) - len(query))
 
 
-def test_a_text_that_holds_the_right_passage_is_no_negative():
+def test_a_text_that_contains_the_right_passage_is_not_a_negative():
     batch = Batch(
         query_ids=[],
         passage_ids=[],
@@ -115,12 +115,12 @@ def test_a_text_that_holds_the_right_passage_is_no_negative():
     )
     assert batch.excluded().tolist() == [
         [False, False, True, False, False],  # column 2 answers the same query
-        [False, False, False, True, False],  # column 3 is a stretch with passage 5 in it
+        [False, False, False, True, False],  # column 3 is a stretch that contains passage 5
         [True, False, False, False, False],
     ]
 
 
-def test_negatives_are_never_an_answer_nor_its_neighbour():
+def test_negatives_are_never_an_answer_or_its_neighbour():
     corpus, _ = make_corpus("aaaaaabbbb", [1] * 10, [(0, 0), (1, 6), (0, 9)])
     found = np.tile(np.arange(10, dtype=np.int32), (3, 1))
     chosen = choose_negatives(corpus, corpus.pairs, [found], 8, seed=0)
@@ -143,7 +143,7 @@ def test_best_passages_add_dense_and_sparse_scores(progress, monkeypatch):
     assert found.tolist() == np.argsort(-exact, axis=1)[:, :3].tolist()
 
 
-def test_a_file_is_made_once_and_never_half(tmp_path):
+def test_a_file_is_written_once_and_never_partially(tmp_path):
     def fail(out):
         out.write(b"half")
         raise Stopped
@@ -157,7 +157,7 @@ def test_a_file_is_made_once_and_never_half(tmp_path):
 
 @pytest.fixture(scope="module")
 def texts():
-    """Token ids of queries without repetitions, and of three passages for each."""
+    """Token ids of queries, each without repeated tokens, and of three passages per query."""
     generator = np.random.default_rng(0)
     queries = [generator.choice(np.arange(10, 200), 6, replace=False).astype(np.int32) for _ in range(3)]
     passages = [generator.integers(10, 200, size=size).astype(np.int32) for size in (5, 30, 12, 7, 9, 40, 3, 20, 21)]
@@ -175,8 +175,8 @@ def test_the_teacher_scores_each_query_with_its_own_passages(texts):
     assert torch.allclose(teacher_scores(teacher, queries, passages), expected, atol=1e-6)
 
 
-def test_a_reranker_starts_with_the_passage_that_holds_the_query_in_front():
-    """Before any training: by the bundled embedder, written into it."""
+def test_a_new_reranker_ranks_the_passage_with_the_querys_words_first():
+    """It does so before any training, because it starts from the weights of the bundled embedder."""
     model = PocketM3().eval()
     folder = Path(bge_integrations.__file__).parent / "pocket" / "embedder"
     model.trunk.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
