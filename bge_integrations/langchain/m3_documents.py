@@ -23,7 +23,7 @@ _OPEN_SETTINGS = (set(inspect.signature(M3Index.open).parameters) | EMBEDDER_SET
 def open_index(
     path: str | os.PathLike[str] | None, settings: dict[str, Any], fields: Iterable[str]
 ) -> tuple[M3Index, dict[str, Any]]:
-    """Open an index with the settings of `M3Index.open`. Return it with the other settings, which must be in `fields`."""
+    """Open an index with the settings of `M3Index.open`. Return it with the other settings, which are `fields`."""
     known = {*_OPEN_SETTINGS, *fields, "model_name"} - {"index"}
     if unknown := sorted(settings.keys() - known):
         raise InvalidInputError(

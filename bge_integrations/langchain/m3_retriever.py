@@ -72,7 +72,7 @@ class BGEM3Retriever(BaseRetriever):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Open the index in a folder or at a server's URL, and return a retriever. `settings` are as in `from_documents`.
+        """Open the index at a path or a server's URL, and return a retriever. `settings` are as in `from_documents`.
 
         Raises:
             IndexNotFoundError: The index does not exist.

@@ -71,7 +71,7 @@ class BGEM3VectorStore(VectorStore):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Open the index in a folder or at a server's URL, and return a store. `settings` are as in `from_texts`.
+        """Open the index at a path or a server's URL, and return a store. `settings` are as in `from_texts`.
 
         Raises:
             IndexNotFoundError: The index does not exist.

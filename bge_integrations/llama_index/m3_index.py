@@ -322,7 +322,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     @asynccontextmanager
     async def _areplacing(self) -> AsyncIterator[None]:
-        """Hold `_replacing`. It is polled, because waiting in a thread could take the last thread, which the holder needs."""
+        """Hold `_replacing`. Polls, because waiting in a thread could take the last thread, which the holder needs."""
         while not self._replacing.acquire(blocking=False):
             await asyncio.sleep(_WAIT)
         try:

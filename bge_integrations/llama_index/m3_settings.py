@@ -31,7 +31,7 @@ _REPLACED = {
 
 
 class M3Settings(TypedDict, total=False):
-    """The settings of a `BGEM3Index`: `path`, `weights`, and the arguments of `M3Index.open`, where they are documented.
+    """The settings of a `BGEM3Index`: `path`, `weights`, and the arguments of `M3Index.open`, which documents them.
 
     Any other keyword of `load_embedder` is accepted, too.
     """

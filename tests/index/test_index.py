@@ -217,7 +217,7 @@ def test_an_id_given_to_another_document_of_the_call(new_index):
     index = new_index()
     (made,) = index.add(["b"])
     for texts, ids in ((["b, edited", "b"], [made, None]), (["b", "b, edited"], [None, made])):
-        with pytest.raises(InvalidInputError, match=f"'{made}' again; give every document an id"):
+        with pytest.raises(InvalidInputError, match=f"'{made}'"):
             index.add(texts, ids=ids)
     assert index.add(["b", "b"], ids=[made, None]) == [made, made]
     assert [entry.text for entry in index] == ["b"]
@@ -288,7 +288,7 @@ async def test_async_twins(new_index):
         assert await index.adelete(filter={"n": {"$lt": 2}}) == 2
         await index.aflush()
         assert len(index) == 1
-    with pytest.raises(ClosedError, match="open it again"):
+    with pytest.raises(ClosedError):
         await index.asearch("x")
 
 
@@ -321,15 +321,15 @@ def test_reopening(new_index, pocket):
         new_index(model="pocket", max_length=64)
     with pytest.raises(InvalidInputError, match="multi_vectors='float32'"):
         new_index(multi_vectors="recompute")
-    with pytest.raises(InvalidInputError, match="'int4' is none of"):
+    with pytest.raises(InvalidInputError, match="'int4'"):
         new_index(quantization="int4")
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
 
 
 def test_every_setting_of_an_embedder_and_no_other(tmp_path, caplog):
     for wrong, message in (
-        ({"max_lenght": 9}, "no setting 'max_lenght'; did you mean max_length"),
-        ({"colour": "red"}, "no setting 'colour'; there are api_key, .*device"),
+        ({"max_lenght": 9}, "'max_lenght'; .*max_length"),
+        ({"colour": "red"}, "'colour'; .*api_key, .*device"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             M3Index.open(tmp_path / "index", "pocket", **wrong)
@@ -350,7 +350,7 @@ def test_copies_and_opening_without_making(pocket, tmp_path):
     with M3Index.open(":memory:", pocket) as index:
         index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
         index.copy_to(tmp_path / "copy")
-        with pytest.raises(IndexFormatError, match="an index already"):
+        with pytest.raises(IndexFormatError, match="copy"):
             index.copy_to(tmp_path / "copy")
         index.add(["later"])
         with M3Index.open(tmp_path / "copy", create=False) as copy:
@@ -361,11 +361,11 @@ def test_copies_and_opening_without_making(pocket, tmp_path):
             copy.add(["kept?"])
     with M3Index.open(tmp_path / "copy") as copy:
         assert len(copy) == 6
-    with pytest.raises(IndexNotFoundError, match="no index in"):
+    with pytest.raises(IndexNotFoundError, match="typo"):
         M3Index.open(tmp_path / "typo", create=False)
     assert not (tmp_path / "typo").exists()
     client = QdrantClient(":memory:")
-    with pytest.raises(IndexNotFoundError, match="no index at"):
+    with pytest.raises(IndexNotFoundError, match="documents"):
         M3Index.open(client, pocket, create=False)
     with M3Index.open(client, pocket) as index, pytest.raises(NotSupportedError, match="snapshots"):
         index.copy_to(tmp_path / "server")
@@ -545,35 +545,35 @@ def test_the_members_of_an_enum_are_their_texts(new_index):
 WRONG_FILTERS = [
     ("year > 2000", "must be a dict"),
     ({}, "empty"),
-    ({"": 1}, "names of metadata"),
-    ({1: 2}, "names of metadata"),
-    ({"x": None}, r"ask \{'\$exists': False\}"),
+    ({"": 1}, r"filter\[''\]"),
+    ({1: 2}, r"filter\[1\]"),
+    ({"x": None}, r"\{'\$exists': False\}"),
     ({"x": [1, 2]}, r"'\$in': \[...\]"),
     ({"x": {}}, "no operator"),
     ({"x": {"$like": "a"}}, r"\['\$like'\]; use \$eq"),
     ({"x": {"$gt": "soon"}}, "ISO date"),
     ({"x": {"$gt": None}}, "ISO date"),
     ({"x": {"$gt": True}}, "ISO date"),
-    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, "a number and a date"),
+    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, r"filter\['x'\] .*number.* date"),
     ({"x": float("nan")}, "nan"),
     ({"x": 2**63}, "64 bits"),
     ({"x": {"$in": [1, -(2**70)]}}, "64 bits"),
     ({"x": {"$gt": 10**400}}, "ISO date"),
     ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "ISO date"),
-    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), "32 deep"),
-    ({"x": {"$in": "abc"}}, "list of values"),
+    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), "32"),
+    ({"x": {"$in": "abc"}}, r"list.*'abc'"),
     ({"x": {"$in": [None]}}, "compares with None"),
     ({"x": {"$exists": 1}}, "True or False"),
-    ({"$and": []}, "at least one"),
-    ({"$or": {"x": 1}}, "list of filters"),
+    ({"$and": []}, r"\$and.*list"),
+    ({"$or": {"x": 1}}, r"\$or.*list"),
     ({"$not": [{"x": 1}]}, "must be a dict"),
-    ({"$nor": [{"x": 1}]}, r"none of \$and, \$or, \$not"),
-    ({"a..b": 1}, "names with dots"),
-    ({".a": 1}, "names with dots"),
-    ({'say "hi"': 1}, "names with dots"),
-    ({"a[0]": 1}, "in quotes"),
+    ({"$nor": [{"x": 1}]}, r"\$nor .*\$and, \$or, \$not"),
+    ({"a..b": 1}, "'a..b'"),
+    ({".a": 1}, "'.a'"),
+    ({'say "hi"': 1}, 'say "hi"'),
+    ({"a[0]": 1}, r"'a\[0\]'"),
     ({"$or": [{"x": 1}, {"y": {"$gt": []}}]}, r"\$or'\]\[1\]\['y'\]\['\$gt'\]"),
-    ({"number": {"$gt": "2020-01-01"}}, "documents have numbers there"),
+    ({"number": {"$gt": "2020-01-01"}}, r"filter\['number'\].*numbers"),
     ({"x": "\ud800"}, "lone surrogate"),
     ({"x": {"$in": ["\ud800"]}}, "lone surrogate"),
     ({"\ud800": 1}, "lone surrogate"),
@@ -598,8 +598,8 @@ WRONG_DOCUMENTS = [
     ({"texts": ["a", "\ud800"]}, r"texts\[1\] holds a lone surrogate"),
     ({"texts": ["a", "b"], "ids": ["x"]}, "more texts than ids"),
     ({"texts": ["a"], "ids": ["x", "y"]}, "more ids or metadatas than texts"),
-    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\] is 'x' again"),
-    ({"texts": ["a"], "ids": [""]}, r"ids\[0\] is empty"),
+    ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\].*'x'"),
+    ({"texts": ["a"], "ids": [""]}, r"ids\[0\]"),
     ({"texts": ["a"], "ids": [7]}, r"ids\[0\] must be a str"),
     ({"texts": ["a"], "ids": "x"}, "ids must be a list"),
     ({"texts": ["a"], "metadatas": {"x": 1}}, "metadatas must be a list"),
@@ -646,24 +646,24 @@ def test_wrong_searches(pocket):
                 index.search(**{"query": "a", **arguments})
         with pytest.raises(InvalidInputError, match="list of texts"):
             index.search_many("a")
-        with pytest.raises(InvalidInputError, match="ids or a filter"):
+        with pytest.raises(InvalidInputError, match="delete"):
             index.delete()
-        with pytest.raises(InvalidInputError, match="ids or a filter"):
+        with pytest.raises(InvalidInputError, match="delete"):
             index.delete(["a"], {"x": 1})
         assert index.search_many([]) == []
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
 def test_places_that_are_none(pocket):
-    with pytest.raises(InvalidInputError, match="not int"):
+    with pytest.raises(InvalidInputError, match="int"):
         M3Index.open(3, pocket)
     with pytest.raises(InvalidInputError, match="collection=''"):
         M3Index.open(QdrantClient(":memory:"), pocket, collection="")
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9"):
         M3Index.open("http://127.0.0.1:9", pocket)
-    with pytest.raises(StorageError, match="does not answer"):
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         M3Index.open(QdrantClient("127.0.0.1", grpc_port=9, prefer_grpc=True, check_compatibility=False), pocket)
     client = QdrantClient(":memory:")
     client.create_collection("theirs", vectors_config={})
-    with pytest.raises(IndexFormatError, match="no index of this package"):
+    with pytest.raises(IndexFormatError, match="'theirs'"):
         M3Index.open(client, pocket, collection="theirs")

@@ -116,12 +116,12 @@ def test_one_process_at_a_time_and_the_next_after_a_kill(folder, pocket):
     )
     with holder:
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(IndexLockedError, match="open already in another process"):
+        with pytest.raises(IndexLockedError, match="in another process"):
             M3Index.open(folder, pocket)
         holder.kill()
     with M3Index.open(folder, pocket) as index:
         assert [hit.id for hit in index.search("heron")] == ["1"]
-        with pytest.raises(IndexLockedError, match="open already"):
+        with pytest.raises(IndexLockedError, match="in this process"):
             M3Index.open(folder, pocket)
         assert len(index) == 1
 
@@ -179,7 +179,7 @@ def lose_both(folder):
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
         (lambda folder: (folder / "current.json").write_text("[]"), "current.json is damaged"),
         (change("manifest.json", format=99), "upgrade"),
-        (change("manifest.json", format="1"), "not the manifest"),
+        (change("manifest.json", format="1"), "manifest.json"),
         (change("manifest.json", max_length=None), r"damaged \(max_length\)"),
         (change("manifest.json", multi_vectors="float8"), r"damaged \(multi_vectors\)"),
         (change("manifest.json", colour="red"), r"damaged \(colour\)"),
@@ -210,7 +210,7 @@ def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"name": "precious"}')
     before = contents(tmp_path)
-    with pytest.raises(IndexFormatError, match="another"):
+    with pytest.raises(IndexFormatError, match=tmp_path.name):
         M3Index.open(tmp_path, pocket)
     assert contents(tmp_path) == before
 
@@ -233,7 +233,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path, pocket):
 
 def test_a_file_is_no_folder(tmp_path, pocket):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(IndexFormatError, match="is a file; pass a folder"):
+    with pytest.raises(IndexFormatError, match="file"):
         M3Index.open(tmp_path / "file", pocket)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -265,7 +265,7 @@ def test_another_model_is_refused_and_the_folder_let_go(folder, pocket):
     with M3Index.open(folder, pocket) as index:
         index.add(TEXTS)
     before = contents(folder)
-    with pytest.raises(WrongModelError, match="made with pocket"):
+    with pytest.raises(WrongModelError, match="pocket"):
         M3Index.open(folder, M3)
     with pytest.raises(WrongModelError, match="max_length"):
         M3Index.open(folder, "pocket", max_length=16)
@@ -298,7 +298,7 @@ def test_a_full_disk_loses_nothing_and_ends_when_there_is_room(small_disk, pocke
         ballast = small_disk / "ballast"
         ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (60 << 20)))
         more = [f"A heron {i} stands in the water." for i in range(500)]
-        with pytest.raises(DiskFullError, match="Make room and run it again"):
+        with pytest.raises(DiskFullError, match="MB"):
             index.add(more)
         with pytest.raises(DiskFullError):
             index.optimize()
@@ -431,7 +431,7 @@ def test_an_optimiser_that_fails_changes_nothing(index, folder, monkeypatch):
     before = shards(folder)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", shutil.which("false"))
-        with pytest.raises(StorageError, match="optimising failed"):
+        with pytest.raises(StorageError, match="status 1"):
             index.optimize()
     assert shards(folder) == before
     index.add(["One more."])

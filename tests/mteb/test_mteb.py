@@ -391,7 +391,7 @@ def test_what_a_large_model_depends_on_is_in_its_settings():
 def test_a_reranker_with_several_cutoffs_is_refused():
     with (
         load_reranker(CHECKPOINTS / "bge-reranker-v2-minicpm-layerwise", cutoff_layers=[3, 6]) as reranker,
-        pytest.raises(InvalidInputError, match="each of the cut-offs 3, 6, but mteb ranks by one"),
+        pytest.raises(InvalidInputError, match="3, 6"),
     ):
         BGECrossEncoder(reranker)
 
@@ -427,7 +427,7 @@ def test_a_local_folder_is_named_by_its_last_part(tmp_path):
 def test_inputs_without_text_are_refused(pocket, pocket_reranker):
     images = [{"image": [object()]}]
     about = {"task_metadata": Questions.metadata, "hf_split": "test", "hf_subset": "default"}
-    with pytest.raises(InvalidInputError, match="hold image but no text"):
+    with pytest.raises(InvalidInputError, match="image"):
         BGEEncoder(pocket).encode(images, **about)
     with pytest.raises(InvalidInputError, match="no text"):
         BGECrossEncoder(pocket_reranker).predict([{"text": ["hi"]}], images, **about)
@@ -441,7 +441,7 @@ def test_a_task_of_images_is_refused(pocket, make):
 
 @pytest.mark.parametrize("make", [BGEEncoder, BGEM3Search])
 def test_an_encode_kwarg_that_would_do_nothing_is_refused(pocket, make):
-    with pytest.raises(InvalidInputError, match="encode_kwargs precision are not supported"):
+    with pytest.raises(InvalidInputError, match="precision"):
         evaluate(make(pocket), Questions(), encode_kwargs={"precision": "int8"})
 
 
@@ -468,10 +468,10 @@ def test_texts_that_are_too_long_can_be_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "lexical"}, "none of 'dense'"),
+        ({"mode": "lexical"}, "mode='lexical'"),
         ({"weights": (1, 1)}, "three numbers"),
         ({"weights": (0, 0, 0)}, "three numbers"),
-        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense' has no weights; leave them out"),
+        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense'"),
         ({"weights": (1, -1, 1)}, "three numbers"),
         ({"on_truncate": "cut"}, "on_truncate"),
     ],
