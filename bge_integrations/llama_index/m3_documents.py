@@ -27,7 +27,7 @@ Rows = tuple[list[str], list[str], list[dict[str, Any]]]
 
 #: Metadata key for the document version that a node belongs to.
 _VERSION = "_ref_doc_version"
-#: Number of documents looked up with one filter; the whole filter is sent again for each page of results.
+#: Number of documents looked up with one filter; each page of results evaluates the whole filter.
 _LOOKUP_BATCH = 500
 
 
