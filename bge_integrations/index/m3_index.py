@@ -122,8 +122,8 @@ class M3Index:
         """Add documents, or replace those with the same id. A document with unchanged text is not encoded again.
 
         Documents are encoded and stored a few dozen at a time, which limits the memory. After an interruption, the same
-        call skips documents that are already stored. A list is checked as a whole before anything is stored, an iterator
-        as it is read.
+        call skips documents that are already stored. A list is checked as a whole before anything is stored; an
+        iterator is checked as it is read.
 
         Args:
             texts: The documents.

@@ -17,7 +17,7 @@ from bge_integrations.validation import check_query
 class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
     """Lexical weights of bge-m3: {token id: weight > 0} for each text.
 
-    LlamaIndex's `QdrantVectorStore` has parameters named `sparse_doc_fn` and `sparse_query_fn` for these methods.
+    Pass `sparse_doc_fn` and `sparse_query_fn` to LlamaIndex's `QdrantVectorStore` as arguments of the same names.
     Together with a `BGEEmbedding` of the same model and settings, each text and query goes through the model only once:
     both share the result.
 

@@ -142,7 +142,7 @@ def test_copies_and_mistakes():
         BGEM3Retriever.from_texts(TEXTS, modle=M3)
     with pytest.raises(InvalidInputError, match=r"topk; .*weights"):
         BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
-    with pytest.raises(InvalidInputError, match=BASE):
+    with pytest.raises(InvalidInputError, match=r"bge-base-en-v1\.5"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE)
     with pytest.raises(InvalidInputError, match="model_name"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE, model_name=M3)
