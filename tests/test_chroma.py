@@ -184,7 +184,7 @@ def test_another_model_under_the_same_name_is_refused(client, own, get, case):
         lambda: collection.update(ids=["1"], documents=["hi"]),
         lambda: collection.query(query_texts=["hi"]),
     ):
-        with pytest.raises(WrongModelError):
+        with pytest.raises(WrongModelError, match=r"there, .* here"):
             call()
     assert collection.count() == 3
     assert client.get_collection("documents").get("1")["documents"] == TEXTS[:1]
@@ -204,7 +204,7 @@ def test_a_collection_cannot_be_assigned_to_another_model(tmp_path, function):
     client = chromadb.PersistentClient(str(tmp_path))
     collection = client.create_collection("documents", embedding_function=function)
     collection.add(ids=IDS, documents=TEXTS)
-    with pytest.raises(WrongModelError):
+    with pytest.raises(WrongModelError, match=r"there, .* here"):
         collection.modify(name="other", configuration={"embedding_function": BGEEmbeddingFunction(model_name=M3)})
     kept = client.get_collection("documents").configuration_json["embedding_function"]["config"]
     assert kept == function.get_config()

@@ -1,4 +1,4 @@
-"""Batches bounded by the bytes and the number of what they hold."""
+"""Batches limited by total size and number of items."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 def batches_of(
-    items: Iterable[T], size_of: Callable[[T], int], most: int, most_items: int = sys.maxsize
+    items: Iterable[T], size_of: Callable[[T], int], max_size: int, max_items: int = sys.maxsize
 ) -> Iterator[list[T]]:
-    """Yield lists of at most `most_items` items whose sizes add up to at most `most`, or of one larger item."""
+    """Yield lists of at most `max_items` items and `max_size` in total. A larger item gets its own list."""
     batch: list[T] = []
     total = 0
     for item in items:
         size = size_of(item)
-        if batch and (total + size > most or len(batch) == most_items):
+        if batch and (total + size > max_size or len(batch) == max_items):
             yield batch
             batch, total = [], 0
         batch.append(item)

@@ -1,4 +1,4 @@
-"""From the vectors of queries to scored and ranked candidates."""
+"""Finding, scoring and ranking the candidates for a query."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 Scores = dict[Representation, dict[str, float]]
 QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
 
-#: An approximate search that keeps track of fewer neighbours misses some of the best.
-_LEAST_EF_SEARCH = 128
+#: Minimum ef_search. With less, an approximate search misses some of the best points.
+_MIN_EF_SEARCH = 128
 #: From this many candidates on, search exhaustively: an HNSW graph does not reach every point.
 _EXACT_FROM = 1000
 
 
 @dataclass
 class Candidates:
-    """The points that one query's sub-queries proposed, and all their scores."""
+    """One query's candidate points and all their scores."""
 
     points: list[str]
     scores: Scores
 
 
 def find_candidates(engine: Engine, queries: Sequence[QueryVectors], search: Search) -> list[Candidates]:
-    """Return each query's candidates with all scores that count, whichever sub-query proposed them.
+    """Return each query's candidates with all scores that the search combines.
 
-    The engine is asked twice: for candidates, and for the scores that these still lack.
+    The engine gets two requests: one for the candidates, and one for their missing scores.
 
     Args:
-        queries: Their vectors. Scores for which a query has no vector are left for the caller to add.
+        queries: The query vectors. If a query lacks a vector, the caller has to add that score.
     """
-    proposed = _ask(engine, [_proposing(query, search) for query in queries])
+    proposed = _run(engine, [_candidate_queries(query, search) for query in queries])
     candidates = [list(dict.fromkeys(point for r in search.proposing for point in scores[r])) for scores in proposed]
-    lacking = [
-        list(_completing(query, points, scores, search))
+    missing = [
+        list(_missing_scores(query, points, scores, search))
         for query, points, scores in zip(queries, candidates, proposed, strict=True)
     ]
-    found = []
-    for query, points, scores, added in zip(queries, candidates, proposed, _ask(engine, lacking), strict=True):
+    completed = []
+    for query, points, scores, added in zip(queries, candidates, proposed, _run(engine, missing), strict=True):
         for r, by_point in added.items():
             scores[r] = scores[r] | by_point
-        if "sparse" in search.weights:  # without a common token the score is 0, not missing
+        if "sparse" in search.weights:  # without a shared token, the score is 0, not missing
             scores["sparse"] = dict.fromkeys(points, 0.0) | scores["sparse"]
-        found.append(_complete(points, {r: scores[r] for r in search.weights if r in query}))
-    return found
+        completed.append(_without_deleted(points, {r: scores[r] for r in search.weights if r in query}))
+    return completed
 
 
 def rank(scores: Scores, search: Search) -> list[tuple[str, float]]:
-    """Return the k best points and their scores, best first, equal scores in the order of their points."""
+    """Return the k best points and their scores, best first. Ties are ordered by point."""
     points = sorted(next(iter(scores.values())))
     columns = {r: np.array([scores[r][point] for point in points]) for r in search.weights}
     if search.fusion == "rrf" and len(search.weights) > 1:
@@ -85,57 +85,57 @@ def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
 
 
 def size_of(query: QueryVectors) -> int:
-    """Return the bytes of a query's vectors."""
+    """Return the size of a query's vectors in bytes."""
     return sum(
         sum(array.nbytes for array in vector) if isinstance(vector, tuple) else vector.nbytes
         for vector in query.values()
     )
 
 
-def _proposing(query: QueryVectors, search: Search) -> list[SubQuery]:
-    """Return the sub-queries that propose candidates."""
+def _candidate_queries(query: QueryVectors, search: Search) -> list[SubQuery]:
+    """Return the sub-queries that retrieve candidates."""
     return [
         SubQuery(
             r,
             query[r],
             search.candidates,
             search.condition,
-            ef_search=max(_LEAST_EF_SEARCH, search.candidates),
+            ef_search=max(_MIN_EF_SEARCH, search.candidates),
             exact=r == "dense" and search.candidates >= _EXACT_FROM,
         )
         for r in search.proposing
     ]
 
 
-def _completing(query: QueryVectors, points: Sequence[str], scores: Scores, search: Search) -> Iterator[SubQuery]:
-    """Yield the sub-queries for the scores that the candidates lack."""
+def _missing_scores(query: QueryVectors, points: Sequence[str], scores: Scores, search: Search) -> Iterator[SubQuery]:
+    """Yield sub-queries for the scores that the candidates lack."""
     for r in search.weights:
         if r in query and (missing := [point for point in points if point not in scores[r]]):
             yield SubQuery(r, query[r], len(missing), among=missing)
 
 
-def _complete(points: list[str], scores: Scores) -> Candidates:
-    """Leave out points that another process, on a server, deleted between the two requests."""
+def _without_deleted(points: list[str], scores: Scores) -> Candidates:
+    """Drop points that another client of the server deleted between the two requests."""
     if any(len(by_point) < len(points) for by_point in scores.values()):
         points = [point for point in points if all(point in by_point for by_point in scores.values())]
         scores = {r: {point: by_point[point] for point in points} for r, by_point in scores.items()}
     return Candidates(points, scores)
 
 
-def _ask(engine: Engine, asked: Sequence[Sequence[SubQuery]]) -> list[Scores]:
-    """Answer the sub-queries of several queries in one request. Max-sim becomes the mean over the query's vectors."""
-    sent = [sub_query for of_one in asked for sub_query in of_one if _has_weights(sub_query)]
+def _run(engine: Engine, queries: Sequence[Sequence[SubQuery]]) -> list[Scores]:
+    """Run the sub-queries of several queries in one request. Max-sim sums become means over the query's vectors."""
+    sent = [sub_query for sub_queries in queries for sub_query in sub_queries if _can_match(sub_query)]
     answers = iter(engine.search(sent) if sent else [])
-    found: list[Scores] = []
-    for of_one in asked:
+    all_scores: list[Scores] = []
+    for sub_queries in queries:
         scores: Scores = {r: {} for r in REPRESENTATIONS}
-        for sub_query in filter(_has_weights, of_one):
+        for sub_query in filter(_can_match, sub_queries):
             tokens = len(sub_query.vector) if sub_query.using == "multi_vector" else 1
             scores[sub_query.using] = {point: score / tokens for point, score in next(answers)}
-        found.append(scores)
-    return found
+        all_scores.append(scores)
+    return all_scores
 
 
-def _has_weights(sub_query: SubQuery) -> bool:
-    """Return whether the sub-query can find anything: a sparse vector may be empty."""
+def _can_match(sub_query: SubQuery) -> bool:
+    """Return whether the sub-query can match anything. An empty sparse vector can't."""
     return sub_query.using != "sparse" or len(sub_query.vector[0]) > 0

@@ -1,4 +1,4 @@
-"""The documents of an `add`: checked, in chunks, and combined with their vectors."""
+"""Preparing the documents of an `add`: checks, chunks, and records with vectors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ if TYPE_CHECKING:
     from bge_integrations.index.engine import FieldKind
     from bge_integrations.outputs import Embeddings
 
-#: Maximum number of documents and of characters that are encoded and then stored together. Bounds an `add`'s memory.
+#: Maximum documents and characters that are encoded and stored together. They limit the memory that `add` needs.
 _CHUNK_DOCUMENTS = 64
 _CHUNK_CHARACTERS = 100_000
-#: Longer strings in the metadata are not indexed: they are not tags to filter by.
-_LONGEST_TAG = 256
-#: Fills up a column that is too short.
-_LACKING: Any = object()
+#: Maximum characters of a metadata string that gets an index. Longer ones are rarely used in filters.
+_MAX_TAG_CHARACTERS = 256
+#: Stands for a missing value in a column that is too short.
+_MISSING: Any = object()
 
 
 def documents_of(
     texts: Iterable[str], ids: Iterable[str | None] | None, metadatas: Iterable[Mapping[str, Any]] | None
 ) -> Iterator[NewDocument]:
-    """Return the checked documents of an `add`. A list is checked as a whole, an iterator as it is read."""
+    """Check and return the documents of an `add`. A list is checked as a whole, an iterator as it is read."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-        raise InvalidInputError(f"texts must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
+        raise InvalidInputError(
+            f"texts must be a list of texts, got one {type(texts).__name__}", argument="texts", advice="wrap it: [text]"
+        )
     for name, column in (("ids", ids), ("metadatas", metadatas)):
         if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
-            raise InvalidInputError(f"{name} must be a list with one for each text, got one {type(column).__name__}")
+            raise InvalidInputError(f"{name} must be a list with one item per text, got one {type(column).__name__}")
     documents = _read_documents(texts, ids, metadatas)
     return documents if isinstance(texts, Iterator) else iter(list(documents))
 
@@ -43,12 +45,13 @@ def _read_documents(
     columns = {"texts": texts, "ids": ids, "metadatas": metadatas}
     given = {name: column for name, column in columns.items() if column is not None}
     derived_ids: dict[str, str] = {}  # by the id used
-    for i, row in enumerate(zip_longest(*given.values(), fillvalue=_LACKING)):
+    for i, row in enumerate(zip_longest(*given.values(), fillvalue=_MISSING)):
         values = dict(zip(given, row, strict=True))
-        if lacking := [name for name, value in values.items() if value is _LACKING]:
+        if too_short := [name for name, value in values.items() if value is _MISSING]:
             raise InvalidInputError(
-                f"there are more {'texts' if 'texts' not in lacking else 'ids or metadatas'} than "
-                f"{' and '.join(lacking)}; give one for each text"
+                f"there are more {'texts' if 'texts' not in too_short else 'ids or metadatas'} than "
+                f"{' and '.join(too_short)}",
+                advice="pass one for each text",
             )
         text, identifier, metadata = values["texts"], values.get("ids"), values.get("metadatas")
         check_text(text, f"texts[{i}]")
@@ -56,19 +59,21 @@ def _read_documents(
         if identifier is not None:
             check_text(identifier, f"ids[{i}]")
             if not identifier:
-                raise InvalidInputError(f"ids[{i}] is empty; give every document an id of its own")
+                raise InvalidInputError(f"ids[{i}] is empty", argument="ids", advice="give every document a unique id")
         document = NewDocument.of(text, checked, identifier)
         if ids is not None:
             derived = document.derived_id
-            # the same document twice, each time under its derived id, is not a mistake
+            # adding the same document twice under its derived id is not a mistake
             if document.id in derived_ids and not document.id == derived == derived_ids[document.id]:
-                raise InvalidInputError(f"ids[{i}] is {document.id!r} again; give every document an id of its own")
+                raise InvalidInputError(
+                    f"ids[{i}] is {document.id!r} again", argument="ids", advice="give every document a unique id"
+                )
             derived_ids[document.id] = derived
         yield document
 
 
 def chunks_of(documents: Iterator[NewDocument]) -> Iterator[list[NewDocument]]:
-    """Yield lists of documents that are encoded together."""
+    """Yield lists of documents to encode together."""
     chunk: list[NewDocument] = []
     characters = 0
     for document in documents:
@@ -82,7 +87,7 @@ def chunks_of(documents: Iterator[NewDocument]) -> Iterator[list[NewDocument]]:
 
 
 def records_of(documents: Sequence[NewDocument], encoded: Embeddings | None) -> Iterator[Record]:
-    """Yield the documents with their vectors; None stands for the vectors of no documents."""
+    """Yield the documents with their vectors. `encoded` is None if there are no documents."""
     if encoded is None:
         return
     assert encoded.dense is not None
@@ -93,7 +98,7 @@ def records_of(documents: Sequence[NewDocument], encoded: Embeddings | None) -> 
 
 
 def field_kind(key: str, value: object) -> FieldKind | None:
-    """Return the kind of index that speeds up filters on a key with such a value; None if there is none."""
+    """Return the kind of index for filters on a key with such a value, or None if it can't have one."""
     if isinstance(value, list) and value:
         value = value[0]
     if key.startswith("_") or not can_be_named(key):
@@ -102,4 +107,4 @@ def field_kind(key: str, value: object) -> FieldKind | None:
         return "bool"
     if isinstance(value, (int, float)):
         return "float"
-    return "keyword" if isinstance(value, str) and len(value) <= _LONGEST_TAG else None
+    return "keyword" if isinstance(value, str) and len(value) <= _MAX_TAG_CHARACTERS else None

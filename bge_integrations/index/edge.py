@@ -1,4 +1,4 @@
-"""Qdrant Edge: the engine in this process, on a folder."""
+"""The storage engine for folders: Qdrant Edge, in this process."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 
 class EdgeEngine:
-    """An `Engine` on a folder. Every call holds Python's interpreter lock, so that batches must be small.
+    """An `Engine` on a folder. Every call holds the GIL, so batches must be small.
 
     Args:
-        folder: The folder, held exclusively for longer than the engine exists.
-        manifest: Describes a new shard; None opens the shard in the folder.
-        lock: Held by searches for reading and by writers for writing; the optimiser needs it, too.
+        folder: The folder, which must stay locked for as long as the engine exists.
+        manifest: The settings of a new shard; None opens the shard in the folder.
+        lock: The lock that callers hold for searches and writes; the optimiser uses it, too.
     """
 
     largest_request = 4 << 20
-    queries_at_once = 1  # larger batches are not faster, and hold the lock for longer
+    queries_at_once = 1  # larger batches are not faster, and hold the lock longer
 
     def __init__(self, folder: Folder, manifest: Manifest | None, lock: ReadWriteLock) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class EdgeEngine:
             if manifest is None:
                 path = folder.shard()
                 self._current = CurrentShard(path, edge.EdgeShard.load(str(path)))
-                folder.remove_shards(but=path)
+                folder.remove_shards(keep=path)
             else:
                 folder.check_room(0)
                 path = folder.begin()
@@ -60,7 +60,7 @@ class EdgeEngine:
         self._optimizer = Optimizer(folder, lock, self._current, abs(self.count(None) - folder.optimized_points()))
 
     def write(self, records: Sequence[Record]) -> None:
-        # the engine's log holds every vector once more, in float32
+        # the engine's log contains a second copy of every vector, in float32
         self._folder.check_room(2 * sum(record.size for record in records))
         self._optimizer.note_changes(record.document.point for record in records)
         self._update(edge.UpdateOperation.upsert_points([point_to_store(record) for record in records]))
@@ -131,19 +131,19 @@ class EdgeEngine:
     def optimize(self) -> None:
         """Build the search graphs on a copy in a separate process, and switch to the copy.
 
-        Searches continue all the time; writes wait while the files are copied and during the switch.
+        Searches continue throughout; writes wait while the files are copied and during the switch.
 
         Raises:
-            DiskFullError: There is no room for a copy.
+            DiskFullError: There is not enough disk space for a copy.
             StorageError: The process failed; the index is unchanged.
         """
         self._optimizer.start().result()
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
-        """Make this folder an index with the same documents. Searches continue meanwhile, writes wait.
+        """Copy the index to this folder. Searches continue meanwhile; writes wait.
 
         Raises:
-            DiskFullError: There is no room.
+            DiskFullError: There is not enough disk space.
         """
         with self._lock.snapshot():
             shard = folder.begin()

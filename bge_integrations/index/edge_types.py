@@ -1,4 +1,4 @@
-"""Our values as Qdrant Edge's types, and Qdrant Edge's failures as our errors."""
+"""Conversion of our values to Qdrant Edge's types, and of its failures to our errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import Record
 
-#: The type of each kind of metadata index.
+#: Qdrant Edge's type for each kind of metadata index.
 FIELD_TYPES: dict[FieldKind, edge.PayloadSchemaType] = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "float": edge.PayloadSchemaType.Float,
@@ -32,7 +32,7 @@ FIELD_TYPES: dict[FieldKind, edge.PayloadSchemaType] = {
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Turn the engine's failures into StorageError: bare exceptions, and panics, which are not an Exception."""
+    """Turn the engine's failures into StorageError: bare exceptions, and panics, which are BaseExceptions."""
     try:
         yield
     except BaseException as error:
@@ -90,7 +90,7 @@ def request_of(sub_query: SubQuery) -> edge.QueryRequest:
 def _vector_of(vector: NDArray[np.float32] | SparseVector) -> Any:
     if isinstance(vector, SparseVector):
         return edge.SparseVector(vector.indices.tolist(), vector.values.tolist())
-    # the engine reads number by number; from a memoryview it gets floats, three times as fast as numpy's own objects
+    # the engine reads one number at a time; a memoryview's floats are three times as fast as numpy's scalars
     return vector.data if vector.ndim == 1 else [row.data for row in vector]
 
 
@@ -101,10 +101,10 @@ def filter_of(condition: Condition | None, among: Sequence[str] | None = None) -
     return edge.Filter(must=must) if must else None
 
 
-class _Truth:
-    """A bool that the engine recognises: it takes Python's own for whole numbers, and finds numpy's by their name.
+class _EngineBool:
+    """A bool that the engine recognises. It takes Python's bools for integers, and detects numpy's by type name.
 
-    Before numpy 2.3 it took those for whole numbers, too.
+    With numpy before 2.3, it took numpy's bools for integers, too.
     """
 
     def __init__(self, value: bool) -> None:
@@ -114,7 +114,7 @@ class _Truth:
         return self._value
 
 
-_Truth.__module__, _Truth.__name__ = "numpy", "bool_"
+_EngineBool.__module__, _EngineBool.__name__ = "numpy", "bool_"
 
 
 def _translate(condition: Condition) -> Any:
@@ -130,7 +130,7 @@ def _translate(condition: Condition) -> Any:
         case Missing(path):
             return edge.IsEmptyCondition(json_path(path))
         case Matches(path, (bool(value),)):
-            return edge.FieldCondition(json_path(path), match=edge.MatchValue(_Truth(value)))  # type: ignore[arg-type]
+            return edge.FieldCondition(json_path(path), match=edge.MatchValue(_EngineBool(value)))  # type: ignore[arg-type]
         case Matches(path, (int(value),)):
             return edge.FieldCondition(json_path(path), match=edge.MatchValue(value))
         case Matches(path, values):

@@ -29,10 +29,10 @@ class SubQuery:
         using: The representation.
         vector: float32 (dimension,), a SparseVector, or float32 (tokens, width).
         limit: Maximum number of points to return.
-        condition: A condition on the metadata.
+        condition: A filter on the metadata.
         among: Search only these points.
-        ef_search: Number of neighbours that an approximate search keeps track of.
-        exact: Compare with every point. A search `among` points always does.
+        ef_search: Number of neighbours that an approximate (HNSW) search keeps track of.
+        exact: Compare with every point, as a search `among` points always does.
     """
 
     using: Representation
@@ -45,21 +45,21 @@ class SubQuery:
 
 
 class Engine(Protocol):
-    """Stores records as points, which are named by UUIDs.
+    """A storage engine, which stores records as points identified by UUIDs.
 
     Attributes:
-        largest_request: Bytes of vectors and texts that one call should carry at most.
-        queries_at_once: Number of queries whose sub-queries one `search` should answer at most.
+        largest_request: Recommended maximum bytes of vectors and texts per call.
+        queries_at_once: Recommended maximum number of queries per `search`, each with its sub-queries.
     """
 
     largest_request: int
     queries_at_once: int
 
     def write(self, records: Sequence[Record]) -> None:
-        """Add records, or replace vectors and payload of the points that exist."""
+        """Add records, or replace the vectors and payloads of existing points."""
 
     def write_payloads(self, documents: Sequence[NewDocument]) -> None:
-        """Replace the payloads of points that exist, and keep their vectors."""
+        """Replace the payloads of existing points, and keep their vectors."""
 
     def remove(self, points: Sequence[str]) -> None:
         """Delete these points; unknown ones are ignored."""
@@ -68,36 +68,36 @@ class Engine(Protocol):
         """Build an index for filters on this metadata key."""
 
     def indexed_fields(self) -> dict[str, FieldKind]:
-        """Return the metadata keys that have an index."""
+        """Return the metadata keys that have an index, with its kind."""
 
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Return the payloads of the points that exist, or only these keys of the payloads."""
+        """Return the payloads of existing points, or only these keys of the payloads."""
 
     def dense_vectors(self, points: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the dense vectors of the points that exist."""
+        """Return the dense vectors of existing points."""
 
     def page(
         self, condition: Condition | None, after: str | None, size: int, keys: Sequence[str] | None = None
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """Return payloads in the order of the points from `after` on, and the next page's start, None at the end."""
+        """Return a page of payloads, starting at point `after`, and where the next page starts (None at the end)."""
 
     def count(self, condition: Condition | None) -> int:
-        """Return the number of points."""
+        """Return the number of points that match."""
 
     def search(self, sub_queries: Sequence[SubQuery]) -> list[list[tuple[str, float]]]:
         """Return the points and scores of each sub-query, best first.
 
-        Scores are dot products; for multi-vectors the sum, over the query's vectors, of the highest dot product.
+        Scores are dot products; for multi-vectors, each query vector's highest dot product, summed (max-sim).
         """
 
     def optimize(self) -> None:
-        """Build the search graphs, and wait for them."""
+        """Build the search graphs, and wait until they are done."""
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
-        """Make this folder an index with the same documents."""
+        """Copy the index to this folder."""
 
     def flush(self) -> None:
-        """Return when everything written is on disk."""
+        """Wait until everything written is on disk."""
 
     def close(self) -> None:
         """Flush and release the files. A second call does nothing."""

@@ -1,4 +1,4 @@
-"""The files of an index: their size on disk, copies of them, and flushing them to disk."""
+"""An index's files: disk usage, copying, and flushing to disk."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _PIECE = 1 << 20
 
 
 def disk_use(folder: Path) -> int:
-    """Return the bytes that a folder's files occupy on disk. The engine's files are long and at first mostly holes."""
+    """Return the bytes that a folder's files occupy on disk. The engine's files are sparse, at first mostly holes."""
     sizes = (path.stat() for path in folder.rglob("*"))
     return sum(min(size.st_size, getattr(size, "st_blocks", sys.maxsize) * 512) for size in sizes)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder into a new one, and keep the holes in its files."""
+    """Copy a folder to a new one, and preserve the holes in its files."""
     shutil.copytree(source, target, copy_function=_copy_file)
 
 
 def sync(folder: Path) -> None:
-    """Return when everything in the folder is on disk. Until then a power cut can lose copied files."""
+    """Flush everything in the folder to disk, so that a power cut can't lose copied files."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             sync_folder(path)

@@ -3,11 +3,11 @@
     {"year": 2020}                                   equality; a list matches if one of its elements does
     {"year": {"$gte": 2000, "$lt": 2010}}            $gt, $gte, $lt, $lte: numbers, or ISO dates
     {"lang": {"$in": ["de", "en"]}}                  also $nin, $eq, $ne
-    {"author.name": "Eco"}                           a dot leads into a nested dict; '"a.b"' is the key a.b
+    {"author.name": "Eco"}                           a dot enters a nested dict; '"a.b"' is the key a.b
     {"isbn": {"$exists": False}}                     missing, None or []
     {"$or": [{"year": 2020}, {"lang": "de"}]}        also $and, and {"$not": {...}}
 
-Several keys in one dict must all match. `$ne`, `$nin` and `$not` also match documents that lack the key.
+All keys of a dict must match. `$ne`, `$nin` and `$not` also match documents that lack the key.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bge_integrations.validation import check_text
 Filter = Mapping[str, Any]
 Path = tuple[str, ...]
 
-_DEEPEST = 32
-#: Whole numbers up to this are exact as floats, as which engines compare ranges.
-_LARGEST_EXACT = 2**53
+_MAX_DEPTH = 32
+#: Integers up to this are exact as floats, and engines compare ranges as floats.
+_MAX_EXACT = 2**53
 _PART = re.compile(r'"([^"\\]+)"|([^."\\\[\]]+)')
 _RANGES = ("$gt", "$gte", "$lt", "$lte")
 _OPERATORS = ("$eq", "$ne", "$in", "$nin", *_RANGES, "$exists")
@@ -94,17 +94,17 @@ def parse(filter: object) -> Condition:
 
 
 def json_path(path: Path) -> str:
-    """Return an engine's name for a key: each part in quotes, so that dots, spaces and brackets belong to the part."""
+    """Return an engine's path for a key. Each part is quoted, so that it can contain dots, spaces and brackets."""
     return ".".join(["metadata", *(f'"{name}"' for name in path)])
 
 
 def key_of(json_path: str) -> str:
-    """Return the key for the path of a single name. Engines leave out quotes that the name does not need."""
+    """Return the key for an engine's path with one part. Engines omit quotes that the part does not need."""
     return json_path.removeprefix("metadata.").strip('"')
 
 
 def can_be_named(key: str) -> bool:
-    """Return whether engines can name this key: names in quotes cannot hold quotes and backslashes."""
+    """Return whether engines can address this key: quoted names can't contain quotes or backslashes."""
     return bool(key) and '"' not in key and "\\" not in key
 
 
@@ -121,29 +121,30 @@ def dated_keys(condition: Condition) -> set[str]:
 
 
 def _all(filter: object, where: str, depth: int) -> Condition:
-    if depth > _DEEPEST:
-        raise InvalidInputError(f"the filter is nested more than {_DEEPEST} deep; flatten it")
+    if depth > _MAX_DEPTH:
+        raise InvalidInputError(f"the filter is nested more than {_MAX_DEPTH} levels deep", advice="flatten it")
     if not isinstance(filter, Mapping):
         raise InvalidInputError(f"{where} must be a dict such as {{'year': {{'$gte': 2000}}}}, got {filter!r:.80}")
     if not filter:
-        raise InvalidInputError(f"{where} is empty; leave it out, or write {{key: value}}")
+        raise InvalidInputError(f"{where} is empty", advice="leave it out, or use {key: value}")
     conditions = [_one(key, value, f"{where}[{key!r}]", depth) for key, value in filter.items()]
     return conditions[0] if len(conditions) == 1 else AllOf(tuple(conditions))
 
 
 def _one(key: object, value: object, where: str, depth: int) -> Condition:
     if not isinstance(key, str) or not key:
-        raise InvalidInputError(f"{where}: keys are names of metadata, not empty, or $and, $or, $not")
+        raise InvalidInputError(f"{where} is not a valid key", advice="use a metadata key, $and, $or or $not")
     if key in ("$and", "$or"):
         if not isinstance(value, (list, tuple)) or not value:
-            raise InvalidInputError(f"{where} must be a list of filters, at least one; got {value!r:.80}")
+            raise InvalidInputError(f"{where} must be a list of filters with at least one, got {value!r:.80}")
         conditions = tuple(_all(part, f"{where}[{i}]", depth + 1) for i, part in enumerate(value))
         return AllOf(conditions) if key == "$and" else AnyOf(conditions)
     if key == "$not":
         return Not(_all(value, where, depth + 1))
     if key.startswith("$"):
         raise InvalidInputError(
-            f"{where}: {key} is none of $and, $or, $not; operators stand after a key: {{'year': …}}"
+            f"{where}: {key} is not one of $and, $or, $not",
+            advice="put operators after a key: {'year': {'$gte': 2000}}",
         )
     check_text(key, where)
     path = _path(key, where)
@@ -162,8 +163,9 @@ def _path(key: str, where: str) -> Path:
         end = match.end()
     if end != len(key):
         raise InvalidInputError(
-            f"{where}: a key is a name or names with dots between; put a name that has . [ or ] in quotes: '\"a.b\"' "
-            '(none can have " or \\)'
+            f"{where} is not a valid key",
+            advice="separate names with dots, and put names that contain . [ or ] in quotes: '\"a.b\"' "
+            "(names can't contain \" or \\)",
         )
     return tuple(parts)
 
@@ -171,7 +173,8 @@ def _path(key: str, where: str) -> Path:
 def _operators(path: Path, operators: Mapping[Any, Any], where: str) -> Condition:
     unknown = [operator for operator in operators if operator not in _OPERATORS]
     if unknown or not operators:
-        raise InvalidInputError(f"{where} has {unknown or 'no operator'}; use {', '.join(_OPERATORS)}")
+        wrong = f"unknown operators {unknown}" if unknown else "no operator"
+        raise InvalidInputError(f"{where} has {wrong}", advice=f"use {', '.join(_OPERATORS)}")
     conditions = [
         _operator(path, operator, value, f"{where}[{operator!r}]")
         for operator, value in operators.items()
@@ -193,30 +196,32 @@ def _operator(path: Path, operator: str, value: object, where: str) -> Condition
 
 def _equals(path: Path, value: object, where: str) -> Condition:
     if isinstance(value, str):
-        return Matches(path, (_word(value, where),))
+        return Matches(path, (_plain_str(value, where),))
     if isinstance(value, bool):
         return Matches(path, (value,))
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidInputError(f"{where} compares with {value!r:.80}; whole numbers have 64 bits at most")
-    if isinstance(value, int) and abs(value) >= _LARGEST_EXACT:
+        raise InvalidInputError(f"{where} compares with {value!r:.80}; integers must fit into 64 bits")
+    if isinstance(value, int) and abs(value) >= _MAX_EXACT:
         return Matches(path, (value,))
     if isinstance(value, (int, float)) and math.isfinite(value):
         return Between(path, gte=float(value), lte=float(value))  # so that 2 and 2.0 are equal
-    advice = {"NoneType": "; ask {'$exists': False}", "list": "; ask {'$in': [...]}"}.get(type(value).__name__, "")
-    raise InvalidInputError(f"{where} compares with {value!r:.80}; a value is a str, a number or a bool{advice}")
+    instead = {"NoneType": "{'$exists': False}", "list": "{'$in': [...]}"}.get(type(value).__name__)
+    raise InvalidInputError(
+        f"{where} compares with {value!r:.80}", advice=f"use {instead or 'a str, a finite number or a bool'}"
+    )
 
 
 def _one_of(path: Path, values: object, where: str) -> Condition:
     if not isinstance(values, (list, tuple, set, frozenset)):
         raise InvalidInputError(f"{where} must be a list of values, got {values!r:.80}")
-    words = tuple(_word(value, where) for value in values if isinstance(value, str))
+    strings = tuple(_plain_str(value, where) for value in values if isinstance(value, str))
     others = [_equals(path, value, where) for value in values if not isinstance(value, str)]
-    conditions = ([Matches(path, words)] if words else []) + others
+    conditions = ([Matches(path, strings)] if strings else []) + others
     return conditions[0] if len(conditions) == 1 else AnyOf(tuple(conditions))
 
 
-def _word(value: str, where: str) -> str:
-    """Return the text as a plain str, also for a member of an Enum."""
+def _plain_str(value: str, where: str) -> str:
+    """Return the value as a plain str, even if it is a member of an Enum."""
     check_text(value, where)
     return str.__str__(value)
 
@@ -224,9 +229,9 @@ def _word(value: str, where: str) -> str:
 def _between(path: Path, bounds: Mapping[str, object], where: str) -> Condition:
     checked = {operator: _bound(value, f"{where}[{operator!r}]") for operator, value in bounds.items()}
     if len({type(bound) for bound in checked.values()}) > 1:
-        raise InvalidInputError(f"{where} has a number and a date as bounds; use two of one kind")
+        raise InvalidInputError(f"{where} has a number and a date as bounds", advice="use either numbers or dates")
     named = {operator[1:]: bound for operator, bound in checked.items()}
-    if {"gt", "gte"} <= named.keys() or {"lt", "lte"} <= named.keys():  # engines use only one of the two
+    if {"gt", "gte"} <= named.keys() or {"lt", "lte"} <= named.keys():  # engines use only one bound per side
         return AllOf(tuple(Between(path, **{name: bound}) for name, bound in named.items()))
     return Between(path, **named)
 
@@ -238,8 +243,9 @@ def _bound(value: object, where: str) -> float | datetime:
             return date.astimezone(UTC) if date.tzinfo else date
         except (ValueError, OverflowError) as error:
             raise InvalidInputError(
-                f"{where} is {value!r:.80}; a bound is a number, or an ISO date: 2024-05-31 or 2024-05-31T10:00:00"
+                f"{where} is {value!r:.80}",
+                advice="use a number, or an ISO date such as 2024-05-31 or 2024-05-31T10:00:00",
             ) from error
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
-    raise InvalidInputError(f"{where} is {value!r:.80}; a bound is a number or an ISO date")
+    raise InvalidInputError(f"{where} is {value!r:.80}", advice="use a finite number or an ISO date")

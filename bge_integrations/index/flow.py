@@ -1,7 +1,7 @@
-"""A flow that encodes texts on its way is written once, as a generator, and runs synchronously or asynchronously.
+"""Flows: code that encodes texts, written once as a generator, and run synchronously or asynchronously.
 
-The generator yields `Encode` requests and receives `Embeddings`; what it returns is the result. Between two requests it
-may block: read files, ask a storage engine. `arun` runs these steps in threads.
+The generator yields `Encode` requests, receives `Embeddings`, and returns the result of the flow. Between two requests,
+it may block to read files or query a storage engine: `arun` runs these steps in threads.
 
     def total_weight(texts: list[str]) -> Flow[float]:
         encoded = yield Encode(texts, {"sparse": True})
@@ -53,13 +53,13 @@ def run(flow: Flow[T], embedder: Embedder) -> T:
 
 
 async def arun(flow: Flow[T], embedder: Embedder) -> T:
-    """As `run`, without blocking the event loop. On cancellation a step that is running in a thread still finishes."""
+    """The same as `run`, without blocking the event loop. When cancelled, a step running in a thread still finishes."""
     step = await asyncio.to_thread(_advance, flow, None)
     while isinstance(step, Encode):
         try:
             encoded = await embedder.aencode(step.texts, **step.settings)
         except BaseException:
-            flow.close()  # only here is no thread inside the flow
+            flow.close()  # safe, because no thread is inside the flow here
             raise
         step = await asyncio.to_thread(_advance, flow, encoded)
     return step.value
@@ -71,7 +71,7 @@ class _Result(Generic[T]):
 
 
 def _advance(flow: Flow[T], encoded: Embeddings | None) -> Encode | _Result[T]:
-    """Run a flow up to its next request, or to its end. A StopIteration cannot pass through a coroutine."""
+    """Run a flow to its next request or its end. The end is a value, because coroutines can't raise StopIteration."""
     try:
         return next(flow) if encoded is None else flow.send(encoded)
     except StopIteration as end:

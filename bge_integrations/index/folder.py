@@ -23,19 +23,19 @@ _LOCK = ".lock"
 _MANIFEST = "manifest.json"
 _CURRENT = "current.json"
 _SHARD = re.compile(r"shard-[0-9a-f]{12}")
-#: All names in an index's folder; those with ".new" are left by a process that was killed while it wrote the file.
+#: All names in an index's folder. A process that was killed while writing a file leaves a name with ".new".
 _OWN = re.compile(rf"\.lock|{_SHARD.pattern}|(manifest|current)\.json(\.new)?|\.(manifest|current)\.json\.\w+\.new")
 #: The folders that are open in this process.
 _open: set[Path] = set()
-#: Bytes that always stay free. The engine maps its files, and the system kills a process that writes to a mapped file
-#: on a full disk.
+#: Bytes of disk space that always stay free. The engine memory-maps its files, and the system kills a process that
+#: writes to a mapped file on a full disk.
 _RESERVE = 64 << 20
 
 
 class Folder:
-    """A folder that this process holds exclusively until `close`.
+    """An index's folder, which this process locks until `close`.
 
-        manifest.json      what the index was made with
+        manifest.json      the settings that the index was made with
         current.json       the shard in use (null while the index is being created), and the number of points it had
                            when it was optimised
         shard-<random>/    the engine's files
@@ -45,36 +45,38 @@ class Folder:
         create: Create the folder if it does not exist.
 
     Raises:
-        IndexNotFoundError: The folder holds no index, and `create` is False.
+        IndexNotFoundError: The folder contains no index, and `create` is False.
         IndexLockedError: The folder is open already, in this process or another.
-        IndexFormatError: The path is a file, or the folder holds something else.
+        IndexFormatError: The path is a file, or the folder contains something else.
     """
 
     def __init__(self, path: str | os.PathLike[str], create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
         if self.path.exists() and not self.path.is_dir():
-            raise IndexFormatError(f"{self.path} is a file; pass a folder for the index")
+            raise IndexFormatError(f"{self.path} is a file", advice="pass a folder for the index")
         if self.path.exists() and not self._manifest.exists() and (foreign := self._foreign()):
             raise IndexFormatError(
-                f"{self.path} is not an index and not empty (it holds {foreign}); pass another folder, or a new one"
+                f"{self.path} is not an index and not empty (it contains {foreign})",
+                advice="pass another folder, or a new one",
             )
-        # before the lock file is created, so that a damaged folder stays as it is
+        # before the lock file is created, so that a damaged folder stays unchanged
         if (self.manifest() if self.path.exists() else None) is None and not create:
-            raise IndexNotFoundError(f"there is no index in {self.path}; make one, or check the path")
+            raise IndexNotFoundError(
+                f"there is no index in {self.path}", advice="check the path, or create an index first"
+            )
         self._created = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / _LOCK, thread_local=False)  # any thread may close
+        self._lock = FileLock(self.path / _LOCK, thread_local=False)  # close() may be called in any thread
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             if self.path in _open:
-                holder, remedy = (
-                    "in this process",
-                    "share that M3Index, or close() it first (a retriever's or store's, too)",
-                )
+                where = "in this process"
+                advice = "share that M3Index, or close() it (or the retriever or store that opened it) first"
             else:
-                holder, remedy = "in another process", "close it there, or run a Qdrant server and open its URL"
-            raise IndexLockedError(f"{self.path} is open already {holder}; {remedy}") from None
+                where = "in another process"
+                advice = "close it there, or run a Qdrant server and open its URL"
+            raise IndexLockedError(f"{self.path} is already open {where}", advice=advice) from None
         _open.add(self.path)
 
     @property
@@ -86,7 +88,7 @@ class Folder:
         return self.path / _MANIFEST
 
     def manifest(self) -> Manifest | None:
-        """Return what the index was made with; None if there is no index yet, or its creation was interrupted."""
+        """Return the index's manifest; None if there is no index yet, or its creation was interrupted."""
         if (self.path / _CURRENT).exists():
             complete = self._current()["shard"] is not None
         else:
@@ -97,7 +99,7 @@ class Folder:
         """Return the folder of the shard in use."""
         current = self.path / str(self._current()["shard"])
         if not current.is_dir():
-            raise IndexFormatError(f"{current} is missing; restore the index from a copy")
+            raise IndexFormatError(f"{current} is missing", advice="restore the index from a copy")
         return current
 
     def optimized_points(self) -> int:
@@ -109,13 +111,13 @@ class Folder:
         return self.path / f"shard-{uuid.uuid4().hex[:12]}"
 
     def begin(self) -> Path:
-        """Return a path for the first shard, and remove what an interrupted creation left."""
+        """Remove what an interrupted creation left, and return a path for the first shard."""
         self._write(_CURRENT, {"shard": None, "optimized_points": 0})
         self.remove_shards()
         return self.new_shard()
 
     def complete(self, shard: Path, manifest: Manifest, optimized_points: int = 0) -> None:
-        """Finish the creation: from now on the folder is an index."""
+        """Finish the creation. From now on, the folder is an index."""
         self._write(_MANIFEST, manifest.to_dict())
         self.switch(shard, optimized_points)
 
@@ -123,10 +125,10 @@ class Folder:
         """Make this the shard in use."""
         self._write(_CURRENT, {"shard": shard.name, "optimized_points": optimized_points})
 
-    def remove_shards(self, but: Path | None = None) -> None:
-        """Remove the shards that a process left when it ended while creating or removing them."""
+    def remove_shards(self, keep: Path | None = None) -> None:
+        """Remove shards that were left by a process that ended while creating or removing them."""
         for shard in self._shards():
-            if shard != but:
+            if shard != keep:
                 shutil.rmtree(shard, ignore_errors=True)
 
     def check_room(self, size: int) -> None:
@@ -135,20 +137,20 @@ class Folder:
         if free < size + _RESERVE:
             raise DiskFullError(
                 errno.ENOSPC,
-                f"{free >> 20} MB are free, {(size + _RESERVE >> 20) + 1} MB are needed; nothing of this step was "
-                "written. Make room and run it again: what is stored is passed over",
+                f"{free >> 20} MB are free, but {(size + _RESERVE >> 20) + 1} MB are needed; this step wrote nothing",
                 os.fspath(self.path),
+                advice="free some disk space and run it again: documents that are stored already are skipped",
             )
 
     def close(self) -> None:
         _open.discard(self.path)
         if not (self.path / _CURRENT).exists() and not self._manifest.exists():
-            self._leave_nothing()
+            self._remove_created()
         self._lock.release()
 
-    def _leave_nothing(self) -> None:
-        """Remove what `__init__` created, since no index was begun. The lock is held, so nobody begins one now."""
-        with suppress(OSError):  # a folder that is not empty stays
+    def _remove_created(self) -> None:
+        """Remove what `__init__` created. There is no index, and the held lock prevents others from creating one."""
+        with suppress(OSError):  # folders that are not empty stay
             (self.path / _LOCK).unlink(missing_ok=True)
             for path in self._created:
                 path.rmdir()
@@ -159,10 +161,10 @@ class Folder:
                 return dict(current)
             case {"shard": str(name), "optimized_points": int()} if _SHARD.fullmatch(name):
                 return dict(current)
-        raise IndexFormatError(f"{self.path / _CURRENT} is damaged; restore the index from a copy")
+        raise IndexFormatError(f"{self.path / _CURRENT} is damaged", advice="restore the index from a copy")
 
     def _foreign(self) -> str:
-        """Return the name of a file or folder that no index has, or ""."""
+        """Return the name of a file or folder that does not belong to an index, or ""."""
         names = (path.name for path in self.path.iterdir())
         return next((name for name in names if not _OWN.fullmatch(name)), "")
 
@@ -174,9 +176,9 @@ class Folder:
         try:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
-            raise IndexFormatError(f"{path} is missing; restore the index from a copy") from None
+            raise IndexFormatError(f"{path} is missing", advice="restore the index from a copy") from None
         except ValueError as error:
-            raise IndexFormatError(f"{path} is damaged ({error}); restore the index from a copy") from error
+            raise IndexFormatError(f"{path} is damaged ({error})", advice="restore the index from a copy") from error
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False).encode())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 class ReadWriteLock:
     """A lock held by any number of readers or by one writer. Not reentrant.
 
-    A waiting writer goes before readers that arrive later, so that neither side starves.
+    A waiting writer takes precedence over readers that arrive later, so that neither side starves.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class ReadWriteLock:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Hold the lock for reading, for long: a writer that arrives waits without blocking other readers."""
+        """Hold the lock for a long read. Unlike with `read`, a waiting writer does not block other readers."""
         with self._changed:
             self._snapshots += 1
         try:

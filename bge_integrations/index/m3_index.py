@@ -1,4 +1,4 @@
-"""M3Index: documents with bge-m3's three representations, stored and searched."""
+"""M3Index stores and searches documents with bge-m3's three representations."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ _PAGE = 256
 
 
 class M3Index:
-    """Documents with bge-m3's dense, sparse and multi-vectors, searched by one of them or by all together.
+    """An index of documents with bge-m3's dense, sparse and multi-vectors, searched by one or by all of them.
 
-    Opened by `M3Index.open`. Safe to use from any number of threads and tasks. Also a sync and async context manager.
+    Open it with `M3Index.open`. It is safe to use from any number of threads and tasks, and works as a context manager
+    (`with` and `async with`).
 
     Example:
         >>> from bge_integrations.index import M3Index
@@ -86,23 +87,23 @@ class M3Index:
             path_or_url: A folder; "http://…" or "https://…", the URL of a Qdrant server (1.16 or newer) or cluster; a
                 `QdrantClient`; or ":memory:", a temporary folder that is removed when the index is closed.
             model: A model of the bge-m3 family: hub id, folder, "pocket", or a loaded embedder, which stays open when
-                the index is closed. Defaults to the model the index was made with, for a new index to "BAAI/bge-m3".
-            multi_vectors: "float16" or "float32" stores them, in 2 or 4 kB a token with bge-m3; "recompute" stores none
-                and encodes the candidates of each query. Defaults to what the index has, for a new one to "float16".
-            quantization: "int8" searches the dense vectors in a quarter of the memory once the index is optimised, and
-                scores the results exactly. Defaults to what the index has, for a new one to None.
+                the index is closed. Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
+            multi_vectors: "float16" or "float32" stores them, in 2 or 4 kB per token with bge-m3; "recompute" stores
+                none and encodes each query's candidates. Defaults to the index's setting, or "float16" for a new one.
+            quantization: "int8" searches the dense vectors with a quarter of the memory once the index is optimised,
+                and scores the results exactly. Defaults to the index's setting, or None for a new one.
             collection: The collection's name on a server.
             api_key: The server's API key.
             create: Create the index if it does not exist.
-            settings: Every keyword of `load_embedder`: device, dtype, max_length, revision, cache_folder,
+            settings: Any keyword of `load_embedder`: device, dtype, max_length, revision, cache_folder,
                 local_files_only, …
 
         Raises:
             IndexNotFoundError: The index does not exist, and `create` is False.
             WrongModelError: The index was made with another model or other settings.
-            IndexLockedError: The folder is open already.
-            IndexFormatError: Something else is stored there, or an index of a newer release.
-            DiskFullError: There is no room for a new index.
+            IndexLockedError: The folder is already open.
+            IndexFormatError: The folder or collection contains something else, or an index of a newer release.
+            DiskFullError: There is not enough disk space for a new index.
             StorageError: The engine failed, or the server could not be reached.
             InvalidInputError: An argument is invalid, or the model lacks the heads.
         """
@@ -120,23 +121,23 @@ class M3Index:
     ) -> list[str]:
         """Add documents, or replace those with the same id. A document with unchanged text is not encoded again.
 
-        Documents are encoded and stored a few dozen at a time, which bounds the memory. If a call is interrupted, the
-        same call skips what is stored already. A list is checked as a whole before anything is stored; an iterator is
-        checked as it is read.
+        Documents are encoded and stored a few dozen at a time, which limits the memory. After an interruption, the same
+        call skips documents that are already stored. A list is checked as a whole before anything is stored; an
+        iterator is checked as it is read.
 
         Args:
             texts: The documents.
-            ids: One unique id for each text. None, or None for one of them, derives the id from text and metadata.
-            metadatas: One dict for each text, of what JSON can hold. It replaces the stored one, also if left out.
+            ids: One unique id per text. Missing ids (None) are derived from text and metadata.
+            metadatas: One dict of JSON values per text. It replaces the stored one, even if left out.
             show_progress: Show a progress bar.
             on_truncate: As in `Embedder.encode`, for the texts that are stored together.
 
         Returns:
-            The ids in the order of the texts, when all documents are on disk.
+            The ids in the order of the texts, once all documents are on disk.
 
         Raises:
             InvalidInputError: A text, id or metadata is invalid; the message says which.
-            DiskFullError: There is no room. What was stored before stays.
+            DiskFullError: There is not enough disk space. Documents stored before are kept.
         """
         return flow.run(self._writer.add(texts, ids, metadatas, show_progress, on_truncate), self.embedder)
 
@@ -149,7 +150,7 @@ class M3Index:
         show_progress: bool = False,
         on_truncate: OnTruncate = "warn",
     ) -> list[str]:
-        """As `add`, without blocking the event loop. If it is cancelled, what was stored before stays."""
+        """The same as `add`, without blocking the event loop. If cancelled, documents stored before are kept."""
         return await flow.arun(self._writer.add(texts, ids, metadatas, show_progress, on_truncate), self.embedder)
 
     def delete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
@@ -162,33 +163,33 @@ class M3Index:
             InvalidInputError: Neither or both arguments are given.
         """
         if (ids is None) == (filter is None):
-            raise InvalidInputError("delete takes ids or a filter, one of them")
+            raise InvalidInputError("delete needs either ids or a filter", advice="pass one of them")
         return self._writer.delete([] if ids is None else check_texts(ids, "ids"), self._condition(filter))
 
     async def adelete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
-        """As `delete`, without blocking the event loop."""
+        """The same as `delete`, without blocking the event loop."""
         return await asyncio.to_thread(self.delete, ids, filter)
 
     def get(self, ids: Iterable[str]) -> list[StoredDocument]:
-        """Return the documents with these ids, in their order. Unknown ids are left out."""
+        """Return the documents with these ids, in the same order. Unknown ids are skipped."""
         points = [point_of(i) for i in check_texts(ids, "ids")]
         with self._store.read() as engine:
             payloads = engine.fetch(points) if points else {}
         return [from_payload(payloads[point]) for point in points if point in payloads]
 
     async def aget(self, ids: Iterable[str]) -> list[StoredDocument]:
-        """As `get`, without blocking the event loop."""
+        """The same as `get`, without blocking the event loop."""
         return await asyncio.to_thread(self.get, ids)
 
     def dense_vectors(self, ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the dense vectors, float32 (dimension,), of the documents with these ids. Unknown ids are left out."""
+        """Return the dense vectors, float32 (dimension,), of the documents with these ids. Unknown ids are skipped."""
         id_of = {point_of(i): i for i in check_texts(ids, "ids")}
         with self._store.read() as engine:
             vectors = engine.dense_vectors(list(id_of)) if id_of else {}
         return {id_of[point]: vector for point, vector in vectors.items()}
 
     def scan(self, filter: Filter | None = None) -> Iterator[StoredDocument]:
-        """Yield all documents, or those that match, a page at a time, in no meaningful order.
+        """Yield all documents, or those that match a filter, in no particular order. Reads one page at a time.
 
         Documents added or deleted during the scan may or may not appear. Every other document appears once.
         """
@@ -202,7 +203,7 @@ class M3Index:
                 return
 
     def count(self, filter: Filter | None = None) -> int:
-        """Return the number of documents, or of those that match."""
+        """Return the number of documents, or of the documents that match a filter."""
         condition = self._condition(filter)
         with self._store.read() as engine:
             return engine.count(condition)
@@ -220,9 +221,9 @@ class M3Index:
     ) -> list[Hit]:
         """Return the k best documents for a query, best first.
 
-        The modes "dense" and "sparse" search by that score alone. "multi_vector" and "hybrid" take the best
-        `candidates` by dense scores and the best by sparse scores, and then compute every score of all of these. No
-        score counts as 0 because another representation proposed the document.
+        The modes "dense" and "sparse" search by that score alone. "multi_vector" and "hybrid" retrieve the best
+        `candidates` by dense and by sparse scores, and then compute all scores of all of these. So no score is taken
+        as 0 because only the other representation retrieved the document.
 
         Args:
             query: The query.
@@ -232,8 +233,8 @@ class M3Index:
                 computed.
             fusion: "weighted" for the weighted mean of the scores, as in `scoring.hybrid_scores`; "rrf" for
                 `scoring.reciprocal_rank_fusion` of the candidates' ranks by each score.
-            filter: A condition on the metadata; see `bge_integrations.index.filters`.
-            candidates: Number of documents that the dense and the sparse search each propose, at least k.
+            filter: A filter on the metadata; see `bge_integrations.index.filters`.
+            candidates: Number of candidates from dense and from sparse search, at least k.
 
         Raises:
             InvalidInputError: An argument is invalid.
@@ -244,85 +245,88 @@ class M3Index:
         )[0]
 
     async def asearch(self, query: str, k: int = 10, **settings: Unpack[SearchSettings]) -> list[Hit]:
-        """As `search`, without blocking the event loop."""
+        """The same as `search`, without blocking the event loop."""
         return (await self.asearch_many(check_query(query), k, **settings))[0]
 
     def search_many(self, queries: Iterable[str], k: int = 10, **settings: Unpack[SearchSettings]) -> list[list[Hit]]:
-        """As `search` for each query. The queries are encoded together and sent to the engine in batches."""
+        """Search for each query as `search` does. Queries are encoded together and sent to the engine in batches."""
         return flow.run(self._searcher.search(queries, self._search(k, **settings)), self.embedder)
 
     async def asearch_many(
         self, queries: Iterable[str], k: int = 10, **settings: Unpack[SearchSettings]
     ) -> list[list[Hit]]:
-        """As `search_many`, without blocking the event loop."""
+        """The same as `search_many`, without blocking the event loop."""
         return await flow.arun(self._searcher.search(queries, self._search(k, **settings)), self.embedder)
 
     def search_by_vector(
         self, vector: ArrayLike, k: int = 10, *, filter: Filter | None = None, candidates: int = 200
     ) -> list[Hit]:
-        """Return the k best documents by the dot product of their dense vectors with this one, float32 (dimension,)."""
+        """Return the k best documents by the dot product of their dense vectors with `vector`, float32 (dimension,)."""
         search = self._search(k, filter=filter, mode="dense", candidates=candidates)
         try:
             dense = np.asarray(vector, np.float32)
         except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"the vector must be {self.embedder.dimension} numbers: {error}") from error
+            raise InvalidInputError(
+                f"the vector must be {self.embedder.dimension} finite numbers ({error})", argument="vector"
+            ) from error
         if dense.shape != (self.embedder.dimension,) or not np.isfinite(dense).all():
             raise InvalidInputError(
-                f"the vector has the shape {dense.shape}; {self.embedder.dimension} finite numbers are needed"
+                f"the vector must be {self.embedder.dimension} finite numbers, got the shape {dense.shape}",
+                argument="vector",
             )
         return self._searcher.search_by_vector(dense, search)
 
     def flush(self) -> None:
-        """Return when everything written is on disk. `add` and `delete` call it themselves."""
+        """Wait until everything written is on disk. `add` and `delete` call this themselves."""
         self._writer.flush()
 
     async def aflush(self) -> None:
-        """As `flush`, without blocking the event loop."""
+        """The same as `flush`, without blocking the event loop."""
         await asyncio.to_thread(self.flush)
 
     def optimize(self) -> None:
-        """Build the search graphs, and wait for them. After 20 000 new documents this happens in the background.
+        """Build the search graphs, and wait until they are done. Runs in the background after 20 000 new documents.
 
         The graphs are built in a separate process on a copy of the files. Searches continue meanwhile; writes wait only
         while the files are copied and when the index switches to the copy. A server does all this by itself.
 
         Raises:
-            DiskFullError: There is no room for the copy.
+            DiskFullError: There is not enough disk space for the copy.
             StorageError: Building failed; the index is unchanged.
         """
         self._store.engine.optimize()
 
     def copy_to(self, path: str | os.PathLike[str]) -> None:
-        """Copy the index into another folder without encoding anything. This index stays open.
+        """Copy the index to another folder without encoding anything. This index stays open.
 
         Raises:
             IndexFormatError: The folder is not empty.
-            DiskFullError: There is no room.
+            DiskFullError: There is not enough disk space.
             NotSupportedError: The index is on a server; use the server's snapshots.
         """
         engine = self._store.engine
         folder = Folder(path)
         try:
             if folder.manifest() is not None:
-                raise IndexFormatError(f"{folder.location} is an index already; copy to a new folder")
+                raise IndexFormatError(f"{folder.location} is already an index", advice="copy to a new folder")
             engine.copy_to(folder, self._manifest)
         finally:
             folder.close()
 
     def close(self) -> None:
-        """Flush, and release the folder or server and the model. A second call does nothing."""
+        """Flush, and release the model and the folder or server connection. A second call does nothing."""
         self._store.close()
-        self._finalizer()  # without the lock, which the optimiser may need before it ends
+        self._finalizer()  # without the lock, which the optimiser may need to finish
 
     async def aclose(self) -> None:
-        """As `close`, without blocking the event loop."""
+        """The same as `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __len__(self) -> int:
         return self.count()
 
     def __bool__(self) -> bool:
-        return True  # also if it is empty
+        return True  # even if it is empty
 
     def __contains__(self, identifier: object) -> bool:
         return isinstance(identifier, str) and bool(self.get([identifier]))
@@ -352,16 +356,20 @@ class M3Index:
         condition = None if filter is None else parse(filter)
         fields = self._writer.fields
         if condition and (key := next((key for key in dated_keys(condition) if fields.get(key) == "float"), "")):
-            # the engines would compare the numbers under this key as seconds
-            raise InvalidInputError(f"filter[{key!r}] has a date as bound, but the documents have numbers there")
+            # the engines would compare the numbers as seconds
+            raise InvalidInputError(
+                f"filter[{key!r}] has a date as bound, but the documents have numbers there",
+                argument="filter",
+                advice="use numbers as bounds",
+            )
         return condition
 
     def _search(self, k: int, filter: Filter | None = None, **settings: Any) -> Search:
-        _ = self._store.engine  # a closed index is an error before anything is encoded
+        _ = self._store.engine  # raises ClosedError before anything is encoded
         return Search.of(k, self._condition(filter), **settings)
 
 
 def _close(owned: ExitStack, pid: int) -> None:
-    """Close what an index has opened, but not in a forked process, whose parent still uses it."""
+    """Close everything that an index opened, except in a forked process, whose parent still uses it."""
     if os.getpid() == pid:
         owned.close()

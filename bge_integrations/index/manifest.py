@@ -1,4 +1,4 @@
-"""The settings an index was made with, and whether an embedder fits them."""
+"""The settings that an index was made with, and checks that an embedder matches them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bge_integrations.errors import IndexFormatError, InvalidInputError, WrongMo
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
 
-#: Increased when a release stores something that older ones would misread.
+#: Incremented when a release stores something that older ones would misread.
 FORMAT = 1
 
 MultiVectorStorage = Literal["float16", "float32", "recompute"]
@@ -25,14 +25,14 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the vectors of an index depend on, and how they are stored.
+    """The settings that an index's vectors depend on, and how they are stored.
 
     Attributes:
         model, revision: The model to load, and its commit if it comes from the hub. Used to open the index again.
         weights: The digest of the weights, which identifies the model.
         pooling, instruction, max_length: How passages are encoded.
         dimension, multi_vector_dimension, vocabulary_size: Widths of the three representations.
-        dtype: The dtype in which the first documents were encoded. A model in another dtype is the same model.
+        dtype: The dtype that the first documents were encoded in. Other dtypes count as the same model.
         multi_vectors, quantization: How vectors are stored.
     """
 
@@ -68,18 +68,21 @@ class Manifest:
         """Check and return the manifest read from `source`.
 
         Raises:
-            IndexFormatError: It has a newer format, or is not a manifest.
+            IndexFormatError: `stored` has a newer format, or is not a manifest.
         """
         if not isinstance(stored, Mapping) or type(stored.get("format")) is not int or stored["format"] < 1:
-            raise IndexFormatError(f"{source} is not the manifest of an index; restore it, or use another place")
+            raise IndexFormatError(
+                f"{source} is not the manifest of an index", advice="restore it, or use another folder or collection"
+            )
         if stored["format"] > FORMAT:
             raise IndexFormatError(
-                f"{source} has format {stored['format']}, this release reads up to {FORMAT}; upgrade bge-integrations"
+                f"{source} has format {stored['format']}, but this release reads only up to {FORMAT}",
+                advice="upgrade bge-integrations",
             )
         known = {field.name: field for field in fields(cls)}
         wrong = sorted(known.keys() ^ stored.keys()) or [n for n in known if not _fits(known[n], stored[n])]
         if wrong:
-            raise IndexFormatError(f"{source} is damaged ({', '.join(wrong)}); restore it from a copy")
+            raise IndexFormatError(f"{source} is damaged ({', '.join(wrong)})", advice="restore it from a copy")
         return cls(**stored)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,9 +93,9 @@ class Manifest:
         if embedder.vector_settings("passage")["weights"] != self.weights:
             revision = f" (revision {self.revision})" if self.revision else ""
             raise WrongModelError(
-                f"the index was made with {self.model}{revision}, and {embedder.source} has other weights; the vectors "
-                "of two models can't be compared. Open it with its own model (leave model= out), or index the "
-                "documents anew elsewhere"
+                f"the index was made with {self.model}{revision}, and {embedder.source} has other weights, so their "
+                "vectors can't be compared",
+                advice="open it with its own model (leave model= out), or add the documents to a new index",
             )
 
     def check(self, embedder: Embedder) -> None:
@@ -102,17 +105,19 @@ class Manifest:
         for name in ("pooling", "instruction", "max_length", "dimension", "multi_vector_dimension", "vocabulary_size"):
             if getattr(other, name) != getattr(self, name):
                 raise WrongModelError(
-                    f"the index was made with {name}={getattr(self, name)!r}, this embedder has "
-                    f"{getattr(other, name)!r}; open it with model={self.model!r} and the settings it was made with"
+                    f"the index was made with {name}={getattr(self, name)!r}, but this embedder has "
+                    f"{getattr(other, name)!r}",
+                    advice=f"open it with model={self.model!r} and the settings that it was made with",
                 )
 
-    def check_storage(self, **asked: str | None) -> None:
-        """Raise InvalidInputError if another way to store vectors is requested; None accepts any."""
-        for name, value in asked.items():
+    def check_storage(self, **requested: str | None) -> None:
+        """Raise InvalidInputError if the index stores vectors differently than requested; None accepts any."""
+        for name, value in requested.items():
             if value is not None and value != getattr(self, name):
                 raise InvalidInputError(
-                    f"the index was made with {name}={getattr(self, name)!r}, not {value!r}; leave {name} out, or make "
-                    "a new index"
+                    f"the index was made with {name}={getattr(self, name)!r}, not {value!r}",
+                    argument=name,
+                    advice=f"leave {name} out, or create a new index",
                 )
 
 

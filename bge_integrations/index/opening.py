@@ -1,4 +1,4 @@
-"""Opening an index: where it is stored, and the embedder it uses."""
+"""Opening an index: its folder or collection, its engine, and its embedder."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class OpenedIndex:
 
     Attributes:
         embedder: Encodes documents and queries.
-        store: Holds the documents.
-        manifest: What the index was made with.
+        store: Stores the documents.
+        manifest: The settings that the index was made with.
         location: The folder, URL, or ":memory:".
-        owned: Closes what was opened.
+        owned: Closes everything that was opened for the index.
     """
 
     embedder: Embedder
@@ -76,10 +76,12 @@ def open_index(
             check_choice(value, name, CHOICES[name])
     check_settings(settings)
     with ExitStack() as owned:  # closes everything again if a step fails
-        stored_at = _open_location(path_or_url, collection, api_key, create, owned)
-        stored = stored_at.manifest()
+        container = _open_location(path_or_url, collection, api_key, create, owned)
+        stored = container.manifest()
         if stored is None and not create:
-            raise IndexNotFoundError(f"there is no index at {stored_at.location}; make one, or check the place")
+            raise IndexNotFoundError(
+                f"there is no index at {container.location}", advice="check the path or URL, or create an index first"
+            )
         if stored is not None:
             stored.check_storage(**storage)
         embedder = _open_embedder(model, settings, stored, owned)
@@ -88,9 +90,9 @@ def open_index(
         multi_vectors, quantization = storage["multi_vectors"], storage["quantization"]
         manifest = stored or Manifest.of(embedder, multi_vectors or "float16", quantization)
         lock = ReadWriteLock()
-        engine = _open_engine(stored_at, None if stored else manifest, lock)
+        engine = _open_engine(container, None if stored else manifest, lock)
         owned.callback(engine.close)
-        location = MEMORY if path_or_url == MEMORY else stored_at.location
+        location = MEMORY if path_or_url == MEMORY else container.location
         opened = OpenedIndex(embedder, Store(engine, lock), manifest, location, owned.pop_all())
     _logger.info(
         "%s the index at %s with %r, multi_vectors=%s, quantization=%s",
@@ -108,9 +110,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name not in EMBEDDER_SETTINGS:
             known = sorted(EMBEDDER_SETTINGS | _OTHER_ARGUMENTS)
-            near = difflib.get_close_matches(name, known)
-            advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            raise InvalidInputError(f"M3Index.open has no setting {name!r}; {advice}")
+            similar = difflib.get_close_matches(name, known)
+            advice = f"did you mean {' or '.join(similar)}?" if similar else f"use one of {', '.join(known)}"
+            raise InvalidInputError(f"M3Index.open has no setting {name!r}", argument=name, advice=advice)
 
 
 def _open_location(
@@ -141,7 +143,7 @@ def _open_location(
 
 
 def _open_engine(location: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock) -> Engine:
-    """Return the engine on an index; a manifest creates a new index."""
+    """Return the engine of an index. If there is a manifest, create a new index."""
     if isinstance(location, Folder):
         try:
             from bge_integrations.index.edge import EdgeEngine
@@ -164,14 +166,16 @@ def _open_embedder(
     """Return the embedder of an index; `owned` closes it unless it was passed as `model`.
 
     Args:
-        model: A model or a loaded embedder; None takes the model in the manifest.
+        model: A model or a loaded embedder; None uses the model in the manifest.
         settings: Keywords of `load_embedder`.
         manifest: The manifest of an existing index.
         owned: Closes what is loaded here.
     """
     if isinstance(model, Embedder):
         if given := [name for name, value in settings.items() if value]:
-            raise InvalidInputError(f"{', '.join(given)}: give these where the embedder is loaded")
+            raise InvalidInputError(
+                f"{', '.join(given)} can't be set on a loaded embedder", advice="pass these to load_embedder"
+            )
         embedder = model
     else:
         if manifest is not None and model is None:
@@ -184,5 +188,7 @@ def _open_embedder(
             embedder = load_embedder(name, **{**settings, "max_length": manifest.max_length})
             owned.callback(embedder.close)
     if not embedder.has_sparse:
-        raise InvalidInputError(f"{embedder.name} has no sparse and multi-vector heads; use BAAI/bge-m3 (or 'pocket')")
+        raise InvalidInputError(
+            f"{embedder.name} has no sparse and multi-vector heads", advice="use BAAI/bge-m3 (or 'pocket')"
+        )
     return embedder

@@ -1,4 +1,4 @@
-"""Optimising a shard of Qdrant Edge: its search graphs are built on a copy of the files, in a separate process."""
+"""Optimising a Qdrant Edge shard: a separate process builds the search graphs on a copy of the files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from bge_integrations.index.folder import Folder
     from bge_integrations.index.locking import ReadWriteLock
 
-#: Comparing a query with this many points takes about 4 ms at 1024 dimensions. With more, a graph pays off.
+#: Comparing a query with this many points takes about 4 ms at 1024 dimensions. Beyond that, a graph pays off.
 _UNOPTIMIZED_POINTS = 20_000
-#: Points that changed during an optimisation are carried over this many at a time, with searches in between.
-_CARRIED = 8
+#: Number of points, changed during an optimisation, that are copied at a time. Searches run in between.
+_COPIED_POINTS = 8
 
 _logger = logging.getLogger(__name__)
 
@@ -87,14 +87,14 @@ class Optimizer:
         return self._stopped.is_set()
 
     def note_changes(self, points: Iterable[str]) -> None:
-        """Remember points that are about to be written, under the write lock."""
+        """Record points that are about to be written. The caller holds the write lock."""
         changed = set(points)
         self._unoptimized += len(changed)
         if self._changed is not None:
             self._changed |= changed
 
     def start(self) -> Future[None]:
-        """Optimise in a thread, which a Ctrl-C cannot interrupt during the switch to the copy."""
+        """Optimise in a thread, so that Ctrl-C can't interrupt the switch to the copy."""
         done: Future[None] = Future()
 
         def run() -> None:
@@ -115,11 +115,11 @@ class Optimizer:
             self.start().add_done_callback(_log_failure)
 
     def stop(self) -> bool:
-        """Interrupt a running optimisation and wait for its end. Later ones raise ClosedError.
+        """Interrupt a running optimisation and wait until it ends. Later ones raise ClosedError.
 
         Returns:
-            Whether it has ended. In the optimiser's own thread, where the garbage collector may close an index, it
-            cannot be waited for.
+            Whether it has ended. The optimiser's own thread, where the garbage collector may close an index, can't wait
+            for itself.
         """
         self._stopped.set()
         if self._thread == threading.get_ident():
@@ -131,7 +131,7 @@ class Optimizer:
         with self._running:
             self._thread = threading.get_ident()
             if self.stopped:
-                raise ClosedError("the index was closed; open it again")
+                raise ClosedError("the index was closed", advice="open it again")
             _logger.info("optimising the index in %s: %d new points", self._folder.path, self._unoptimized)
             begun = time.monotonic()
             self._unoptimized = 0
@@ -158,39 +158,41 @@ class Optimizer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C must not reach it
+            start_new_session=True,  # so that Ctrl-C does not reach it
         )
         at_exit = weakref.finalize(self, process.kill)
         try:
             while True:
                 try:
-                    _, problem = process.communicate(timeout=0.2)
+                    _, stderr = process.communicate(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
                     self._check_not_stopped()
         finally:
-            at_exit()  # does nothing to a process that has ended
+            at_exit()  # has no effect if the process has ended
             process.wait()
         if process.returncode:
-            raise StorageError(f"optimising failed ({process.returncode}): {problem.decode(errors='replace')[-500:]}")
+            raise StorageError(
+                f"optimising failed with exit status {process.returncode}: {stderr.decode(errors='replace')[-500:]}"
+            )
 
     def _switch_to(self, path: Path) -> None:
-        """Use the optimised copy, after carrying over what has changed since it was made."""
+        """Copy the points changed meanwhile to the optimised shard, and switch to it."""
         assert self._changed is not None
         with engine_errors():
             shard = edge.EdgeShard.load(str(path))
-            while len(self._changed) > _CARRIED:
+            while len(self._changed) > _COPIED_POINTS:
                 self._check_not_stopped()
                 with self._lock.read():
-                    self._carry_over([self._changed.pop() for _ in range(_CARRIED)], shard)
+                    self._copy_points([self._changed.pop() for _ in range(_COPIED_POINTS)], shard)
             with self._lock.write():
-                self._carry_over(list(self._changed), shard)  # the few points written since the last look
-                self._carry_fields_over(shard)
+                self._copy_points(list(self._changed), shard)  # the few points written since the loop
+                self._copy_field_indexes(shard)
                 shard.flush()
                 old_path, old_shard = self._current.path, self._current.shard
                 try:
                     self._folder.switch(path, shard.count(edge.CountRequest()))
-                finally:  # if only the last step of it failed, the next opening uses the copy, and so must writes
+                finally:  # if only its last step failed, the copy is opened next time, so use it for writes
                     if self._folder.shard() == path:
                         self._current.path, self._current.shard = path, shard
             old_shard.close()
@@ -198,9 +200,9 @@ class Optimizer:
 
     def _check_not_stopped(self) -> None:
         if self.stopped:
-            raise ClosedError("the index was closed while it was being optimised")
+            raise ClosedError("the index was closed while it was being optimised", advice="open it again")
 
-    def _carry_over(self, points: Sequence[str], shard: edge.EdgeShard) -> None:
+    def _copy_points(self, points: Sequence[str], shard: edge.EdgeShard) -> None:
         if not points:
             return
         stored = self._current.shard.retrieve(list(points), with_payload=True, with_vector=True)
@@ -211,7 +213,7 @@ class Optimizer:
         if deleted:
             shard.update(edge.UpdateOperation.delete_points(list(deleted)))
 
-    def _carry_fields_over(self, shard: edge.EdgeShard) -> None:
+    def _copy_field_indexes(self, shard: edge.EdgeShard) -> None:
         indexed = shard.info().payload_schema
         for path, field in self._current.shard.info().payload_schema.items():
             if path not in indexed:
@@ -219,7 +221,7 @@ class Optimizer:
 
 
 def copy_shard(current: CurrentShard, target: Path, folder: Folder, times: int) -> None:
-    """Copy a shard's files to `target` in a folder that has room for them several times."""
+    """Copy a shard's files to `target`, if the folder has room for them this many times."""
     with engine_errors():
         current.shard.flush()
     folder.check_room(times * disk_use(current.path))
@@ -227,9 +229,9 @@ def copy_shard(current: CurrentShard, target: Path, folder: Folder, times: int) 
 
 
 def _log_failure(done: Future[None]) -> None:
-    """Report an optimisation that failed in the background."""
+    """Log a failed background optimisation."""
     error = done.exception()
     if isinstance(error, DiskFullError):
-        _logger.warning("the index was not optimised, searches are slower: %s", error)
+        _logger.warning("the index was not optimised, so searches are slower: %s", error)
     elif error is not None and not isinstance(error, ClosedError):
-        _logger.error("the index was not optimised, searches are slower", exc_info=error)
+        _logger.error("the index was not optimised, so searches are slower", exc_info=error)

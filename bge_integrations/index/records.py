@@ -1,4 +1,4 @@
-"""A document on its way into an index, with its vectors, and as a search returns it."""
+"""Documents: new, with their vectors, as stored, and as search results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from bge_integrations.outputs import SparseVector
 
-#: Engines accept only UUIDs: each is made from the document's id in this namespace.
+#: Engines accept only UUIDs, which are derived from the documents' ids in this namespace.
 _NAMESPACE = uuid.UUID("6f0c1f3a-3c0e-5c5e-9d53-0b1d6f7a4b2e")
-#: Not every engine stores larger whole numbers exactly.
-_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
-_DEEPEST = 32
-#: Characters of a text in the `repr` of a document.
+#: The range of integers that every engine stores exactly.
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_MAX_DEPTH = 32
+#: Maximum characters of the text in a document's `repr`.
 _SHOWN_CHARACTERS = 60
 
 
@@ -51,8 +51,8 @@ class Hit(StoredDocument):
     """A document found by a search.
 
     Attributes:
-        score: The score by which the hits are ordered.
-        scores: The scores that make it up, by name: "dense", "sparse", "multi_vector". Only those that were computed.
+        score: The score that hits are sorted by.
+        scores: The individual scores by name: "dense", "sparse", "multi_vector". Only those that were computed.
     """
 
     score: float
@@ -64,11 +64,11 @@ class Hit(StoredDocument):
 
 @dataclass(frozen=True, eq=False)
 class NewDocument:
-    """A checked document on its way into the index.
+    """A validated document that is being added to the index.
 
     Attributes:
         id, text, metadata: As in `StoredDocument`.
-        point: The UUID under which an engine stores it.
+        point: The UUID that the engine stores it under.
         text_digest, metadata_digest: Fingerprints that show whether a stored document has changed.
     """
 
@@ -81,7 +81,7 @@ class NewDocument:
 
     @classmethod
     def of(cls, text: str, metadata: dict[str, Any], identifier: str | None = None) -> NewDocument:
-        """A document with this id; None derives one that is the same for the same text and metadata."""
+        """Return a document with this id, or with one derived from text and metadata if it is None."""
         text_digest, metadata_digest = digest(text), digest(metadata)
         if identifier is None:
             identifier = derived_id(text_digest, metadata_digest)
@@ -89,12 +89,12 @@ class NewDocument:
 
     @property
     def derived_id(self) -> str:
-        """The id this document has if none is given."""
+        """The id that this document gets if none is given."""
         return derived_id(self.text_digest, self.metadata_digest)
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What an engine stores beside the vectors."""
+        """The payload that an engine stores with the vectors."""
         return {
             "id": self.id,
             "text": self.text,
@@ -129,12 +129,12 @@ class Record:
 
 
 def point_of(identifier: str) -> str:
-    """Return the UUID under which the document with this id is stored."""
+    """Return the UUID that the document with this id is stored under."""
     return str(uuid.uuid5(_NAMESPACE, identifier))
 
 
 def derived_id(text_digest: str, metadata_digest: str) -> str:
-    """Return the id of a document that came without one."""
+    """Return the id of a document that was added without one."""
     return str(uuid.uuid5(_NAMESPACE, f"{text_digest} {metadata_digest}"))
 
 
@@ -153,10 +153,10 @@ def _shortened(text: str) -> str:
 
 
 def checked_metadata(metadata: object, argument: str) -> dict[str, Any]:
-    """Return a copy of `metadata`.
+    """Check `metadata` and return a copy.
 
     Raises:
-        InvalidInputError: It holds something that JSON cannot; the message says where.
+        InvalidInputError: It contains something that JSON can't represent; the message says where.
     """
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"{argument} must be a dict, got {type(metadata).__name__}")
@@ -165,14 +165,16 @@ def checked_metadata(metadata: object, argument: str) -> dict[str, Any]:
 
 
 def _checked(value: object, where: str, depth: int) -> Any:
-    if depth > _DEEPEST:
-        raise InvalidInputError(f"{where} is nested more than {_DEEPEST} deep (or holds itself); flatten it")
+    if depth > _MAX_DEPTH:
+        raise InvalidInputError(
+            f"{where} is nested more than {_MAX_DEPTH} levels deep (or contains itself)", advice="flatten it"
+        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         check_text(value, where)
-        return str.__str__(value)  # a plain str, also for a member of an enum
-    if isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
+        return str.__str__(value)  # a plain str, even for a member of an Enum
+    if isinstance(value, int) and _MIN_INT <= value <= _MAX_INT:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
@@ -187,6 +189,7 @@ def _checked(value: object, where: str, depth: int) -> Any:
     if isinstance(value, list):
         return [_checked(inner, f"{where}[{i}]", depth + 1) for i, inner in enumerate(value)]
     raise InvalidInputError(
-        f"{where} is {value!r:.80}, a {type(value).__name__} that JSON cannot keep as it is; use str, int (64 bits), "
-        "float (finite), bool, None, lists and dicts: a date's isoformat(), a tuple's list(), a numpy value's item()"
+        f"{where} is {value!r:.80}, a {type(value).__name__} that JSON can't represent exactly",
+        advice="use str, int (64 bits), finite float, bool, None, lists and dicts; convert a date with isoformat(), a "
+        "tuple with list(), a numpy value with item()",
     )

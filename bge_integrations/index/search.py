@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 Fusion = Literal["weighted", "rrf"]
 
-#: More than any index holds; engines count in 64 bits.
-_MOST_CANDIDATES = 2**40
-#: Maximum number of candidates that the queries of one request propose together.
+#: More than any index contains, but within the 64-bit integers of engines.
+_MAX_CANDIDATES = 2**40
+#: Maximum number of candidates per request, over all its queries.
 _CANDIDATES_AT_ONCE = 10_000
-#: How candidates are encoded if their multi-vectors are not stored.
+#: Settings to encode candidates with if their multi-vectors are not stored.
 _RECOMPUTED: dict[str, Any] = {"kind": "passage", "dense": False, "multi_vector": True, "on_truncate": "ignore"}
 
 _PROPOSING: tuple[Representation, ...] = ("dense", "sparse")
 
 
 class SearchSettings(TypedDict, total=False):
-    """The keywords of `M3Index.search`, which describes them."""
+    """The keywords of `M3Index.search`, which documents them."""
 
     mode: Mode
     weights: Weights
@@ -55,9 +55,9 @@ class Search:
         k: Maximum number of hits.
         weights: Weights of the representations that make up the score, each above 0.
         fusion: Their weighted mean, or reciprocal rank fusion.
-        condition: A condition on the metadata.
-        candidates: Number of points that each proposing representation proposes.
-        proposing: The representations that propose candidates.
+        condition: A filter on the metadata.
+        candidates: Number of candidates from each representation in `proposing`.
+        proposing: The representations that candidates are retrieved by.
     """
 
     k: int
@@ -83,14 +83,14 @@ class Search:
         check_choice(fusion, "fusion", get_args(Fusion))
         check_whole_number(candidates, "candidates")
         chosen = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
-        # searching the multi-vectors would take too long; they score what dense and sparse vectors propose
+        # searching multi-vectors would take too long, so they only score candidates from dense and sparse search
         proposing = _PROPOSING if "multi_vector" in chosen else tuple(chosen)
         return cls(
             k=k,
             weights=chosen,
             fusion=fusion,
             condition=condition,
-            candidates=min(max(k, candidates) if len(proposing) > 1 else k, _MOST_CANDIDATES),
+            candidates=min(max(k, candidates) if len(proposing) > 1 else k, _MAX_CANDIDATES),
             proposing=proposing,
         )
 
@@ -105,7 +105,7 @@ class Searcher:
 
     Args:
         store: The store.
-        stores_multi_vectors: Whether the store has multi-vectors; if not, those of the candidates are computed.
+        stores_multi_vectors: Whether the store has multi-vectors; if not, they are computed for the candidates.
     """
 
     def __init__(self, store: Store, stores_multi_vectors: bool) -> None:
@@ -136,7 +136,7 @@ class Searcher:
         return "multi_vector" in search.weights and not self._stores_multi_vectors
 
     def _answer_all(self, encoded: Embeddings, search: Search) -> list[_Answer]:
-        """Answer the queries, some at a time, so that writers do not wait for all of them."""
+        """Answer the queries in batches, so that writers do not wait for all of them."""
         engine = self._store.engine
         at_once = min(engine.queries_at_once, max(1, _CANDIDATES_AT_ONCE // search.candidates))
         answers: list[_Answer] = []
@@ -155,8 +155,8 @@ class Searcher:
             points = candidates.points if recomputes else [point for point, _ in ranked]
             scores: Scores = {r: {p: by_point[p] for p in points} for r, by_point in candidates.scores.items()}
             answers.append(_Answer(points, scores, ranked))
-        wanted = list(dict.fromkeys(point for answer in answers for point in answer.points))
-        payloads = engine.fetch(wanted) if wanted else {}
+        needed = list(dict.fromkeys(point for answer in answers for point in answer.points))
+        payloads = engine.fetch(needed) if needed else {}
         for answer in answers:
             answer.payloads = {point: payloads[point] for point in answer.points if point in payloads}
         return answers
@@ -164,13 +164,13 @@ class Searcher:
 
 @dataclass
 class _Answer:
-    """What is known of the answer to one query.
+    """The answer to one query, which may still lack multi-vector scores.
 
     Attributes:
-        points: The points that may be hits.
+        points: The points that can be hits.
         scores: Their scores.
         ranked: The best points and their scores.
-        payloads: Their payloads, without the points that were deleted in the meantime.
+        payloads: The payloads of the points, except those deleted in the meantime.
     """
 
     points: list[str]
@@ -185,7 +185,7 @@ class _Answer:
     def add_multi_vector_scores(
         self, query: NDArray[np.float32], passages: Mapping[str, NDArray[np.float32]], search: Search
     ) -> None:
-        """Score the candidates by the multi-vectors of their texts, too, and rank them."""
+        """Add scores by the multi-vectors of the candidates' texts, and rank the candidates."""
         for r, by_point in self.scores.items():
             self.scores[r] = {point: score for point, score in by_point.items() if point in self.payloads}
         width = query.shape[1]

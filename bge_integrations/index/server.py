@@ -1,4 +1,4 @@
-"""The engine on a Qdrant server or cluster, with the same schema, points and searches as in a folder."""
+"""The storage engine on a Qdrant server or cluster, with the same schema, points and searches as in a folder."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
     "float": models.PayloadSchemaType.FLOAT,
     "bool": models.PayloadSchemaType.BOOL,
 }
-#: Seconds to wait for an answer.
+#: Seconds to wait for a response.
 _TIMEOUT = 60
 #: The manifest's key in the collection's metadata.
 _MANIFEST = "bge_integrations"
 
 
 def connect(url: str, name: str, api_key: str | None, owned: ExitStack) -> Collection:
-    """Return the collection of that name on the server."""
+    """Connect to a server and return the collection with this name."""
     with _server_errors(url):
         client = QdrantClient(url=url, api_key=api_key, timeout=_TIMEOUT, check_compatibility=False)
         owned.callback(client.close)
@@ -50,13 +50,16 @@ def connect(url: str, name: str, api_key: str | None, owned: ExitStack) -> Colle
 
 
 class Collection:
-    """A collection on a server that holds an index."""
+    """A collection on a Qdrant server that stores an index."""
 
     def __init__(self, client: QdrantClient, name: str) -> None:
         if not isinstance(client, QdrantClient):
-            raise InvalidInputError(f"pass a folder, a URL or a QdrantClient, not {type(client).__name__}")
+            raise InvalidInputError(
+                f"an index can't be opened from {type(client).__name__}",
+                advice="pass a folder, a URL or a QdrantClient",
+            )
         if not isinstance(name, str) or not name:
-            raise InvalidInputError(f"collection={name!r} must be a name")
+            raise InvalidInputError(f"collection={name!r} is not a name", argument="collection", advice="pass a str")
         self.client = client
         self.name = name
         options = client.init_options
@@ -64,14 +67,14 @@ class Collection:
         self.location = f"{options.get('url') or options.get('host') or options.get('location')}/{name}"
 
     def manifest(self) -> Manifest | None:
-        """Return what the index was made with; None if the collection does not exist."""
+        """Return the index's manifest; None if the collection does not exist."""
         with _server_errors(self.location):
             if not self.client.collection_exists(self.name):
                 return None
             metadata = self.client.get_collection(self.name).config.metadata or {}
         if _MANIFEST not in metadata:
             raise IndexFormatError(
-                f"the collection {self.name!r} is no index of this package; pass another name as collection="
+                f"the collection {self.name!r} is not an M3Index", advice="pass another name as collection="
             )
         return Manifest.read(metadata[_MANIFEST], f"the metadata of {self.location}")
 
@@ -81,7 +84,9 @@ class Collection:
             self.client.create_collection(self.name, **_schema(manifest), metadata={_MANIFEST: manifest.to_dict()})
         if self.manifest() is None:
             self.client.delete_collection(self.name)
-            raise StorageError("the server keeps no collection metadata; Qdrant 1.16 or newer is needed")
+            raise StorageError(
+                "the server does not store collection metadata", advice="upgrade it to Qdrant 1.16 or newer"
+            )
 
 
 class QdrantEngine:
@@ -89,7 +94,7 @@ class QdrantEngine:
 
     Args:
         collection: The collection.
-        manifest: Describes a new collection; None opens an existing one.
+        manifest: The settings of a new collection; None opens an existing one.
     """
 
     largest_request = 1 << 20
@@ -174,13 +179,13 @@ class QdrantEngine:
         """Do nothing: the server optimises by itself."""
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
-        raise NotSupportedError("an index on a server is copied by the server: see its snapshots")
+        raise NotSupportedError("an index on a server can't be copied to a folder", advice="use the server's snapshots")
 
     def flush(self) -> None:
-        """Do nothing: the server acknowledges a write when it is in its log."""
+        """Do nothing: the server acknowledges a write once it is in its log."""
 
     def close(self) -> None:
-        """Do nothing: the client is closed by its owner."""
+        """Do nothing: whoever created the client closes it."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -193,9 +198,11 @@ def _server_errors(location: str) -> Iterator[None]:
     try:
         yield
     except (ResponseHandlingException, RpcError) as error:
-        raise StorageError(f"{location} does not answer ({error}); check the address, and that it runs") from error
+        raise StorageError(
+            f"{location} does not respond ({error})", advice="check the address and that the server is running"
+        ) from error
     except (ApiException, ValueError) as error:
-        raise StorageError(f"{location} refused: {error}") from error
+        raise StorageError(f"{location} rejected the request: {error}") from error
 
 
 def _schema(manifest: Manifest) -> dict[str, Any]:

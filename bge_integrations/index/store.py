@@ -1,4 +1,4 @@
-"""A storage engine that searches share and writers hold exclusively, until it is closed."""
+"""A storage engine and the lock that its readers share and its writers hold exclusively."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class Store:
 
     @property
     def engine(self) -> Engine:
-        """The engine, for what needs no lock or is done under it.
+        """The engine, for calls that need no lock or already hold it.
 
         Raises:
             ClosedError: The index was closed.
         """
         if self._closed:
-            raise ClosedError("the index was closed; open it again")
+            raise ClosedError("the index was closed", advice="open it again")
         return self._engine
 
     @contextmanager
     def read(self) -> Iterator[Engine]:
-        """Hold the engine together with other readers."""
+        """Yield the engine, sharing its lock with other readers."""
         with self._lock.read():
             yield self.engine
 
     @contextmanager
     def write(self) -> Iterator[Engine]:
-        """Hold the engine exclusively."""
+        """Yield the engine, holding its lock exclusively."""
         with self._lock.write():
             yield self.engine
 
     def close(self) -> None:
-        """Wait for readers and writers, and refuse further ones. The engine itself stays open."""
+        """Wait for readers and writers, and reject new ones. The engine itself stays open."""
         with self._lock.write():
             self._closed = True

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _PAGE = 256
 #: An `add` flushes after this many documents; the cost of a flush barely depends on their number.
 _FLUSHED_DOCUMENTS = 256
-#: Maximum number of metadata keys that are indexed: each index costs memory.
-_MOST_FIELDS = 100
+#: Maximum number of metadata keys with an index, because each index takes memory.
+_MAX_FIELDS = 100
 
 
 class Writer:
-    """Writes to the store of an index.
+    """Adds documents to the store of an index, and deletes them.
 
     Args:
         store: The store.
@@ -43,7 +43,7 @@ class Writer:
         self.fields: dict[str, FieldKind] = store.engine.indexed_fields()
         self._store = store
         self._stores_multi_vectors = stores_multi_vectors
-        self._written = self._flushed = 0  # numbers of documents, changed under the lock
+        self._written = self._flushed = 0  # numbers of documents, updated under the lock
 
     def add(
         self,
@@ -67,12 +67,12 @@ class Writer:
                     pending = self.store(plan, encoded)
                 added += [document.id for document in chunk]
                 bar.update(len(chunk))
-        if self._written > self._flushed:  # by this call, or by another whose documents this one skipped
+        if self._written > self._flushed:  # by this call, or by another one whose documents were skipped here
             self.flush()
         return added
 
     def plan(self, documents: Sequence[NewDocument]) -> Plan:
-        """Compare documents with what is stored."""
+        """Compare documents with the stored ones, and return what to write."""
         with self._store.read() as engine:
             stored = engine.fetch([document.point for document in documents], ["text_digest", "metadata_digest"])
         plan = Plan([], [])
@@ -85,12 +85,12 @@ class Writer:
         return plan
 
     def store(self, plan: Plan, encoded: Embeddings | None) -> list[NewDocument]:
-        """Store what was planned. Return the documents whose text another caller has replaced in the meantime."""
+        """Carry out a plan. Return the documents whose text another caller has replaced in the meantime."""
         self._index_fields([*plan.new, *plan.metadata_changed])
         largest_request = self._store.engine.largest_request
         for batch in batches_of(records_of(plan.new, encoded), lambda record: record.size, largest_request):
             with self._store.write() as engine:
-                self._written += len(batch)  # first, because a write that fails may have stored a part
+                self._written += len(batch)  # before the write, because a failed write may have stored some of them
                 engine.write(batch)
         overtaken = self._store_metadata(plan.metadata_changed) if plan.metadata_changed else []
         if self._written - self._flushed >= _FLUSHED_DOCUMENTS:
@@ -98,7 +98,7 @@ class Writer:
         return overtaken
 
     def delete(self, ids: Sequence[str], condition: Condition | None) -> int:
-        """Delete the documents with these ids, or those that meet the condition. Return their number."""
+        """Delete the documents with these ids, or those that match the condition. Return their number."""
         with self._store.write() as engine:
             if condition is not None:
                 points = list(_matching_points(engine, condition))
@@ -110,14 +110,14 @@ class Writer:
         return len(points)
 
     def flush(self) -> None:
-        """Return when everything written is on disk."""
+        """Wait until everything written is on disk."""
         with self._store.read() as engine:
             written = self._written
             engine.flush()
             self._flushed = written
 
     def _store_metadata(self, documents: Sequence[NewDocument]) -> list[NewDocument]:
-        """Replace the metadata of documents whose text is unchanged, and return the others."""
+        """Replace the metadata of documents whose text is unchanged. Return the other documents."""
         with self._store.write() as engine:
             stored = engine.fetch([document.point for document in documents], ["text_digest"])
             unchanged = [d for d in documents if stored.get(d.point) == {"text_digest": d.text_digest}]
@@ -126,19 +126,19 @@ class Writer:
         return [document for document in documents if document not in unchanged]
 
     def _index_fields(self, documents: Iterable[NewDocument]) -> None:
-        """Index metadata keys that hold tags, numbers or bools when they first appear."""
+        """Create an index for each metadata key with tags, numbers or bools when it first appears."""
         for document in documents:
             for key, value in document.metadata.items():
-                if len(self.fields) < _MOST_FIELDS and key not in self.fields and (kind := field_kind(key, value)):
+                if len(self.fields) < _MAX_FIELDS and key not in self.fields and (kind := field_kind(key, value)):
                     with self._store.write() as engine:
-                        if key not in self.fields:  # another thread may have been faster
+                        if key not in self.fields:  # another thread may have created it
                             engine.index_field(key, kind)
                             self.fields[key] = kind
 
 
 @dataclass
 class Plan:
-    """Documents to encode and store, and documents of which only the metadata has changed."""
+    """Documents to encode and store, and documents whose metadata alone has changed."""
 
     new: list[NewDocument]
     metadata_changed: list[NewDocument]

@@ -1,8 +1,7 @@
 """LangChain adapters: `BGEEmbeddings`, `BGEReranker`, bge-m3's three-way `BGEM3Retriever` and `BGEM3VectorStore`.
 
-Sparse vectors for other stores are `BGESparseEmbeddings` (Qdrant) and `BGEMilvusSparseEmbeddings`.
-
-The sparse adapters are imported when first used, because they need langchain-qdrant or langchain-milvus.
+For sparse vectors in other stores, use `BGESparseEmbeddings` (Qdrant) or `BGEMilvusSparseEmbeddings` (Milvus). They are
+imported on first use, because they need langchain-qdrant or langchain-milvus.
 """
 
 from importlib import import_module
@@ -22,20 +21,20 @@ if TYPE_CHECKING:
     from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings as BGEMilvusSparseEmbeddings
     from bge_integrations.langchain.qdrant import BGESparseEmbeddings as BGESparseEmbeddings
 
-_HOME = {
+_LAZY_MODULES = {
     "BGESparseEmbeddings": "bge_integrations.langchain.qdrant",
     "BGEMilvusSparseEmbeddings": "bge_integrations.langchain.milvus",
 }
 
-# not the sparse adapters, because `import *` has to work without their packages
+# without the sparse adapters, so that `import *` works without their packages
 __all__ = ["BGEEmbeddings", "BGEM3Retriever", "BGEM3VectorStore", "BGEReranker", "RerankedRetriever"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _LAZY_MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_LAZY_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_LAZY_MODULES])

@@ -16,7 +16,7 @@ from bge_integrations.validation import check_query
 class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
-    Queries and documents are embedded as the model was trained: `embed_query` puts the query instruction before the
+    Queries and documents are embedded as the model was trained: `embed_query` prepends the query instruction to the
     query. All instances of one model share its weights, and concurrent calls are merged into batches.
 
     Example:
@@ -24,8 +24,8 @@ class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
         >>> embeddings = BGEEmbeddings(model="BAAI/bge-small-en-v1.5")
         >>> vector = embeddings.embed_query("What is a dense retriever?")
 
-    The model is loaded when the object is made, so that a wrong name fails there. Pickles, copies and `model_dump`
-    carry the settings, never the weights.
+    The model is loaded when the object is created, so a wrong name fails right away. Pickles, copies and `model_dump`
+    contain the settings, never the weights.
     """
 
     model: ModelName = Field(
@@ -33,7 +33,7 @@ class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
     )
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
     passage_instruction: str | None = None
-    """Put before each document; None takes the catalogue's for this model, "" none."""
+    """Prepended to each document; None uses the catalogue's for this model, "" disables it."""
     show_progress: bool = False
     """Show a progress bar while documents are embedded."""
 

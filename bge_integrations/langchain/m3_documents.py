@@ -1,4 +1,4 @@
-"""LangChain's documents in an M3Index, and the settings that open it."""
+"""Conversion between LangChain documents and M3Index, and opening an index from settings."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from bge_integrations.index.opening import EMBEDDER_SETTINGS
 if TYPE_CHECKING:
     from bge_integrations.index import StoredDocument
 
-#: Everything that `M3Index.open` accepts beside the path.
+#: All keywords of `M3Index.open`.
 _OPEN_SETTINGS = (set(inspect.signature(M3Index.open).parameters) | EMBEDDER_SETTINGS) - {"path_or_url", "settings"}
 
 
 def open_index(
     path: str | os.PathLike[str] | None, settings: dict[str, Any], fields: Iterable[str]
 ) -> tuple[M3Index, dict[str, Any]]:
-    """Open an index with the settings that `M3Index.open` accepts. Return it with the others, which are `fields`."""
+    """Open an index with the settings of `M3Index.open`. Return it with the other settings, which are `fields`."""
     known = {*_OPEN_SETTINGS, *fields, "model_name"} - {"index"}
     if unknown := sorted(settings.keys() - known):
-        raise InvalidInputError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        raise InvalidInputError(
+            f"unknown setting {', '.join(unknown)}", advice=f"use one of {', '.join(sorted(known))}"
+        )
     if {"model", "model_name"} <= settings.keys():
-        raise InvalidInputError("model is given twice, also as model_name; pass one of them")
+        raise InvalidInputError("model and model_name are both given", argument="model", advice="pass one of them")
     if "model_name" in settings:
         settings = {**settings, "model": settings["model_name"]}
         del settings["model_name"]
@@ -38,7 +40,7 @@ def open_index(
 
 
 def columns(documents: Iterable[Document]) -> dict[str, list[Any]]:
-    """Return the arguments of `M3Index.add`."""
+    """Return documents as the arguments of `M3Index.add`."""
     listed = list(documents)
     return {
         "texts": [document.page_content for document in listed],

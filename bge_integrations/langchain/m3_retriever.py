@@ -1,4 +1,4 @@
-"""Three-way bge-m3 retrieval as LangChain's retriever."""
+"""A LangChain retriever for bge-m3's three-way retrieval."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ if TYPE_CHECKING:
 
 
 class BGEM3Retriever(BaseRetriever):
-    """Finds documents by bge-m3's dense, sparse and multi-vector scores together, or by one of them.
+    """A retriever that ranks documents by bge-m3's dense, sparse and multi-vector scores, combined or alone.
 
     Example:
         >>> from bge_integrations.langchain import BGEM3Retriever
         >>> retriever = BGEM3Retriever.from_texts(["Pandas eat bamboo.", "Rome lies on the Tiber."], k=1)
         >>> retriever.invoke("What do pandas eat?")
 
-    With `path="folder"` the documents are kept on disk, and are not encoded again; with `path="https://…"` they are
-    kept on a Qdrant server. `invoke(query, k=3, filter={"year": 2020})` sets k, mode, weights or the filter for one
-    call.
+    With `path="folder"`, documents are stored on disk and not encoded again; with `path="https://…"`, they are stored
+    on a Qdrant server. `invoke(query, k=3, filter={"year": 2020})` sets k, mode, weights or the filter for one call.
 
-    The index belongs to this process: copies of the retriever share it, and it can't be pickled.
+    The index belongs to this process: copies of the retriever share it, and neither can be pickled.
     """
 
     index: M3Index = Field(frozen=True)
-    """The index with the documents. `retriever.index.add(...)` adds more, `.close()` releases the folder."""
+    """The index of the documents. `retriever.index.add(...)` adds more, `.close()` releases the folder."""
     k: int = Field(default=4, ge=1)
     """Number of documents to return."""
     mode: Mode = "hybrid"
@@ -50,11 +49,11 @@ class BGEM3Retriever(BaseRetriever):
     fusion: Fusion = "weighted"
     """"weighted", the mean of the scores, or "rrf", reciprocal rank fusion."""
     filter: dict[str, Any] | None = None
-    """A condition on the metadata: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
+    """A metadata filter: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
     candidates: int = Field(default=200, ge=1)
-    """Number of documents that dense and sparse search each propose in "hybrid" and "multi_vector"."""
+    """Number of candidates from dense and from sparse search in "hybrid" and "multi_vector"."""
     reranker: BGEReranker | None = None
-    """Reorders the documents and stores its score in `metadata["relevance_score"]`; the best k are returned."""
+    """Reranks the documents and stores its score in `metadata["relevance_score"]`; the best k are returned."""
     fetch_k: int = Field(default=20, ge=1)
     """Number of documents to rerank, at least k."""
 
@@ -68,17 +67,17 @@ class BGEM3Retriever(BaseRetriever):
 
     @classmethod
     def from_index(cls, index: M3Index, **settings: Any) -> Self:
-        """Return a retriever on an open index. `settings` are the fields."""
+        """Return a retriever for an open index. `settings` are the fields of this class."""
         return cls(index=index, **settings)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Return a retriever on the index in a folder or at a server's URL. `settings` are as in `from_documents`.
+        """Open the index at a path or a server's URL, and return a retriever. `settings` are as in `from_documents`.
 
         Raises:
             IndexNotFoundError: The index does not exist.
         """
-        return cls._filled({"texts": []}, path, False, {**settings, "create": False})
+        return cls._create({"texts": []}, path, False, {**settings, "create": False})
 
     @classmethod
     def from_documents(
@@ -89,19 +88,19 @@ class BGEM3Retriever(BaseRetriever):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """Add documents to an index, and return a retriever on it.
+        """Add documents to an index, and return a retriever for it.
 
         Args:
-            documents: The documents. If one has no id, it is derived from text and metadata.
-            path: A folder, or the URL of a Qdrant server. None is a temporary folder.
+            documents: The documents. A missing id is derived from text and metadata.
+            path: A folder, or the URL of a Qdrant server. None uses a temporary folder.
             show_progress: Show a progress bar.
-            settings: The fields, and what `M3Index.open` accepts: model, device, dtype, max_length, multi_vectors, …
+            settings: Fields of this class and keywords of `M3Index.open`: model, device, dtype, max_length, …
 
         Raises:
             InvalidInputError: A document is invalid, or the model has no sparse and multi-vector heads.
             WrongModelError, IndexLockedError, IndexFormatError: The folder or collection can't be used.
         """
-        return cls._filled(columns(documents), path, show_progress, settings)
+        return cls._create(columns(documents), path, show_progress, settings)
 
     @classmethod
     def from_texts(
@@ -114,11 +113,11 @@ class BGEM3Retriever(BaseRetriever):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """As `from_documents`, for texts with metadata and ids."""
-        return cls._filled({"texts": texts, "metadatas": metadatas, "ids": ids}, path, show_progress, settings)
+        """The same as `from_documents`, for texts with metadata and ids."""
+        return cls._create({"texts": texts, "metadatas": metadatas, "ids": ids}, path, show_progress, settings)
 
     @classmethod
-    def _filled(
+    def _create(
         cls, columns: dict[str, Any], path: str | os.PathLike[str] | None, show_progress: bool, settings: dict[str, Any]
     ) -> Self:
         index, fields = open_index(path, settings, cls.model_fields)
@@ -131,7 +130,7 @@ class BGEM3Retriever(BaseRetriever):
         return retriever
 
     def close(self) -> None:
-        """Close the index, so that others can open it."""
+        """Close the index, so that it can be opened elsewhere."""
         self.index.close()
 
     def _get_relevant_documents(
@@ -146,8 +145,8 @@ class BGEM3Retriever(BaseRetriever):
     ) -> list[Document]:
         k = self.k if k is None else k
         hits = self.index.search(query, **self._arguments(k, mode, weights, filter))
-        found = _documents(hits)
-        return self.reranker._rerank(found, query, k) if self.reranker else found
+        documents = _documents(hits)
+        return self.reranker._rerank(documents, query, k) if self.reranker else documents
 
     async def _aget_relevant_documents(
         self,
@@ -161,8 +160,8 @@ class BGEM3Retriever(BaseRetriever):
     ) -> list[Document]:
         k = self.k if k is None else k
         hits = await self.index.asearch(query, **self._arguments(k, mode, weights, filter))
-        found = _documents(hits)
-        return await self.reranker._arerank(found, query, k) if self.reranker else found
+        documents = _documents(hits)
+        return await self.reranker._arerank(documents, query, k) if self.reranker else documents
 
     def _arguments(
         self,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class BGEM3VectorStore(VectorStore):
-    """A vector store searched by bge-m3's dense, sparse and multi-vector scores together, or by one of them.
+    """A vector store that searches by bge-m3's dense, sparse and multi-vector scores, combined or alone.
 
     Example:
         >>> from bge_integrations.langchain import BGEM3VectorStore
@@ -40,16 +40,15 @@ class BGEM3VectorStore(VectorStore):
         >>> store.similarity_search_with_score("What do pandas eat?", k=1)
         >>> store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "filter": {"page": {"$lte": 10}}})
 
-    A document with a known id replaces the stored one, and is not encoded again if its text is the same. If a document
-    has no id, it is derived from text and metadata. Each search also accepts `mode`, `weights`, `fusion` and
-    `candidates`.
+    A document whose id exists replaces the stored one, and is not encoded again if its text is unchanged. A missing id
+    is derived from text and metadata. Each search also accepts `mode`, `weights`, `fusion` and `candidates`.
 
     Args:
-        index: The index with the documents.
+        index: The index of the documents.
         mode: "dense", "sparse", "multi_vector" or "hybrid".
         weights: Weights of the dense, sparse and multi-vector scores in "hybrid".
         fusion: "weighted" or "rrf".
-        candidates: Number of documents that dense and sparse search each propose.
+        candidates: Number of candidates from dense and from sparse search.
     """
 
     def __init__(
@@ -63,14 +62,16 @@ class BGEM3VectorStore(VectorStore):
     ) -> None:
         if not isinstance(index, M3Index):
             raise InvalidInputError(
-                f"index is {type(index).__name__}; pass an M3Index, or make the store with from_texts or load"
+                f"index is {type(index).__name__}, not an M3Index",
+                argument="index",
+                advice="pass an M3Index, or create the store with from_texts or load",
             )
         self.index = index
         self._search_settings = {"mode": mode, "weights": weights, "fusion": fusion, "candidates": candidates}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Return a store on the index in a folder or at a server's URL. `settings` are as in `from_texts`.
+        """Open the index at a path or a server's URL, and return a store. `settings` are as in `from_texts`.
 
         Raises:
             IndexNotFoundError: The index does not exist.
@@ -78,7 +79,7 @@ class BGEM3VectorStore(VectorStore):
         return cls.from_texts([], path=path, **{**settings, "create": False})
 
     def close(self) -> None:
-        """Close the index, so that others can open it."""
+        """Close the index, so that it can be opened elsewhere."""
         self.index.close()
 
     @classmethod
@@ -93,22 +94,22 @@ class BGEM3VectorStore(VectorStore):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """Add texts to a store, and return it.
+        """Create a store or open an existing one, and add texts to it.
 
         Args:
             texts, metadatas, ids: The documents.
-            embedding: A `BGEEmbeddings` whose model and settings the index uses; `model=` does the same. Other
-                embeddings are refused, because the index encodes all three representations itself.
-            path: A folder, or the URL of a Qdrant server. None is a temporary folder.
+            embedding: A `BGEEmbeddings` whose model and settings the index uses; or pass `model=`. Other embeddings are
+                rejected, because the index encodes all three representations itself.
+            path: A folder, or the URL of a Qdrant server. None uses a temporary folder.
             show_progress: Show a progress bar.
-            settings: The arguments of the class, and what `M3Index.open` accepts: model, device, multi_vectors, …
+            settings: Arguments of this class and keywords of `M3Index.open`: model, device, multi_vectors, …
 
         Raises:
             InvalidInputError: A text or its metadata is invalid, or `embedding` is not a `BGEEmbeddings`.
         """
-        index, ours = open_index(path, {**_settings_of(embedding), **settings}, inspect.signature(cls).parameters)
+        index, arguments = open_index(path, {**_settings_of(embedding), **settings}, inspect.signature(cls).parameters)
         try:
-            store = cls(index, **ours)
+            store = cls(index, **arguments)
             index.add(texts, ids, metadatas, show_progress=show_progress)
         except BaseException:
             index.close()
@@ -125,14 +126,14 @@ class BGEM3VectorStore(VectorStore):
         ids: Iterable[str] | None = None,
         **settings: Any,
     ) -> Self:
-        """As `from_texts`, without blocking the event loop."""
+        """The same as `from_texts`, without blocking the event loop."""
         return await asyncio.to_thread(cls.from_texts, texts, embedding, metadatas, ids=ids, **settings)
 
     @classmethod
     def from_documents(
         cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
     ) -> Self:
-        """As `from_texts`, for documents."""
+        """The same as `from_texts`, for documents."""
         if settings.get("ids") is None:
             settings.pop("ids", None)
         return cls.from_texts(embedding=embedding, **{**columns(documents), **settings})
@@ -141,7 +142,7 @@ class BGEM3VectorStore(VectorStore):
     async def afrom_documents(
         cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
     ) -> Self:
-        """As `from_documents`, without blocking the event loop."""
+        """The same as `from_documents`, without blocking the event loop."""
         return await asyncio.to_thread(cls.from_documents, documents, embedding, **settings)
 
     @property
@@ -158,11 +159,11 @@ class BGEM3VectorStore(VectorStore):
         batch_size: int | None = None,
         **settings: Any,
     ) -> list[str]:
-        """Add texts, and return their ids when all are on disk.
+        """Add texts, and return their ids once all are on disk.
 
         Args:
-            texts, ids, metadatas: One id and metadata for each text.
-            batch_size: Ignored. LangChain's `index()` passes it to every store; this store makes its own batches.
+            texts, ids, metadatas: The texts, with one id and one metadata dict each.
+            batch_size: Ignored. LangChain's `index()` passes it to every store; this store forms its own batches.
             settings: show_progress and on_truncate, as in `M3Index.add`.
         """
         return self.index.add(texts, ids, metadatas, **settings)
@@ -176,67 +177,67 @@ class BGEM3VectorStore(VectorStore):
         batch_size: int | None = None,
         **settings: Any,
     ) -> list[str]:
-        """As `add_texts`, without blocking the event loop."""
+        """The same as `add_texts`, without blocking the event loop."""
         return await self.index.aadd(texts, ids, metadatas, **settings)
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
-        """Delete documents by ids or by a filter. Return True, also if some did not exist.
+        """Delete documents by ids or by a filter. Return True, even if some do not exist.
 
         Raises:
-            InvalidInputError: Neither or both are given; nothing deletes everything.
+            InvalidInputError: Neither or both are given. Omitting both does not delete everything.
         """
         self.index.delete(ids, filter, **settings)
         return True
 
     async def adelete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
-        """As `delete`, without blocking the event loop."""
+        """The same as `delete`, without blocking the event loop."""
         await self.index.adelete(ids, filter, **settings)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents with these ids, in their order. Unknown ids are left out."""
+        """Return the documents with these ids, in the same order. Unknown ids are skipped."""
         return _documents(self.index.get(ids))
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """As `get_by_ids`, without blocking the event loop."""
+        """The same as `get_by_ids`, without blocking the event loop."""
         return _documents(await self.index.aget(ids))
 
     def similarity_search(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """Return the best k documents. `filter` is a condition on the metadata."""
+        """Return the k best documents. `filter` is a metadata filter."""
         return [document for document, _ in self.similarity_search_with_score(query, k, filter, **settings)]
 
     async def asimilarity_search(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """As `similarity_search`, without blocking the event loop."""
+        """The same as `similarity_search`, without blocking the event loop."""
         return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter, **settings)]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[tuple[Document, float]]:
-        """Return the best k documents and their scores; higher is better."""
+        """Return the k best documents and their scores; higher is better."""
         hits = self.index.search(query, k, filter=filter, **{**self._search_settings, **settings})
         return [(to_document(hit), hit.score) for hit in hits]
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[tuple[Document, float]]:
-        """As `similarity_search_with_score`, without blocking the event loop."""
+        """The same as `similarity_search_with_score`, without blocking the event loop."""
         hits = await self.index.asearch(query, k, filter=filter, **{**self._search_settings, **settings})
         return [(to_document(hit), hit.score) for hit in hits]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """Return the best k documents by their dense vectors."""
+        """Return the k best documents for a dense query vector."""
         return _documents(self.index.search_by_vector(embedding, k, filter=filter, **settings))
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """As `similarity_search_by_vector`, without blocking the event loop."""
+        """The same as `similarity_search_by_vector`, without blocking the event loop."""
         return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, filter, **settings)
 
     def max_marginal_relevance_search(
@@ -248,10 +249,10 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """Return k of the best `fetch_k` documents whose dense vectors are close to the query and far from each other.
+        """Return k of the `fetch_k` best documents, balancing similarity to the query and diversity by dense vectors.
 
         Args:
-            lambda_mult: 1 counts only the similarity to the query, 0 only the diversity.
+            lambda_mult: 1 considers only similarity to the query, 0 only diversity.
         """
         hits = self.index.search(query, fetch_k, filter=filter, **{**self._search_settings, **settings})
         dense = self.index.embedder.encode(check_query(query), kind="query").dense
@@ -267,7 +268,7 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """As `max_marginal_relevance_search`, without blocking the event loop."""
+        """The same as `max_marginal_relevance_search`, without blocking the event loop."""
         hits = await self.index.asearch(query, fetch_k, filter=filter, **{**self._search_settings, **settings})
         dense = (await self.index.embedder.aencode(check_query(query), kind="query")).dense
         assert dense is not None
@@ -282,7 +283,7 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """As `max_marginal_relevance_search`, from a dense vector and by dense scores."""
+        """The same as `max_marginal_relevance_search`, for a dense query vector and with dense scores."""
         hits = self.index.search_by_vector(embedding, fetch_k, filter=filter, **settings)
         return self._diverse(np.asarray(embedding, np.float32), hits, k, lambda_mult)
 
@@ -295,28 +296,28 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """As `max_marginal_relevance_search_by_vector`, without blocking the event loop."""
+        """The same as `max_marginal_relevance_search_by_vector`, without blocking the event loop."""
         return await asyncio.to_thread(
             self.max_marginal_relevance_search_by_vector, embedding, k, fetch_k, lambda_mult, filter, **settings
         )
 
     def _diverse(self, query: NDArray[np.float32], hits: list[Hit], k: int, lambda_mult: float) -> list[Document]:
         vectors = self.index.dense_vectors(hit.id for hit in hits)
-        hits = [hit for hit in hits if hit.id in vectors]  # others were deleted in the meantime
+        hits = [hit for hit in hits if hit.id in vectors]  # some may have been deleted in the meantime
         rows: list[Any] = [vectors[hit.id] for hit in hits]
         chosen = maximal_marginal_relevance(query, rows, lambda_mult, k) if rows else []
         return _documents(hits[i] for i in chosen)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """Clip scores to [0, 1]. Cosines of bge-m3 are rarely below 0, weighted means rarely above 1.
+        """Return a function that clips scores to [0, 1]. They are rarely below 0 or above 1 with bge-m3.
 
-        Scores of "rrf" depend only on ranks and are below 0.05.
+        "rrf" scores depend only on ranks and are below 0.05.
         """
         return lambda score: min(1.0, max(0.0, score))
 
 
 class _DenseEmbeddings(Embeddings):
-    """Dense vectors of an embedder that belongs to the index."""
+    """LangChain's interface to the dense vectors of an index's embedder."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -347,14 +348,17 @@ def _settings_of(embedding: Embeddings | None) -> dict[str, Any]:
         return {}
     if not isinstance(embedding, BGEEmbeddings):
         raise InvalidInputError(
-            f"embedding is {type(embedding).__name__}, but this store encodes by bge-m3 itself; leave it out and give "
-            "model=, or pass BGEEmbeddings(model='BAAI/bge-m3')"
+            f"embedding is {type(embedding).__name__}, but this store encodes texts itself with bge-m3",
+            argument="embedding",
+            advice="pass model= instead, or BGEEmbeddings(model='BAAI/bge-m3')",
         )
     names = {"model", "device", "dtype", "max_length", "cache_folder", "local_files_only", "revision"}
-    lost = embedding.model_fields_set - names - {"show_progress"}
-    if lost:
+    unsupported = embedding.model_fields_set - names - {"show_progress"}
+    if unsupported:
         raise InvalidInputError(
-            f"embedding has {', '.join(sorted(lost))}, which this store does not support; leave them out"
+            f"embedding sets {', '.join(sorted(unsupported))}, which this store does not support",
+            argument="embedding",
+            advice="leave them out",
         )
     return embedding.model_dump(include=names & embedding.model_fields_set | {"model"})
 

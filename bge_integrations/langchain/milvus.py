@@ -14,10 +14,10 @@ with needed_by("BGEMilvusSparseEmbeddings", "langchain-milvus"):
 
 
 class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
-    """Lexical weights of bge-m3 as one of a `Milvus` store's embedding functions.
+    """bge-m3's lexical weights as a sparse embedding function for `Milvus` stores.
 
-    Beside `BGEEmbeddings` over the same model and settings, the store's documents and queries go through the model
-    once. bge-m3's weights are compared by inner product: `metric_type="IP"`, which Milvus's sparse indexes use.
+    Together with `BGEEmbeddings` of the same model and settings, each document and query goes through the model only
+    once. bge-m3's weights are compared by inner product (`metric_type="IP"`), which Milvus's sparse indexes use.
 
     Example:
         >>> from langchain_milvus import Milvus
@@ -28,7 +28,7 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
     """
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """Return {token id: weight > 0} of each text."""
+        """Return {token id: weight > 0} for each text."""
         sparse: SparseView = self._loaded()
         return sparse.encode(texts, "passage", self.show_progress).to_dicts()
 

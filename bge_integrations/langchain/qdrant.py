@@ -6,7 +6,7 @@ import asyncio
 
 from bge_integrations.langchain.sparse import SparseModel
 from bge_integrations.optional import needed_by
-from bge_integrations.outputs import SparseVector as Row
+from bge_integrations.outputs import SparseVector as SparseRow
 from bge_integrations.outputs import SparseVectors
 from bge_integrations.validation import check_query
 
@@ -15,11 +15,10 @@ with needed_by("BGESparseEmbeddings", "langchain-qdrant"):
 
 
 class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
-    """Lexical weights of bge-m3 as the `sparse_embedding` of a `QdrantVectorStore`.
+    """bge-m3's lexical weights as the `sparse_embedding` of a `QdrantVectorStore`.
 
-    Beside `BGEEmbeddings` over the same model and settings, the documents and queries of a hybrid store go through the
-    model once: what one of the two computes serves the other. Qdrant compares the weights by dot product, as bge-m3
-    does.
+    Together with `BGEEmbeddings` of the same model and settings, each document and query of a hybrid store goes through
+    the model only once: both share the result. Qdrant compares the weights by dot product, as bge-m3 does.
 
     Example:
         >>> from langchain_qdrant import QdrantVectorStore, RetrievalMode
@@ -30,7 +29,7 @@ class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
     """
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """Return one weight > 0 per different token of each text, by ascending token id."""
+        """Return the positive weight of each distinct token of each text, in order of token ids."""
         return _vectors(self._loaded().encode(texts, "passage", self.show_progress))
 
     def embed_query(self, text: str) -> SparseVector:
@@ -52,5 +51,5 @@ def _vectors(rows: SparseVectors) -> list[SparseVector]:
     return [_vector(row) for row in rows]
 
 
-def _vector(row: Row) -> SparseVector:
+def _vector(row: SparseRow) -> SparseVector:
     return SparseVector(indices=row.indices.tolist(), values=row.values.tolist())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder):
-    """Orders documents by a BGE reranker, best first.
+    """A document compressor and cross-encoder that reranks documents with a BGE reranker, best first.
 
     Example:
         >>> from langchain_core.vectorstores import InMemoryVectorStore
@@ -35,8 +35,8 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
         >>> retriever = BGEReranker(top_n=3).wrap(store.as_retriever(search_kwargs={"k": 20}))
         >>> retriever.invoke("What do pandas eat?")[0].metadata["relevance_score"]
 
-    The documents passed in are never changed: the result holds copies with their ids, and with the score in
-    `metadata["relevance_score"]`. Pickling and copying carry the settings, never the weights.
+    The input documents are never modified: the results are copies with the same ids and with the score in
+    `metadata["relevance_score"]`. Pickles and copies contain the settings, never the weights.
     """
 
     model: ModelName = Field(
@@ -44,7 +44,7 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
     )
     """Hub id, checkpoint folder, or "pocket". `model_name=` works too."""
     top_n: TopN = 3
-    """How many documents to keep; None keeps all."""
+    """Number of documents to keep; None keeps all."""
 
     model_config = ConfigDict(populate_by_name=True, validate_assignment=True)
 
@@ -64,12 +64,12 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
         return await self._arerank(documents, query, self.top_n)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """Return the relevance of each (query, passage) pair."""
+        """Return the relevance score of each (query, passage) pair."""
         scores: list[float] = self._loaded().score(text_pairs, normalize=self.normalize).tolist()
         return scores
 
     def wrap(self, retriever: BaseRetriever) -> RerankedRetriever:
-        """Return a retriever that reranks what `retriever` finds."""
+        """Return a retriever that reranks the results of `retriever`."""
         return RerankedRetriever(retriever=retriever, reranker=self)
 
     def _rerank(self, documents: Sequence[Document], query: str, top_n: int | None) -> list[Document]:
@@ -82,7 +82,7 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
         return self._select(documents, scores.tolist(), top_n)
 
     def _select(self, documents: Sequence[Document], scores: list[float], top_n: int | None) -> list[Document]:
-        chosen = [(documents[place], scores[place]) for place in select_best(scores, top_n, self.score_threshold)]
+        chosen = [(documents[i], scores[i]) for i in select_best(scores, top_n, self.score_threshold)]
         return [
             document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
             for document, score in chosen
@@ -90,27 +90,27 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
 
 
 class RerankedRetriever(BaseRetriever):
-    """Retrieves with any retriever, then reranks. Made by `BGEReranker.wrap`.
+    """A retriever that reranks the results of another one. Created by `BGEReranker.wrap`.
 
-    `invoke(query, k=5)` returns at most 5 documents for that call, whatever the reranker's `top_n`.
+    `invoke(query, k=5)` returns at most 5 documents for that call, regardless of the reranker's `top_n`.
     """
 
     retriever: BaseRetriever
-    """Finds the candidates."""
+    """Retrieves the candidates."""
     reranker: BGEReranker
-    """Orders and cuts them."""
+    """Reranks them and keeps the best."""
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
     ) -> list[Document]:
-        found = self.retriever.invoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
-        return self.reranker._rerank(found, query, self._top_n(k))
+        documents = self.retriever.invoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
+        return self.reranker._rerank(documents, query, self._top_n(k))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
     ) -> list[Document]:
-        found = await self.retriever.ainvoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
-        return await self.reranker._arerank(found, query, self._top_n(k))
+        documents = await self.retriever.ainvoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
+        return await self.reranker._arerank(documents, query, self._top_n(k))
 
     def _top_n(self, k: int | None) -> int | None:
         return self.reranker.top_n if k is None else check_whole_number(k, "k")

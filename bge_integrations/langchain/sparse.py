@@ -1,4 +1,4 @@
-"""What the sparse adapters for Qdrant and Milvus share: settings, and a model with a sparse head."""
+"""The base class of the sparse adapters for Qdrant and Milvus."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
 
 
 class SparseModel(HoldsModel, QuerySettings):
-    """A model with a sparse head, loaded when the object is made.
+    """The settings of a sparse adapter, and its model, which is loaded when the object is created.
 
-    Pickles and copies carry the settings, never the weights.
+    Pickles and copies contain the settings, never the weights.
     """
 
     model: ModelName = Field(default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
     passage_instruction: str | None = None
-    """Put before each document; None takes the catalogue's for this model (bge-m3 has none), "" none."""
+    """Prepended to each document; None uses the catalogue's for this model (bge-m3 has none), "" disables it."""
     show_progress: bool = False
     """Show a progress bar while documents are embedded."""
 

@@ -1,4 +1,4 @@
-"""What the LlamaIndex adapters share."""
+"""The base class of the LlamaIndex adapters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from bge_integrations.adapter_kit import HoldsModel
 
 
 class Component(HoldsModel):
-    """Holds a model, and accepts what its own `model_dump` returned."""
+    """A LlamaIndex component that holds a model and can be created from its own `model_dump()`."""
 
     if not TYPE_CHECKING:  # see HoldsModel
 
         def __init__(self, **settings: Any) -> None:
-            settings.pop("class_name", None)  # model_dump puts it in
+            settings.pop("class_name", None)  # added by model_dump
             super().__init__(**settings)

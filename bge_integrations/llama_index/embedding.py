@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
-    Queries and texts are embedded as the model was trained: a query gets the query instruction in front. All instances
-    of one model share its weights, and concurrent calls are merged into batches.
+    Queries and texts are embedded as the model was trained: queries are prefixed with the query instruction. All
+    instances of one model share its weights, and concurrent calls are merged into batches.
 
     Example:
         >>> from llama_index.core import Settings
         >>> from bge_integrations.llama_index import BGEEmbedding
         >>> Settings.embed_model = BGEEmbedding(model_name="BAAI/bge-small-en-v1.5")
 
-    The model is loaded when the object is made, so that a wrong name fails there. Pickles, copies and `to_dict` carry
-    the settings, never the weights. Vectors in an `embeddings_cache` are kept apart by model, settings and instruction,
-    so that a text's vector never answers a query.
+    The model is loaded when the object is created, so a wrong name fails right away. Pickles, copies and `to_dict`
+    contain the settings, never the weights. An `embeddings_cache` is keyed by model, settings and instruction, so that
+    a query never gets the vector of a text.
     """
 
     model_name: ModelName = Field(default="BAAI/bge-base-en-v1.5", min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
     text_instruction: str | None = None
-    """Put before each text; None takes the catalogue's for this model, "" none."""
+    """Prepended to each text; None uses the catalogue's for this model, "" disables it."""
     normalize: bool = True
     """Return unit vectors."""
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
-    """Texts handed over at a time; the core packs its own batches from them."""
+    """Number of texts passed to the model at a time; it forms its own batches from them."""
     show_progress_bar: bool = False
-    """Show a bar while texts are embedded."""
-    # no setting, as LlamaIndex's own rate_limiter: a repr of the store would make the ingestion cache's key useless
+    """Show a progress bar while texts are embedded."""
+    # excluded like LlamaIndex's rate_limiter: the store's repr would change the ingestion cache's keys on every run
     embeddings_cache: Any | None = Field(default=None, exclude=True)
-    """A key-value store of LlamaIndex's for vectors."""
+    """A LlamaIndex key-value store that caches vectors."""
 
     model_config = ConfigDict(
         validate_assignment=True,
@@ -65,19 +65,19 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return "BGEEmbedding"
 
     def get_query_embedding(self, query: str) -> list[float]:
-        """The vector of a query, its instruction in front."""
+        """Return the vector of a query, embedded with its instruction."""
         return BaseEmbedding.get_query_embedding(self._keyed("query"), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
-        """As `get_query_embedding`, without blocking the event loop."""
+        """The same as `get_query_embedding`, without blocking the event loop."""
         return await BaseEmbedding.aget_query_embedding(await self._akeyed("query"), query)
 
     def get_text_embedding(self, text: str) -> list[float]:
-        """The vector of a text."""
+        """Return the vector of a text."""
         return BaseEmbedding.get_text_embedding(self._keyed("passage"), text)
 
     async def aget_text_embedding(self, text: str) -> list[float]:
-        """As `get_text_embedding`, without blocking the event loop."""
+        """The same as `get_text_embedding`, without blocking the event loop."""
         return await BaseEmbedding.aget_text_embedding(await self._akeyed("passage"), text)
 
     def _get_text_embeddings_cached(self, texts: list[str]) -> list[list[float]]:
@@ -107,15 +107,15 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return await asyncio.to_thread(to_lists, await dense.aencode(texts, "passage", self.show_progress_bar))
 
     def _keyed(self, kind: TextKind) -> Self:
-        """This embedding, or with an `embeddings_cache` a copy whose cache answers for this kind of text only.
+        """Return this embedding, or a copy whose `embeddings_cache` is limited to this kind of text.
 
-        LlamaIndex asks its cache by the text alone, so that a text's vector would answer a query.
+        LlamaIndex uses the bare text as the cache key, so a query could get the vector of a passage.
         """
         cache = self.embeddings_cache
         if cache is None:
             return self
-        self._loaded()  # what is loaded stays with this object, and goes with its copy
-        keyed = self.model_copy()  # key and vectors by the copy's settings, if this object's change meanwhile
+        self._loaded()  # before copying, so that both use the loaded model
+        keyed = self.model_copy()  # its settings can't change between key and vectors
         made_by = {**keyed._loaded().embedder.vector_settings(kind), "normalize": keyed.normalize}
         keyed.embeddings_cache = KeyedCache(cache, made_by)
         return keyed

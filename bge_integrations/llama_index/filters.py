@@ -1,4 +1,4 @@
-"""LlamaIndex's metadata filters in the filter language of `M3Index`."""
+"""Translation of LlamaIndex's metadata filters into the filter language of `M3Index`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _OPERATORS = {
 
 
 def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | None:
-    """Return the filter for `M3Index`, or None if there are no conditions. A filter of `M3Index` is returned as it is.
+    """Return the filter for `M3Index`, or None if there are no conditions. An `M3Index` filter is returned unchanged.
 
     Raises:
-        InvalidInputError: An operator has no counterpart.
+        InvalidInputError: An operator is not supported.
     """
     if isinstance(filters, dict):
         return filters
@@ -37,7 +37,7 @@ def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | Non
     match filters.condition:
         case FilterCondition.OR:
             return {"$or": conditions}
-        case FilterCondition.NOT:  # none of them, as in LlamaIndex's own stores
+        case FilterCondition.NOT:  # none may match, as in LlamaIndex's own stores
             return {"$not": {"$or": conditions}}
         case _:
             return {"$and": conditions}
@@ -56,7 +56,7 @@ def _condition(part: MetadataFilter) -> dict[str, Any] | None:
             f"'{operator.value}'" for operator in (*_OPERATORS, FilterOperator.ALL, FilterOperator.IS_EMPTY)
         )
         raise InvalidInputError(
-            f"the filter on {part.key!r} has the operator '{part.operator.value}', which a BGEM3Index does not know; "
-            f"use {known}"
+            f"the filter on {part.key!r} has the operator '{part.operator.value}', which BGEM3Index does not support",
+            advice=f"use {known}",
         )
     return {key: {_OPERATORS[part.operator]: part.value}}

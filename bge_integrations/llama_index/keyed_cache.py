@@ -1,4 +1,4 @@
-"""A cache of vectors whose keys say what made them."""
+"""A cache of vectors whose keys include the settings that the vectors depend on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bge_integrations.validation import check_text
 
 
 class KeyedCache(BaseKVStore):
-    """A user's key-value store, seen through keys that begin with a digest of the settings that vectors depend on.
+    """A view of a user's key-value store that prefixes every key with a digest of the vectors' settings.
 
-    So one store can serve queries and texts, and several models, and none gets the vectors of another.
+    One store can thus cache queries and texts of several models without mixing up their vectors.
 
     Args:
         store: The user's store.
-        settings: What the vectors kept through this view depend on; JSON.
+        settings: JSON-compatible settings that the cached vectors depend on.
     """
 
     def __init__(self, store: BaseKVStore, settings: dict[str, Any]) -> None:
@@ -49,9 +49,9 @@ class KeyedCache(BaseKVStore):
     async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         return await self._store.adelete(self._key(key), collection)
 
-    def _key(self, text: str) -> str:
-        check_text(text, "text")
-        return self._prefix + text
+    def _key(self, key: str) -> str:
+        check_text(key, "text")
+        return self._prefix + key
 
     def _own(self, entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return {key.removeprefix(self._prefix): val for key, val in entries.items() if key.startswith(self._prefix)}

@@ -1,4 +1,4 @@
-"""LlamaIndex's documents and nodes as an M3Index stores them: their versions, rows, and replacement."""
+"""How LlamaIndex's documents and nodes are stored in an M3Index: rows, versions and replacement."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 #: Texts, ids and metadata.
 Rows = tuple[list[str], list[str], list[dict[str, Any]]]
 
-#: The metadata key that says to which version of its document a node belongs.
+#: Metadata key for the document version that a node belongs to.
 _VERSION = "_ref_doc_version"
-#: Number of documents that one filter looks up; each page of the answer reads the whole filter.
-_ASKED_AT_ONCE = 500
+#: Number of documents looked up with one filter; each page of results evaluates the whole filter.
+_LOOKUP_BATCH = 500
 
 
 @dataclass
 class KnownDocument:
-    """What the index holds of one document.
+    """The stored nodes of one document.
 
     Attributes:
-        texts: The texts of its nodes by their ids.
-        versions: The version that each node says it belongs to.
+        texts: The texts of the nodes by node id.
+        versions: The document version stored with each node.
     """
 
     texts: dict[str, str] = field(default_factory=dict)
     versions: list[Any] = field(default_factory=list)
 
-    def is_whole(self, version: str) -> bool:
-        """Return whether all nodes of this version are there, and no others.
+    def is_complete(self, version: str) -> bool:
+        """Return whether all nodes of this version are stored, and no others.
 
-        They are not if a process was killed while it replaced the document.
+        They are not if a process was killed while replacing the document.
         """
         return all(known == {"hash": version, "nodes": len(self.texts)} for known in self.versions)
 
 
 def known_documents(index: M3Index, documents: Iterable[Document]) -> dict[str, KnownDocument]:
-    """Return what the index holds of these documents, by their ids."""
+    """Return the stored nodes of these documents, by document id."""
     known: dict[str, KnownDocument] = defaultdict(KnownDocument)
-    for ids in iter_batch(sorted({document.node_id for document in documents}), _ASKED_AT_ONCE):
+    for ids in iter_batch(sorted({document.node_id for document in documents}), _LOOKUP_BATCH):
         for stored in index.scan({REF_DOC: {"$in": ids}}):
             if is_node(stored):
                 document = known[stored.metadata[REF_DOC]]
@@ -77,7 +77,7 @@ def ref_doc_info(index: M3Index) -> dict[str, RefDocInfo]:
 
 
 def versions_of(documents: Iterable[Document]) -> dict[str, str]:
-    """Return the documents' hashes by id. Documents that share an id are one document."""
+    """Return the documents' hashes by id. Documents with the same id count as one document."""
     versions: dict[str, str] = {}
     for document in documents:
         check_text(document.get_content(MetadataMode.ALL), f"document {document.node_id!r}")
@@ -86,10 +86,10 @@ def versions_of(documents: Iterable[Document]) -> dict[str, str]:
 
 
 def changed(documents: Sequence[Document], known: Mapping[str, KnownDocument]) -> list[bool]:
-    """Return for each document whether it is new, changed or incomplete in the index."""
+    """Return, for each document, whether it is new, changed or incomplete in the index."""
     versions = versions_of(documents)
     return [
-        document.node_id not in known or not known[document.node_id].is_whole(versions[document.node_id])
+        document.node_id not in known or not known[document.node_id].is_complete(versions[document.node_id])
         for document in documents
     ]
 
@@ -97,7 +97,7 @@ def changed(documents: Sequence[Document], known: Mapping[str, KnownDocument]) -
 def replacement(
     nodes: Sequence[BaseNode], versions: Mapping[str, str], known: Mapping[str, KnownDocument]
 ) -> tuple[Rows, list[str]]:
-    """Return the rows to add for documents in these versions, and the ids that no longer belong to them."""
+    """Return the rows to add for these document versions, and the ids of outdated nodes to delete."""
     before = {document_id: known[document_id] for document_id in versions if document_id in known}
     _keep_ids(nodes, before)
     now = {node.node_id for node in nodes}
@@ -105,13 +105,13 @@ def replacement(
 
 
 def rows_of(nodes: Sequence[BaseNode], versions: Mapping[str, str]) -> Rows:
-    """Return the arguments of `M3Index.add`. `versions` are those of documents that are complete in `nodes`."""
+    """Return the arguments of `M3Index.add`. `versions` contains the documents whose nodes are all in `nodes`."""
     parts = Counter(map(_document_id, nodes))
     metadatas = []
     for node in nodes:
         document_id = _document_id(node)
         metadata = _to_metadata(node)
-        metadata[REF_DOC] = document_id  # LlamaIndex writes "None" if there is none
+        metadata[REF_DOC] = document_id  # LlamaIndex stores the str "None" if there is no document
         if document_id is not None and document_id in versions:
             metadata[_VERSION] = {"hash": versions[document_id], "nodes": parts[document_id]}
         metadatas.append(metadata)
@@ -121,7 +121,7 @@ def rows_of(nodes: Sequence[BaseNode], versions: Mapping[str, str]) -> Rows:
 async def atransform(
     documents: Sequence[BaseNode], transformations: Iterable[TransformComponent]
 ) -> Sequence[BaseNode]:
-    """Turn documents into nodes. LlamaIndex would run text splitters, which have no async method, on the event loop."""
+    """Turn documents into nodes. Text splitters are synchronous, so they run in a thread and not on the event loop."""
     nodes = documents
     for transformation in transformations:
         if _has_async(transformation):
@@ -138,10 +138,10 @@ def _has_async(transformation: TransformComponent) -> bool:
 
 
 def _keep_ids(nodes: Sequence[BaseNode], known: Mapping[str, KnownDocument]) -> None:
-    """Give chunks whose text is in the index already the ids they have there, so that they are not encoded again.
+    """Reuse the stored ids of chunks whose text is already in the index, so that they are not encoded again.
 
-    Parsers generate new ids each time. If they generate the same ids (`id_func`), these are kept, and so are the ids of
-    documents that no transformation has split.
+    Parsers generate new ids on every run. Ids that stay the same (`id_func`) are kept, and so are the ids of documents
+    that were not split.
     """
     given = {node.node_id for node in nodes}
     free: dict[tuple[str | None, str], list[str]] = defaultdict(list)
@@ -165,7 +165,7 @@ def _related(node: BaseNode) -> Iterator[RelatedNodeInfo]:
 
 
 def _document_id(node: BaseNode) -> str | None:
-    """Return the id of a node's document; a document that no transformation has split is its own node."""
+    """Return the id of a node's document. A document that was not split is its own node."""
     return node.ref_doc_id or (node.node_id if isinstance(node, Document) else None)
 
 
@@ -178,5 +178,6 @@ def _to_metadata(node: BaseNode) -> dict[str, Any]:
         return node_to_metadata_dict(node)
     except PydanticSerializationError as error:
         raise InvalidInputError(
-            f"node {node.node_id!r} holds what JSON can't: {error}; use str, numbers, bool, None, lists and dicts"
+            f"node {node.node_id!r} has metadata that JSON can't represent ({error})",
+            advice="use str, numbers, bool, None, lists and dicts",
         ) from error

@@ -48,11 +48,10 @@ _logger = logging.getLogger(__name__)
 
 
 class BGEM3Index(BaseIndex[IndexDict]):
-    """Nodes with bge-m3's dense, sparse and multi-vectors, all from one pass, searched by all three.
+    """A LlamaIndex index with bge-m3's dense, sparse and multi-vectors, encoded in one pass and searched together.
 
-    Nodes, their metadata and the state of their documents are stored in the `M3Index` alone: `docstore` stays empty,
-    `load` opens a stored index, and LlamaIndex's embedding model is not used. A node is encoded as its text with the
-    metadata for embeddings.
+    Nodes, metadata and document state are stored only in the `M3Index`: `docstore` stays empty, `load` opens a stored
+    index, and LlamaIndex's embedding model is not used. Nodes are encoded with their metadata for embeddings.
 
     Example:
         >>> from llama_index.core import Document
@@ -62,21 +61,21 @@ class BGEM3Index(BaseIndex[IndexDict]):
         >>> index.as_retriever(similarity_top_k=1).retrieve("What do pandas eat?")
 
     Inserting a document again replaces it: only new and changed chunks are encoded, and chunks that no longer belong to
-    it are deleted. Give documents ids (`id_=`, or a reader's `filename_as_id=True`), because LlamaIndex generates a new
-    one each time by default.
+    it are deleted. Give documents stable ids (`id_=`, or a reader's `filename_as_id=True`): by default, LlamaIndex
+    generates a new one each time.
 
     Args:
-        nodes: Nodes to insert as they are; a node with a known id replaces the stored one.
-        objects: Nodes that lead to retrievers and other objects. The objects are not stored on disk.
+        nodes: Nodes to insert without transformations; a node whose id exists replaces the stored one.
+        objects: Nodes that refer to retrievers or other objects. The objects are not stored on disk.
         transformations: How documents become nodes; defaults to LlamaIndex's settings.
         show_progress: Show progress bars while documents are split and encoded.
-        m3_index: An open index, instead of settings.
+        m3_index: An open index to use instead of `settings`.
         settings: See `M3Settings`.
 
     Raises:
         InvalidInputError: An argument or a node is invalid.
         WrongModelError: The index was made with another model.
-        IndexLockedError: Another process has it open.
+        IndexLockedError: The index is already open.
     """
 
     index_struct_cls = IndexDict
@@ -97,12 +96,14 @@ class BGEM3Index(BaseIndex[IndexDict]):
         self.weights: Weights = arguments.pop("weights", (1.0, 1.0, 1.0))
         check_search(weights=self.weights)
         self._show_progress = show_progress
-        self._replacing = threading.Lock()  # held from looking up a document to its replacement
+        self._replacing = threading.Lock()  # held while documents are looked up and replaced
         if m3_index is None:
             path = arguments.pop("path", None)
             self._m3_index = M3Index.open(MEMORY if path is None else path, **arguments)
         elif arguments:
-            raise InvalidInputError(f"{', '.join(arguments)} can't be set on an open index; pass these to M3Index.open")
+            raise InvalidInputError(
+                f"{', '.join(arguments)} can't be set on an open index", advice="pass these to M3Index.open"
+            )
         else:
             self._m3_index = m3_index
         try:
@@ -129,12 +130,12 @@ class BGEM3Index(BaseIndex[IndexDict]):
         transformations: list[TransformComponent] | None = None,
         **settings: Unpack[M3Settings],
     ) -> Self:
-        """Open or create the index, and insert these documents.
+        """Open or create an index, and insert these documents.
 
         Raises:
             InvalidInputError: An argument or a document is invalid.
             WrongModelError: The index was made with another model.
-            IndexLockedError: Another process has it open.
+            IndexLockedError: The index is already open.
         """
         index = cls(
             storage_context=storage_context,
@@ -153,45 +154,49 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     @classmethod
     def from_index(cls, m3_index: M3Index, **arguments: Any) -> Self:
-        """Wrap an open `M3Index`. `arguments` are the constructor's, except those that open an index."""
+        """Wrap an open `M3Index`. `arguments` are those of the class, except the ones that open an index."""
         return cls(m3_index=m3_index, **arguments)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | QdrantClient, **arguments: Any) -> Self:
-        """Open a stored index. `arguments` are the constructor's.
+        """Open a stored index. `arguments` are those of the class.
 
         Raises:
             IndexNotFoundError: There is no index at `path`.
         """
         return cls(path=path, create=False, **arguments)
 
-    #: The name in LlamaIndex's own BGEM3Index.
+    #: The name of `load` in LlamaIndex's own BGEM3Index.
     load_from_disk = load
 
     @property
     def m3_index(self) -> M3Index:
-        """The underlying index, for what LlamaIndex has no interface for."""
+        """The underlying index, for features that LlamaIndex has no interface for."""
         return self._m3_index
 
     def persist(self, persist_dir: str | os.PathLike[str] | None = None) -> None:
-        """Copy the index into another folder for `load`, without encoding anything.
+        """Copy the index to another folder for `load`, without encoding anything.
 
-        Without a folder, or with the index's own, there is little to do: insertions are on disk when they return.
+        Without a folder, or with the index's own, this only flushes: insertions are on disk when they return.
 
         Raises:
-            InvalidInputError: The index was made without a path, and none is given.
+            InvalidInputError: The index was made without a path, and `persist_dir` is not given.
             IndexFormatError: The folder is not empty.
         """
         location = self._m3_index.location
         if persist_dir is None and location == MEMORY:
-            raise InvalidInputError("the index lives in a temporary folder; say where to keep it: persist(folder)")
+            raise InvalidInputError(
+                "the index is in a temporary folder",
+                argument="persist_dir",
+                advice="pass the folder to keep it in: persist(folder)",
+            )
         if persist_dir is None or Path(persist_dir).expanduser().resolve() == Path(location):
             self._m3_index.flush()
         else:
             self._m3_index.copy_to(persist_dir)
 
     def close(self) -> None:
-        """Close the underlying index, so that others can open it."""
+        """Close the underlying index, so that it can be opened elsewhere."""
         self._m3_index.close()
 
     def __enter__(self) -> Self:
@@ -202,30 +207,32 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
-        """The ids of each document's nodes, and the metadata of one of them, by document id. Reads the whole index."""
+        """Each document's node ids and the metadata of one node, by document id. Reads the whole index."""
         return ref_doc_info(self._m3_index)
 
     def as_retriever(self, **kwargs: Any) -> BGEM3Retriever:
         """Return a retriever. `kwargs` are the arguments of `BGEM3Retriever`.
 
         Raises:
-            InvalidInputError: An argument belongs neither to the retriever nor to LlamaIndex's engines.
+            InvalidInputError: An argument is unknown to the retriever and to LlamaIndex's engines.
         """
         known = signature(BGEM3Retriever).parameters
         if unknown := sorted(kwargs.keys() - known.keys() - _engine_arguments()):
-            raise InvalidInputError(f"a BGEM3Retriever takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+            raise InvalidInputError(
+                f"BGEM3Retriever has no argument {', '.join(unknown)}", advice=f"use {', '.join(known)}"
+            )
         arguments = {name: value for name, value in kwargs.items() if name in known}
         return BGEM3Retriever(
             self, **{"callback_manager": self._callback_manager, "object_map": self._object_map, **arguments}
         )
 
     def insert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
-        """Insert nodes as they are. A node with a known id replaces the stored one."""
+        """Insert nodes without transformations. A node whose id exists replaces the stored one."""
         with self._callback_manager.as_trace("insert_nodes"):
             self._insert(nodes)
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
-        """As `insert_nodes`, without blocking the event loop."""
+        """The same as `insert_nodes`, without blocking the event loop."""
         with self._callback_manager.as_trace("ainsert_nodes"):
             await self._m3_index.aadd(*await asyncio.to_thread(self._rows, nodes), show_progress=self._show_progress)
 
@@ -235,7 +242,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._put([document], known_documents(self._m3_index, [document]))
 
     async def ainsert(self, document: Document) -> None:  # type: ignore[override]
-        """As `insert`, without blocking the event loop."""
+        """The same as `insert`, without blocking the event loop."""
         with self._callback_manager.as_trace("ainsert"):
             async with self._areplacing():
                 await self._aput([document], await asyncio.to_thread(known_documents, self._m3_index, [document]))
@@ -243,23 +250,23 @@ class BGEM3Index(BaseIndex[IndexDict]):
     def update_ref_doc(  # type: ignore[override]
         self, document: Document, *, delete_kwargs: object = None, insert_kwargs: object = None
     ) -> None:
-        """The same as `insert`. The other arguments concern a docstore and are ignored."""
+        """The same as `insert`. The other arguments are for a docstore and are ignored."""
         with self._callback_manager.as_trace("update_ref_doc"):
             self.insert(document)
 
     async def aupdate_ref_doc(  # type: ignore[override]
         self, document: Document, *, delete_kwargs: object = None, insert_kwargs: object = None
     ) -> None:
-        """The same as `ainsert`. The other arguments concern a docstore and are ignored."""
+        """The same as `ainsert`. The other arguments are for a docstore and are ignored."""
         with self._callback_manager.as_trace("aupdate_ref_doc"):
             await self.ainsert(document)
 
     def refresh_ref_docs(  # type: ignore[override]
         self, documents: Sequence[Document], *, update_kwargs: object = None, insert_kwargs: object = None
     ) -> list[bool]:
-        """Insert the documents that are new, changed or incomplete. Return for each document whether it was inserted.
+        """Insert the documents that are new, changed or incomplete. Return, for each document, whether it was inserted.
 
-        The other arguments concern a docstore and are ignored.
+        The other arguments are for a docstore and are ignored.
         """
         with self._callback_manager.as_trace("refresh_ref_docs"), self._replacing:
             known = known_documents(self._m3_index, documents)
@@ -270,7 +277,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def arefresh_ref_docs(  # type: ignore[override]
         self, documents: Sequence[Document], *, update_kwargs: object = None, insert_kwargs: object = None
     ) -> list[bool]:
-        """As `refresh_ref_docs`, without blocking the event loop."""
+        """The same as `refresh_ref_docs`, without blocking the event loop."""
         with self._callback_manager.as_trace("arefresh_ref_docs"):
             async with self._areplacing():
                 known = await asyncio.to_thread(known_documents, self._m3_index, documents)
@@ -285,23 +292,23 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def adelete_nodes(  # type: ignore[override]
         self, node_ids: list[str], delete_from_docstore: bool = False
     ) -> None:
-        """As `delete_nodes`, without blocking the event loop."""
+        """The same as `delete_nodes`, without blocking the event loop."""
         await self._m3_index.adelete(node_ids)
 
     def delete_ref_doc(  # type: ignore[override]
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
         """Delete a document's nodes. `delete_from_docstore` is ignored: there is no docstore."""
-        _warn_of_none(ref_doc_id, self._m3_index.delete(filter={REF_DOC: ref_doc_id}))
+        _warn_if_none_deleted(ref_doc_id, self._m3_index.delete(filter={REF_DOC: ref_doc_id}))
 
     async def adelete_ref_doc(  # type: ignore[override]
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
-        """As `delete_ref_doc`, without blocking the event loop."""
-        _warn_of_none(ref_doc_id, await self._m3_index.adelete(filter={REF_DOC: ref_doc_id}))
+        """The same as `delete_ref_doc`, without blocking the event loop."""
+        _warn_if_none_deleted(ref_doc_id, await self._m3_index.adelete(filter={REF_DOC: ref_doc_id}))
 
     def build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
-        return self._build_index_from_nodes(nodes)  # LlamaIndex would first put them into the docstore
+        return self._build_index_from_nodes(nodes)  # LlamaIndex's own method adds them to the docstore, too
 
     def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
         self._insert(nodes)
@@ -315,7 +322,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
     @asynccontextmanager
     async def _areplacing(self) -> AsyncIterator[None]:
-        """Hold `_replacing`. Waiting in a thread could take the last thread, which the holder needs."""
+        """Hold `_replacing`. Polls, because waiting in a thread could take the last thread, which the holder needs."""
         while not self._replacing.acquire(blocking=False):
             await asyncio.sleep(_WAIT)
         try:
@@ -324,22 +331,22 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._replacing.release()
 
     def _put(self, documents: Sequence[Document], known: Mapping[str, KnownDocument]) -> None:
-        """Put these documents into the index, and remove what it holds of their earlier versions."""
-        versions = versions_of(documents)  # before the transformations, which may change documents
+        """Add these documents to the index, and delete nodes of their earlier versions."""
+        versions = versions_of(documents)  # before the transformations, which may modify documents
         nodes = run_transformations(documents, self._transformations, show_progress=self._show_progress)
-        rows, gone = self._replacement(nodes, versions, known)
+        rows, outdated = self._replacement(nodes, versions, known)
         self._m3_index.add(*rows, show_progress=self._show_progress)
-        if gone:
-            self._m3_index.delete(gone)
+        if outdated:
+            self._m3_index.delete(outdated)
 
     async def _aput(self, documents: Sequence[Document], known: Mapping[str, KnownDocument]) -> None:
-        """As `_put`. Every step is another call here, so that a shared flow would only name each of them twice."""
+        """The same as `_put`. They share no code, because every step is a different call."""
         versions = versions_of(documents)
         nodes = await atransform(documents, self._transformations)
-        rows, gone = await asyncio.to_thread(self._replacement, nodes, versions, known)
+        rows, outdated = await asyncio.to_thread(self._replacement, nodes, versions, known)
         await self._m3_index.aadd(*rows, show_progress=self._show_progress)
-        if gone:
-            await self._m3_index.adelete(gone)
+        if outdated:
+            await self._m3_index.adelete(outdated)
 
     def _replacement(
         self, nodes: Sequence[BaseNode], versions: Mapping[str, str], known: Mapping[str, KnownDocument]
@@ -352,7 +359,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         return rows_of(nodes, {})
 
     def _detach_objects(self, nodes: Sequence[BaseNode]) -> None:
-        """Move objects that can't be stored to where retrievers look for them, as LlamaIndex's own indexes do."""
+        """Move objects that can't be stored to the object map that retrievers use, as LlamaIndex's own indexes do."""
         for node in nodes:
             if isinstance(node, IndexNode):
                 try:
@@ -366,16 +373,16 @@ def _engine_arguments() -> set[str]:
     """Return the arguments of LlamaIndex's engines, which `as_query_engine` and `as_chat_engine` pass on."""
     from llama_index.core import chat_engine, query_engine
 
-    makers = (
+    factories = (
         query_engine.RetrieverQueryEngine.from_args,
         chat_engine.CondenseQuestionChatEngine.from_defaults,
         chat_engine.ContextChatEngine.from_defaults,
         chat_engine.CondensePlusContextChatEngine.from_defaults,
         chat_engine.SimpleChatEngine.from_defaults,
     )
-    return {name for maker in makers for name in signature(maker).parameters}
+    return {name for factory in factories for name in signature(factory).parameters}
 
 
-def _warn_of_none(ref_doc_id: str, deleted: int) -> None:
+def _warn_if_none_deleted(ref_doc_id: str, deleted: int) -> None:
     if not deleted:
         _logger.warning("ref_doc_id %s not found, nothing deleted", ref_doc_id)

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from bge_integrations.index.search import Fusion
     from bge_integrations.scoring import Mode, Weights
 
-#: The metadata key of a node's document id, by LlamaIndex's own convention.
+#: LlamaIndex's metadata key for the id of a node's document.
 REF_DOC = "ref_doc_id"
 
 
-class Searched(Protocol):
+class SearchableIndex(Protocol):
     """The part of a `BGEM3Index` that a retriever uses."""
 
     weights: Weights
@@ -38,20 +38,20 @@ class Searched(Protocol):
 
 
 class NodeWithScores(NodeWithScore):
-    """A node with its score and the scores that make it up."""
+    """A node with its score and the individual scores that it combines."""
 
     scores: dict[str, float]
     """By name: "dense", "sparse", "multi_vector". Only those that were computed."""
 
 
 class BGEM3Retriever(BaseRetriever):
-    """Finds nodes of a `BGEM3Index` by bge-m3's dense, sparse and multi-vector scores.
+    """A retriever that ranks nodes of a `BGEM3Index` by bge-m3's dense, sparse and multi-vector scores.
 
     It searches for the query's text. If a query transform such as HyDE produces several texts, they are joined. A
     vector in the query is ignored, because LlamaIndex's other retrievers store their own models' vectors there. To
     search by a vector, use `index.m3_index.search_by_vector`.
 
-    Results are `NodeWithScores`, whose `.scores` holds the scores that make up the score.
+    Results are `NodeWithScores`, whose `.scores` contains the individual scores.
 
     Args:
         index: The `BGEM3Index` to search.
@@ -59,9 +59,9 @@ class BGEM3Retriever(BaseRetriever):
         mode: "hybrid", or "dense", "sparse" or "multi_vector" alone.
         weights: Weights of the dense, sparse and multi-vector scores; defaults to the index's weights.
         fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal rank fusion.
-        filters: Conditions on the metadata with all operators except text matches, or a filter of `M3Index`.
+        filters: Metadata filters with any operators except text matches, or a filter of `M3Index`.
         doc_ids: Search only nodes of these documents.
-        candidates: Number of nodes that the dense and the sparse search each propose.
+        candidates: Number of candidates from dense and from sparse search.
         callback_manager, object_map, verbose: As in LlamaIndex.
 
     Raises:
@@ -70,7 +70,7 @@ class BGEM3Retriever(BaseRetriever):
 
     def __init__(
         self,
-        index: Searched,
+        index: SearchableIndex,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         mode: Mode = "hybrid",
         weights: Weights | None = None,
@@ -107,7 +107,7 @@ class BGEM3Retriever(BaseRetriever):
 
 
 def is_node(stored: StoredDocument) -> bool:
-    """Return whether LlamaIndex stored this document, and not another user of the same index."""
+    """Return whether LlamaIndex stored this document, rather than another user of the same index."""
     return "_node_content" in stored.metadata
 
 
@@ -119,7 +119,7 @@ def to_node(stored: StoredDocument) -> BaseNode:
 
 
 def _scored(hit: Hit) -> NodeWithScores:
-    # not in the node's metadata: LlamaIndex's fusion identifies nodes by its hash
+    # the scores stay out of the metadata, because LlamaIndex's fusion identifies nodes by a hash of it
     return NodeWithScores(node=to_node(hit), score=hit.score, scores=hit.scores)
 
 
@@ -127,7 +127,8 @@ def _query(query_bundle: QueryBundle) -> str:
     texts = query_bundle.embedding_strs
     if not texts:
         raise InvalidInputError(
-            "the query has no text; pass one, or search by a vector with index.m3_index.search_by_vector(vector)"
+            "the query has no text",
+            advice="pass one, or search by a vector with index.m3_index.search_by_vector(vector)",
         )
     return "\n".join(texts)
 
@@ -144,6 +145,6 @@ def check_search(
     filter: dict[str, Any] | None = None,
     candidates: int = 1,
 ) -> None:
-    """Raise InvalidInputError for invalid arguments here, and not at the first query."""
+    """Raise InvalidInputError for invalid arguments now rather than at the first query."""
     condition = None if filter is None else parse(filter)
     Search.of(1, condition, mode=mode, weights=weights, fusion=fusion, candidates=candidates)

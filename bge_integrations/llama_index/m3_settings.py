@@ -1,4 +1,4 @@
-"""The settings of a `BGEM3Index`, under this package's names and those of LlamaIndex's own class."""
+"""The settings of a `BGEM3Index`, under this package's names and the names of LlamaIndex's own class."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 #: Arguments of LlamaIndex's own BGEM3Index that have another name here.
 _RENAMED = {"model_name": "model", "doc_maxlen": "max_length", "weights_for_different_modes": "weights"}
-#: Arguments of LlamaIndex's own BGEM3Index that do not exist here, with advice.
+#: Arguments of LlamaIndex's own BGEM3Index that do not exist here, and what to do instead.
 _REPLACED = {
-    "use_fp16": "say dtype='float16' (CUDA only) or leave it out",
-    "batch_size": "leave it out: batches are packed by the number of tokens",
-    "query_maxlen": "max_length is for queries and documents",
-    "pooling_method": "leave it out: bge-m3 has its own",
-    "normalize_embeddings": "leave it out: vectors are always unit vectors",
-    "index_name": "leave it out: path says which index it is",
-    "index_struct": "open an index that was kept with BGEM3Index.load(path)",
+    "use_fp16": "use dtype='float16' (CUDA only) or leave it out",
+    "batch_size": "leave it out, batches are packed by the number of tokens",
+    "query_maxlen": "use max_length, which applies to queries and documents",
+    "pooling_method": "leave it out, bge-m3 has its own pooling",
+    "normalize_embeddings": "leave it out, vectors are always normalized",
+    "index_name": "leave it out, path identifies the index",
+    "index_struct": "open a stored index with BGEM3Index.load(path)",
 }
 
 
 class M3Settings(TypedDict, total=False):
-    """The settings of a `BGEM3Index`: `path`, `weights`, and what `M3Index.open` accepts, which describes them.
+    """The settings of a `BGEM3Index`: `path`, `weights`, and the arguments of `M3Index.open`, which documents them.
 
     Any other keyword of `load_embedder` is accepted, too.
     """
 
     path: str | os.PathLike[str] | QdrantClient | None
-    """A folder, or the URL or client of a Qdrant server. None is a temporary folder."""
+    """A folder, or the URL or client of a Qdrant server. None uses a temporary folder."""
     model: str | os.PathLike[str] | Embedder | None
     model_name: str
     """The same as `model`."""
@@ -53,7 +53,7 @@ class M3Settings(TypedDict, total=False):
     api_key: str | None
     create: bool
     weights: Weights
-    """Default weights of the dense, sparse and multi-vector scores; (1, 1, 1)."""
+    """Default weights of the dense, sparse and multi-vector scores; (1, 1, 1) if not set."""
     weights_for_different_modes: Weights
     """The same as `weights`."""
 
@@ -62,14 +62,14 @@ def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings under this package's names.
 
     Raises:
-        InvalidInputError: A setting is given twice, or is one of LlamaIndex's own class that does not exist here.
+        InvalidInputError: A setting is given twice, or exists only in LlamaIndex's own class.
     """
     named: dict[str, Any] = {}
     for name, value in settings.items():
         if name in _REPLACED:
-            raise InvalidInputError(f"BGEM3Index takes no {name}: {_REPLACED[name]}")
+            raise InvalidInputError(f"BGEM3Index has no setting {name}", argument=name, advice=_REPLACED[name])
         own = _RENAMED.get(name, name)
         if own in named:
-            raise InvalidInputError(f"{own} is given twice, also as {name}; pass one of them")
+            raise InvalidInputError(f"{own} is given under two names", argument=own, advice=f"pass {own}= only")
         named[own] = value
     return named

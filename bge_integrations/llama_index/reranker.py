@@ -28,7 +28,7 @@ _RETRIEVAL_SCORE = "retrieval_score"
 
 
 class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostprocessor):
-    """Orders nodes by a BGE reranker, best first.
+    """A node postprocessor that reranks nodes with a BGE reranker, best first.
 
     Example:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
@@ -37,8 +37,8 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Pandas eat bamboo.", "Rome is in Italy.")]
         >>> reranker.postprocess_nodes(nodes, query_str="What do pandas eat?")
 
-    The nodes passed in are never changed: the result holds new `NodeWithScore`s. The model is loaded when the object is
-    made; copies, pickles and `to_dict` carry the settings, never the weights.
+    The input nodes are never modified: the results are new `NodeWithScore`s. The model is loaded when the object is
+    created; copies, pickles and `to_dict` contain the settings, never the weights.
     """
 
     model: ModelName = Field(
@@ -46,11 +46,11 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
     )
     """Hub id, checkpoint folder, or "pocket". `model_name=` works too."""
     top_n: TopN = 2
-    """How many nodes to keep; None keeps all."""
+    """Number of nodes to keep; None keeps all."""
     keep_retrieval_score: bool = False
-    """Keep the score a node came with in `metadata["retrieval_score"]`, out of what models read of the node."""
+    """Keep each node's original score in `metadata["retrieval_score"]`, excluded from the text that models read."""
     metadata_mode: MetadataMode = MetadataMode.EMBED
-    """Which metadata the model reads with a node's text."""
+    """Which metadata the reranker reads together with a node's text."""
 
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
@@ -90,16 +90,16 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
         return [(query, _text(scored.node, self.metadata_mode)) for scored in nodes]
 
     def _ranked(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
-        """The best nodes, best first, as new objects."""
-        chosen = [(nodes[place], scores[place]) for place in select_best(scores, self.top_n, self.score_threshold)]
+        """Return the best nodes, best first, as new objects."""
+        chosen = [(nodes[i], scores[i]) for i in select_best(scores, self.top_n, self.score_threshold)]
         return [
-            NodeWithScore(node=_keeping(scored) if self.keep_retrieval_score else scored.node, score=score)
+            NodeWithScore(node=_with_retrieval_score(scored) if self.keep_retrieval_score else scored.node, score=score)
             for scored, score in chosen
         ]
 
     @contextmanager
     def _events(self, query: str, nodes: list[NodeWithScore]) -> Iterator[list[NodeWithScore]]:
-        """Report the start, and at the end what the list then holds, to LlamaIndex's instrumentation and callbacks."""
+        """Yield a list for the results, and report start and end to LlamaIndex's instrumentation and callbacks."""
         ranked: list[NodeWithScore] = []
         top_n = len(nodes) if self.top_n is None else self.top_n
         _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=self.model))
@@ -117,22 +117,22 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
 
 def _query(query_bundle: QueryBundle | None) -> str:
     if query_bundle is None:
-        raise InvalidInputError("reranking needs the query; pass query_str= or query_bundle=")
+        raise InvalidInputError("reranking needs a query", advice="pass query_str= or query_bundle=")
     return query_bundle.query_str
 
 
 def _text(node: BaseNode, mode: MetadataMode) -> str:
-    """What the model reads of a node; never a score kept in its metadata."""
-    if _is_kept(node):
+    """Return the text that the model reads, without a retrieval score kept in the metadata."""
+    if _has_retrieval_score(node):
         metadata = {key: value for key, value in node.metadata.items() if key != _RETRIEVAL_SCORE}
         node = node.model_copy(update={"metadata": metadata})
     return node.get_content(metadata_mode=mode)
 
 
-def _keeping(scored: NodeWithScore) -> BaseNode:
-    """A copy of the node with the score it came with; the first such score stays through several rerankings."""
+def _with_retrieval_score(scored: NodeWithScore) -> BaseNode:
+    """Return a copy of the node with its original score; a score kept by an earlier reranking stays."""
     node = scored.node
-    if _is_kept(node):
+    if _has_retrieval_score(node):
         return node
     return node.model_copy(
         update={
@@ -143,5 +143,5 @@ def _keeping(scored: NodeWithScore) -> BaseNode:
     )
 
 
-def _is_kept(node: BaseNode) -> bool:
+def _has_retrieval_score(node: BaseNode) -> bool:
     return _RETRIEVAL_SCORE in node.metadata and _RETRIEVAL_SCORE in node.excluded_embed_metadata_keys

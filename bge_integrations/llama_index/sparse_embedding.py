@@ -1,4 +1,4 @@
-"""BGE-M3's sparse vectors as LlamaIndex's `BaseSparseEmbedding`, and for its Qdrant store."""
+"""BGE-M3's sparse vectors as LlamaIndex's `BaseSparseEmbedding` and for its Qdrant store."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bge_integrations.validation import check_query
 
 
 class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
-    """Lexical weights of bge-m3, {token id: weight > 0} per text.
+    """Lexical weights of bge-m3: {token id: weight > 0} for each text.
 
-    `sparse_doc_fn` and `sparse_query_fn` are what LlamaIndex's `QdrantVectorStore` takes by these names. Beside
-    `BGEEmbedding` over the same model and settings, texts and queries go through the model once: what one of the two
-    computes serves the other.
+    Pass `sparse_doc_fn` and `sparse_query_fn` to LlamaIndex's `QdrantVectorStore` as arguments of the same names.
+    Together with a `BGEEmbedding` of the same model and settings, each text and query goes through the model only once:
+    both share the result.
 
     Example:
         >>> from llama_index.vector_stores.qdrant import QdrantVectorStore
@@ -29,15 +29,15 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
         >>> store = QdrantVectorStore("documents", client=QdrantClient(":memory:"), enable_hybrid=True,
         ...     sparse_doc_fn=sparse.sparse_doc_fn, sparse_query_fn=sparse.sparse_query_fn)
 
-    The model is loaded when the object is made; copies and pickles carry the settings, never the weights.
+    The model is loaded when the object is created; copies and pickles contain the settings, never the weights.
     """
 
     model_name: ModelName = Field(default="BAAI/bge-m3", min_length=1)
     """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
     text_instruction: str | None = None
-    """Put before each text; None takes the catalogue's for this model (bge-m3 has none), "" none."""
+    """Prepended to each text; None uses the catalogue's for this model (bge-m3 has none), "" disables it."""
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
-    """Texts handed over at a time; the core packs its own batches from them."""
+    """Number of texts passed to the model at a time; it forms its own batches from them."""
 
     model_config = ConfigDict(
         validate_assignment=True,
@@ -52,15 +52,15 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
         return "BGESparseEmbedding"
 
     def similarity(self, embedding1: dict[int, float], embedding2: dict[int, float]) -> float:
-        """Σ over the token ids that both have of the weights' products, as bge-m3 was trained; not a cosine."""
+        """Return the dot product of the weights, as bge-m3 was trained; it is not a cosine."""
         return sum(weight * embedding2[token] for token, weight in embedding1.items() if token in embedding2)
 
     def sparse_doc_fn(self, texts: list[str]) -> tuple[list[list[int]], list[list[float]]]:
-        """Token ids and weights of texts, for `QdrantVectorStore(sparse_doc_fn=)`."""
+        """Return token ids and weights of texts, for `QdrantVectorStore(sparse_doc_fn=)`."""
         return _columns(self._loaded().encode(texts, "passage"))
 
     def sparse_query_fn(self, queries: list[str]) -> tuple[list[list[int]], list[list[float]]]:
-        """Token ids and weights of queries, for `QdrantVectorStore(sparse_query_fn=)`."""
+        """Return token ids and weights of queries, for `QdrantVectorStore(sparse_query_fn=)`."""
         return _columns(self._loaded().encode(queries, "query"))
 
     def _get_query_embedding(self, query: str) -> dict[int, float]:

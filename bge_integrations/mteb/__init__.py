@@ -1,6 +1,6 @@
 """MTEB adapters: `mteb.evaluate` runs any BGE embedder, bge-m3's sparse, multi-vector and hybrid search, and rerankers.
 
-Each adapter implements one of mteb's own protocols: `BGEEncoder` an encoder, `BGEM3Search` a search model,
+Each adapter implements one of mteb's protocols: `BGEEncoder` is an encoder, `BGEM3Search` a search model, and
 `BGECrossEncoder` a cross-encoder.
 """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class BGECrossEncoder:
-    """Scores of any BGE reranker, as mteb's `CrossEncoderProtocol`: runs reranking tasks.
+    """An mteb cross-encoder (`CrossEncoderProtocol`) for any BGE reranker. It runs reranking tasks.
 
     Example:
         >>> import mteb
@@ -34,18 +34,19 @@ class BGECrossEncoder:
         on_truncate: As in `Reranker.score`.
 
     Attributes:
-        mteb_model_meta: Name, revision and settings, under which mteb stores the results.
+        mteb_model_meta: The name, revision and settings that mteb stores results under.
 
     Raises:
-        InvalidInputError: `on_truncate` has a value that is not allowed, or the reranker has several cut-offs.
+        InvalidInputError: `on_truncate` has a value that is not allowed, or the reranker has several cut-off layers.
     """
 
     def __init__(self, reranker: Reranker, *, on_truncate: OnTruncate = "warn") -> None:
         check_on_truncate(on_truncate)
         if len(reranker.cutoff_layers) > 1:
             raise InvalidInputError(
-                f"the reranker has a score for each of the cut-offs {', '.join(map(str, reranker.cutoff_layers))}, but "
-                "mteb ranks by one; load it with one of them"
+                f"the reranker returns a score for each of the cut-off layers "
+                f"{', '.join(map(str, reranker.cutoff_layers))}, but mteb ranks by one score",
+                advice="load it with one cut-off layer",
             )
         self._reranker = reranker
         self._on_truncate = on_truncate
@@ -62,13 +63,13 @@ class BGECrossEncoder:
         prompt_type: PromptType | None = None,
         **kwargs: Unpack[EncodeKwargs],
     ) -> Array:
-        """Score how relevant each text of `inputs2` is to its counterpart in `inputs1`, the query.
+        """Return the relevance of each text in `inputs2` to the query at the same position in `inputs1`.
 
         Returns:
             float32 (pairs,), logits.
 
         Raises:
-            InvalidInputError: The inputs hold no text, or an encode_kwarg is not supported.
+            InvalidInputError: The inputs contain no text, or an encode_kwarg is not supported.
         """
         show_progress = check_show_progress(kwargs)
         pairs = zip(all_texts(inputs1), all_texts(inputs2), strict=True)

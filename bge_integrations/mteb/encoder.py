@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class BGEEncoder:
-    """Dense vectors of any BGE embedder, as mteb's `EncoderProtocol`: runs every kind of text task.
+    """An mteb encoder (`EncoderProtocol`) for the dense vectors of any BGE embedder. It runs every kind of text task.
 
-    Queries and documents of retrieval tasks get the embedder's instructions for queries and passages. The texts of all
-    other tasks (which mteb does not mark as either) get none, as in the published BGE results.
+    Queries and documents of retrieval tasks get the embedder's query and passage instructions. Texts of other tasks,
+    which mteb marks as neither, get no instruction, as in the published BGE results.
 
     Example:
         >>> import mteb
@@ -37,7 +37,7 @@ class BGEEncoder:
         on_truncate: As in `Embedder.encode`.
 
     Attributes:
-        mteb_model_meta: Name, revision and settings, under which mteb stores the results.
+        mteb_model_meta: The name, revision and settings that mteb stores results under.
 
     Raises:
         InvalidInputError: `on_truncate` has a value that is not allowed.
@@ -65,7 +65,7 @@ class BGEEncoder:
             float32 (texts, dimension), unit rows.
 
         Raises:
-            InvalidInputError: The inputs hold no text, or an encode_kwarg is not supported.
+            InvalidInputError: The inputs contain no text, or an encode_kwarg is not supported.
         """
         show_progress = check_show_progress(kwargs)
         kind = None if prompt_type is None else kind_of(prompt_type)
@@ -76,9 +76,9 @@ class BGEEncoder:
         return dense
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """Return the cosine of each of the first with each of the second: float32 (first, second)."""
+        """Return the cosine similarities of all pairs: float32 (len(embeddings1), len(embeddings2))."""
         return cos_sim(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """Return the cosine of each of the first with its counterpart: float32 (pairs,)."""
+        """Return the cosine similarity of each pair of corresponding rows: float32 (pairs,)."""
         return pairwise_cos_sim(embeddings1, embeddings2)

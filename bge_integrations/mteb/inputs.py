@@ -1,4 +1,4 @@
-"""Texts and arguments as mteb passes them."""
+"""Reading the texts and arguments that mteb passes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ def texts_of(batch: BatchedInput) -> list[str]:
     content = cast("Mapping[str, list[str]]", batch)
     if "text" not in content:
         raise InvalidInputError(
-            f"this task's inputs hold {', '.join(sorted(content))} but no text; choose tasks whose modality is text"
+            f"this task's inputs contain {', '.join(sorted(content))} but no text",
+            advice="choose tasks whose modality is text",
         )
     return content["text"]
 
 
 def kind_of(prompt_type: PromptType) -> TextKind:
-    """Return the embedder's name for one side of a retrieval task."""
+    """Return the embedder's text kind for mteb's prompt type."""
     return "query" if prompt_type == PromptType.query else "passage"
 
 
 def check_show_progress(encode_kwargs: EncodeKwargs) -> bool:
-    """Check the encode_kwargs, and return whether to show a progress bar; like mteb's own models, show one by default.
+    """Check the encode_kwargs, and return whether to show a progress bar (the default, as in mteb's own models).
 
     Raises:
         InvalidInputError: An encode_kwarg is not supported.
     """
     if unknown := encode_kwargs.keys() - {"batch_size", "show_progress_bar"}:
         raise InvalidInputError(
-            f"encode_kwargs {', '.join(sorted(unknown))} are not supported; set dtype, max_length, truncate_dim and "
-            "instructions when you load the model"
+            f"encode_kwargs {', '.join(sorted(unknown))} are not supported",
+            advice="set dtype, max_length, truncate_dim and instructions when you load the model",
         )
     return encode_kwargs.get("show_progress_bar", True)

@@ -1,4 +1,4 @@
-"""Exact search by bge-m3's representations, for mteb."""
+"""Exact search with bge-m3's representations, for mteb."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bge_integrations.scoring import (
     weighted_mean,
     weights_by_name,
 )
-from bge_integrations.validation import check_on_truncate
+from bge_integrations.validation import check_choice, check_on_truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder, TextKind
     from bge_integrations.core.request import OnTruncate
 
-#: Maximum documents scored at a time, and about how many characters they hold: their multi-vectors may take 2 GB.
+#: Maximum documents scored at a time, and their approximate characters. Their multi-vectors may take 2 GB.
 _CHUNK_DOCUMENTS = 2048
 _CHUNK_CHARACTERS = 1 << 19
-#: Queries scored at a time: 8 MB for each matrix of scores.
+#: Number of queries scored at a time. Each score matrix takes 8 MB.
 _BLOCK_QUERIES = 1024
 
 
 class BGEM3Search:
-    """Exact search by bge-m3's representations, as mteb's `SearchProtocol`: runs retrieval and reranking tasks.
+    """An mteb search model (`SearchProtocol`) for exact search with bge-m3. It runs retrieval and reranking tasks.
 
-    Each document is encoded once per search, for all representations that the mode needs, and released when it has
-    been scored against all queries: memory holds the queries, one chunk of documents and the best `top_k` of each
-    query. The documents of a reranking task are scored only against the queries that they are candidates of.
+    Each document is encoded once per search, for all representations that the mode needs, and released once it has
+    been scored against all queries. Memory holds the queries, one chunk of documents, and each query's `top_k` results.
+    In reranking tasks, a document is scored only against the queries that it is a candidate for.
 
     Example:
         >>> import mteb
@@ -65,14 +65,14 @@ class BGEM3Search:
 
     Args:
         embedder: From `load_embedder`; the caller closes it. Modes other than "dense" need bge-m3.
-        mode: What documents are ranked by. "hybrid" is the weighted mean, `HybridScores.hybrid` in `scoring`.
-        weights: Weights of dense, sparse and multi-vector scores in "hybrid"; None takes (1, 1, 1). Scores of weight 0
-            are not computed.
-        on_truncate: As in `Embedder.encode`; warnings come once per chunk of documents.
+        mode: The scores to rank documents by. "hybrid" is the weighted mean, `HybridScores.hybrid` in `scoring`.
+        weights: Weights of dense, sparse and multi-vector scores in "hybrid"; None means (1, 1, 1). Scores with
+            weight 0 are not computed.
+        on_truncate: As in `Embedder.encode`; warnings are issued once per chunk of documents.
 
     Attributes:
-        mteb_model_meta: Name, revision and settings, under which mteb stores the results; each mode and each set of
-            weights has a name of its own.
+        mteb_model_meta: The name, revision and settings that mteb stores results under; each mode and each set of
+            weights has its own name.
 
     Raises:
         InvalidInputError: The model lacks a representation, or an argument has a value that is not allowed.
@@ -87,14 +87,17 @@ class BGEM3Search:
         on_truncate: OnTruncate = "warn",
     ) -> None:
         check_on_truncate(on_truncate)
-        if mode not in get_args(Mode):
-            raise InvalidInputError(f"mode={mode!r} is none of {', '.join(map(repr, get_args(Mode)))}")
+        check_choice(mode, "mode", get_args(Mode))
         if mode != "dense" and not embedder.has_sparse:
             raise InvalidInputError(
-                f"{embedder.name} has dense vectors only; use BGEEncoder or mode='dense', or load bge-m3 (or 'pocket')"
+                f"{embedder.name} has dense vectors only",
+                argument="mode",
+                advice="use BGEEncoder or mode='dense', or load bge-m3 (or 'pocket')",
             )
         if mode != "hybrid" and weights is not None:
-            raise InvalidInputError(f"mode={mode!r} has no weights; leave them out, or take mode='hybrid'")
+            raise InvalidInputError(
+                f"mode={mode!r} has no weights", argument="weights", advice="leave them out, or use mode='hybrid'"
+            )
         weights = (1.0, 1.0, 1.0) if weights is None else weights
         self._embedder = embedder
         self._weights = weights_by_name(weights) if mode == "hybrid" else {mode: 1.0}
@@ -136,32 +139,32 @@ class BGEM3Search:
         num_proc: int | None = None,
         **kwargs: Any,
     ) -> RetrievalOutputType:
-        """Return the best documents of each query, and release the corpus.
+        """Return the best documents for each query, and release the corpus.
 
-        The arguments that are not listed are passed on to mteb's data loader.
+        Arguments that are not listed are passed on to mteb's data loader.
 
         Args:
-            queries: With columns id and text.
-            top_k: Maximum documents per query; on ties, those that come first in the corpus.
+            queries: The queries, with columns id and text.
+            top_k: Maximum number of documents per query; ties are broken by the order of the corpus.
             encode_kwargs: batch_size and show_progress_bar.
             top_ranked: The candidates of each query, by id; None searches the whole corpus. A query without candidates
-                finds nothing.
+                gets no results.
 
         Returns:
             {query id: {document id: score}}.
 
         Raises:
-            InvalidInputError: Nothing was indexed, the inputs hold no text, a candidate is not in the corpus, or an
+            InvalidInputError: Nothing was indexed, the inputs contain no text, a candidate is not in the corpus, or an
                 encode_kwarg is not supported.
         """
         show_progress = check_show_progress(encode_kwargs)
         corpus, self._corpus = self._corpus, None
         if corpus is None:
-            raise InvalidInputError("nothing to search: call index() before each search()")
+            raise InvalidInputError("there is no corpus to search", advice="call index() before each search()")
         query_ids = list(queries["id"])
-        asking = None if top_ranked is None else _asking(query_ids, top_ranked)
-        if asking is not None:
-            corpus = _candidates(corpus, asking)
+        queries_of = None if top_ranked is None else _queries_by_candidate(query_ids, top_ranked)
+        if queries_of is not None:
+            corpus = _candidates(corpus, queries_of)
 
         def loader(dataset: Any, prompt_type: PromptType) -> DataLoader[BatchedInput]:
             batch_size = encode_kwargs.get("batch_size", 32)
@@ -181,12 +184,12 @@ class BGEM3Search:
                 documents = self._encode(texts, "passage")
                 positions = np.arange(len(document_ids), len(document_ids) + len(ids))
                 document_ids += ids
-                if asking is None:
+                if queries_of is None:
                     for first, block in blocks:
                         for query, scores in enumerate(self._scores(block, documents), start=first):
                             best[query].add(positions, scores)
                 else:
-                    for query, rows in _rows_by_query(ids, asking).items():
+                    for query, rows in _rows_by_query(ids, queries_of).items():
                         scores = self._scores(_rows(encoded, [query]), _rows(documents, rows))[0]
                         best[query].add(positions[rows], scores)
                 bar.update(len(ids))
@@ -202,13 +205,13 @@ class BGEM3Search:
         return self._embedder.encode(texts, kind=kind, on_truncate=self._on_truncate, **wanted)
 
     def _scores(self, queries: Embeddings, documents: Embeddings) -> NDArray[np.float32]:
-        """float32 (queries, documents)."""
+        """Return the scores, float32 (queries, documents)."""
         scores = {name: representation_scores(name, queries, documents) for name in self._weights}
         return weighted_mean(scores, self._weights)
 
 
 def _rows(embeddings: Embeddings, rows: Sequence[int]) -> Embeddings:
-    """Return the representations of some of the texts."""
+    """Select the representations of some of the texts."""
     dense, sparse, vectors = embeddings.dense, embeddings.sparse, embeddings.multi_vector
     return Embeddings(
         None if dense is None else dense[list(rows)],
@@ -217,37 +220,37 @@ def _rows(embeddings: Embeddings, rows: Sequence[int]) -> Embeddings:
     )
 
 
-def _asking(query_ids: Sequence[str], top_ranked: TopRankedDocumentsType) -> dict[str, list[int]]:
-    """Return for each candidate document the rows of the queries that it is a candidate of."""
-    asking: dict[str, list[int]] = defaultdict(list)
+def _queries_by_candidate(query_ids: Sequence[str], top_ranked: TopRankedDocumentsType) -> dict[str, list[int]]:
+    """Return, for each candidate document, the rows of the queries that it is a candidate for."""
+    queries_of: dict[str, list[int]] = defaultdict(list)
     for query, identifier in enumerate(query_ids):
         for document in dict.fromkeys(top_ranked.get(identifier, ())):
-            asking[document].append(query)
-    return dict(asking)
+            queries_of[document].append(query)
+    return dict(queries_of)
 
 
-def _candidates(corpus: CorpusDatasetType, asking: Mapping[str, Sequence[int]]) -> CorpusDatasetType:
-    """Return the documents of the corpus that are candidates of a query."""
+def _candidates(corpus: CorpusDatasetType, queries_of: Mapping[str, Sequence[int]]) -> CorpusDatasetType:
+    """Return the documents of the corpus that are candidates for a query."""
     ids = list(corpus["id"])
-    if missing := asking.keys() - set(ids):
+    if missing := queries_of.keys() - set(ids):
         raise InvalidInputError(
-            f"{len(missing)} candidates in top_ranked are not in the corpus, such as {min(missing)!r}; "
-            "correct the task's data"
+            f"{len(missing)} candidates in top_ranked are not in the corpus, such as {min(missing)!r}",
+            advice="correct the task's data",
         )
-    return corpus.select([row for row, identifier in enumerate(ids) if identifier in asking])
+    return corpus.select([row for row, identifier in enumerate(ids) if identifier in queries_of])
 
 
-def _rows_by_query(ids: Sequence[str], asking: Mapping[str, Sequence[int]]) -> dict[int, list[int]]:
-    """Return for each query that has candidates among these documents the rows of its candidates."""
+def _rows_by_query(ids: Sequence[str], queries_of: Mapping[str, Sequence[int]]) -> dict[int, list[int]]:
+    """Return the rows of each query's candidates among these documents, for queries that have any."""
     rows: dict[int, list[int]] = defaultdict(list)
     for row, identifier in enumerate(ids):
-        for query in asking[identifier]:
+        for query in queries_of[identifier]:
             rows[query].append(row)
     return rows
 
 
 def _chunks(loader: DataLoader[BatchedInput]) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield ids and texts of the documents, a chunk at a time."""
+    """Yield the ids and texts of the documents, one chunk at a time."""
     ids: list[str] = []
     texts: list[str] = []
     characters = 0

@@ -1,4 +1,4 @@
-"""What mteb is told about a model, and stores its results under."""
+"""The model metadata that mteb stores results under."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from bge_integrations.core.session import Loaded
     from bge_integrations.scoring import Mode
 
-#: mteb's name for the kind of model in each mode.
+#: mteb's model type for each mode.
 _MODEL_TYPES = {"dense": "dense", "sparse": "sparse", "multi_vector": "late-interaction", "hybrid": "hybrid"}
-#: mteb's name for the score of each mode. It has none for hybrids; MAX_SIM sums where bge-m3 takes the mean.
+#: mteb's scoring function for each mode. It has none for hybrid; its MAX_SIM sums, while bge-m3 takes the mean.
 _SIMILARITIES = {
     "dense": ScoringFunction.COSINE,
     "sparse": ScoringFunction.DOT_PRODUCT,
@@ -34,14 +34,14 @@ _LANGUAGES = {"en": ["eng-Latn"], "zh": ["zho-Hans"]}
 def embedder_metadata(
     embedder: Embedder, mode: Mode, dimension: int | None, suffix: str = "", settings: Mapping[str, Any] | None = None
 ) -> ModelMeta:
-    """Describe an embedder that is used in one mode.
+    """Return the metadata of an embedder in one mode.
 
     Args:
         embedder: The embedder.
         mode: The representation, or "hybrid".
         dimension: Size of the vectors in this mode; None if it has no vectors.
-        suffix: Distinguishes modes of one checkpoint by name.
-        settings: What else the results depend on.
+        suffix: Appended to the name, to distinguish the modes of one checkpoint.
+        settings: Other settings that the results depend on.
     """
     instructions = (embedder.query_instruction, embedder.passage_instruction)
     return _meta(
@@ -64,7 +64,7 @@ def embedder_metadata(
 
 
 def reranker_metadata(reranker: Reranker) -> ModelMeta:
-    """Describe a reranker."""
+    """Return the metadata of a reranker."""
     settings: dict[str, Any] = {"query_max_length": reranker.query_max_length}
     if reranker.prompt:  # an LLM reranker
         settings["cutoff_layers"] = list(reranker.cutoff_layers)
@@ -74,10 +74,10 @@ def reranker_metadata(reranker: Reranker) -> ModelMeta:
 
 
 def _meta(loaded: Loaded, settings: Mapping[str, Any], fields: Mapping[str, Any], suffix: str = "") -> ModelMeta:
-    """Describe a model: mteb stores results by its name, revision and `experiment_kwargs`.
+    """Return the metadata of a model. mteb stores results by its name, revision and `experiment_kwargs`.
 
-    Fields that we do not know stay None ("unknown"). The settings are always included, so that results never mix with
-    published ones of the same checkpoint, which were computed by other code.
+    Unknown fields stay None. The settings are always included, so that results never mix with published results of the
+    same checkpoint, which were computed by other code.
     """
     row = catalog.find(loaded.name)
     if row:

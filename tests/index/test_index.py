@@ -217,7 +217,7 @@ def test_an_id_given_to_another_document_of_the_call(new_index):
     index = new_index()
     (made,) = index.add(["b"])
     for texts, ids in ((["b, edited", "b"], [made, None]), (["b", "b, edited"], [None, made])):
-        with pytest.raises(InvalidInputError, match=made):
+        with pytest.raises(InvalidInputError, match=f"'{made}'"):
             index.add(texts, ids=ids)
     assert index.add(["b", "b"], ids=[made, None]) == [made, made]
     assert [entry.text for entry in index] == ["b"]
@@ -328,8 +328,8 @@ def test_reopening(new_index, pocket):
 
 def test_only_settings_of_an_embedder_are_accepted(tmp_path, caplog):
     for wrong, message in (
-        ({"max_lenght": 9}, "'max_lenght'.*max_length"),
-        ({"colour": "red"}, "'colour'.*api_key.*device"),
+        ({"max_lenght": 9}, "'max_lenght'; .*max_length"),
+        ({"colour": "red"}, "'colour'; .*api_key, .*device"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             M3Index.open(tmp_path / "index", "pocket", **wrong)
@@ -350,7 +350,7 @@ def test_copies_and_opening_without_creating(pocket, tmp_path):
     with M3Index.open(":memory:", pocket) as index:
         index.add(TEXTS[:5], metadatas=[{"n": i} for i in range(5)])
         index.copy_to(tmp_path / "copy")
-        with pytest.raises(IndexFormatError):
+        with pytest.raises(IndexFormatError, match="copy"):
             index.copy_to(tmp_path / "copy")
         index.add(["later"])
         with M3Index.open(tmp_path / "copy", create=False) as copy:
@@ -543,40 +543,40 @@ def test_string_enum_members_are_stored_as_their_text(new_index):
 
 
 WRONG_FILTERS = [
-    ("year > 2000", "'year > 2000'"),
-    ({}, "filter"),
+    ("year > 2000", "must be a dict"),
+    ({}, "empty"),
     ({"": 1}, r"filter\[''\]"),
     ({1: 2}, r"filter\[1\]"),
-    ({"x": None}, r"None.*\{'\$exists': False\}"),
+    ({"x": None}, r"\{'\$exists': False\}"),
     ({"x": [1, 2]}, r"'\$in': \[...\]"),
-    ({"x": {}}, r"filter\['x'\].*\$eq"),
-    ({"x": {"$like": "a"}}, r"\$like.*\$eq"),
-    ({"x": {"$gt": "soon"}}, "'soon'"),
-    ({"x": {"$gt": None}}, r"\['\$gt'\].*None"),
-    ({"x": {"$gt": True}}, r"\['\$gt'\].*True"),
-    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, r"filter\['x'\].*number.*date"),
+    ({"x": {}}, "no operator"),
+    ({"x": {"$like": "a"}}, r"\['\$like'\]; use \$eq"),
+    ({"x": {"$gt": "soon"}}, "ISO date"),
+    ({"x": {"$gt": None}}, "ISO date"),
+    ({"x": {"$gt": True}}, "ISO date"),
+    ({"x": {"$gt": 1, "$lt": "2020-01-01"}}, r"filter\['x'\] .*number.* date"),
     ({"x": float("nan")}, "nan"),
-    ({"x": 2**63}, str(2**63)),
-    ({"x": {"$in": [1, -(2**70)]}}, str(2**70)),
-    ({"x": {"$gt": 10**400}}, r"\['\$gt'\]"),
-    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "9999-12-31"),
-    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), r"\b32\b"),
-    ({"x": {"$in": "abc"}}, "'abc'"),
-    ({"x": {"$in": [None]}}, r"\['\$in'\].*None"),
-    ({"x": {"$exists": 1}}, r"\['\$exists'\].*1"),
-    ({"$and": []}, r"\['\$and'\]"),
-    ({"$or": {"x": 1}}, r"\['\$or'\]"),
-    ({"$not": [{"x": 1}]}, r"\$not"),
-    ({"$nor": [{"x": 1}]}, r"\$nor.*\$and, \$or, \$not"),
-    ({"a..b": 1}, r"'a\.\.b'"),
-    ({".a": 1}, r"'\.a'"),
-    ({'say "hi"': 1}, "say"),
+    ({"x": 2**63}, "64 bits"),
+    ({"x": {"$in": [1, -(2**70)]}}, "64 bits"),
+    ({"x": {"$gt": 10**400}}, "ISO date"),
+    ({"x": {"$gt": "9999-12-31T23:59:59-23:00"}}, "ISO date"),
+    (reduce(lambda inner, _: {"$not": inner}, range(40), {"x": 1}), "32"),
+    ({"x": {"$in": "abc"}}, r"list.*'abc'"),
+    ({"x": {"$in": [None]}}, "compares with None"),
+    ({"x": {"$exists": 1}}, "True or False"),
+    ({"$and": []}, r"\$and.*list"),
+    ({"$or": {"x": 1}}, r"\$or.*list"),
+    ({"$not": [{"x": 1}]}, "must be a dict"),
+    ({"$nor": [{"x": 1}]}, r"\$nor .*\$and, \$or, \$not"),
+    ({"a..b": 1}, "'a..b'"),
+    ({".a": 1}, "'.a'"),
+    ({'say "hi"': 1}, 'say "hi"'),
     ({"a[0]": 1}, r"'a\[0\]'"),
     ({"$or": [{"x": 1}, {"y": {"$gt": []}}]}, r"\$or'\]\[1\]\['y'\]\['\$gt'\]"),
-    ({"number": {"$gt": "2020-01-01"}}, r"\['number'\]"),
-    ({"x": "\ud800"}, "surrogate"),
-    ({"x": {"$in": ["\ud800"]}}, "surrogate"),
-    ({"\ud800": 1}, "surrogate"),
+    ({"number": {"$gt": "2020-01-01"}}, r"filter\['number'\].*numbers"),
+    ({"x": "\ud800"}, "lone surrogate"),
+    ({"x": {"$in": ["\ud800"]}}, "lone surrogate"),
+    ({"\ud800": 1}, "lone surrogate"),
 ]
 
 
@@ -592,20 +592,20 @@ def test_wrong_filters(pocket, filter, message):
 
 
 WRONG_DOCUMENTS = [
-    ({"texts": "one text"}, r"texts.*\bstr\b"),
-    ({"texts": 3}, r"texts.*\bint\b"),
-    ({"texts": ["a", None]}, r"texts\[1\].*NoneType"),
-    ({"texts": ["a", "\ud800"]}, r"texts\[1\].*surrogate"),
-    ({"texts": ["a", "b"], "ids": ["x"]}, r"\bids\b"),
-    ({"texts": ["a"], "ids": ["x", "y"]}, r"\bids\b"),
+    ({"texts": "one text"}, "wrap it"),
+    ({"texts": 3}, "list of texts"),
+    ({"texts": ["a", None]}, r"texts\[1\] must be a str"),
+    ({"texts": ["a", "\ud800"]}, r"texts\[1\] holds a lone surrogate"),
+    ({"texts": ["a", "b"], "ids": ["x"]}, "more texts than ids"),
+    ({"texts": ["a"], "ids": ["x", "y"]}, "more ids or metadatas than texts"),
     ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\].*'x'"),
     ({"texts": ["a"], "ids": [""]}, r"ids\[0\]"),
-    ({"texts": ["a"], "ids": [7]}, r"ids\[0\].*\bint\b"),
-    ({"texts": ["a"], "ids": "x"}, r"ids.*\bstr\b"),
-    ({"texts": ["a"], "metadatas": {"x": 1}}, r"metadatas.*\bdict\b"),
-    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\].*\bstr\b"),
-    ({"texts": ["a", "b"], "metadatas": [{}]}, "metadatas"),
-    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\].*datetime"),
+    ({"texts": ["a"], "ids": [7]}, r"ids\[0\] must be a str"),
+    ({"texts": ["a"], "ids": "x"}, "ids must be a list"),
+    ({"texts": ["a"], "metadatas": {"x": 1}}, "metadatas must be a list"),
+    ({"texts": ["a"], "metadatas": ["x"]}, r"metadatas\[0\] must be a dict"),
+    ({"texts": ["a", "b"], "metadatas": [{}]}, "more texts than metadatas"),
+    ({"texts": ["a"], "metadatas": [{"x": {"y": [datetime(2020, 1, 1)]}}]}, r"\['x'\]\['y'\]\[0\] is datetime"),
     ({"texts": ["a"], "metadatas": [{"x": float("inf")}]}, "inf"),
     ({"texts": ["a"], "metadatas": [{"x": (1, 2)}]}, "tuple"),
     ({"texts": ["a"], "metadatas": [{"x": np.float32(1)}]}, "float32"),
@@ -646,20 +646,20 @@ def test_wrong_searches(pocket):
                 index.search(**{"query": "a", **arguments})
         with pytest.raises(InvalidInputError, match=r"texts.*\bstr\b"):
             index.search_many("a")
-        with pytest.raises(InvalidInputError, match="filter"):
+        with pytest.raises(InvalidInputError, match="delete"):
             index.delete()
-        with pytest.raises(InvalidInputError, match="filter"):
+        with pytest.raises(InvalidInputError, match="delete"):
             index.delete(["a"], {"x": 1})
         assert index.search_many([]) == []
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
-def test_invalid_locations_are_refused(pocket):
-    with pytest.raises(InvalidInputError, match=r"\bint\b"):
+def test_places_that_are_none(pocket):
+    with pytest.raises(InvalidInputError, match="int"):
         M3Index.open(3, pocket)
     with pytest.raises(InvalidInputError, match="collection=''"):
         M3Index.open(QdrantClient(":memory:"), pocket, collection="")
-    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
+    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9"):
         M3Index.open("http://127.0.0.1:9", pocket)
     with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         M3Index.open(QdrantClient("127.0.0.1", grpc_port=9, prefer_grpc=True, check_compatibility=False), pocket)

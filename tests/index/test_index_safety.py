@@ -118,12 +118,12 @@ def test_one_process_at_a_time_and_another_after_a_kill(folder, pocket):
     )
     with holder:
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(IndexLockedError):
+        with pytest.raises(IndexLockedError, match="in another process"):
             M3Index.open(folder, pocket)
         holder.kill()
     with M3Index.open(folder, pocket) as index:
         assert [hit.id for hit in index.search("heron")] == ["1"]
-        with pytest.raises(IndexLockedError):
+        with pytest.raises(IndexLockedError, match="in this process"):
             M3Index.open(folder, pocket)
         assert len(index) == 1
 
@@ -173,22 +173,22 @@ def lose_both(folder):
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lose("manifest.json"), r"manifest\.json"),
-        (lose("current.json"), r"current\.json"),
-        (lose_both, r"manifest\.json"),
-        (cut("manifest.json"), r"manifest\.json"),
-        (cut("current.json"), r"current\.json"),
-        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), r"manifest\.json"),
-        (lambda folder: (folder / "current.json").write_text("[]"), r"current\.json"),
-        (change("manifest.json", format=99), r"\b99\b"),
-        (change("manifest.json", format="1"), r"manifest\.json"),
-        (change("manifest.json", max_length=None), "max_length"),
-        (change("manifest.json", multi_vectors="float8"), "multi_vectors"),
-        (change("manifest.json", colour="red"), "colour"),
-        (change("current.json", shard=""), r"current\.json"),
-        (change("current.json", shard="../index"), r"current\.json"),
-        (change("current.json", shard="shard-000000000000"), "shard-000000000000"),
-        (change("current.json", optimized_points="many"), r"current\.json"),
+        (lose("manifest.json"), "manifest.json is missing; restore"),
+        (lose("current.json"), "current.json is missing; restore"),
+        (lose_both, "manifest.json is missing; restore"),
+        (cut("manifest.json"), "manifest.json is damaged"),
+        (cut("current.json"), "current.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"), "manifest.json is damaged"),
+        (lambda folder: (folder / "current.json").write_text("[]"), "current.json is damaged"),
+        (change("manifest.json", format=99), "upgrade"),
+        (change("manifest.json", format="1"), "manifest.json"),
+        (change("manifest.json", max_length=None), r"damaged \(max_length\)"),
+        (change("manifest.json", multi_vectors="float8"), r"damaged \(multi_vectors\)"),
+        (change("manifest.json", colour="red"), r"damaged \(colour\)"),
+        (change("current.json", shard=""), "current.json is damaged"),
+        (change("current.json", shard="../index"), "current.json is damaged"),
+        (change("current.json", shard="shard-000000000000"), "missing; restore"),
+        (change("current.json", optimized_points="many"), "current.json is damaged"),
     ],
 )
 def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, named):
@@ -212,7 +212,7 @@ def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"name": "precious"}')
     before = contents(tmp_path)
-    with pytest.raises(IndexFormatError):
+    with pytest.raises(IndexFormatError, match=tmp_path.name):
         M3Index.open(tmp_path, pocket)
     assert contents(tmp_path) == before
 
@@ -235,7 +235,7 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(tmp_path, pocket):
 
 def test_a_file_is_not_a_folder(tmp_path, pocket):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(IndexFormatError):
+    with pytest.raises(IndexFormatError, match="file"):
         M3Index.open(tmp_path / "file", pocket)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -300,7 +300,7 @@ def test_a_full_disk_loses_nothing_and_writes_continue_once_there_is_space(small
         ballast = small_disk / "ballast"
         ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (60 << 20)))
         more = [f"A heron {i} stands in the water." for i in range(500)]
-        with pytest.raises(DiskFullError, match="Make room and run it again"):
+        with pytest.raises(DiskFullError, match="MB"):
             index.add(more)
         with pytest.raises(DiskFullError):
             index.optimize()
@@ -433,7 +433,7 @@ def test_an_optimiser_that_fails_changes_nothing(index, folder, monkeypatch):
     before = shards(folder)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", shutil.which("false"))
-        with pytest.raises(StorageError):
+        with pytest.raises(StorageError, match="status 1"):
             index.optimize()
     assert shards(folder) == before
     index.add(["One more."])

@@ -188,7 +188,7 @@ def test_inserting_and_deleting(index):
 
 def test_deleting_a_missing_document_is_logged(index, caplog):
     index.delete_ref_doc("nowhere")
-    assert "nowhere not found, nothing deleted" in caplog.text
+    assert "nowhere" in caplog.text
     assert len(index.m3_index) == 5
 
 
@@ -352,12 +352,12 @@ def test_stored_on_disk(tmp_path, encoded):
 
 def test_persisting_copies_without_encoding(tmp_path, encoded):
     with make() as index:
-        with pytest.raises(InvalidInputError, match="temporary folder"):
+        with pytest.raises(InvalidInputError, match="persist"):
             index.persist()
         before = [(node.node.to_dict(), node.score) for node in index.as_retriever().retrieve(QUERY)]
         encoded.clear()
         index.persist(tmp_path / "kept")
-        with pytest.raises(IndexFormatError):
+        with pytest.raises(IndexFormatError, match="kept"):
             index.persist(tmp_path / "kept")
     with BGEM3Index.load(tmp_path / "kept") as index:
         index.persist(tmp_path / "kept")
@@ -387,7 +387,7 @@ def test_a_failure_releases_the_folder(tmp_path):
             BGEM3Index(path=tmp_path / "kept", model="pocket")
         assert len(index.m3_index) == 5
     for _ in range(2):
-        with pytest.raises(InvalidInputError, match=r"'a'.*JSON"):
+        with pytest.raises(InvalidInputError, match="node 'a'"):
             BGEM3Index([TextNode(text="Pandas", id_="a", metadata={"size": object()})], path=tmp_path / "kept")
         with pytest.raises(InvalidInputError, match=r"'a'.*surrogate"):
             make([Document(text="Pandas \ud800", id_="a")], path=tmp_path / "kept")
@@ -499,7 +499,7 @@ async def test_queries(filtered):
 def test_bad_arguments_say_what_to_do(filtered):
     with pytest.raises(InvalidInputError, match="similarity_top_k=0"):
         filtered.as_retriever(similarity_top_k=0)
-    with pytest.raises(InvalidInputError, match=r"top_k.*similarity_top_k"):
+    with pytest.raises(InvalidInputError, match=r"top_k; .*similarity_top_k"):
         filtered.as_retriever(top_k=3)
     with pytest.raises(InvalidInputError, match="mode='fuzzy'"):
         filtered.as_retriever(mode="fuzzy")
@@ -517,11 +517,11 @@ def test_bad_arguments_say_what_to_do(filtered):
         make(batch_size=32)
     with pytest.raises(InvalidInputError, match="dtype='float16'"):
         make(use_fp16=True)
-    with pytest.raises(InvalidInputError, match="model_name"):
+    with pytest.raises(InvalidInputError, match="model is given"):
         make(model_name="pocket")
     with pytest.raises(InvalidInputError, match="colour"):
         make(colour="red")
-    with pytest.raises(InvalidInputError, match=r"max_lenght.*max_length"):
+    with pytest.raises(InvalidInputError, match="max_length"):
         make(max_lenght=64)
     with pytest.raises(TypeError, match="colour"):
         filtered.insert(documents()[0], colour="red")

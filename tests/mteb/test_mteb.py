@@ -441,7 +441,7 @@ def test_a_task_of_images_is_refused(pocket, make):
 
 @pytest.mark.parametrize("make", [BGEEncoder, BGEM3Search])
 def test_an_encode_kwarg_that_would_do_nothing_is_refused(pocket, make):
-    with pytest.raises(InvalidInputError, match=r"encode_kwargs.*precision"):
+    with pytest.raises(InvalidInputError, match="precision"):
         evaluate(make(pocket), Questions(), encode_kwargs={"precision": "int8"})
 
 
@@ -469,10 +469,10 @@ def test_texts_that_are_too_long_can_be_refused():
     ("arguments", "message"),
     [
         ({"mode": "lexical"}, "mode='lexical'"),
-        ({"weights": (1, 1)}, r"weights=\(1, 1\)"),
-        ({"weights": (0, 0, 0)}, r"weights=\(0, 0, 0\)"),
-        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense'.*weights"),
-        ({"weights": (1, -1, 1)}, r"weights=\(1, -1, 1\)"),
+        ({"weights": (1, 1)}, "three numbers"),
+        ({"weights": (0, 0, 0)}, "three numbers"),
+        ({"mode": "dense", "weights": (1, 1, 1)}, "mode='dense'"),
+        ({"weights": (1, -1, 1)}, "three numbers"),
         ({"on_truncate": "cut"}, "on_truncate"),
     ],
 )
