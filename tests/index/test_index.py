@@ -654,7 +654,7 @@ def test_wrong_searches(pocket):
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
-def test_places_that_are_none(pocket):
+def test_invalid_locations_are_refused(pocket):
     with pytest.raises(InvalidInputError, match="int"):
         M3Index.open(3, pocket)
     with pytest.raises(InvalidInputError, match="collection=''"):
