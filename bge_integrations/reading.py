@@ -1,4 +1,4 @@
-"""The import path of version 0.1 for `bge_integrations.documents`."""
+"""The old import path of `bge_integrations.documents`, from version 0.1."""
 
 from bge_integrations.documents import PASSAGE_TOKENS, SUFFIXES, Passage, find_files, read_file, read_passages
 
