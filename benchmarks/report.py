@@ -1,8 +1,8 @@
-"""benchmarks/results.json as the tables and the plot of docs/performance.md.
+"""Write the tables and the plot of docs/performance.md from benchmarks/results.json.
 
     python benchmarks/report.py
 
-does that again without measuring.
+updates them without measuring again.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _START = {
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """All tables, with what was measured on what."""
+    """Return all tables, with a description of the machine and the versions."""
     workloads, parts = results["workloads"], [_about(results), f"![A peer's time over ours]({PLOT.name})"]
     bulk, queries = ([name for name in group if name in workloads] for group in (_BULK, _QUERIES))
     if bulk:
         parts += ["### Passages and reranking", _ratios(results, bulk)]
     if queries:
         parts += ["### Single queries", _ratios(results, queries)]
-        parts += ["99th percentile of a query's time, over all rounds:", _percentiles(results, queries)]
+        parts += ["99th percentile of the time per query, over all rounds:", _percentiles(results, queries)]
     if "start" in workloads:
         parts += [f"### Start and memory\n\n{workloads['start']['title']}, in a new process:", _start(results)]
     ceiling = results["roofline"]["ceiling"]
     bare = ", ".join(f"{best} ({name})" for name, best in ceiling.items())
-    parts += ["### The limit", f"A bare matrix product of this machine reached, in GFLOP/s: {bare}."]
+    parts += ["### The limit", f"A bare matrix product on this machine reached, in GFLOP/s: {bare}."]
     for workload, found in results["roofline"].items():
         if workload != "ceiling":
             reached = ", ".join(
@@ -51,8 +51,8 @@ def markdown(results: dict[str, Any]) -> str:
                 for name, speed in found["GFLOP/s of the linears"].items()
             )
             parts.append(
-                f"{workloads[workload]['title']}: {found['tokens']} tokens; over the whole call's time our linears run "
-                f"{reached} of a bare product's."
+                f"{workloads[workload]['title']}: {found['tokens']} tokens; over the time of the whole call, our linears "
+                f"run {reached} of a bare product."
             )
     if goals := _goals(results):
         parts += ["### Goals", goals]
@@ -80,7 +80,7 @@ def _about(results: dict[str, Any]) -> str:
     )
     return (
         f"{about['processor']}, {about['cores']} cores ({about['capability']}), {about['memory, GB']} GB, "
-        f"{about['system']}, Python {about['python']}, torch {about['torch']}; load before it began: "
+        f"{about['system']}, Python {about['python']}, torch {about['torch']}; system load before the start: "
         f"{about['load before']}. "
         f"`python benchmarks/side_by_side.py {said}`: {min(counts)} to {max(counts)} rounds. The peers: "
         f"{own}; sentence-transformers and transformers: "
@@ -89,12 +89,12 @@ def _about(results: dict[str, Any]) -> str:
 
 
 def _shared(results: dict[str, Any], distribution: str) -> str:
-    """Its versions, of which each environment has one."""
+    """Return the versions of a distribution in all environments."""
     return ", ".join(sorted({peer[distribution] for peer in results["versions"].values() if distribution in peer}))
 
 
 def _ratios(results: dict[str, Any], names: list[str]) -> str:
-    """Seconds for ours; for the others the ratio to it, and the largest difference of all outputs."""
+    """Return a table with our seconds, the other packages' ratio to ours, and the largest difference in outputs."""
     rows = [["", *(results["workloads"][name]["title"] for name in names), "largest difference"]]
     for peer in results["versions"]:
         cells, differences = [peer], []
@@ -137,21 +137,22 @@ def _start(results: dict[str, Any]) -> str:
 
 
 def _goals(results: dict[str, Any]) -> str:
-    """Each goal, reached or not, of those that were measured; "" without any."""
+    """Return a table of the measured goals, reached or not; "" if there are none."""
     rows = [["", "goal", "measured", "at the ceiling", ""]]
     for goal in GOALS:
-        found, limit = goal.found(results), goal.at_the_ceiling(results)
-        if found is not None:
+        measured, limit = goal.measured(results), goal.at_the_ceiling(results)
+        if measured is not None:
             title = results["workloads"][goal.workload]["title"]
             measure = ", 99th percentile" if goal.measure == "query p99" else ""
             what = f"{title}{measure}: {goal.ours} to {goal.peer}"
-            reached = "reached" if found >= goal.wanted else "not reached"
-            rows.append([what, f"{goal.wanted:g}×", f"{found:.2f}×", "" if limit is None else f"{limit:.1f}×", reached])
+            reached = "reached" if measured >= goal.wanted else "not reached"
+            ceiling = "" if limit is None else f"{limit:.1f}×"
+            rows.append([what, f"{goal.wanted:g}×", f"{measured:.2f}×", ceiling, reached])
     beside = query_beside_bulk(results)
     if beside:
-        what = "a query during a bulk job, 99th percentile: at most twice a lone query's and one batch"
-        reached = "reached" if beside["found"] <= beside["wanted"] else "not reached"
-        rows.append([what, _spent(beside["wanted"]), _spent(beside["found"]), "", reached])
+        what = "a query during a bulk job, 99th percentile: at most twice that of a lone query plus one batch"
+        reached = "reached" if beside["measured"] <= beside["wanted"] else "not reached"
+        rows.append([what, _spent(beside["wanted"]), _spent(beside["measured"]), "", reached])
     return _table(rows) if len(rows) > 1 else ""
 
 
@@ -165,7 +166,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def plot(results: dict[str, Any], target: Path) -> None:
-    """Each workload's ratios, with the rounds' spread, on a logarithmic axis."""
+    """Plot each workload's ratios with their spread over the rounds, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -105,8 +105,8 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
         (["--question", "  "], "the question is empty"),
         (["--model", "bge-nonsense"], "unknown model 'bge-nonsense'"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
-        (["--model", "bge-reranker-base"], "belongs to the rerankers; name an embedding model with MODEL="),
-        (["--reranker", "bge-m3"], "belongs to the embedders; name an embedding model with MODEL="),
+        (["--model", "bge-reranker-base"], "is a reranker; name an embedding model with MODEL="),
+        (["--reranker", "bge-m3"], "is an embedder; name an embedding model with MODEL="),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(tmp_path, monkeypatch, capsys, arguments, message):

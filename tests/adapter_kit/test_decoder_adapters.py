@@ -94,9 +94,9 @@ def test_wrong_examples_and_tasks_are_refused(make_embedding):
         make_embedding(examples=[{"query": "q"}])
     with pytest.raises(ValidationError, match="examples"):
         make_embedding(examples={"query": "q", "response": "r"})
-    with pytest.raises(InvalidInputError, match="takes no examples; they are for bge-en-icl"):
+    with pytest.raises(InvalidInputError, match="takes no examples"):
         make_embedding(BASE, examples=EXAMPLES)
-    with pytest.raises(InvalidInputError, match="task='qa' is none of web_search"):
+    with pytest.raises(InvalidInputError, match="task='qa' .*web_search"):
         make_embedding(task="qa")
 
 
@@ -183,7 +183,7 @@ def test_an_adapter_ranks_by_one_cutoff(make_reranker, cutoffs):
     [
         (LAYERWISE, {"cutoff_layers": 1}, "has scores after 2, 3, 4, 5, 6 layers"),
         (LAYERWISE, {"compress_ratio": 2}, "compress passages"),
-        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio=3 is none of 1, 2, 4, 8"),
+        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio=3 is not one of 1, 2, 4, 8"),
         ("pocket", {"cutoff_layers": 2}, "after its last layer only; leave cutoff_layers= out"),
         ("pocket", {"prompt": "Is it?"}, "takes no prompt"),
     ],
@@ -196,7 +196,7 @@ def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model,
 def test_ones_own_reranker_names_its_family(make_reranker, tmp_path):
     own = tmp_path / "my-reranker"
     own.symlink_to(LLM)
-    with pytest.raises(InvalidInputError, match="is no reranker"):
+    with pytest.raises(InvalidInputError, match="is not a reranker"):
         make_reranker(model=own)
     found = rerank_texts(make_reranker(model=own, family="llm_reranker"))
     assert found == rerank_texts(make_reranker(model=LLM))

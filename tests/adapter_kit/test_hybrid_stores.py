@@ -158,7 +158,7 @@ async def test_async_copies_and_mistakes(make):
         make(model=BASE)
     with pytest.raises(ValidationError, match="batch_size"):
         make(model=M3, batch_size=3)
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="one str"):
         sparse.embed_query(None)
 
 

@@ -321,7 +321,7 @@ def test_reopening(new_index, pocket):
         new_index(model="pocket", max_length=64)
     with pytest.raises(InvalidInputError, match="multi_vectors='float32'"):
         new_index(multi_vectors="recompute")
-    with pytest.raises(InvalidInputError, match="'int4' is none of"):
+    with pytest.raises(InvalidInputError, match="'int4'"):
         new_index(quantization="int4")
     assert len(new_index()) == 5, "and a refused opening leaves it as it was"
 
@@ -595,7 +595,7 @@ WRONG_DOCUMENTS = [
     ({"texts": "one text"}, "wrap it"),
     ({"texts": 3}, "list of texts"),
     ({"texts": ["a", None]}, r"texts\[1\] must be a str"),
-    ({"texts": ["a", "\ud800"]}, r"texts\[1\] holds a lone surrogate"),
+    ({"texts": ["a", "\ud800"]}, r"texts\[1\] .*lone surrogate"),
     ({"texts": ["a", "b"], "ids": ["x"]}, "more texts than ids"),
     ({"texts": ["a"], "ids": ["x", "y"]}, "more ids or metadatas than texts"),
     ({"texts": ["a", "b"], "ids": ["x", "x"]}, r"ids\[1\] is 'x' again"),
@@ -629,7 +629,7 @@ def test_wrong_searches(pocket):
     with M3Index.open(":memory:", pocket) as index:
         index.add(["a"])
         for arguments, message in [
-            ({"query": None}, "is one str"),
+            ({"query": None}, "one str"),
             ({"k": 0}, "k=0"),
             ({"k": 2.0}, "whole number"),
             ({"k": True}, "whole number"),

@@ -122,7 +122,7 @@ def test_changed_settings_take_effect():
 
 @pytest.mark.parametrize("text", [None, 3, ["hi"], b"hi"])
 def test_bad_queries(embeddings, text):
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="one str"):
         embeddings.embed_query(text)
 
 

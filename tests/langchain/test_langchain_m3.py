@@ -146,7 +146,7 @@ def test_copies_and_mistakes():
         BGEM3Retriever.from_texts(TEXTS, model=BASE)
     with pytest.raises(InvalidInputError, match="model is given twice"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE, model_name=M3)
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="one str"):
         retriever.invoke(None)
     with pytest.raises(InvalidInputError, match="weights"):
         BGEM3Retriever.from_texts(TEXTS, model=M3, weights=(0, 0, 0)).invoke("pandas")

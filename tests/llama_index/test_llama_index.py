@@ -108,14 +108,14 @@ def test_mistakes_fail_when_the_object_is_made():
         BGERerank(model=RERANKER, top_n=0)
     with pytest.raises(ValidationError, match="score_threshold=nan"):
         BGERerank(model=RERANKER, score_threshold=float("nan"))
-    with pytest.raises(InvalidInputError, match="embedders"):
+    with pytest.raises(InvalidInputError, match="is an embedder"):
         BGERerank(model=BASE)
 
 
 def test_bad_texts_name_their_place(embedding):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
         embedding.get_text_embedding_batch(["fine", "\ud800"])
-    with pytest.raises(InvalidInputError, match="is one str"):
+    with pytest.raises(InvalidInputError, match="one str"):
         embedding.get_query_embedding(["hi"])
 
 

@@ -274,7 +274,7 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
     ("folder", "options", "message"),
     [
         ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "last layer only"),
-        ("bge-reranker-v2-gemma", {"family": "icl"}, "belongs to the embedders"),
+        ("bge-reranker-v2-gemma", {"family": "icl"}, "is an embedder"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": np.array([2, 4])}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2.0}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": b"\x05"}, "whole number"),

@@ -101,10 +101,10 @@ def test_an_argument_wins_over_the_variable_and_the_variable_over_the_processor(
 
 
 def test_bad_choices_are_refused_by_their_source(monkeypatch):
-    with pytest.raises(InvalidInputError, match=r"^cpu_kernels='mkl' is none of 'onednn', 'torch'"):
+    with pytest.raises(InvalidInputError, match=r"^cpu_kernels='mkl' .*'onednn', 'torch'"):
         choose_cpu_kernels("mkl")
     monkeypatch.setenv("BGE_CPU_KERNELS", "fast")
-    with pytest.raises(InvalidInputError, match=r"^BGE_CPU_KERNELS='fast' is none of"):
+    with pytest.raises(InvalidInputError, match=r"^BGE_CPU_KERNELS='fast'"):
         choose_cpu_kernels()
 
 
