@@ -465,7 +465,9 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda names: names.split(","), default=list(PARTS), metavar="PART,…")
-    parser.add_argument("--documents", type=int, default=20_000, help='number of documents in "storage" and "insertion"')
+    parser.add_argument(
+        "--documents", type=int, default=20_000, help='number of documents in "storage" and "insertion"'
+    )
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3, help='number of rounds in "insertion"')
     parser.add_argument("--memory-documents", type=int, default=100_000, help="with multi-vectors a twentieth of it")

@@ -25,7 +25,9 @@ RESULTS = Path(__file__).parent / "long_texts.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--longest", type=positive, default=8192, help="tokens of the longest text (the default takes 2 minutes)")
+    parser.add_argument(
+        "--longest", type=positive, default=8192, help="tokens of the longest text (the default takes 2 minutes)"
+    )
     add_results(parser, RESULTS)
     options = parser.parse_args()
     longest = options.longest

@@ -40,8 +40,8 @@ class Corpus:
     """A synthetic corpus. Document i belongs to topic i // 400: its vectors are the topic's plus noise of 0.6 to 1.4
     times their length.
 
-    Some of its 60 tokens are the topic's, the others follow Zipf's law; rarer tokens have larger weights. Query i copies
-    the dense vector, 12 of the tokens and 16 of the multi-vectors of a document, and adds noise and 4 tokens.
+    Some of its 60 tokens are the topic's, the others follow Zipf's law; rarer tokens weigh more. Query i copies the
+    dense vector, 12 of the tokens and 16 of the multi-vectors of a document, and adds noise and 4 tokens.
 
     Args:
         documents: The queries are about the first N documents.

@@ -281,8 +281,12 @@ def main() -> None:
     parser.add_argument("--workloads", default="all", help=f"some of: {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", default="all", help=f"some of: {', '.join(PEERS)} (ours is always measured)")
     parser.add_argument("--rounds", type=positive, default=5, help="maximum rounds per workload")
-    parser.add_argument("--seconds", type=float, default=45, help="start no further round of a workload after this time")
-    parser.add_argument("--passages", type=positive, default=256, help="passages in the bulk workload of bge-small size")
+    parser.add_argument(
+        "--seconds", type=float, default=45, help="start no further round of a workload after this time"
+    )
+    parser.add_argument(
+        "--passages", type=positive, default=256, help="passages in the bulk workload of bge-small size"
+    )
     parser.add_argument("--queries", type=positive, default=256, help="queries in one round of threads or tasks")
     parser.add_argument("--longest", type=positive, default=8192, help="tokens of the longest of the mixed texts")
     add_results(parser, report.RESULTS, otherwise="; with another file, the page is not updated")

@@ -113,7 +113,7 @@ def tokenize_prompted_pairs(
     *,
     always_begin: bool,
 ) -> tuple[list[TokenSequence], int]:
-    """Tokenise pairs for LLM rerankers, as lines "A: query", "B: passage" and the prompt; also count the truncated ones.
+    """Tokenise pairs for LLM rerankers as lines "A: query", "B: passage" and the prompt; also count truncated pairs.
 
     The passage is truncated so that query and passage take at most `max_length` tokens plus the length of the prompt.
     Token types are 0 for the query and its line end, 1 for the passage and 2 for the prompt.

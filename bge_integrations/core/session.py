@@ -224,8 +224,8 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
 
 def _warn_about_truncation(truncated: int, inputs: int) -> None:
     _warn(
-        f"{truncated} of {inputs} different inputs were longer than max_length and were truncated; split them, or raise "
-        "max_length if the model allows it",
+        f"{truncated} of {inputs} different inputs were longer than max_length and were truncated; split them, or "
+        "raise max_length if the model allows it",
         TruncationWarning,
     )
 

@@ -119,7 +119,7 @@ class PackedBatch:
         )
 
     def keep(self, computed: torch.Tensor) -> PackedBatch:
-        """Return a batch with only the computed tokens in this mask, at least one per sequence; positions restart at 0."""
+        """Return a batch of the computed tokens in this mask, at least one per sequence; positions restart at 0."""
         tokens = computed if self.sharing is None else computed[self.sharing.source]
         counts = torch.segment_reduce(tokens.float(), "sum", offsets=self.cumulative.long(), unsafe=True).long()
         cumulative = F.pad(counts.cumsum(0), (1, 0))

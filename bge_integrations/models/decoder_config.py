@@ -195,7 +195,7 @@ def _cap(config: Mapping[str, Any], key: str) -> float | None:
 
 
 def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """Return the sliding windows: Gemma 2 has one in every other layer, Mistral in all, Qwen2 in its upper ones or none."""
+    """Return each layer's window: Gemma 2 has one in every other layer, Mistral in all, Qwen2 in upper ones or none."""
     window, model_type = config.get("sliding_window"), config.get("model_type")
     if window is None or window is False or (model_type == "qwen2" and not config.get("use_sliding_window")):
         return (None,) * layers

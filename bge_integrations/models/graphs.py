@@ -47,7 +47,7 @@ class FixedBatch:
         self.batch = PackedBatch(ids, self._types, positions, cumulative, lengths=(tokens,), order=(0,))
 
     def put(self, batch: PackedBatch) -> None:
-        """Copy in a batch of at most `tokens` tokens and eight sequences; the remaining tokens keep their old values."""
+        """Copy in a batch of at most `tokens` tokens and eight sequences; the other tokens keep their old values."""
         tokens, ends = len(batch.ids), len(batch.cumulative)
         self.batch.ids[:tokens] = batch.ids
         self._types[:tokens] = 0 if batch.types is None else batch.types

@@ -221,7 +221,7 @@ def _onednn_works_in_thread() -> bool:
 
 @cache
 def onednn_works(dtype: torch.dtype) -> bool:
-    """Return whether the two private operators exist, support this dtype on this processor, and match torch's linear."""
+    """Return whether the two private operators exist, support this dtype on this CPU, and match torch's linear."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     values = torch.linspace(-1, 1, 32 * 48).view(32, 48).to(dtype)

@@ -389,7 +389,7 @@ def test_a_failure_leaves_the_folder_free(tmp_path):
     for _ in range(2):
         with pytest.raises(InvalidInputError, match="node 'a' holds what JSON can't"):
             BGEM3Index([TextNode(text="Pandas", id_="a", metadata={"size": object()})], path=tmp_path / "kept")
-        with pytest.raises(InvalidInputError, match="document 'a' .*lone surrogate"):
+        with pytest.raises(InvalidInputError, match=r"document 'a' .*lone surrogate"):
             make([Document(text="Pandas \ud800", id_="a")], path=tmp_path / "kept")
     with pytest.raises(ClosedError):
         index.as_retriever().retrieve(QUERY)
