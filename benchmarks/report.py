@@ -51,8 +51,8 @@ def markdown(results: dict[str, Any]) -> str:
                 for name, speed in found["GFLOP/s of the linears"].items()
             )
             parts.append(
-                f"{workloads[workload]['title']}: {found['tokens']} tokens; over the whole call's time, our linears run "
-                f"{reached} of a bare product."
+                f"{workloads[workload]['title']}: {found['tokens']} tokens; over the whole call's time, our linears "
+                f"run {reached} of a bare product."
             )
     if goals := _goals(results):
         parts += ["### Goals", goals]

@@ -68,7 +68,7 @@ class M3Heads:
         self.multi_vector_size = len(self._multi_vector[0])
 
     def sparse(self, hidden: Tensor, batch: PackedBatch, special_ids: np.ndarray) -> list[SparseVector]:
-        """Return {token id: max of relu(w·h + b) over its occurrences} per sequence, without zeros and special tokens."""
+        """Return {token id: max of relu(w·h + b) over its occurrences} by sequence, without zeros and special ids."""
         token_weights = torch.relu(F.linear(hidden, *self._sparse)).squeeze(-1).float().cpu().numpy()
         ids = batch.ids.cpu().numpy()
         sequence = np.repeat(np.arange(len(batch.lengths)), batch.lengths)

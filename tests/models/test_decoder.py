@@ -282,7 +282,7 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
         ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "takes no prompt"),
         ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt is empty"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 1}, "2, 3, 4, 5, 6"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, "each once"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, "at most once"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "whole number"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, "names no"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 3}, "1, 2, 4, 8"),
