@@ -1,8 +1,8 @@
-"""What the adapters cost and spare: the event loop's delay, memory for ten of them, dense and sparse in one pass.
+"""Benchmark the adapters: event-loop delay, memory for ten adapters, and dense and sparse vectors in one pass.
 
     make bench
 
-writes benchmarks/adapters.json. Weights are random at the published sizes; the peers are langchain-huggingface and
+writes benchmarks/adapters.json. Weights are random, in the published sizes; the peers are langchain-huggingface and
 llama-index-embeddings-huggingface with the same weights and texts.
 """
 
@@ -50,7 +50,7 @@ for count in (1, 10):
 
 
 async def loop_delays(work: Awaitable[Any]) -> list[float]:
-    """How much later than asked for a 1 ms sleep ended, in ms, again and again while `work` ran."""
+    """Return by how many ms each of many 1 ms sleeps was late while `work` ran."""
     delays: list[float] = []
 
     async def tick() -> None:
@@ -67,7 +67,7 @@ async def loop_delays(work: Awaitable[Any]) -> list[float]:
 
 
 def event_loop(count: int) -> dict[str, Any]:
-    """Four bulk calls at once."""
+    """Measure the event loop's delay during four concurrent bulk calls."""
     folder = str(random_embedder(CHECKPOINTS, "small"))
     texts = passages(count * CALLS)
     batches = [texts[i::CALLS] for i in range(CALLS)]
@@ -98,7 +98,7 @@ def event_loop(count: int) -> dict[str, Any]:
 
 
 def memory() -> dict[str, Any]:
-    """Resident megabytes of one and of ten adapters over one model, each used once, in a process of its own."""
+    """Measure the resident MB of one and of ten adapters of one model, each used once, in a separate process."""
     folder = str(random_embedder(CHECKPOINTS, "base"))
     adapters = {
         "BGEEmbeddings": (
@@ -120,7 +120,7 @@ def memory() -> dict[str, Any]:
 
 
 def dense_and_sparse(count: int, rounds: int) -> dict[str, Any]:
-    """The time of dense alone, and of dense and then sparse as a hybrid store asks for them."""
+    """Time dense vectors alone, and dense then sparse vectors as a hybrid store requests them."""
     folder = str(random_m3(CHECKPOINTS))
     texts = passages(count)
     with load_embedder(folder) as embedder:
@@ -151,7 +151,7 @@ def dense_and_sparse(count: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=positive, default=64, help="texts of each bulk call")
+    parser.add_argument("--texts", type=positive, default=64, help="number of texts in each bulk call")
     parser.add_argument("--rounds", type=positive, default=3)
     add_results(parser, RESULTS)
     arguments = parser.parse_args()

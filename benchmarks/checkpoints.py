@@ -1,4 +1,4 @@
-"""Checkpoints of the published sizes with random weights: speed does not depend on what a model has learnt."""
+"""Checkpoints of the published sizes with random weights: speed does not depend on training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from transformers import XLMRobertaConfig
 
 PROJECT = Path(__file__).parent.parent
-#: Where the benchmarks keep what they have made.
+#: Where the benchmarks cache the checkpoints that they create.
 CHECKPOINTS = Path(tempfile.gettempdir()) / "bge-benchmark-checkpoints"
 _TOKENIZER = PROJECT / "tests" / "model_files" / "bge-small-en-v1.5-tokenizer"
 _M3_HEADS = PROJECT / "tests" / "model_files" / "bge-m3-heads"
 _RERANKER_TOKENIZER = PROJECT / "bge_integrations" / "pocket" / "reranker"
 _SIZES = {"small": (384, 12, 12, 1536), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
-#: Of the pocket tokenizer in the bundled passages, and a few more, so that a length in words is never above it.
+#: Tokens per word of the pocket tokenizer in the bundled passages, rounded up so that texts are never too long.
 _TOKENS_A_WORD = 1.35
-#: As the published checkpoints have them: releases of sentence-transformers before 5.4 know no newer form.
+#: The modules in the form of the published checkpoints: sentence-transformers before 5.4 can't read newer forms.
 _MODULES = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
 
 
 def random_embedder(folder: Path, size: str) -> Path:
-    """A bge-{size}-en-v1.5 in `folder`, made once: the published tokenizer, config and size."""
+    """Create bge-{size}-en-v1.5 in `folder` unless it exists: the published tokenizer, config and size."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -45,7 +45,7 @@ def random_embedder(folder: Path, size: str) -> Path:
 
 
 def random_reranker(folder: Path) -> Path:
-    """A bge-reranker-base in `folder`, made once: its trunk's size, with the vocabulary of the pocket tokenizer."""
+    """Create bge-reranker-base in `folder` unless it exists: its backbone's size, the pocket tokenizer's vocabulary."""
     from transformers import XLMRobertaForSequenceClassification
 
     target = folder / "bge-reranker-base"
@@ -57,7 +57,7 @@ def random_reranker(folder: Path) -> Path:
 
 
 def random_m3(folder: Path, layers: int = 24) -> Path:
-    """A bge-m3 in `folder`, made once: its trunk's size and its own heads, with the pocket tokenizer's vocabulary."""
+    """Create bge-m3 in `folder` unless it exists: its backbone's size, its heads, the pocket tokenizer's vocabulary."""
     from transformers import XLMRobertaModel
 
     target = folder / "bge-m3"
@@ -70,7 +70,7 @@ def random_m3(folder: Path, layers: int = 24) -> Path:
 
 
 def _describe_pooling(target: Path, hidden: int, max_length: int) -> None:
-    """The files of sentence-transformers: the first token's vector, normalised, of texts up to `max_length` tokens."""
+    """Write the files of sentence-transformers: CLS pooling, normalized, and `max_length`."""
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, path) in enumerate(_MODULES)
@@ -84,9 +84,9 @@ def _describe_pooling(target: Path, hidden: int, max_length: int) -> None:
 
 
 def _xlm_roberta(target: Path, hidden: int, layers: int, heads: int, positions: int) -> XLMRobertaConfig:
-    """The config of a trunk of that size for the pocket tokenizer, which is put into `target`; torch is seeded.
+    """Write the pocket tokenizer to `target`, seed torch, and return the config of a backbone of this size.
 
-    A pair is put together as XLM-RoBERTa's own tokenizer does.
+    Pairs have the template of XLM-RoBERTa's own tokenizer.
     """
     import torch
     from transformers import XLMRobertaConfig
@@ -118,7 +118,7 @@ def _xlm_roberta(target: Path, hidden: int, layers: int, heads: int, positions: 
 
 
 def passages(count: int) -> list[str]:
-    """Real passages of about 100 tokens: the bundled demonstration documents, repeated with a number if need be."""
+    """Return real passages of about 100 tokens: the bundled demo documents, repeated with a number if necessary."""
     file = PROJECT / "bge_integrations" / "demo_documents" / "passages.jsonl"
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     texts = [f"{row['title']}: {row['text']}" for row in rows]
@@ -126,7 +126,7 @@ def passages(count: int) -> list[str]:
 
 
 def varied_passages(count: int) -> list[str]:
-    """Real text cut to lengths as collections have them: log-normal, median 88 tokens, mean 111, none above 512."""
+    """Return real text cut to realistic lengths: log-normal, median 88 tokens, mean 111, at most 512."""
     words = " ".join(passages(499)).split()
     drawn = 88 * np.exp(0.68 * np.random.default_rng(0).standard_normal(count))
     lengths = (np.clip(drawn, 8, 512) / _TOKENS_A_WORD).astype(int)
@@ -135,13 +135,13 @@ def varied_passages(count: int) -> list[str]:
 
 
 def questions(count: int) -> list[str]:
-    """Short queries, all different."""
+    """Return short queries, all different."""
     file = PROJECT / "bge_integrations" / "demo_documents" / "questions.jsonl"
-    found = [json.loads(line)["question"] for line in file.read_text("utf-8").splitlines()]
-    return [f"{found[i % len(found)]} ({i})" if i >= len(found) else found[i] for i in range(count)]
+    texts = [json.loads(line)["question"] for line in file.read_text("utf-8").splitlines()]
+    return [f"{texts[i % len(texts)]} ({i})" if i >= len(texts) else texts[i] for i in range(count)]
 
 
 def long_passages(longest: int) -> list[str]:
-    """Texts of about 1/32, 1/16, ... and all of `longest` tokens of the pocket tokenizer, none above it."""
+    """Return texts of about 1/32, 1/16, … and all of `longest` tokens of the pocket tokenizer, and none longer."""
     words = " ".join(passages(499)).split()
     return [" ".join(words[: int(longest / part / _TOKENS_A_WORD)]) for part in (32, 16, 8, 4, 2, 1)]

@@ -1,4 +1,4 @@
-"""What this package means to be faster than, and by how much: set before measuring, shown reached or not."""
+"""Speed goals against other packages, set before measuring."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from timing import ratio
 
 
 class Goal(NamedTuple):
-    """A peer's time over one of ours.
+    """A goal for the ratio of a peer's time to ours.
 
     Attributes:
-        workload: Of WORKLOADS.
-        ours, peer: Of PEERS.
-        wanted: At least this ratio.
-        measure: "rounds", whose ratio is the rounds' median, or another measure that both have.
+        workload: A key of WORKLOADS.
+        ours, peer: Keys of PEERS.
+        wanted: The minimum ratio.
+        measure: "rounds" (the median ratio of the rounds), or another measure that both have.
     """
 
     workload: str
@@ -25,8 +25,8 @@ class Goal(NamedTuple):
     wanted: float
     measure: str = "rounds"
 
-    def found(self, results: dict[str, Any]) -> float | None:
-        """The ratio; None where one of them was not measured."""
+    def measured(self, results: dict[str, Any]) -> float | None:
+        """Return the measured ratio; None if one of the two was not measured."""
         peers = results["workloads"].get(self.workload, {}).get("peers", {})
         if not {self.ours, self.peer} <= set(peers):
             return None
@@ -34,12 +34,12 @@ class Goal(NamedTuple):
         return ratio(theirs, ours)[0] if self.measure == "rounds" else float(theirs / ours)
 
     def at_the_ceiling(self, results: dict[str, Any]) -> float | None:
-        """What the ratio would be if ours did nothing but its linears, at the speed of a bare product."""
+        """Return the ratio if ours computed only its linears, at the speed of a bare matrix product."""
         reached = results["roofline"].get(self.workload, {}).get("GFLOP/s of the linears", {}).get(self.ours)
-        found = self.found(results)
-        if reached is None or found is None or self.measure != "rounds":
+        measured = self.measured(results)
+        if reached is None or measured is None or self.measure != "rounds":
             return None
-        return found * float(results["roofline"]["ceiling"][OWN_CEILINGS[self.ours]]) / float(reached)
+        return measured * float(results["roofline"]["ceiling"][OWN_CEILINGS[self.ours]]) / float(reached)
 
 
 _DEFAULT = "sentence-transformers"
@@ -63,8 +63,9 @@ GOALS = (
 
 
 def query_beside_bulk(results: dict[str, Any]) -> dict[str, float] | None:
-    """The 99th percentile of a query's seconds during a bulk job, and the most it should be: twice that of a lone
-    query, and one batch. None where one of them was not measured.
+    """Return a query's p99 in seconds during a bulk job, and the goal: at most twice a lone query's p99 plus one batch.
+
+    None if one of them was not measured.
     """
     ours = {
         name: results["workloads"][name]["peers"].get(OURS)
@@ -76,4 +77,4 @@ def query_beside_bulk(results: dict[str, Any]) -> dict[str, float] | None:
         return None
     bulk = statistics.median(results["workloads"]["bulk-small"]["peers"][OURS]["rounds"])
     batch = bulk * results["options"]["batch tokens"] / tokens
-    return {"found": ours["interactive"]["query p99"], "wanted": 2 * ours["threads-1"]["query p99"] + batch}
+    return {"measured": ours["interactive"]["query p99"], "wanted": 2 * ours["threads-1"]["query p99"] + batch}

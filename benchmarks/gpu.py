@@ -1,9 +1,9 @@
-"""On a GPU: parity with the CPU, tokens per second against the card's matmul limit and sentence-transformers.
+"""GPU benchmark: parity with the CPU, and tokens per second against the card's matmul limit and sentence-transformers.
 
     python benchmarks/gpu.py
 
-writes benchmarks/gpu.json in less than 8 minutes. It needs torch >= 2.11, transformers, sentence-transformers and numpy
-alone, and no network. Weights are random at the published sizes. `--device cpu --quick` tries the script itself.
+writes benchmarks/gpu.json in less than 8 minutes. It needs only torch >= 2.11, transformers, sentence-transformers and
+numpy, and no network. Weights are random, in the published sizes. Use `--device cpu --quick` to try the script itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORDS = ("the", "of", "panda", "bamboo", "river", "city", "light", "water", "sy
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is computed."""
+    """The amount of work."""
 
     models: tuple[str, ...]
     texts: int
@@ -58,24 +58,25 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def matmul_tflops(device: str, size: int) -> float:
-    """The card's bfloat16 matmul limit: the best of a few square products."""
+    """Return the card's bfloat16 matmul limit: the best of a few square products."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     torch.mm(a, b)
     return 2 * size**3 / min(timed(lambda: torch.mm(a, b), device) for _ in range(20)) / 1e12
 
 
 def work_per_token(embedder: Embedder, length: int) -> float:
-    """Floating-point operations of the linears and of attention, for each token of a text of that length."""
+    """Return the floating-point operations of linears and attention per token of a text of this length."""
     model = embedder._session.model
     assert isinstance(model, EncoderModel)
     config = model.config
     linears = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     whole_layer = 2.0 * linears + 4.0 * length * config.hidden_size
-    return (config.layers - 1) * whole_layer + 6.0 * config.hidden_size**2  # the last stops at queries, keys, values
+    # for most tokens the last layer computes only queries, keys and values
+    return (config.layers - 1) * whole_layer + 6.0 * config.hidden_size**2
 
 
 def parity(folder: Path, device: str, count: int) -> dict[str, Any]:
-    """The largest difference and the smallest cosine to float32 on the CPU, of mixed lengths."""
+    """Return the largest difference and the smallest cosine to float32 on the CPU, for texts of mixed lengths."""
     texts = [text_of(3 + 40 * i % 380, i) for i in range(count)]
     found: dict[str, Any] = {}
     with load_embedder(folder, device="cpu") as exact:
@@ -103,7 +104,7 @@ def parity(folder: Path, device: str, count: int) -> dict[str, Any]:
 
 
 def one_at_a_time(embedder: Embedder, texts: list[str]) -> NDArray[np.float32]:
-    """The dense vectors of each text alone, the second time: a CUDA graph is recorded the first time."""
+    """Return each text's dense vector, encoded alone and for the second time: the first call records a CUDA graph."""
     vectors = []
     for text in texts * 2:
         dense = embedder.encode([text], on_truncate="ignore").dense
@@ -113,7 +114,7 @@ def one_at_a_time(embedder: Embedder, texts: list[str]) -> NDArray[np.float32]:
 
 
 def throughput(folder: Path, device: str, count: int, limit: float) -> dict[str, Any]:
-    """Tokens per second at full length, and their share of the card's limit."""
+    """Return the tokens per second at full length, and their share of the card's limit."""
     texts = [text_of(600, i) for i in range(count)]
     with load_embedder(folder, device=device, max_length=512) as embedder:
         embedder.encode(texts[:64], on_truncate="ignore")
@@ -123,7 +124,7 @@ def throughput(folder: Path, device: str, count: int, limit: float) -> dict[str,
 
 
 def beside_sentence_transformers(folder: Path, device: str, count: int) -> dict[str, Any]:
-    """Mixed lengths of 5 to 500 words, cut at 512 tokens, alternating with sentence-transformers in float16."""
+    """Alternate with sentence-transformers in float16, on texts of 5 to 500 words, truncated at 512 tokens."""
     from sentence_transformers import SentenceTransformer
 
     texts = [text_of(int(5 * 100 ** random.Random(i).random()), i) for i in range(count)]
@@ -144,7 +145,7 @@ def beside_sentence_transformers(folder: Path, device: str, count: int) -> dict[
 
 
 def lone_query(folder: Path, device: str, count: int) -> dict[str, Any]:
-    """Milliseconds for one query after another; the first ones record the CUDA graphs and are left out."""
+    """Time single queries, one after another, in ms; leave out the first ones, which record the CUDA graphs."""
     with load_embedder(folder, device=device) as embedder:
         queries = [text_of(12, i) for i in range(count)]
         spent = [timed(lambda query=query: embedder.encode([query]), device) for query in queries]  # type: ignore[misc]
@@ -160,11 +161,11 @@ def describe(device: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny amounts, to try the script; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="use tiny sizes to try the script; write no results")
     add_results(parser, RESULTS)
     options = parser.parse_args(arguments)
     if options.device != "cpu" and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device here; --device cpu --quick tries the script without one")
+        parser.error("torch finds no CUDA device; use --device cpu --quick to try the script without one")
     sizes = Sizes(("small", "base", "large", "m3"), 4096, 4096, 24, 8192, 200)
     if options.quick:
         sizes = Sizes(("small",), 4, 16, 4, 512, 10)

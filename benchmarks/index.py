@@ -1,11 +1,11 @@
-"""M3Index: how fast it takes documents and finds them, how exactly, in how much memory, and beside what others use.
+"""Benchmark M3Index: insertion and search speed, exactness and memory, also in comparison with other stores.
 
     python benchmarks/index.py [--documents 20000] [--only storage,insertion,memory,growth,peers]
 
-prints each figure as it comes and a Markdown table, and keeps each part in benchmarks/index.json. The vectors are those
-of prepared.py; the time it takes to make them is left out of insertions, and queries' vectors are made beforehand. Each
-part has a process of its own. Except in "memory" the index optimises itself only when it is told to, so that there is a
-before and an after.
+prints each figure as soon as it is measured, then a Markdown table, and saves each part in benchmarks/index.json. The
+vectors come from prepared.py; insertion times exclude the time to create them, and query vectors are created in
+advance. Each part runs in its own process. Except in "memory", the index is optimised only on request, so that searches
+can be measured before and after.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CALL = 256  # documents of one `add`
 TAGS = 50
 K = 10
 MULTI_VECTORS = "with multi-vectors"
-#: The searches that are timed, and the weights they give dense, sparse and multi-vector scores.
+#: The searches that are timed, and their weights for dense, sparse and multi-vector scores.
 SEARCHES: dict[str, tuple[float, float, float]] = {
     "hybrid of three": (1, 1, 1),
     "hybrid of dense and sparse": (1, 1, 0),
@@ -59,7 +59,7 @@ Figures = dict[str, float]
 
 @dataclass
 class Report:
-    """What a part has measured, printed as it comes."""
+    """The measurements of one part, printed as soon as they are made."""
 
     part: str
     figures: dict[str, Figures | str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def workspace() -> Iterator[Path]:
 
 
 def add(index: M3Index, corpus: Corpus, numbers: range) -> float:
-    """Add documents, 256 a call, and return the seconds without those that their vectors took."""
+    """Add documents, 256 per call, and return the seconds without the time to create their vectors."""
     prepared = index.embedder
     assert isinstance(prepared, Prepared)
     start, before = time.perf_counter(), prepared.seconds
@@ -97,7 +97,7 @@ def search(index: M3Index, query: int, name: str, **settings: Any) -> list[Hit]:
 
 
 def latency(work: Callable[[int], object], queries: Sequence[int]) -> Figures:
-    """Milliseconds a query, each run once, after some to warm up."""
+    """Return the milliseconds per query, each run once after a warm-up."""
     for query in queries[:10]:
         work(query)
     spent = []
@@ -113,7 +113,7 @@ def percentiles(spent: Sequence[float]) -> Figures:
 
 
 def overlap(found: Sequence[Sequence[str]], exact: NDArray[np.float32]) -> float:
-    """The share of the exact top 10 (a row of scores by document number each) that was found."""
+    """Return the share of the exact top 10 that was found; `exact` has a row of scores by document number per query."""
     best = np.argpartition(-exact, K, axis=1)[:, :K]
     return float(
         np.mean([len(set(map(int, ids)) & set(row.tolist())) / K for ids, row in zip(found, best, strict=True)])
@@ -129,7 +129,7 @@ def exact_hybrid(exact: dict[str, NDArray[np.float32]], name: str) -> NDArray[np
 def note_searches(
     report: Report, when: str, index: M3Index, queries: Sequence[int], exact: dict[str, NDArray[np.float32]]
 ) -> None:
-    """Time and overlap of each search that the index can do."""
+    """Report the time and overlap of each search that the index supports."""
     for name in SEARCHES:
         if SEARCHES[name][2] and not exact["multi_vector"].any():
             continue
@@ -144,12 +144,12 @@ def note_searches(
 
 
 def size_on_disk(folder: Path) -> float:
-    """MB that the files take up, not their length: the engine makes sparse files."""
+    """Return the MB that the files occupy on disk; their length is larger, because the engine writes sparse files."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*")) / 1e6
 
 
 def storage(options: argparse.Namespace) -> Report:
-    """Insertion, searches before and after `optimize`, size on disk, opening it again."""
+    """Measure insertion, searches before and after `optimize`, the size on disk, and reopening."""
     report, count, queries = Report("storage"), options.documents, range(options.queries)
     corpus = Corpus(count)
     prepared = Prepared(corpus)
@@ -176,7 +176,7 @@ def storage(options: argparse.Namespace) -> Report:
 
 
 def note_optimize(report: Report, index: M3Index, queries: Sequence[int]) -> None:
-    """The time of `optimize`, and what threads notice of it that search and write all the while."""
+    """Report the time of `optimize`, and the latencies of threads that search and write in the meantime."""
     done = threading.Event()
 
     def again_and_again(work: Callable[[int], object], pause: float) -> tuple[threading.Thread, list[float]]:
@@ -213,7 +213,7 @@ def note_optimize(report: Report, index: M3Index, queries: Sequence[int]) -> Non
 def note_filtered(
     report: Report, index: M3Index, queries: Sequence[int], exact: dict[str, NDArray[np.float32]]
 ) -> None:
-    """Searches among the documents of one tag."""
+    """Report searches that are filtered to the documents of one tag."""
     for name in ("hybrid of three", "hybrid of dense and sparse"):
 
         def filtered(query: int, name: str = name) -> list[Hit]:
@@ -230,7 +230,7 @@ def note_filtered(
 
 
 def insertion(options: argparse.Namespace) -> Report:
-    """The same dense vectors into Chroma and, with sparse ones beside them, into M3Index; in turn."""
+    """Insert the same dense vectors into Chroma and, together with sparse vectors, into M3Index, alternately."""
     import chromadb
 
     report, count = Report("insertion"), options.documents
@@ -279,12 +279,12 @@ def insertion(options: argparse.Namespace) -> Report:
 
 
 def memory(options: argparse.Namespace) -> Report:
-    """This process' memory while one `add` reads documents from a generator; optimising goes on beside it."""
+    """Measure this process's memory while one `add` reads documents from a generator and the index optimises itself."""
     return _memory(options, "memory", options.memory_documents, False)
 
 
 def memory_multi(options: argparse.Namespace) -> Report:
-    """As `memory`, with multi-vectors."""
+    """Measure the same as `memory`, with multi-vectors."""
     return _memory(options, f"memory, {MULTI_VECTORS}", options.memory_documents // 20, True)
 
 
@@ -326,13 +326,13 @@ def _memory(options: argparse.Namespace, part: str, count: int, multi_vectors: b
 
 
 def resident() -> tuple[float, float]:
-    """MB in memory, and those of them that are no file's pages (which the system takes back when it needs them)."""
+    """Return the resident MB, and the part that is not file pages, which the system can reclaim."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) / 1024, int(status["RssAnon"].split()[0]) / 1024
 
 
 def growth(options: argparse.Namespace) -> Report:
-    """Searches in more and more dense and sparse vectors, without the graph and with it, as far as the time goes."""
+    """Measure searches in ever more dense and sparse vectors, without and with the graph, while time allows."""
     report, queries = Report("growth"), range(options.queries)
     corpus = Corpus(min(options.sizes), options.growth_dimension, with_multi_vectors=False)
     prepared = Prepared(corpus)
@@ -361,7 +361,7 @@ def growth(options: argparse.Namespace) -> Report:
                 start = time.perf_counter()
                 index.optimize()
                 spent = time.perf_counter() - start
-                building = spent / size * 1.5  # a larger graph takes more for each
+                building = spent / size * 1.5  # a larger graph takes more time per document
                 report.note(f"{what}, optimize", {"s": spent})
                 note_searches(report, f"{what}, after optimize", index, queries, exact)
             shutil.rmtree(folder / "optimised")
@@ -369,7 +369,7 @@ def growth(options: argparse.Namespace) -> Report:
 
 
 def peers(options: argparse.Namespace) -> Report:
-    """The hybrid of three by LlamaIndex' own BGEM3Index, by M3Index, and by it over qdrant-client's local store."""
+    """Compare LlamaIndex's own BGEM3Index, M3Index, and M3Index over qdrant-client's local store, in hybrid search."""
     from qdrant_client import QdrantClient
 
     report, count = Report("peers"), options.peers_documents
@@ -406,7 +406,7 @@ def peers(options: argparse.Namespace) -> Report:
 
 
 def llama_index_m3(corpus: Corpus, count: int) -> Any:
-    """Their index as it is, of a model whose `encode` gives prepared vectors; its scores are FlagEmbedding's own."""
+    """Return LlamaIndex's unchanged index with a model that returns prepared vectors; FlagEmbedding scores them."""
     import FlagEmbedding
     from llama_index.core.schema import TextNode
     from llama_index.indices.managed.bge_m3 import BGEM3Index
@@ -446,7 +446,7 @@ PARTS: dict[str, list[Callable[[argparse.Namespace], Report]]] = {
 
 
 def run(part: Callable[[argparse.Namespace], Report], options: argparse.Namespace) -> Report:
-    """The part, in the process that was started for it."""
+    """Run a part in its own process."""
     if part not in PARTS["memory"]:
         optimizing._UNOPTIMIZED_POINTS = sys.maxsize
     return part(options)
@@ -465,17 +465,19 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda names: names.split(","), default=list(PARTS), metavar="PART,…")
-    parser.add_argument("--documents", type=int, default=20_000, help='of "storage" and "insertion"')
+    parser.add_argument(
+        "--documents", type=int, default=20_000, help='number of documents in "storage" and "insertion"'
+    )
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3, help='of "insertion"')
-    parser.add_argument("--memory-documents", type=int, default=100_000, help="a twentieth of them with multi-vectors")
+    parser.add_argument("--rounds", type=int, default=3, help='number of rounds in "insertion"')
+    parser.add_argument("--memory-documents", type=int, default=100_000, help="with multi-vectors a twentieth of it")
     parser.add_argument("--peers-documents", type=int, default=2_000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
     parser.add_argument("--growth-dimension", type=int, default=256)
-    parser.add_argument("--longest", type=float, default=900, help='seconds that a step of "growth" may take')
+    parser.add_argument("--longest", type=float, default=900, help='maximum seconds per step of "growth"')
     options = parser.parse_args()
     if unknown := set(options.only) - set(PARTS):
-        parser.error(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(unknown)}; use some of {', '.join(PARTS)}")
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print(machine())
     for name in options.only:

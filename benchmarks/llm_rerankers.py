@@ -1,10 +1,10 @@
-"""The LLM rerankers at their real widths, cut to a few layers: beside FlagEmbedding, and what stopping early spares.
+"""LLM rerankers of real width with few layers: comparison with FlagEmbedding, and the gain from stopping early.
 
     python benchmarks/llm_rerankers.py
 
 writes benchmarks/llm_rerankers.json. Weights are random; the vocabulary is the pocket tokenizer's, so that the logits
-of every token, which FlagEmbedding computes, fit in memory. Its layerwise and lightweight rerankers need an old
-transformers and are not measured here.
+of every token, which FlagEmbedding computes, fit in memory. FlagEmbedding's layerwise and lightweight rerankers need an
+old version of transformers and are not measured here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SANDWICH = (*_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 def gemma(folder: Path) -> Path:
-    """bge-reranker-v2-gemma: Gemma 2B's widths."""
+    """Create bge-reranker-v2-gemma, as wide as Gemma 2B."""
     config = {
         "architectures": ["GemmaForCausalLM"],
         "model_type": "gemma",
@@ -48,7 +48,7 @@ def gemma(folder: Path) -> Path:
 
 
 def minicpm(folder: Path) -> Path:
-    """bge-reranker-v2-minicpm-layerwise: MiniCPM 2B's widths, with a score after each layer."""
+    """Create bge-reranker-v2-minicpm-layerwise, as wide as MiniCPM 2B, with a score after each layer."""
     config = {
         "model_type": "minicpm",
         "hidden_size": 2304,
@@ -66,7 +66,7 @@ def minicpm(folder: Path) -> Path:
 
 
 def gemma2(folder: Path) -> Path:
-    """bge-reranker-v2.5-gemma2-lightweight: Gemma 2 9B's widths, with a score after each layer."""
+    """Create bge-reranker-v2.5-gemma2-lightweight, as wide as Gemma 2 9B, with a score after each layer."""
     config = {
         "model_type": "cost_wise_gemma",
         "hidden_size": 3584,
@@ -85,7 +85,7 @@ def gemma2(folder: Path) -> Path:
 
 
 def _written(target: Path, config: dict[str, Any], norms: tuple[str, ...]) -> Path:
-    """The checkpoint in `target`, made once; bfloat16, as the published ones are."""
+    """Create the checkpoint in `target` unless it exists, in bfloat16 like the published ones."""
     if (target / "model.safetensors").is_file():
         return target
     from transformers import AutoTokenizer
@@ -142,7 +142,7 @@ def beside_flag_embedding(folder: Path, pairs: list[tuple[str, str]], rounds: in
 def stopping_early(
     folder: Path, pairs: list[tuple[str, str]], rounds: int, options: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The whole reranker beside ones that compute less; the ratio is how many times faster these are."""
+    """Compare the whole reranker with ones that compute less; the ratio is how many times faster they are."""
     loaded = {name: load_reranker(folder, device="cpu", **less) for name, less in options.items()}
     with load_reranker(folder, device="cpu") as whole:
         found = alternate(

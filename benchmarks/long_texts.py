@@ -1,8 +1,8 @@
-"""One long text through bge-m3 with all three outputs: time, and memory over the weights.
+"""Encode single long texts with bge-m3 and all three outputs: time, and memory on top of the weights.
 
     python benchmarks/long_texts.py
 
-writes benchmarks/long_texts.json. The model has bge-m3's size and random weights; Linux only.
+writes benchmarks/long_texts.json. The model has bge-m3's size and random weights. Linux only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ RESULTS = Path(__file__).parent / "long_texts.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--longest", type=positive, default=8192, help="tokens of the longest text; takes 2 minutes")
+    parser.add_argument(
+        "--longest", type=positive, default=8192, help="tokens of the longest text (the default takes 2 minutes)"
+    )
     add_results(parser, RESULTS)
     options = parser.parse_args()
     longest = options.longest

@@ -1,7 +1,7 @@
-"""Documents and queries with bge-m3's three representations, made from random numbers: an index can't tell.
+"""Synthetic documents and queries with bge-m3's three representations, for benchmarks of an index.
 
-Not unrelated noise: documents come in topics, and a query is a noisy copy of one document in all three representations.
-Each is made from its number alone, so nothing is kept, and every prefix of a corpus is a corpus of the same kind.
+They are not pure noise: documents belong to topics, and a query is a noisy copy of a document in all representations.
+Each is generated from its number alone, so nothing is stored, and every prefix of a corpus is a similar corpus.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ class Vectors(NamedTuple):
 
 
 class Corpus:
-    """Document i belongs to topic i // 400: its vectors are the topic's and noise, of 0.6 to 1.4 times their length.
+    """A synthetic corpus. Document i belongs to topic i // 400: its vectors are the topic's plus noise of 0.6 to 1.4
+    times their length.
 
-    Of its 60 tokens some are the topic's, the others have frequencies as in Zipf's law; rarer ones weigh more. Query i
-    copies the dense vector, 12 of the tokens and 16 of the multi-vectors of a document, and adds noise and 4 tokens.
+    Some of its 60 tokens are the topic's, the others follow Zipf's law; rarer tokens weigh more. Query i copies the
+    dense vector, 12 of the tokens and 16 of the multi-vectors of a document, and adds noise and 4 tokens.
 
     Args:
-        documents: Queries are about the first so many.
-        dimension: Of dense and multi-vectors.
-        with_multi_vectors: Without, they are of length 0, which saves most of the time.
+        documents: The queries are about the first N documents.
+        dimension: Width of dense and multi-vectors.
+        with_multi_vectors: If not set, texts have no multi-vectors, which saves most of the time.
     """
 
     def __init__(self, documents: int, dimension: int = 1024, with_multi_vectors: bool = True) -> None:
@@ -90,7 +91,7 @@ class Corpus:
         return Vectors(vectors[0], SparseVector(words, np.ones(len(words), np.float32)), vectors[1:])
 
     def _noisy(self, rng: np.random.Generator, vectors: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
-        """Unit vectors: these and noise of about the length `spread`."""
+        """Return the vectors plus noise of about the length `spread`, scaled to unit length."""
         noise = rng.standard_normal(vectors.shape, np.float32)
         noise *= np.float32(spread / self.dimension**0.5)
         noise += vectors
@@ -99,13 +100,13 @@ class Corpus:
 
 
 class Prepared(Embedder):
-    """Gives a corpus' vectors for its texts and for "query 5", as a loaded embedder would: M3Index takes no other.
+    """An embedder, which M3Index requires, that returns a corpus's vectors for its texts and for queries ("query 5").
 
     Attributes:
-        seconds: What that has taken, to be left out of an insertion's time.
+        seconds: The time spent here, to be subtracted from insertion times.
     """
 
-    def __init__(self, corpus: Corpus) -> None:  # without Embedder's own, which has a model
+    def __init__(self, corpus: Corpus) -> None:  # does not call Embedder.__init__, which needs a model
         self.name = "prepared"
         self.device, self.dtype = "cpu", "float32"
         self.max_length = 8192
@@ -158,7 +159,7 @@ class Prepared(Embedder):
 
 
 def exact_scores(corpus: Corpus, documents: Iterable[int], queries: Sequence[int]) -> dict[str, NDArray[np.float32]]:
-    """(queries, documents) for each representation, by brute force: what a search must come to."""
+    """Return the brute-force scores, (queries, documents), of each representation: what a search should find."""
     asked = [corpus.query(i) for i in queries]
     dense = np.stack([query.dense for query in asked])
     sparse = SparseVectors.from_rows([query.sparse for query in asked], VOCABULARY).to_scipy()
@@ -179,7 +180,7 @@ def exact_scores(corpus: Corpus, documents: Iterable[int], queries: Sequence[int
 
 
 def _zipf(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
-    """Token ids of which the r-th has a frequency of about 1 / r."""
+    """Return random token ids; the r-th id has a frequency of about 1 / r."""
     return (VOCABULARY ** rng.random(count)).astype(np.int32)
 
 

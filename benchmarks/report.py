@@ -199,7 +199,7 @@ def _goals(results: dict[str, Any]) -> str:
     """Return a table of the goals that were measured, reached or not; "" if there are none."""
     rows = [["", "goal", "measured", "upper bound here", ""]]
     for goal in GOALS:
-        ratio, limit = goal.found(results), goal.at_the_ceiling(results)
+        ratio, limit = goal.measured(results), goal.at_the_ceiling(results)
         if ratio is not None:
             title = results["workloads"][goal.workload]["title"]
             measure = ", 99th percentile" if goal.measure == "query p99" else ""

@@ -1,11 +1,11 @@
-"""This package beside what users could pick instead, on the same texts and weights.
+"""Compare this package with its alternatives, on the same texts and weights.
 
     make bench
 
-Every peer runs in a process of its own, which is stopped except in its turn, so only one computes at a time. Each
-round runs all of them in order; a ratio is a peer's time over ours of the same round, so that a machine whose speed
-drifts does not matter. Weights are random at the published sizes. Writes benchmarks/results.json after each workload,
-and at the end docs/performance.md's tables and plot.
+Each peer runs in its own process, which is paused except when it is its turn, so only one computes at a time. Each
+round runs all of them in order; a ratio is a peer's time over ours in the same round, so that drifts in the machine's
+speed cancel out. Weights are random, in the published sizes. Writes benchmarks/results.json after each workload, and
+finally the tables and the plot of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from workloads import WORKLOADS, Given, memory_mb
 from bge_integrations.core import runtime
 
 _WORKER = Path(__file__).parent / "worker.py"
-#: A peer that takes longer over one order is ended.
+#: A peer that takes longer than this for one order is killed.
 _PATIENCE_SECONDS = 900
-#: So is one that leaves the machine with a smaller part of its memory.
+#: A peer is also killed if it leaves less than this share of the machine's memory free.
 _FREE_MEMORY = 0.1
-#: One that keeps more megabytes than this is started afresh for the next workload, so that all have room.
+#: A peer with more resident megabytes than this is restarted for the next workload, so that all fit in memory.
 _KEPT_MB = 1500
 
 
 class PeerError(Exception):
-    """The peer can't do what it was asked; the message says why."""
+    """The peer failed; the message says why."""
 
 
 class Process:
-    """A peer's process, which only computes while it is asked something."""
+    """A peer's process, which is paused unless it handles an order."""
 
     def __init__(self, name: str, log: Path) -> None:
         command = [str(PEERS[name].python), str(_WORKER), name]
@@ -65,7 +65,7 @@ class Process:
         )
 
     def ask(self, order: str, **arguments: Any) -> dict[str, Any]:
-        """Its answer.
+        """Send an order and return the answer.
 
         Raises:
             PeerError: It failed, took too long or too much memory, or its process ended.
@@ -82,7 +82,7 @@ class Process:
         while not select.select([self._process.stdout], [], [], 0.5)[0]:
             for limit, passed in (
                 (f"{_PATIENCE_SECONDS} s", time.monotonic() - begin > _PATIENCE_SECONDS),
-                ("the memory there is", free_memory() < _FREE_MEMORY),
+                ("the available memory", free_memory() < _FREE_MEMORY),
             ):
                 if passed:
                     self._process.kill()
@@ -112,11 +112,11 @@ class Process:
 
 
 class Field:
-    """The chosen peers and their processes, each started when it is first asked.
+    """The chosen peers and their processes, each started on first use.
 
     Attributes:
-        skipped: Why some are not here.
-        versions: Of the others' distributions.
+        skipped: Why some peers are skipped.
+        versions: The versions of the other peers' distributions.
     """
 
     def __init__(self, names: list[str], given: Given, log: Path) -> None:
@@ -126,12 +126,12 @@ class Field:
         self.versions: dict[str, dict[str, str]] = {}
         for name in names:
             with self._fresh(name) as process:
-                found = process.ask("versions")["versions"]
-            missing = [distribution for distribution, version in found.items() if not version]
+                versions = process.ask("versions")["versions"]
+            missing = [distribution for distribution, version in versions.items() if not version]
             if missing:
                 self.skipped[name] = f"not installed: {', '.join(missing)}"
             else:
-                self.versions[name] = found
+                self.versions[name] = versions
 
     def _process(self, name: str) -> Process:
         if name not in self._processes or not self._processes[name].is_running:
@@ -147,12 +147,12 @@ class Field:
             process.close()
 
     def measure(self, workload: str, rounds: int, seconds: float) -> dict[str, Any]:
-        """Alternating rounds of those that can do it, and what their outputs differ from ours by.
+        """Run alternating rounds of the peers that support the workload, and compare their outputs with ours.
 
         Args:
-            workload: Of WORKLOADS.
-            rounds: At most so many.
-            seconds: No further round begins after that.
+            workload: A key of WORKLOADS.
+            rounds: Maximum number of rounds.
+            seconds: No further round starts after this time.
         """
         for name, process in list(self._processes.items()):
             if process.resident_mb > _KEPT_MB:
@@ -172,7 +172,7 @@ class Field:
                 except PeerError as error:
                     lacking[name] = f"failed: {error}"
             if WORKLOADS[workload].fresh:
-                self.close()  # so that the kept models leave the memory to the new processes
+                self.close()  # frees the memory of the loaded models for the new processes
             begin = time.monotonic()
             for done in range(rounds):
                 if done and time.monotonic() - begin > seconds:
@@ -192,7 +192,7 @@ class Field:
         return {"peers": found, "not measured": lacking}
 
     def _run(self, name: str, workload: str, outputs: Path) -> dict[str, Any]:
-        """One run; its outputs are written to a file."""
+        """Run a workload once and write its outputs to a file."""
         with ExitStack() as stack:
             if WORKLOADS[workload].fresh:
                 process = stack.enter_context(self._fresh(name))
@@ -210,7 +210,7 @@ class Field:
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """All runs' seconds, the median of each other measure, and the percentiles of single queries."""
+    """Return the seconds of all runs, the median of each other measure, and the percentiles of single queries."""
     found: dict[str, Any] = {"rounds": [run["seconds"] for run in runs]}
     latencies = [spent for run in runs for spent in run.pop("latencies", [])]
     for measure in runs[0]:
@@ -221,20 +221,20 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _difference(theirs: Path, ours: Path) -> float | str:
-    """The largest difference of two runs' outputs, or how their shapes differ."""
+    """Return the largest difference between the outputs of two runs, or how their shapes differ."""
     with np.load(theirs) as their_arrays, np.load(ours) as our_arrays:
         largest = 0.0
         for name in our_arrays.files:
             if their_arrays[name].shape != our_arrays[name].shape:
-                return f"{their_arrays[name].shape} for {our_arrays[name].shape}"
+                return f"{their_arrays[name].shape} instead of {our_arrays[name].shape}"
             largest = float(np.maximum(largest, np.abs(their_arrays[name] - our_arrays[name]).max()))  # keeps NaN
         return largest
 
 
 def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) -> dict[str, Any]:
-    """The GFLOP/s that our linears need to do in a run, beside what a bare matrix product reaches.
+    """Return the GFLOP/s of our linears over the time of a whole run, and those of a bare matrix product.
 
-    The time is the whole run's. In the last layer only queries, keys and values are computed for every token.
+    In the last layer only queries, keys and values are computed for every token.
     """
     found: dict[str, Any] = {"ceiling": ceiling}
     computed: dict[str, tuple[str, tuple[list[str], ...]]] = {
@@ -259,36 +259,40 @@ def roofline(given: Given, measured: dict[str, Any], ceiling: dict[str, float]) 
 
 
 def free_memory() -> float:
-    """The part of the machine's memory that programs can still take; 1 where this can't be told."""
+    """Return the share of the machine's memory that is available; 1 if that is unknown."""
     account = Path("/proc/meminfo")
     rows = dict(row.split(":") for row in account.read_text().splitlines()) if account.exists() else {}
     return int(rows["MemAvailable"].split()[0]) / int(rows["MemTotal"].split()[0]) if rows else 1
 
 
 def chosen(kind: str, known: dict[str, Any], text: str) -> list[str]:
-    """The comma-separated names; all of them for "all"."""
+    """Return the comma-separated names; "all" means all of them."""
     names = list(known) if text == "all" else [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise SystemExit(f"no such {kind}: {', '.join(unknown)}. There are: {', '.join(known)}")
+        raise SystemExit(f"unknown {kind} {', '.join(unknown)}; use some of {', '.join(known)}")
     return names
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=f"{__doc__.splitlines()[0]} Everything with 15 peers takes an hour or more on 2 cores."
+        description=f"{__doc__.splitlines()[0]} All workloads with 15 peers take an hour or more on 2 cores."
     )
     parser.add_argument("--workloads", default="all", help=f"some of: {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", default="all", help=f"some of: {', '.join(PEERS)} (ours is always measured)")
-    parser.add_argument("--rounds", type=positive, default=5, help="at most so many of each workload")
-    parser.add_argument("--seconds", type=float, default=45, help="no further round of a workload begins after that")
-    parser.add_argument("--passages", type=positive, default=256, help="of the bulk workload of bge-small's size")
-    parser.add_argument("--queries", type=positive, default=256, help="of one round of threads or tasks")
+    parser.add_argument("--rounds", type=positive, default=5, help="maximum rounds per workload")
+    parser.add_argument(
+        "--seconds", type=float, default=45, help="start no further round of a workload after this time"
+    )
+    parser.add_argument(
+        "--passages", type=positive, default=256, help="passages in the bulk workload of bge-small size"
+    )
+    parser.add_argument("--queries", type=positive, default=256, help="queries in one round of threads or tasks")
     parser.add_argument("--longest", type=positive, default=8192, help="tokens of the longest of the mixed texts")
-    add_results(parser, report.RESULTS, otherwise="; with another, the page stays as it is")
+    add_results(parser, report.RESULTS, otherwise="; with another file, the page is not updated")
     options = parser.parse_args()
     if options.results == report.RESULTS.resolve() and (options.workloads, options.peers) != ("all", "all"):
-        parser.error("the page has all workloads and peers; add --results FILE to measure some of them")
+        parser.error("docs/performance.md needs all workloads and peers; add --results FILE to measure only some")
     workloads = chosen("workload", WORKLOADS, options.workloads)
     peers = [OURS, *(name for name in chosen("peer", PEERS, options.peers) if name != OURS)]
     console = Console()
@@ -313,7 +317,7 @@ def main() -> None:
     try:
         results |= {"versions": field.versions, "skipped": field.skipped, "workloads": {}}
         for name, why in field.skipped.items():
-            console.print(f"skipped: {name} ({why}; `make bench-peers` sets it up)")
+            console.print(f"skipped: {name} ({why}; run `make bench-peers` to install it)")
         begin = time.monotonic()
         for workload in workloads:
             console.print(f"{time.monotonic() - begin:5.0f} s: {WORKLOADS[workload].named(given)}")
@@ -332,7 +336,7 @@ def main() -> None:
         report.main()
     else:
         print(report.markdown(results))
-    console.print(f"{time.monotonic() - begin:.0f} s; what the peers printed: {log}")
+    console.print(f"{time.monotonic() - begin:.0f} s; output of the peers: {log}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One peer in a process of its own: takes orders on stdin, one JSON object a line, and answers on stdout."""
+"""A process that runs one peer: reads orders from stdin, one JSON object per line, and answers on stdout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workloads import WORKLOADS, Given, Run
 
 
 class Orders:
-    """What the parent can ask for; each method's arguments and answer are JSON."""
+    """The orders of the parent process; arguments and answers are JSON."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -24,11 +24,11 @@ class Orders:
         self._outputs: list[Any] = []
 
     def versions(self) -> dict[str, Any]:
-        """Of the peer's distributions; "" for one that is missing."""
+        """Return the versions of the peer's distributions; "" for missing ones."""
         return {"versions": self._peer.versions()}
 
     def lacks(self, workload: str) -> dict[str, Any]:
-        """What the workload needs and the peer has not; "" where it has all."""
+        """Return what the workload needs but the peer lacks; "" if the peer has everything."""
         module = importlib.import_module(f"peers.{self._peer.module}")
         for need in WORKLOADS[workload].needs:
             try:
@@ -38,7 +38,7 @@ class Orders:
         return {"lacks": ""}
 
     def prepare(self, workload: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Load and warm up. (A fresh process' run has the loading to itself.)"""
+        """Load and warm up; workloads that start a fresh process load in their run instead."""
         self._run = None
         self._run = WORKLOADS[workload].prepare(self._peer, Given(**given))
         return {}
@@ -57,7 +57,7 @@ class Orders:
 def main() -> None:
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # peers print: that goes to the log
+    os.dup2(2, 1)  # the output of peers goes to the log
     orders = Orders(PEERS[sys.argv[1]])
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,7 +1,7 @@
-"""What each peer does, in its own process: a workload loads, warms up, and gives back what does the work once.
+"""The workloads of a peer's process: each loads, warms up, and returns a function that does the work once.
 
-A run is timed here, in the process that computes. "seconds" is what is compared with ours; whatever else a run
-measures is reported beside it. The outputs go to the parent, which compares them with ours.
+Runs are timed here, in the process that computes. "seconds" is compared with ours; other measures are reported next to
+it. The outputs go to the parent, which compares them with ours.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from peers import Peer
 
 T = TypeVar("T")
-#: Texts or pairs that bulk workloads warm up with; "best batch" tries its sizes on them, so they are not few.
+#: Number of texts or pairs for the warm-up of bulk workloads; not too few, as "best batch" tries its sizes on them.
 _WARM_UP = 32
-#: One run: what was measured, and the outputs.
+#: One run; returns the measurements and the outputs.
 Run = Callable[[], tuple[dict[str, Any], list[NDArray[np.float32]]]]
 
 
 class Given(NamedTuple):
-    """What is measured on: checkpoint folders by name, and sizes."""
+    """The input of the workloads: checkpoint folders by name, and sizes."""
 
     folders: dict[str, str]
     passages: int
@@ -38,7 +38,7 @@ class Given(NamedTuple):
     longest: int
 
     def part(self, of: int) -> int:
-        """A quarter, a sixteenth ... of the passages, for larger models."""
+        """Return the number of passages for a larger model: a quarter, a sixteenth … of them."""
         return max(1, self.passages // of)
 
 
@@ -47,10 +47,10 @@ class Workload:
     """One workload.
 
     Attributes:
-        title: For people, with names of sizes in braces.
-        needs: What a peer must have, as "Embedder.passages".
+        title: Title to display, with the names of sizes in braces.
+        needs: What a peer must have, such as "Embedder.passages".
         prepare: Loads and warms up; runs in the peer's process.
-        fresh: Each run in a new process.
+        fresh: Whether each run starts a new process.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Workload:
     fresh: bool = False
 
     def named(self, given: Given) -> str:
-        """The title with the sizes."""
+        """Return the title with the sizes filled in."""
         return self.title.format(
             passages=given.passages, quarter=given.part(4), sixteenth=given.part(16), longest=given.longest
         )
@@ -121,7 +121,7 @@ def _queries_measured(spent: float, timed: list[tuple[float, Any]]) -> tuple[dic
 
 
 def _threads(count: int, peer: Peer, given: Given) -> Run:
-    """Each thread embeds its share of the queries, one after another."""
+    """Run threads that each embed a share of the queries, one after another."""
     query = _embedder(peer, given.folders["small"]).query
     texts = questions(max(given.queries, count))
     shares = [texts[i::count] for i in range(count)]
@@ -144,7 +144,7 @@ def _threads(count: int, peer: Peer, given: Given) -> Run:
 
 
 def _tasks(count: int, peer: Peer, given: Given) -> Run:
-    """As threads, with tasks of one event loop."""
+    """Do the same as `_threads` with tasks on one event loop."""
     aquery = _embedder(peer, given.folders["small"]).aquery
     texts = questions(max(given.queries, count))
     shares = [texts[i::count] for i in range(count)]
@@ -171,7 +171,7 @@ def _tasks(count: int, peer: Peer, given: Given) -> Run:
 
 
 def _interactive(peer: Peer, given: Given) -> Run:
-    """One query after another, 50 ms apart, while a bulk job runs; "seconds" is the median query's."""
+    """Send queries 50 ms apart while a bulk job runs; "seconds" is the median query's time."""
     model = _embedder(peer, given.folders["small"])
     texts, asked = varied_passages(given.passages), questions(given.queries)
     model.passages(texts[:8])
@@ -193,7 +193,7 @@ def _interactive(peer: Peer, given: Given) -> Run:
 
 
 def _rag(peer: Peer, given: Given) -> Run:
-    """Embed the passages; for two questions embed, search (a product with all vectors) and rerank the 16 nearest."""
+    """Embed the passages; embed two questions, search by brute force, and rerank the 16 nearest passages of each."""
     embedder, reranker = _embedder(peer, given.folders["small"]), _reranker(peer, given.folders["reranker"])
     texts, asked = varied_passages(given.part(4)), questions(2)
     embedder.passages(texts[:8])
@@ -213,9 +213,9 @@ def _rag(peer: Peer, given: Given) -> Run:
 
 
 def _start(peer: Peer, given: Given) -> Run:
-    """Import, load and embed one query; then the memory, before and after some passages. Not warmed up.
+    """Time import, loading and one query without a warm-up; then measure the memory before and after some passages.
 
-    The first time, a peer's export to ONNX or OpenVINO counts as loading; "bulk-base" leaves it behind.
+    A peer's first export to ONNX or OpenVINO would count as loading, but "bulk-base" has already made it.
     """
 
     def run() -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
@@ -243,7 +243,7 @@ def _start(peer: Peer, given: Given) -> Run:
 
 
 def memory_mb(field: str, process: str = "self") -> float:
-    """A field of Linux' account of a process; 0 elsewhere, and where it has ended."""
+    """Return a field of /proc/PID/status in MB; 0 on other systems and if the process has ended."""
     status = Path(f"/proc/{process}/status")
     rows = dict(row.split(":", 1) for row in status.read_text().splitlines()) if status.exists() else {field: "0 kB"}
     return int(rows.get(field, "0 kB").split()[0]) / 1024
@@ -252,7 +252,7 @@ def memory_mb(field: str, process: str = "self") -> float:
 _EMBED = ("Embedder.passages",)
 _QUERY = ("Embedder.query",)
 _SCORE = ("Reranker.scores",)
-#: Those with the same model stand together: a peer keeps what it loaded last.
+#: All workloads. Those with the same model are adjacent, because a peer keeps only the model that it loaded last.
 WORKLOADS = {
     "bulk-small": Workload("bge-small size, {passages} passages", _EMBED, partial(_bulk, "small", 1)),
     **{

@@ -45,7 +45,7 @@ def move_atomically(source: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names of the folder's files are on disk."""
+    """Flush the folder's entries, the names of its files, to disk."""
     if os.name == "posix":  # folders can't be opened on Windows
         opened = os.open(folder, os.O_RDONLY)
         try:

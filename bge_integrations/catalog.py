@@ -18,7 +18,7 @@ Family = Literal[
     "encoder",  # BERT or XLM-R backbone, one dense vector
     "m3",  # XLM-R backbone with bge-m3's sparse and multi-vector heads
     "decoder",  # Gemma2, Mistral or Qwen2 backbone, last-token vector
-    "bidirectional_decoder",  # such a backbone whose tokens also see the tokens after them
+    "bidirectional_decoder",  # the same with bidirectional attention
     "icl",  # a decoder that takes in-context examples
     "visualized",  # an encoder with an image tower
     "cross_encoder",  # BERT or XLM-R backbone, one logit per pair
@@ -31,7 +31,7 @@ Pooling = Literal["cls", "mean", "last_token"]
 
 Backbone = Literal["encoder", "decoder"]
 Head = Literal[
-    "dense",  # none: the pooled states are the vector
+    "dense",  # no head: the pooled states are the vector
     "m3",  # bge-m3's sparse and multi-vector heads beside the dense vector
     "classification",  # one logit from the first token
     "yes",  # the logit of the token "Yes"
@@ -44,7 +44,7 @@ CHINESE = "为这个句子生成表示以用于检索相关文章："
 
 @dataclass(frozen=True)
 class Instructions:
-    """What is put in front of a query and of a passage; "" is nothing."""
+    """Text prepended to queries and to passages; "" prepends nothing."""
 
     query: str = ""
     passage: str = ""
@@ -60,10 +60,10 @@ class Checkpoint:
         max_length: Longest input in tokens, special tokens included.
         dimension: Width of the dense vector; None for rerankers.
         pooling: How token states become the dense vector; None for rerankers.
-        instructions: Put before queries and passages by default.
-        tasks: For checkpoints with one pair of instructions per task, these by task name.
-        instruction_format: For instruct decoders, how a task's instruction and a query are joined; the tasks that
-            have a name are `INSTRUCT_TASKS`.
+        instructions: Prepended to queries and passages by default.
+        tasks: Instructions by task name, for checkpoints that have a pair of instructions per task.
+        instruction_format: The template that joins a task instruction and a query, for instruct decoders;
+            `INSTRUCT_TASKS` has the named tasks.
         languages: "en", "zh" or "multilingual".
     """
 
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def short_name(self) -> str:
-        """The part after the owner, lower case: what a folder of this checkpoint is usually called."""
+        """The name without its owner, in lower case, which is the usual folder name of this checkpoint."""
         return self.name.rsplit("/", 1)[-1].lower()
 
 
@@ -127,15 +127,15 @@ class FamilyTraits:
     Attributes:
         kind: Whether they embed or rerank.
         backbone: The code that runs the layers; None if this release does not support the family.
-        head: What follows the backbone.
-        pooling: The pooling when neither the caller, nor the catalogue, nor the checkpoint's files name one.
+        head: The head on top of the backbone.
+        pooling: The default if neither the caller, nor the catalogue, nor the checkpoint's files specify the pooling.
         is_causal: Whether a token sees only itself and the tokens before it.
         instruction_format: How an instruction and a query are joined if the catalogue has no row for the checkpoint.
-        takes_examples: Whether in-context examples may stand before a query.
+        takes_examples: Whether in-context examples may precede a query.
         query_suffix: Text after each query.
         prompt: The question after each pair (LLM rerankers).
-        always_begins_with_bos: Whether a pair begins with the BOS token even if that token is the padding too.
-        has_cutoffs: Whether there are scores after several of the layers.
+        always_begins_with_bos: Whether a pair begins with the BOS token even if it is also the padding token.
+        has_cutoffs: Whether the model can score after several of its layers.
         compresses: Whether passages can be compressed between two layers.
     """
 
@@ -253,7 +253,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _decoder("BAAI/bge-en-icl", 4096, 32768, "icl", BGE_FORMAT, "en"),
     _decoder("intfloat/e5-mistral-7b-instruct", 4096, 4096, "decoder", _INSTRUCT_FORMAT, "en"),
     _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
-    # the published code of the 7B model attends to both sides, the code of the 1.5B model only backwards
+    # in the published code, the 7B model's attention is bidirectional and the 1.5B model's is causal
     _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
@@ -269,10 +269,10 @@ _BY_SHORT_NAME = {row.short_name: row for row in CHECKPOINTS}
 
 
 def find(name_or_path: str) -> Checkpoint | None:
-    """The row of a hub id, or of a folder that carries a known name.
+    """Return the row of a hub id or of a folder with a known name; None if there is none.
 
-    A folder counts as a published checkpoint when its last part is the name (`/models/bge-m3`), with the owner joined
-    to it (`BAAI_bge-m3`), or when it lies in the hub's cache (`models--BAAI--bge-m3/snapshots/…`).
+    A folder is recognised by its last part, which is the name (`/models/bge-m3`) or the owner and the name
+    (`BAAI_bge-m3`), or by its path in the hub's cache (`models--BAAI--bge-m3/snapshots/…`).
     """
     parts = [part.lower() for part in Path(name_or_path).parts]
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
@@ -281,7 +281,7 @@ def find(name_or_path: str) -> Checkpoint | None:
         return None
     last = parts[-1]
     for separator in ("--", "_"):
-        owner, found, short = last.rpartition(separator)
-        if found and (row := _BY_SHORT_NAME.get(short)) and owner.endswith(row.name.split("/")[0].lower()):
+        owner, separated, short = last.rpartition(separator)
+        if separated and (row := _BY_SHORT_NAME.get(short)) and owner.endswith(row.name.split("/")[0].lower()):
             return row
     return _BY_SHORT_NAME.get(last)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class BGEError(Exception):
     """Base of every error this package raises on purpose.
 
-    The message is the finding and the advice: "device='tpu' is not supported; use 'cpu' or 'cuda'". An interface other
-    than Python, such as a command line, shows `finding` with advice of its own.
+    The message says what is wrong and what to do: "device='tpu' is not supported; use 'cpu' or 'cuda'". Interfaces
+    other than Python, such as the command line, show `finding` with their own advice.
 
     Attributes:
         argument: The Python argument that the error is about; None if it is about something else.
@@ -39,7 +39,7 @@ class InvalidInputError(BGEError, ValueError):
 
 
 class WrongKindError(InvalidInputError):
-    """A reranker was named where an embedding model is needed, or something else where a reranker is needed.
+    """A reranker was passed where an embedding model is needed, or another model where a reranker is needed.
 
     Attributes:
         wanted: "embedder" or "reranker".
@@ -66,7 +66,7 @@ class NotSupportedError(BGEError, NotImplementedError):
 
 
 class CheckpointNotFoundError(BGEError, OSError):
-    """The checkpoint is neither a folder, nor in the hub's cache, nor could it be downloaded."""
+    """The checkpoint is not a folder, is not in the hub's cache, and could not be downloaded."""
 
 
 class CheckpointError(BGEError, ValueError):
@@ -74,23 +74,23 @@ class CheckpointError(BGEError, ValueError):
 
 
 class WrongModelError(BGEError, ValueError):
-    """A store holds the vectors of another model than the one it is used with; nothing was written or searched."""
+    """A store's vectors come from a different model than the one it is used with; nothing was written or searched."""
 
 
 class IndexNotFoundError(BGEError, LookupError):
-    """There is no index at the place given, and none was to be made."""
+    """There is no index at this path or in this collection, and it was not to be created."""
 
 
 class IndexFormatError(BGEError, ValueError):
-    """A folder or collection is no index, is damaged, or was written by a newer release; nothing was changed."""
+    """A folder or collection is not an index, is damaged, or was written by a newer release; nothing was changed."""
 
 
 class IndexLockedError(BGEError, OSError):
-    """The index's folder is open already, here or in another process."""
+    """The index folder is already open, in this process or in another one."""
 
 
 class DiskFullError(BGEError, OSError):
-    """The disk has too little room for what was to be written; what was acknowledged before is safe."""
+    """There is not enough disk space for a write; everything that was acknowledged before is safe."""
 
 
 class StorageError(BGEError, RuntimeError):
@@ -98,19 +98,19 @@ class StorageError(BGEError, RuntimeError):
 
 
 class TextTooLongError(InvalidInputError):
-    """`on_truncate="error"` was asked for and at least one text is longer than max_length."""
+    """At least one text is longer than max_length, and `on_truncate` is "error"."""
 
 
 class OutOfMemoryError(BGEError, MemoryError):
-    """One text alone does not fit in the device's memory."""
+    """A model, or a single text, does not fit in the device's memory."""
 
 
 class NonFiniteError(BGEError, ArithmeticError):
-    """The model produced NaN or infinity for a text, and float32 did not help."""
+    """The model returned NaN or infinity for a text, even in float32."""
 
 
 class ComputationError(BGEError, RuntimeError):
-    """The model failed on the batch that held this call's texts; the cause is chained."""
+    """The model failed on a batch with texts of this call; the cause is chained."""
 
 
 class ClosedError(BGEError, RuntimeError):
@@ -118,17 +118,17 @@ class ClosedError(BGEError, RuntimeError):
 
 
 class OverloadedError(BGEError, RuntimeError):
-    """The queue is full, and the process was configured to refuse calls then; nothing was computed."""
+    """The queue is full and the runtime is configured to refuse calls; nothing was computed."""
 
 
 class TruncationWarning(UserWarning):
-    """Some texts of a call were longer than max_length and were cut."""
+    """Some texts of a call were longer than max_length and were truncated."""
 
 
 class PerformanceWarning(UserWarning):
-    """A slower path was taken; the results are right."""
+    """A slower path was taken; the results are correct."""
 
 
-# Show these for every call, not only the first from a line; the user's own filters still come first.
+# Show these on every call, not only once per line of code; the user's own filters take precedence.
 warnings.filterwarnings("always", category=TruncationWarning, append=True)
 warnings.filterwarnings("always", category=PerformanceWarning, append=True)

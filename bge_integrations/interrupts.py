@@ -1,4 +1,4 @@
-"""Exit statuses of commands that are stopped from outside: by Ctrl-C, or because the reader of the output has gone."""
+"""Exit statuses of commands that end by Ctrl-C or because the output pipe was closed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: The statuses that shells report for programs ended by Ctrl-C and by a closed pipe.
+#: The exit statuses that shells report after Ctrl-C and after a closed pipe.
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
 
 @dataclass
 class Ended:
-    """How the block ended: `status` is 0, 130 after Ctrl-C, or 141 if the reader of the output has gone."""
+    """How the block ended: `status` is 0, 130 after Ctrl-C, or 141 if the output pipe was closed."""
 
     status: int = 0
 
 
 @contextmanager
 def exit_status(interrupted: str) -> Iterator[Ended]:
-    """End the block with a status and without a traceback after Ctrl-C or on a closed pipe; other errors are raised.
+    """Turn Ctrl-C or a closed pipe in the block into an exit status, without a traceback; other errors propagate.
 
     Args:
         interrupted: Printed to standard error after Ctrl-C, followed by the message of the `KeyboardInterrupt` if it
-            has one. On a closed pipe nothing is printed.
+            has one. Nothing is printed if the pipe was closed.
     """
     ended = Ended()
     try:

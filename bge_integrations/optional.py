@@ -1,4 +1,4 @@
-"""Optional libraries: imported when they are first needed, with an error that says how to install them."""
+"""Optional libraries: imported on first use, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def import_library(module: str, extra: str, user: str) -> Any:
     """Import and return a module of an optional library.
 
     Args:
-        module: Its name.
+        module: The module's name.
         extra: The extra that installs it.
-        user: What needs it, for the message: "reading files".
+        user: What needs it, for the message, such as "reading files".
 
     Raises:
         ImportError: It is not installed; the message says how to install it.
@@ -32,7 +32,7 @@ def import_library(module: str, extra: str, user: str) -> Any:
 
 @contextmanager
 def needed_by(user: str, requirement: str) -> Iterator[None]:
-    """Explain a failed import of a framework, for the modules that are adapters to it.
+    """Add install instructions to the ImportError of a missing framework; wraps the imports of an adapter's module.
 
     Args:
         user: The module or class that can't work without it.

@@ -82,7 +82,7 @@ class SparseVectors:
 
 @dataclass(frozen=True, eq=False)
 class MultiVectors:
-    """One unit vector per token (the first, CLS, left out) for several texts, laid end to end.
+    """Multi-vectors of several texts, concatenated: one unit vector per token except the first (CLS).
 
     Attributes:
         vectors: float32 (tokens of all texts, dim).
@@ -112,7 +112,7 @@ class MultiVectors:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """The result of `Embedder.encode`. Representations that were not asked for are None.
+    """The result of `Embedder.encode`. Representations that were not requested are None.
 
     Attributes:
         dense: float32 (n, dim), unit rows.
@@ -131,7 +131,7 @@ class Embeddings:
 
 
 def to_lists(rows: NDArray[np.float32]) -> list[list[float]]:
-    """Return the rows as lists, converted one at a time: a large array's `tolist` would block all other threads."""
+    """Return the rows as lists, converted one by one: `tolist` of a large array would block all other threads."""
     return [row.tolist() for row in rows]
 
 
@@ -144,6 +144,6 @@ def _offsets(lengths: list[int]) -> NDArray[np.int64]:
 def _span(offsets: NDArray[np.int64], i: int) -> slice:
     n = len(offsets) - 1
     if not -n <= i < n:
-        raise IndexError(f"text {i} of {n}")
+        raise IndexError(f"index {i} is out of range for {n} texts")
     i %= n
     return slice(int(offsets[i]), int(offsets[i + 1]))

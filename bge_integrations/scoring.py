@@ -1,4 +1,4 @@
-"""Scores between queries and passages, and the fusion of rankings.
+"""Scores between queries and passages, and rank fusion.
 
 Formulas: BGE-M3 (Chen et al., 2024), as implemented in FlagEmbedding. No score depends on what else is in the batch.
 """
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 Id = TypeVar("Id", bound=Hashable)
 
 Representation = Literal["dense", "sparse", "multi_vector"]
-#: What passages are ranked by.
+#: The scores that passages are ranked by.
 Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
-#: Of dense, sparse and multi-vector scores in a hybrid.
+#: The weights of dense, sparse and multi-vector scores in a hybrid score.
 Weights = tuple[float, float, float]
 REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 
-#: Query-token by passage-token products computed at a time: 64 MB of float32.
+#: Maximum number of token-to-token products computed at a time: 64 MB of float32.
 _BLOCK = 1 << 24
 
 
 def lexical_scores(queries: SparseVectors, passages: SparseVectors) -> NDArray[np.float32]:
-    """Σ over the token ids that both have of w_query · w_passage.
+    """Return the lexical scores: Σ w_query · w_passage over the token ids that both texts have.
 
     Returns:
         float32 (queries, passages).
@@ -42,7 +42,8 @@ def lexical_scores(queries: SparseVectors, passages: SparseVectors) -> NDArray[n
     """
     if queries.size != passages.size:
         raise InvalidInputError(
-            f"queries have {queries.size} vocabulary columns, passages {passages.size}; encode both with one model"
+            f"queries have {queries.size} vocabulary columns, but passages have {passages.size}; encode both with the "
+            "same model"
         )
     product = queries.to_scipy() @ passages.to_scipy().T
     scores: NDArray[np.float32] = product.toarray().astype(np.float32, copy=False)
@@ -50,9 +51,9 @@ def lexical_scores(queries: SparseVectors, passages: SparseVectors) -> NDArray[n
 
 
 def max_sim(queries: MultiVectors, passages: MultiVectors) -> NDArray[np.float32]:
-    """(1 / n) Σ_i max_j q_i · p_j over a query's n vectors and a passage's vectors.
+    """Return the MaxSim scores: (1 / n) Σ_i max_j q_i · p_j over a query's n vectors and a passage's vectors.
 
-    The products are taken over the packed passages and reduced per passage, so nothing is padded.
+    Products are computed over the packed passages and reduced per passage, without padding.
 
     Returns:
         float32 (queries, passages); 0 where a text has no vectors.
@@ -62,8 +63,8 @@ def max_sim(queries: MultiVectors, passages: MultiVectors) -> NDArray[np.float32
     """
     if queries.vectors.shape[1] != passages.vectors.shape[1]:
         raise InvalidInputError(
-            f"query vectors are {queries.vectors.shape[1]} wide, passage vectors {passages.vectors.shape[1]}; "
-            "encode both with one model and one truncate_dim"
+            f"query vectors are {queries.vectors.shape[1]} wide, but passage vectors are {passages.vectors.shape[1]}; "
+            "encode both with the same model and truncate_dim"
         )
     scores = np.zeros((len(queries), len(passages)), np.float32)
     filled = np.flatnonzero(np.diff(passages.offsets))
@@ -83,7 +84,7 @@ def max_sim(queries: MultiVectors, passages: MultiVectors) -> NDArray[np.float32
 
 @dataclass(frozen=True, eq=False)
 class HybridScores:
-    """The parts and their weighted sums, float32 (queries, passages) each.
+    """The scores of each representation and their weighted means, all float32 (queries, passages).
 
     Attributes:
         dense: Dot product of the dense vectors.
@@ -101,15 +102,15 @@ class HybridScores:
 
 
 def hybrid_scores(queries: Embeddings, passages: Embeddings, weights: Weights = (1.0, 1.0, 1.0)) -> HybridScores:
-    """All of bge-m3's scores between each query and each passage.
+    """Return all of bge-m3's scores between each query and each passage.
 
     Args:
         queries: Encoded with dense, sparse and multi_vector.
-        passages: Likewise, by the same model.
-        weights: Of dense, sparse and multi-vector scores; none negative. With w0 = w1 = 0 `sparse_dense` is 0.
+        passages: Encoded in the same way, by the same model.
+        weights: The weights of dense, sparse and multi-vector scores, at least 0. If w0 = w1 = 0, `sparse_dense` is 0.
 
     Raises:
-        InvalidInputError: A representation is missing, or the weights can't be used.
+        InvalidInputError: A representation is missing, or the weights are invalid.
     """
     chosen = weights_by_name(weights)
     scores = {name: representation_scores(name, queries, passages) for name in REPRESENTATIONS}
@@ -122,7 +123,7 @@ def hybrid_scores(queries: Embeddings, passages: Embeddings, weights: Weights = 
 
 
 def representation_scores(name: Representation, queries: Embeddings, passages: Embeddings) -> NDArray[np.float32]:
-    """The scores by one representation: dot products, `lexical_scores` or `max_sim`.
+    """Return the scores of one representation: dot products, `lexical_scores` or `max_sim`.
 
     Returns:
         float32 (queries, passages).
@@ -138,17 +139,16 @@ def representation_scores(name: Representation, queries: Embeddings, passages: E
     if name == "multi_vector":
         return max_sim(query, passage)
     if query.shape[1] != passage.shape[1]:
-        raise InvalidInputError("dense vectors differ in width; encode both with one model and one truncate_dim")
+        raise InvalidInputError("dense vectors differ in width; encode both with the same model and truncate_dim")
     products: NDArray[np.float32] = query @ passage.T
     return products
 
 
 def weights_by_name(weights: Sequence[float]) -> dict[Representation, float]:
-    """The representations that count in a hybrid score, with their weights.
+    """Return the weights of a hybrid score by representation, without those that are 0.
 
     Raises:
-        InvalidInputError: These are not three numbers of at least 0, one of them above, or their sum is more than
-            float32 holds.
+        InvalidInputError: There are not three weights, one is negative, all are 0, or their sum overflows float32.
     """
     try:
         by_name = dict(zip(REPRESENTATIONS, map(float, weights), strict=True))
@@ -159,21 +159,21 @@ def weights_by_name(weights: Sequence[float]) -> dict[Representation, float]:
             f"weights={weights!r} must be three numbers >= 0, for dense, sparse and multi-vector scores, one above 0"
         )
     if sum(by_name.values()) > float(np.finfo(np.float32).max):
-        raise InvalidInputError(f"weights={weights!r} are too large to add up; divide them, only their ratio counts")
+        raise InvalidInputError(f"weights={weights!r} overflow float32; scale them down, since only their ratio counts")
     return {name: weight for name, weight in by_name.items() if weight > 0}
 
 
 def weighted_mean(
     scores: Mapping[Representation, NDArray[np.float32]], weights: Mapping[Representation, float]
 ) -> NDArray[np.float32]:
-    """Σ weight · score / Σ weight over the representations that have a weight.
+    """Return Σ weight · score / Σ weight over the representations that have a weight.
 
     Args:
-        scores: Of one shape; a representation without a weight may be missing.
+        scores: Arrays of the same shape; a representation without a weight may be missing.
         weights: From `weights_by_name`.
 
     Returns:
-        float32, of that shape.
+        float32, of the same shape.
     """
     total = sum(weight * scores[name] for name, weight in weights.items())
     mean: NDArray[np.float32] = np.divide(total, sum(weights.values()), dtype=np.float32)
@@ -188,36 +188,36 @@ def reciprocal_rank_fusion(
     Args:
         rankings: Ids, best first; an id may be missing from some.
         k: Damps the difference between the first ranks; at least 0.
-        weights: One per ranking; None weighs all alike.
+        weights: One per ranking; None weights all equally.
 
     Returns:
-        (id, score), best first; ids of equal score in the order in which they were first met.
+        (id, score), best first; ids with equal scores are in the order of their first occurrence.
 
     Raises:
-        InvalidInputError: An id stands twice in a ranking, or there is not one weight per ranking.
+        InvalidInputError: An id occurs twice in a ranking, or there is not one weight per ranking.
     """
     lists = [list(ranking) for ranking in rankings]
     chosen = [1.0] * len(lists) if weights is None else list(weights)
     if len(chosen) != len(lists):
-        raise InvalidInputError(f"{len(lists)} rankings need as many weights, got {len(chosen)}")
+        raise InvalidInputError(f"got {len(chosen)} weights for {len(lists)} rankings; pass one per ranking")
     if k < 0:
         raise InvalidInputError(f"k={k} must be at least 0")
     scores: dict[Id, float] = {}
     for ranking, weight in zip(lists, chosen, strict=True):
         if len(set(ranking)) != len(ranking):
-            raise InvalidInputError("an id stands twice in one ranking; keep its best place only")
+            raise InvalidInputError("an id occurs twice in one ranking; keep only its best rank")
         for rank, identifier in enumerate(ranking, start=1):
             scores[identifier] = scores.get(identifier, 0.0) + weight / (k + rank)
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
 class TopK:
-    """The k documents with the highest scores for one query, out of all that are added; on ties the earlier one stays.
+    """The k highest-scoring documents of all that were added for one query; on ties the earlier one wins.
 
     Attributes:
         documents: int64 (n,), the documents' positions in the corpus, best first.
         scores: float32 (n,), the scores they are ranked by.
-        other_scores: float32 (n,) each, by name: further scores of the same documents.
+        other_scores: Other scores of the same documents by name, float32 (n,) each.
     """
 
     def __init__(self, k: int) -> None:
@@ -234,7 +234,7 @@ class TopK:
     ) -> None:
         """Add documents that were not added before; all arrays have one entry per document."""
         others = other_scores or {}
-        if len(self.scores) == self._k:  # few documents are better than all of these, which makes sorting cheap
+        if len(self.scores) == self._k:  # few documents beat the worst of these, so little is left to sort
             better = np.flatnonzero(scores > self.scores[-1])
             documents, scores = documents[better], scores[better]
             others = {name: column[better] for name, column in others.items()}
@@ -252,7 +252,7 @@ def _longest(vectors: MultiVectors) -> int:
 
 
 def _blocks(lengths: NDArray[np.int64], budget: int) -> Iterable[tuple[int, int]]:
-    """Cut texts of these lengths into neighbouring blocks of about `budget` tokens, one text at least."""
+    """Yield (first, end) of consecutive texts that have at most `budget` tokens in total, or of one longer text."""
     first, tokens = 0, 0
     for i, length in enumerate(lengths.tolist()):
         if i > first and tokens + length > budget:
@@ -268,7 +268,7 @@ def select_best(scores: Sequence[float], top_n: int | None = None, score_thresho
     Args:
         scores: One per candidate.
         top_n: Keep at most this many; None keeps all.
-        score_threshold: Drop candidates that score less; None drops none.
+        score_threshold: Drop candidates that score lower; None drops none.
     """
     positions = sorted(range(len(scores)), key=lambda i: -scores[i])
     if score_threshold is not None:

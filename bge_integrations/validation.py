@@ -1,4 +1,4 @@
-"""Checks of what callers pass: a mistake raises InvalidInputError before anything is computed."""
+"""Argument checks: a mistake raises InvalidInputError before anything is computed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from bge_integrations.errors import InvalidInputError
 
 
 def check_texts(texts: object, argument: str) -> list[str]:
-    """`texts` as a list of str that the tokenizer can read.
+    """Return `texts` as a list of str that the tokenizer can read.
 
     Raises:
-        InvalidInputError: Not a list, or an element is no str or holds lone surrogates; the message has its place.
+        InvalidInputError: It is not a list, or an element is not a str or contains a lone surrogate; the message names
+            the element.
     """
     if isinstance(texts, (str, bytes)):
         raise InvalidInputError(f"{argument} must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
     if not isinstance(texts, Iterable):
         raise InvalidInputError(f"{argument} must be a list of texts, got {type(texts).__name__}")
-    found = list(texts)
-    for i, text in enumerate(found):
+    checked = list(texts)
+    for i, text in enumerate(checked):
         check_text(text, f"{argument}[{i}]")
-    return found
+    return checked
 
 
 def check_query(text: object) -> list[str]:
-    """One text as the list that the core takes."""
+    """Return one text as a list, which the core expects."""
     if not isinstance(text, str):
-        raise InvalidInputError(f"a query is one str, got {type(text).__name__}")
+        raise InvalidInputError(f"a query must be one str, got {type(text).__name__}")
     return [text]
 
 
@@ -40,8 +41,8 @@ def check_text(text: object, argument: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidInputError(
-                f"{argument} holds a lone surrogate at character {error.start}, which is no valid text; clean it with "
-                "text.encode('utf-8', 'replace').decode()"
+                f"{argument} contains a lone surrogate at character {error.start}, which is not valid text; clean it "
+                "with text.encode('utf-8', 'replace').decode()"
             ) from error
 
 
@@ -58,7 +59,9 @@ def check_choice(value: object, argument: str, choices: Iterable[str | None]) ->
     """Raise InvalidInputError unless `value` is one of `choices`."""
     allowed = list(choices)
     if value not in allowed:
-        raise InvalidInputError(f"{argument}={value!r} is none of {', '.join(map(repr, allowed))}", argument=argument)
+        raise InvalidInputError(
+            f"{argument}={value!r} is not one of {', '.join(map(repr, allowed))}", argument=argument
+        )
 
 
 def check_top_n(top_n: object) -> int | None:

@@ -1,8 +1,8 @@
-"""Look for runs of eight words that the training corpus shares with evaluation sets, whatever their case and signs.
+"""Look for runs of eight words, ignoring case and punctuation, that the training corpus shares with evaluation sets.
 
     python scripts/check_contamination.py --corpus DIR --evaldata DIR
 
-The exit status is 1 if anything is shared.
+The exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def runs(text: str) -> Iterator[str]:
-    """All runs of eight words, letters and digits only."""
+    """Yield all runs of eight words, letters and digits only."""
     words = WORD.findall(text.lower())
     for start in range(len(words) - RUN + 1):
         yield " ".join(words[start : start + RUN])
 
 
 def shared(texts: Iterable[str], known: dict[str, str]) -> list[str]:
-    """For each text that has a run in `known`, where that run is from, and the run."""
-    found = ([run for run in runs(text) if run in known] for text in texts)
-    return [f"{known[hits[0]]}: {hits[0]}" for hits in found if hits]
+    """Return the first shared run of each text that has one, with the data set that it comes from."""
+    shared_runs = ([run for run in runs(text) if run in known] for text in texts)
+    return [f"{known[hits[0]]}: {hits[0]}" for hits in shared_runs if hits]
 
 
 def lines(file: Path, field: str) -> list[str]:
@@ -54,10 +54,10 @@ def main() -> int:
             known.update((run, name) for run in runs(text))
     total = 0
     for file, field in (("passages.jsonl.gz", "text"), ("pairs.jsonl.gz", "query")):
-        found = shared(track(lines(arguments.corpus / file, field), description=file), known)
-        total += len(found)
-        print(f"{file}: {len(found)} texts share a run of {RUN} words with {', '.join(arguments.datasets)}")
-        print("".join(f"  {hit}\n" for hit in found[:5]), end="")
+        hits = shared(track(lines(arguments.corpus / file, field), description=file), known)
+        total += len(hits)
+        print(f"{file}: {len(hits)} texts share a run of {RUN} words with {', '.join(arguments.datasets)}")
+        print("".join(f"  {hit}\n" for hit in hits[:5]), end="")
     return 1 if total else 0
 
 

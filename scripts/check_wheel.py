@@ -1,7 +1,7 @@
 """Build the sdist and the wheel, and check that the wheel works without the clone: `make check-wheel`.
 
 The wheel is built from the sdist and installed into an empty environment in a temporary folder, first alone, then with
-the `cli` extra. From that folder, with the model hub switched off, the pocket models and the command `bge` are run.
+the `cli` extra. The pocket models and the `bge` command are run from that folder, without access to the model hub.
 """
 
 import argparse
@@ -41,7 +41,9 @@ assert np.argmax(scores) == 0, scores
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dist", nargs="?", type=Path, help="where to keep the sdist and the wheel (default: nowhere)")
+    parser.add_argument(
+        "dist", nargs="?", type=Path, help="folder to keep the sdist and the wheel in (default: discard)"
+    )
     dist = parser.parse_args().dist
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="check-wheel-") as name:
@@ -63,7 +65,7 @@ def build(dist: Path) -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """Check that the wheel holds every file of the package and the licences, and nothing else."""
+    """Check that the wheel contains every file of the package and the licences, and nothing else."""
     step(f"checking the contents of {wheel.name}")
     info = f"bge_integrations-{version()}.dist-info"
     expected = {
@@ -78,7 +80,7 @@ def check_contents(wheel: Path) -> None:
     if missing := expected - found:
         sys.exit(f"the wheel lacks {', '.join(sorted(missing))}")
     if extra := found - expected:
-        sys.exit(f"the wheel should not hold {', '.join(sorted(extra))}")
+        sys.exit(f"the wheel should not contain {', '.join(sorted(extra))}")
 
 
 def check_installed(wheel: Path, folder: Path) -> None:
@@ -114,16 +116,16 @@ def version() -> str:
 
 
 def torch_pin() -> str:
-    """Return the tested torch as pip's requirement."""
+    """Return the pinned version of torch as a pip requirement."""
     return first(r"^(torch==.+)$", CONSTRAINTS)
 
 
 def first(pattern: str, file: Path) -> str:
     """Return the first group of the pattern's first match in a file."""
-    found = re.search(pattern, file.read_text("utf-8"), re.M)
-    if found is None:
+    match = re.search(pattern, file.read_text("utf-8"), re.M)
+    if match is None:
         sys.exit(f"{file} has no line like {pattern}")
-    return found[1]
+    return match[1]
 
 
 def step(doing: str) -> None:

@@ -1,10 +1,10 @@
-"""Kill a process that writes to an index, over and over, and look for what was lost.
+"""Kill a process that writes to an index, over and over, and check that nothing is lost.
 
-In each round a child opens the index, in the same folder every time, and two of its threads add, replace, relabel and
-delete documents, in some rounds while a third one optimises. They tell this process of every call before and after it.
-This process kills the child with SIGKILL at a random moment of a chosen phase, opens the index and checks it: what was
-acknowledged is there, a call under way has changed each of its documents wholly or not at all, and every document has
-the vectors of its text.
+In each round a child process opens the index, always in the same folder. Two of its threads add, replace, relabel and
+delete documents, in some rounds while a third thread optimises the index. They report every call to this process before
+and after it. This process kills the child with SIGKILL at a random moment of a chosen phase, opens the index and checks
+it: everything acknowledged is there, an interrupted call has changed each of its documents completely or not at all,
+and every document has the vectors of its text.
 
     python scripts/kill_rounds.py --rounds 100 [--folder DIR] [--seed N]
 """
@@ -38,11 +38,11 @@ from bge_integrations.scoring import hybrid_scores
 WRITERS = ("a", "b")
 IDS_PER_WRITER = 80
 GROUPS = 8
-#: Where to kill. "create" is the first opening of a folder; "open" follows a kill without a check between.
+#: The phases to kill in. "create" is the first opening of a folder; "open" follows a kill without a check in between.
 TARGETS = (
     "write", "open", "switch", "flush", "create", "change-over", "encode", "build", "open", "optimize", "any"
 )  # fmt: skip
-#: Those that need the optimiser, the innermost first.
+#: The phases that need the optimiser, innermost first.
 OPTIMIZING = ("switch", "change-over", "build", "optimize")
 PHASES = (*OPTIMIZING, "flush", "write", "encode", "open")
 PATIENCE = 60.0
@@ -51,7 +51,7 @@ QUERIES = ("heron on a maple by the ocean", "a 17", "lemon and basil north of th
 
 
 class Version(NamedTuple):
-    """A state of a document: its text and its metadata are made from these."""
+    """A state of a document, which determines its text and metadata."""
 
     text: int
     label: int
@@ -66,12 +66,12 @@ def version_of(entry: StoredDocument) -> Version:
     return Version(int(entry.text.split()[0]), entry.metadata["label"])
 
 
-#: What a call makes of each document that it touches; None: deleted.
+#: The state of each document that a call changes, after the call; None if it is deleted.
 Effect = dict[str, Version | None]
 
 
 class Loss(Exception):
-    """The index is not what it must be."""
+    """The index is not in a state that it may be in."""
 
 
 def child(folder: str, optimizing: bool, seed: int, connection: Connection) -> NoReturn:
@@ -105,7 +105,7 @@ def child(folder: str, optimizing: bool, seed: int, connection: Connection) -> N
         send("failed", traceback.format_exc())
         raise
     engine: Any = index._store.engine
-    engine.largest_request = 1 << 14  # several writes a call
+    engine.largest_request = 1 << 14  # for several writes per call
     for owner, method, phase in (
         (embedder, "encode", "encode"),
         (engine, "write", "write"),
@@ -137,7 +137,7 @@ def child(folder: str, optimizing: bool, seed: int, connection: Connection) -> N
 def write_for_ever(
     index: M3Index, writer: str, known: dict[str, Version], rng: random.Random, send: Callable[..., None]
 ) -> None:
-    """Add, replace, relabel and delete one writer's documents, and tell of it."""
+    """Add, replace, relabel and delete one writer's documents, and report each call."""
     identifiers = [f"{writer} {i}" for i in range(IDS_PER_WRITER)]
     while True:
         effect: Effect
@@ -169,20 +169,20 @@ def write_for_ever(
 
 
 class Rounds:
-    """The parent: what it was told, and what it found.
+    """The parent process: runs the rounds, and knows what the index must contain.
 
     Attributes:
-        possible: For each folder the states in which its documents may be: only one, where that was acknowledged.
-        kills: How many by phase.
-        acknowledged: How many calls.
-        reopening: Seconds each time.
+        possible: For each folder, the states that each document may be in; only one if it was acknowledged.
+        kills: Number of kills by phase.
+        acknowledged: Number of acknowledged calls.
+        reopening: Seconds that each reopening took.
     """
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
         self._embedder = load_embedder("pocket")
         self._queries = self._embedder.encode(QUERIES, kind="query", sparse=True, multi_vector=True)
-        # a server that has imported everything forks the children: each starts at once, and none inherits our threads
+        # a server with all imports forks the children, so that each starts at once and inherits none of our threads
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload([M3Index.__module__, "bge_integrations.index.edge"])
         self.possible: dict[Path, dict[str, set[Version | None]]] = defaultdict(lambda: defaultdict(lambda: {None}))
@@ -193,7 +193,7 @@ class Rounds:
         self.reopening: list[float] = []
 
     def kill_one(self, folder: Path, target: str) -> str:
-        """Start a child, kill it in the phase `target`, and return the phase in which it was."""
+        """Start a child, aim to kill it in the phase `target`, and return the phase that it was in."""
         optimizing = target in OPTIMIZING or self._rng.random() < 0.15
         receiver, sender = self._processes.Pipe(duplex=False)
         arguments = (str(folder), optimizing, self._rng.randrange(10**9), sender)
@@ -256,7 +256,7 @@ class Rounds:
         """Open the index in the folder and compare it with what was acknowledged.
 
         Raises:
-            Loss: It is not in one of the states in which it may be.
+            Loss: It is not in a state that it may be in.
         """
         begin = time.monotonic()
         with M3Index.open(folder, self._embedder) as index:
@@ -270,7 +270,7 @@ class Rounds:
         entries = list(index.scan())
         found = {entry.id: entry for entry in entries}
         if not len(found) == len(entries) == len(index):
-            raise Loss(f"scan gives {len(entries)} documents, {len(found)} different ones; len is {len(index)}")
+            raise Loss(f"scan returns {len(entries)} documents, {len(found)} distinct ones; len is {len(index)}")
         for identifier in sorted(possible.keys() | found.keys()):
             entry, versions = found.get(identifier), possible[identifier]
             expected = [version and version.entry(identifier) for version in versions]
@@ -279,7 +279,7 @@ class Rounds:
             possible[identifier] = {version_of(entry) if entry else None}
 
     def _check_vectors(self, index: M3Index) -> None:
-        """Each representation of each document gives the scores of its text."""
+        """Check that each representation of each document has the scores of its text."""
         entries = list(index)
         if not entries:
             return
@@ -289,7 +289,7 @@ class Rounds:
         stored = index.dense_vectors(ids)
         for identifier, vector in zip(ids, passages.dense, strict=True):
             if not np.allclose(stored[identifier], vector, atol=1e-5):
-                raise Loss(f"{identifier!r} has not the dense vector of its text")
+                raise Loss(f"{identifier!r} does not have the dense vector of its text")
         scores = hybrid_scores(self._queries, passages)
         for mode, expected in (("dense", scores.dense), ("sparse", scores.sparse), ("hybrid", scores.hybrid)):
             answers: Any = index.search_many(QUERIES, len(ids), mode=mode, candidates=10 * len(ids))  # type: ignore[arg-type]
@@ -316,7 +316,7 @@ def run(rounds: int, folder: Path, seed: int) -> Rounds:
             if creating or following != "open" or number == rounds:
                 state.check(used)
         except (Loss, BGEError) as error:
-            error.add_note(f"in round {number} of seed {seed}, which aimed at {target!r}; see {folder}")
+            error.add_note(f"in round {number} with seed {seed}, which aimed at {target!r}; see {folder}")
             raise
         if creating:
             shutil.rmtree(used)
@@ -331,7 +331,7 @@ def run(rounds: int, folder: Path, seed: int) -> Rounds:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="a new one, kept; otherwise a temporary one")
+    parser.add_argument("--folder", type=Path, help="a new folder, which is kept (default: a temporary one)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="kill-rounds-"))
@@ -345,7 +345,7 @@ def main() -> None:
     print(f"\n{arguments.rounds} rounds, {state.acknowledged} calls acknowledged, nothing lost")
     print("killed in: " + ", ".join(f"{phase} {count}" for phase, count in state.kills.most_common()))
     milliseconds = [1000 * seconds for seconds in state.reopening]
-    print(f"reopened in {median(milliseconds):.0f} ms (median), {max(milliseconds):.0f} ms (most)")
+    print(f"reopened in {median(milliseconds):.0f} ms (median), {max(milliseconds):.0f} ms (maximum)")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python scripts/pocket_figures.py --evaldata DIR
 
-DIR holds data sets in BEIR's layout. `python -m bge_integrations.evaluation` measures the same for any model and data.
+DIR contains data sets in BEIR's layout. `python -m bge_integrations.evaluation` does the same for any model and data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PASSAGES, TOKENS, ROUNDS = 4000, 110, 5
 
 
 def demo_questions() -> Dataset:
-    """The bundled documents and questions."""
+    """Return the bundled documents and questions."""
     documents = [json.loads(line) for line in (DEMO / "passages.jsonl").read_text("utf-8").splitlines()]
     questions = [json.loads(line) for line in (DEMO / "questions.jsonl").read_text("utf-8").splitlines()]
     return Dataset(
@@ -43,7 +43,7 @@ def demo_questions() -> Dataset:
 
 
 def passages() -> list[str]:
-    """Different passages of 110 tokens, <s> and </s> included, cut from the bundled documents."""
+    """Return different passages of 110 tokens, including <s> and </s>, cut from the bundled documents."""
     text = " ".join(json.loads(line)["text"] for line in (DEMO / "passages.jsonl").read_text("utf-8").splitlines())
     offsets = Tokenizer.from_file(str(POCKET / "embedder" / "tokenizer.json")).encode(text).offsets[1:-1]
     length = TOKENS - 2
@@ -53,7 +53,7 @@ def passages() -> list[str]:
 
 
 def passages_per_second(embedder: Embedder) -> float:
-    """Dense vectors only; the best of a few rounds."""
+    """Measure the speed of dense vectors; return the best of a few rounds."""
     texts = passages()
     best = float("inf")
     for _ in range(ROUNDS):
@@ -64,7 +64,7 @@ def passages_per_second(embedder: Embedder) -> float:
 
 
 def megabytes(folder: Path) -> tuple[float, float]:
-    """Size of a folder's files, as they are and compressed as in a wheel."""
+    """Return the size of a folder's files, uncompressed and compressed as in a wheel."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -74,7 +74,7 @@ def megabytes(folder: Path) -> tuple[float, float]:
 
 
 def section(report: Report) -> str:
-    """A data set's table, and how sure the differences between its methods are."""
+    """Return a data set's table, and the significance of the differences between its methods."""
     lines = [report.markdown().replace("## ", "### ", 1)]
     for first, second in (
         ("hybrid", "dense"),
@@ -82,11 +82,10 @@ def section(report: Report) -> str:
         ("hybrid", "multi_vector"),
         ("hybrid + rerank", "hybrid"),
     ):
-        found = compare(report[first], report[second])
-        lower, upper = found.interval
-        lines.append(
-            f"- {first} less {second}: {found.difference:+.3f} [{lower:+.3f}, {upper:+.3f}], p = {found.p_value:.4f}"
-        )
+        comparison = compare(report[first], report[second])
+        lower, upper = comparison.interval
+        difference = f"{comparison.difference:+.3f} [{lower:+.3f}, {upper:+.3f}]"
+        lines.append(f"- {first} less {second}: {difference}, p = {comparison.p_value:.4f}")
     return "\n".join(lines) + "\n"
 
 
@@ -106,7 +105,7 @@ def main() -> None:
     sizes = {name: megabytes(POCKET / name) for name in ("embedder", "reranker")}
     shown = "; ".join(f"{name} {files:.1f} MB, {packed:.1f} MB in a wheel" for name, (files, packed) in sizes.items())
     parts.append(
-        f"Size: {shown}. Speed: {speed:.0f} passages of {TOKENS} tokens a second, dense vectors, float32, on "
+        f"Size: {shown}. Speed: {speed:.0f} passages of {TOKENS} tokens per second, dense vectors, float32, on "
         f"{report.about['machine']['cores']} cores ({platform.machine()}), the best of {ROUNDS} rounds.\n"
     )
     before, rest = CARD.read_text("utf-8").split(BEGIN)

@@ -1,7 +1,7 @@
 """Choose the bundled demonstration collection from the training corpus.
 
-Only the public-domain and CC0 sources are used. The passages are whole countries of the World Factbook, well-known
-Python enhancement proposals and articles of the 18F blog, so that ordinary questions have an answer among them.
+Only public-domain and CC0 sources are used: whole countries of the World Factbook, well-known Python enhancement
+proposals and articles of the 18F blog, which together answer many ordinary questions.
 
     python scripts/select_demo_documents.py --corpus DIR
 """
@@ -35,7 +35,7 @@ ARTICLES = (
 
 
 def is_chosen(passage: dict[str, Any]) -> bool:
-    """Whether a passage belongs to one of the chosen countries, proposals or articles."""
+    """Return whether a passage belongs to one of the chosen countries, proposals or articles."""
     source, title = passage["source"], passage["title"]
     if source == "world-factbook":
         return title.split(":")[0] in COUNTRIES
@@ -45,7 +45,7 @@ def is_chosen(passage: dict[str, Any]) -> bool:
 
 
 def sources_page(table: str, used: Counter[str]) -> str:
-    """The rows of the corpus' table for the sources in use, with the number of passages taken from each."""
+    """Return the page SOURCES.md: the corpus table's rows of the used sources, and the number of passages from each."""
     lines = table.splitlines()
     header = next(i for i, line in enumerate(lines) if line.startswith("| source |"))
     rows = [line for line in lines[header:] if line.split("|")[1:2] and line.split("|")[1].strip() in used]

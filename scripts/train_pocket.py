@@ -2,8 +2,8 @@
 
     python scripts/train_pocket.py --corpus DIR --work DIR
 
-What is done is kept in the work folder: a run that was interrupted goes on when the same command is given again.
-Delete the folder to begin anew. The finished checkpoints are written to the package (or to --out).
+Progress is saved in the work folder: repeat the command to resume an interrupted run, or delete the folder to start
+again. The finished checkpoints are written to the package (or to --out).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LISTED = 14
 
 
 def write_embedder(folder: Path, model: PocketM3, tokenizer: Tokenizer) -> None:
-    """The folder in the layout of BAAI/bge-m3."""
+    """Write the folder in the layout of BAAI/bge-m3."""
     write_checkpoint(folder, model.trunk, model.trunk.config, "XLMRobertaModel")
     write_linear(folder / "colbert_linear.pt", model.colbert_linear)
     write_linear(folder / "sparse_linear.pt", model.sparse_linear)
@@ -55,7 +55,7 @@ def report(
     reranker: nn.Module,
     progress: Progress,
 ) -> None:
-    """Print nDCG@10 on the held-out pairs: of each score, and of their mean's first passages reranked."""
+    """Print nDCG@10 on the held-out pairs for each score, and for the reranked top passages by their mean."""
     check = validation_set(corpus, seed)
     scores = score_all(model, tokens, check.queries, check.passages, progress)
     scores["reranked"] = rerank(reranker, tokens, check, scores["sum"], progress)

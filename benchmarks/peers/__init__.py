@@ -1,10 +1,10 @@
-"""What users can pick instead, one small module each. A module may have these classes; what it lacks is not measured.
+"""The alternatives to this package, one module each. A module can have these classes; what it lacks is not measured.
 
     Embedder(folder)      passages(texts) -> (n, dimension); query(text) -> (dimension,); and async aquery(text)
     Reranker(folder)      scores(pairs) -> (n,) in (0, 1)
     ThreeOutputs(folder)  passages(texts) -> dense (n, dimension), sparse (n, vocabulary), multi (tokens, dimension)
 
-Each also takes the peer's settings. The first call is not timed. Everything stays at the package's defaults, but for
+Each class also accepts the peer's settings. The first call is not timed. Packages run with their defaults, except for
 the device (CPU) and float32.
 """
 
@@ -22,13 +22,13 @@ ENVIRONMENTS = Path(__file__).parent.parent.parent / ".bench-envs"
 
 @dataclass(frozen=True, eq=False)
 class Peer:
-    """One package, in one way of using it.
+    """A package with settings to measure it with.
 
     Attributes:
-        module: Of this folder.
-        package: What its users import.
-        distributions: All that must be installed.
-        environment: Its folder in .bench-envs, for what can't share an environment with this project.
+        module: The module in this folder.
+        package: The package that its users import.
+        distributions: The distributions that must be installed.
+        environment: Its folder in .bench-envs, for packages that can't share an environment with this project.
         settings: Keyword arguments of the module's classes.
     """
 
@@ -40,23 +40,23 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The Python of its own environment where that exists, else this one."""
+        """The Python of the peer's environment if that exists, else the current one."""
         own = ENVIRONMENTS / self.environment / "bin" / "python"
         return own if self.environment and own.exists() else Path(sys.executable)
 
     def versions(self) -> dict[str, str]:
-        """Of its distributions, in the Python that runs this; "" for what is not installed."""
-        found = {}
+        """Return the versions of its distributions in the current Python; "" for those that are not installed."""
+        versions = {}
         for name in self.distributions:
             try:
-                found[name] = version(name)
+                versions[name] = version(name)
             except PackageNotFoundError:
-                found[name] = ""
-        return found
+                versions[name] = ""
+        return versions
 
 
 OURS = "ours"
-#: Of each precision of ours, the kind of bare product (see `timing.gemm_gflops`) that it can at most reach.
+#: The bare matrix product (see `timing.gemm_gflops`) that limits each of our dtypes.
 OWN_CEILINGS = {OURS: "float32", "ours (bfloat16)": "bfloat16", "ours (int8)": "int8"}
 _OWN = ("transformers", "torch")
 _TORCH = ("sentence-transformers", "transformers", "torch")

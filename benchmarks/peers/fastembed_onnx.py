@@ -1,4 +1,4 @@
-"""fastembed, over the same ONNX files that sentence-transformers exports."""
+"""fastembed, with the ONNX files that sentence-transformers exports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 def _onnx(folder: str, kind: Literal["SentenceTransformer", "CrossEncoder"]) -> Path:
     target = Path(f"{folder}-onnx")
-    if not target.exists():  # sentence-transformers is imported only then: it would count as start-up
+    if not target.exists():  # imported only here, because importing sentence-transformers would count as start-up
         import sentence_transformers
 
         from peers.sentence_transformers_onnx import exported

@@ -39,8 +39,8 @@ class ThreeOutputs:
         self._model = BGEM3FlagModel(folder, use_fp16=False, devices="cpu")
 
     def passages(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        found = self._model.encode(texts, return_dense=True, return_sparse=True, return_colbert_vecs=True)
+        encoded = self._model.encode(texts, return_dense=True, return_sparse=True, return_colbert_vecs=True)
         sparse = np.zeros((len(texts), len(self._model.tokenizer)), np.float32)
-        for row, weights in zip(sparse, found["lexical_weights"], strict=True):
+        for row, weights in zip(sparse, encoded["lexical_weights"], strict=True):
             row[[int(token) for token in weights]] = list(weights.values())
-        return np.asarray(found["dense_vecs"]), sparse, np.concatenate(found["colbert_vecs"])
+        return np.asarray(encoded["dense_vecs"]), sparse, np.concatenate(encoded["colbert_vecs"])

@@ -1,4 +1,4 @@
-"""infinity_emb's engine with torch, without its server: it has a queue and batches of 32."""
+"""infinity_emb's engine with torch and without its server; it has a queue and batches of 32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _engine(folder: str) -> Any:
         device="cpu",
         dtype="float32",
         served_model_name="model",
-        model_warmup=False,  # minutes of 512-token texts
+        model_warmup=False,  # it would encode 512-token texts for minutes
     )
     return SyncEngineArray.from_args([settings])
 
@@ -43,7 +43,7 @@ class Reranker:
         self._engine = _engine(folder)
 
     def scores(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
-        """All pairs have one query: that is what its interface takes."""
+        """Score pairs with a common query, the only kind that its interface supports."""
         passages = [passage for _, passage in pairs]
         ranked, _ = self._engine.rerank(model="model", query=pairs[0][0], docs=passages).result()
         scores = np.zeros(len(pairs), np.float32)

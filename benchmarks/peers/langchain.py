@@ -1,4 +1,4 @@
-"""langchain-huggingface's adapter of sentence-transformers; its async method runs in a thread pool."""
+"""langchain-huggingface's adapter for sentence-transformers; its async method runs in a thread pool."""
 
 from __future__ import annotations
 

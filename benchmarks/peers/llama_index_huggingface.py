@@ -1,4 +1,4 @@
-"""llama-index-embeddings-huggingface's adapter of sentence-transformers: batches of 10."""
+"""llama-index-embeddings-huggingface's adapter for sentence-transformers, with batches of 10."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This package, asked for one of bge-m3's three outputs after the other."""
+"""This package, with a separate pass for each of bge-m3's three outputs."""
 
 from __future__ import annotations
 

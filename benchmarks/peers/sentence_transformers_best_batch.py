@@ -39,7 +39,7 @@ class Reranker:
 
 
 def _fastest(work: Callable[[int], object]) -> int:
-    """The batch size with the shortest of two runs."""
+    """Return the batch size with the shortest time, the better of two runs each."""
 
     def spent(batch_size: int) -> float:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""sentence-transformers over onnxruntime, weights in int8, as its own export makes them."""
+"""sentence-transformers with onnxruntime and int8 weights from its own export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sentence-transformers over onnxruntime, float32."""
+"""sentence-transformers with onnxruntime, in float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def exported(
     kind: type[SentenceTransformer] | type[CrossEncoder],
     backend: Literal["onnx", "openvino"] = "onnx",
 ) -> str:
-    """The checkpoint for that backend, in a folder of its own beside it; made once, by the first peer that asks."""
+    """Return a folder next to the checkpoint with its export for this backend, which the first peer creates."""
     target = Path(f"{folder}-{backend}")
     if not target.exists():
         unfinished = Path(f"{target}.part")

@@ -1,4 +1,4 @@
-"""sentence-transformers over OpenVINO, which by itself computes in bfloat16 on processors that have it."""
+"""sentence-transformers with OpenVINO, which defaults to bfloat16 on processors that support it."""
 
 from __future__ import annotations
 

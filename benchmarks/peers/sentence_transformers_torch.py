@@ -1,4 +1,4 @@
-"""sentence-transformers as it comes: torch, batches of 32."""
+"""sentence-transformers with its defaults: torch, batches of 32."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What every framework's adapter is built from.
+"""The building blocks of the framework adapters.
 
-An adapter translates between its framework and the core and never computes. `settings` declares what users can set,
-`LazyModel` holds what is loaded, `load_dense` and `load_sparse` give the views that share one pass in a hybrid store,
-and `bge_integrations.optional` explains how to install a framework that is missing.
+An adapter translates between its framework and the core and computes nothing itself. `settings` declares what users can
+set, `LazyModel` loads the model, `load_dense` and `load_sparse` return the views that share one pass in a hybrid store,
+and `bge_integrations.optional` explains how to install a missing framework.
 """
 
 from bge_integrations.adapter_kit.lazy_model import HoldsModel, LazyModel, arguments_of

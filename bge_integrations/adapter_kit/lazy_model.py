@@ -1,4 +1,4 @@
-"""A model that an adapter loads when it is needed, and that never travels with the adapter."""
+"""A model that an adapter loads on first use, and that is not pickled with the adapter."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Loaded = TypeVar("Loaded")
 
 
 class LazyModel(Generic[Loaded]):
-    """An embedder, a view of one, or a reranker, for an adapter's settings.
+    """The embedder, view or reranker of an adapter, loaded on first use and again when the settings have changed.
 
-    It is loaded at the first use, and again when the settings have changed. A copy starts with what is loaded and is
-    independent from then on; a pickle is empty; and any two are equal, because adapters differ by their settings alone.
+    A copy starts with the loaded model and is independent from then on; a pickle contains no model. Any two are equal,
+    because adapters differ only by their settings.
 
     Args:
-        load: `load_dense`, `load_sparse`, `load_embedder` or `load_reranker`; takes the settings as keywords.
+        load: `load_dense`, `load_sparse`, `load_embedder` or `load_reranker`; takes the settings as keyword arguments.
     """
 
     def __init__(self, load: Callable[..., Loaded]) -> None:
@@ -35,7 +35,7 @@ class LazyModel(Generic[Loaded]):
         return loaded[1]
 
     async def aget(self, settings: dict[str, Any]) -> Loaded:
-        """Return the model for these settings; loading does not block the event loop."""
+        """Return the model for these settings without blocking the event loop."""
         loaded = self._loaded
         if loaded is None or loaded[0] != settings:
             return await asyncio.to_thread(self.get, settings)
@@ -56,14 +56,14 @@ class LazyModel(Generic[Loaded]):
 
 
 class HoldsModel:
-    """For pydantic adapters: loads the model when the object is made, and gives each copy a LazyModel of its own.
+    """A mixin for pydantic adapters: loads the model when the object is created, and gives each copy its own LazyModel.
 
-    The adapter declares the `LazyModel` as its private attribute `_model`, and says in `_arguments` which of its fields
-    are arguments for loading.
+    The adapter declares the `LazyModel` as its private attribute `_model`, and in `_arguments` maps the arguments for
+    loading to its fields.
     """
 
     _model: Any
-    #: {argument of the function that loads: field of the adapter}; see `arguments_of`.
+    #: {argument of the loading function: field of the adapter}; see `arguments_of`.
     _arguments: ClassVar[Mapping[str, str]]
 
     if not TYPE_CHECKING:  # type checkers see the fields as keyword arguments, as pydantic declares them
@@ -73,7 +73,7 @@ class HoldsModel:
             self._loaded()  # outside validation, which would wrap the core's errors
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments for loading, as copies, so that a list changed in place is seen to be another."""
+        """Return copies of the arguments for loading, so that a list changed in place is noticed."""
         return {argument: copy.deepcopy(getattr(self, field)) for argument, field in self._arguments.items()}
 
     def _loaded(self) -> Any:
@@ -81,20 +81,20 @@ class HoldsModel:
         return self._model.get(self._settings())
 
     async def _aloaded(self) -> Any:
-        """Return the model for the current settings; loading does not block the event loop."""
+        """Return the model for the current settings without blocking the event loop."""
         return await self._model.aget(self._settings())
 
     def __copy__(self) -> Self:
         twin: Self = super().__copy__()  # type: ignore[misc]
-        twin._model = copy.copy(self._model)  # pydantic would let both share one
+        twin._model = copy.copy(self._model)  # pydantic would share the original's
         return twin
 
 
 def arguments_of(settings: type[BaseModel], **own_names: str) -> dict[str, str]:
-    """Return what `HoldsModel._arguments` takes: all fields of `settings`, and those that the adapter declares itself.
+    """Return the mapping for `HoldsModel._arguments`: all fields of `settings`, and the adapter's own fields.
 
     Args:
         settings: One of the classes in `adapter_kit.settings`.
-        own_names: Other arguments and the adapter's fields for them, such as model="model_name".
+        own_names: The fields for other arguments, such as model="model_name".
     """
     return {**own_names, **{name: name for name in settings.model_fields}}

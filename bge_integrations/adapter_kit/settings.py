@@ -1,7 +1,7 @@
-"""The settings of adapters, declared once: what pydantic adapters inherit, and what the others check against.
+"""The settings of all adapters, declared once: pydantic adapters inherit them, the others check against them.
 
-Each field is an argument of `load_embedder` or `load_reranker`. What frameworks call by names of their own (the model,
-and the instruction before passages) is left to the adapters.
+Each field is an argument of `load_embedder` or `load_reranker`. The adapters themselves declare the fields that
+frameworks name differently: the model and the instruction for passages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bge_integrations.validation import check_score_threshold, check_top_n
 
 
 def path_as_text(model: object) -> object:
-    """Return a path as its text, for settings that are kept as text, and anything else unchanged."""
+    """Return a path as a str, and anything else unchanged."""
     return os.fspath(model) if isinstance(model, os.PathLike) else model
 
 
@@ -32,19 +32,19 @@ class ModelSettings(BaseModel):
     """How a model of any kind is loaded."""
 
     device: str | list[str] | None = None
-    """"cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA if there is one."""
+    """"cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available."""
     dtype: str | None = None
-    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and float32 on the
+    """"float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and float32 on the
     CPU."""
     max_length: int | None = None
-    """Longest text, or query and document together, in tokens; None takes what the model was made for (512 for
-    rerankers). Longer ones are truncated, with a warning."""
+    """Maximum number of tokens of a text, or of query and document together; None uses the model's own maximum (512
+    for rerankers). Longer inputs are truncated, with a warning."""
     cpu_kernels: str | None = None
-    """"onednn" or "torch"; None takes what suits the processor."""
+    """"onednn" or "torch"; None uses what suits the processor."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     cache_folder: str | None = None
-    """The hub's cache; None takes the default one."""
+    """The hub's cache; None uses the default one."""
     local_files_only: bool = False
     """Never use the network."""
 
@@ -52,15 +52,15 @@ class ModelSettings(BaseModel):
 
 
 class QuerySettings(ModelSettings):
-    """What dense and sparse embedding adapters share."""
+    """The settings of both dense and sparse embedding adapters."""
 
     query_instruction: str | None = None
-    """Put before each query; None takes the catalogue's for this model, "" none. Models with an instruction format
-    (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone."""
+    """Prepended to each query; None uses the catalogue's, "" prepends nothing. For models with an instruction format
+    (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2), pass only the task's instruction."""
 
 
 class EmbedderSettings(QuerySettings):
-    """How an embedding model is loaded. `task_instruction=` works as another name of `query_instruction=`."""
+    """How an embedding model is loaded. `task_instruction=` is an alias of `query_instruction=`."""
 
     family: str | None = None
     """"encoder", "m3", "decoder", "bidirectional_decoder" or "icl", for your own checkpoint without
@@ -68,12 +68,12 @@ class EmbedderSettings(QuerySettings):
     pooling: str | None = None
     """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; None otherwise."""
     task: str | None = None
-    """For llm-embedder: which of its tasks. For models with an instruction format: "web_search" (used for None), "sts",
+    """For llm-embedder: one of its tasks. For models with an instruction format: "web_search" (the default), "sts",
     "summarization" or "bitext"."""
     examples: list[dict[str, str]] | None = None
-    """For bge-en-icl only: dicts of "query", "response" and, unless it is the queries' own, "instruct"."""
+    """For bge-en-icl only: dicts of "query", "response" and, if it differs from the queries', "instruct"."""
     truncate_dim: int | None = None
-    """Keep this many dimensions; None keeps all."""
+    """Truncate vectors to this many dimensions; None keeps all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,17 +88,17 @@ class EmbedderSettings(QuerySettings):
 
 
 def one_cutoff(cutoff_layers: Any) -> Any:
-    """Return the one number that `cutoff_layers` may be in an adapter, taken out of a list if it is in one.
+    """Return `cutoff_layers` of an adapter as one number, taken out of a list of one.
 
     Raises:
-        InvalidInputError: There are several, or none in the list.
+        InvalidInputError: The list has several numbers, or none.
     """
     if not isinstance(cutoff_layers, (list, tuple)):
         return cutoff_layers
     if len(cutoff_layers) != 1:
         raise InvalidInputError(
-            f"cutoff_layers={cutoff_layers!r} must be one number here, since one list of scores gives the order; "
-            "pass one of them, and see evaluation.compare_cutoffs for which"
+            f"cutoff_layers={cutoff_layers!r} must be one number here, because documents are ranked by one score; "
+            "pass one of them, for example the best according to evaluation.compare_cutoffs"
         )
     return cutoff_layers[0]
 
@@ -107,28 +107,28 @@ class RerankerSettings(ModelSettings):
     """How a reranker is loaded."""
 
     query_max_length: int | None = None
-    """Longest query in tokens; None takes three quarters of max_length."""
+    """Maximum number of tokens of a query; None uses three quarters of max_length."""
     cutoff_layers: Annotated[int | None, BeforeValidator(one_cutoff)] = None
-    """For layerwise and lightweight rerankers only: score after this many layers, which is faster; None takes all."""
+    """For layerwise and lightweight rerankers only: score after this many layers, which is faster; None uses all."""
     compress_ratio: int | None = None
     """For the lightweight reranker only: merge every 2, 4 or 8 neighbouring states of a passage into one; 1 or None
-    compresses nothing."""
+    disables compression."""
     compress_layers: int | list[int] | None = None
-    """For the lightweight reranker only: compress before these layers; None takes 8."""
+    """For the lightweight reranker only: compress before these layers; None uses 8."""
     prompt: str | None = None
-    """For LLM rerankers only: the question asked after query and passage, instead of the model's own."""
+    """For LLM rerankers only: the question asked after the query and the passage, instead of the model's own."""
     family: str | None = None
     """"llm_reranker", "layerwise_reranker" or "lightweight_reranker" for your own reranker of this kind; None if the
     checkpoint says what it is."""
 
 
 class SelectionSettings(BaseModel):
-    """Which of the scored candidates a reranking adapter keeps."""
+    """Which scored candidates a reranking adapter keeps."""
 
     score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
-    """Drop candidates that score less. It is compared to the new score: logits, or (0, 1) if normalized."""
+    """Drop candidates whose new score is lower; scores are logits, or in (0, 1) if normalized."""
     normalize: bool = False
-    """Return the logits' sigmoid, in (0, 1), instead of the logits; the order is the same."""
+    """Apply the sigmoid to the logits, which gives scores in (0, 1); the order is the same."""
 
 
 #: How many candidates to keep; None keeps all.
@@ -136,7 +136,7 @@ TopN = Annotated[int | None, AfterValidator(check_top_n)]
 
 
 def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all arguments of `load` but the model: those in `settings`, and the defaults of the others.
+    """Return all arguments of `load` except the model: those in `settings`, and the defaults of the others.
 
     For frameworks whose objects take keywords without declaring them.
 
@@ -147,6 +147,6 @@ def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any]) -> d
     for name in settings:
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(defaults)}"
+            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(defaults)}"
             raise TypeError(f"{name} is not an argument of {load.__name__}; {hint}")
     return {**defaults, **copy.deepcopy(dict(settings))}

@@ -1,4 +1,4 @@
-"""An embedder as an adapter sees it: dense vectors alone, or sparse vectors alone."""
+"""An adapter's views of an embedder: dense vectors only, or sparse vectors only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_dense(model: str | os.PathLike[str], *, normalize: bool = True, **setti
 
 
 def load_sparse(model: str | os.PathLike[str], **settings: Any) -> SparseView:
-    """Load a model for its sparse vectors; arguments are those of `load_embedder`.
+    """Load a model for its sparse vectors; the arguments are those of `load_embedder`.
 
     Raises:
         InvalidInputError: The model has no sparse head.
@@ -48,12 +48,12 @@ def load_sparse(model: str | os.PathLike[str], **settings: Any) -> SparseView:
 
 
 class _View(Generic[Rows]):
-    """What both views do. If the other view of the same model and settings exists, one pass serves both.
+    """The base of both views. If the other view of the same model and settings exists, one pass serves both.
 
-    Safe for any number of threads and tasks. Errors are those of `Embedder.encode`.
+    Any number of threads and tasks can share it. The errors are those of `Embedder.encode`.
 
     Attributes:
-        embedder: Computes the vectors.
+        embedder: The embedder that computes the vectors.
     """
 
     _part: Part
@@ -65,7 +65,7 @@ class _View(Generic[Rows]):
         self._shared.join(self, self._part)
 
     def encode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> Rows:
-        """Return one row per text, the instruction for this kind put before each text."""
+        """Return one row per text; the instruction for this kind is prepended to each text."""
         plan = self._plan(texts, kind)
         computed = self.embedder.encode(plan.missing, **self._arguments(plan, kind, show_progress))
         return self._finish(plan, kind, computed)
@@ -93,12 +93,12 @@ class _View(Generic[Rows]):
 
 
 class DenseView(_View["NDArray[np.float32]"]):
-    """Dense vectors of queries and passages, float32 (n, dimension). Made by `load_dense`."""
+    """Dense vectors of queries and passages, float32 (n, dimension). Returned by `load_dense`."""
 
     _part = "dense"
 
     def encode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> NDArray[np.float32]:
-        """Return float32 (n, dimension), the instruction for this kind put before each text."""
+        """Return float32 (n, dimension); the instruction for this kind is prepended to each text."""
         if self._shared.is_shared:
             return super().encode(texts, kind, show_progress)
         return self.embedder.encode_dense(texts, kind=kind, normalize=self._normalize, show_progress=show_progress)
@@ -113,16 +113,16 @@ class DenseView(_View["NDArray[np.float32]"]):
 
     def _own_rows(self, plan: Plan, computed: Embeddings) -> NDArray[np.float32]:
         assert computed.dense is not None
-        return np.stack(plan.in_order(computed.dense)) if plan.waiting else computed.dense
+        return np.stack(plan.in_order(computed.dense)) if plan.cached else computed.dense
 
 
 class SparseView(_View[SparseVectors]):
-    """Lexical weights of queries and passages. Made by `load_sparse`."""
+    """Lexical weights of queries and passages. Returned by `load_sparse`."""
 
     _part = "sparse"
 
     def _own_rows(self, plan: Plan, computed: Embeddings) -> SparseVectors:
         assert computed.sparse is not None
-        if not plan.waiting:
+        if not plan.cached:
             return computed.sparse
         return SparseVectors.from_rows(plan.in_order(computed.sparse), computed.sparse.size)

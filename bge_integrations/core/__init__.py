@@ -1,1 +1,1 @@
-"""Text in, arrays out: the shared inference core. It knows no framework."""
+"""The shared inference core: text in, arrays out. It does not depend on any framework."""

@@ -1,4 +1,4 @@
-"""Which devices and which precision a model is loaded for. Only names leave this module; torch is asked here alone."""
+"""Resolve the arguments `device` and `dtype` to names. The rest of the core does not query torch for devices."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def resolve_devices(device: str | list[str] | None) -> list[str]:
-    """Return the devices to use, such as ["cpu"] or ["cuda:0", "cuda:1"]; None takes CUDA if there is one.
+    """Return the devices to use, such as ["cpu"] or ["cuda:0", "cuda:1"]; None uses CUDA if it is available.
 
     Raises:
-        InvalidInputError: There is no such device here, or several devices are not different CUDA devices.
+        InvalidInputError: A device does not exist here, or several devices are not distinct CUDA devices.
     """
     devices = [_resolve_device(each) for each in device] if isinstance(device, list) else [_resolve_device(device)]
     if not devices:
         raise InvalidInputError(
-            "device=[] names no device", argument="device", advice="name one or several, or leave it out"
+            "device=[] is empty", argument="device", advice="name one or more devices, or leave it out"
         )
     if len(devices) > 1 and (len(set(devices)) < len(devices) or "cpu" in devices):
         raise InvalidInputError(
@@ -49,13 +49,13 @@ def _resolve_device(device: str | None) -> str:
         return "cpu"
     if not torch.cuda.is_available():
         raise InvalidInputError(
-            f"device={device!r} was asked for, but torch finds no CUDA device", argument="device", advice="use 'cpu'"
+            f"device={device!r} was requested, but torch finds no CUDA device", argument="device", advice="use 'cpu'"
         )
     return f"cuda:{torch.cuda.current_device() if resolved.index is None else resolved.index}"
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: str) -> str:
-    """Return the precision's name; None takes bfloat16 on CUDA and float32 on the CPU.
+    """Return the dtype's name; None means bfloat16 on CUDA and float32 on the CPU.
 
     Raises:
         InvalidInputError: The device does not support it.

@@ -20,8 +20,8 @@ class EarlyExit:
     """How much of an LLM reranker is computed.
 
     Attributes:
-        cutoffs: Score after each of these numbers of layers, in the order asked for; empty scores after the last.
-        compression: (layer, ratio) pairs, ascending: before that layer, every `ratio` passage states become one.
+        cutoffs: Score after each of these numbers of layers, in the requested order; if empty, after the last layer.
+        compression: (layer, ratio) pairs, ascending: before that layer, merge every `ratio` passage states into one.
     """
 
     cutoffs: tuple[int, ...] = ()
@@ -29,7 +29,7 @@ class EarlyExit:
 
     @property
     def layers(self) -> int | None:
-        """Number of layers that are needed; None is all."""
+        """Number of layers to compute; None for all."""
         return max(self.cutoffs, default=None)
 
     @classmethod
@@ -40,7 +40,7 @@ class EarlyExit:
         compress_ratio: int | None,
         compress_layers: int | Sequence[int] | None,
     ) -> EarlyExit:
-        """Check the arguments of `load_reranker`.
+        """Check the arguments of `load_reranker` against the model.
 
         Raises:
             InvalidInputError: They do not fit the model.
@@ -61,7 +61,9 @@ class EarlyExit:
         wrong = [cutoff for cutoff in cutoffs if cutoff not in profile.cutoffs]
         if cutoff_layers is not None and not cutoffs:
             raise InvalidInputError(
-                "cutoff_layers=[] names no layer", argument="cutoff_layers", advice="leave it out for the last"
+                "cutoff_layers=[] names no layer",
+                argument="cutoff_layers",
+                advice="leave it out to score after the last layer",
             )
         if wrong or len(set(cutoffs)) < len(cutoffs):
             raise InvalidInputError(
@@ -72,14 +74,14 @@ class EarlyExit:
             )
         if compress_ratio is not None and (type(compress_ratio) is not int or compress_ratio not in _RATIOS):
             raise InvalidInputError(
-                f"compress_ratio={compress_ratio!r} is none of {', '.join(map(str, _RATIOS))}",
+                f"compress_ratio={compress_ratio!r} is not one of {', '.join(map(str, _RATIOS))}",
                 argument="compress_ratio",
             )
         if compress_ratio is None and compress_layers is not None:
             raise InvalidInputError(
                 "compress_layers= does nothing without compress_ratio=",
                 argument="compress_layers",
-                advice="pass 2, 4 or 8",
+                advice="set compress_ratio to 2, 4 or 8",
             )
         ratio = compress_ratio or 1
         if ratio == 1 and compress_layers is None:
@@ -92,7 +94,7 @@ class EarlyExit:
             )
         if ratio > 1 and min(layers) >= max(cutoffs):
             raise InvalidInputError(
-                f"compress_layers={list(layers)} does nothing below the cut-off {max(cutoffs)}",
+                f"compress_layers={list(layers)} has no effect, because scoring stops after {max(cutoffs)} layers",
                 argument="compress_layers",
                 advice="name a lower layer",
             )

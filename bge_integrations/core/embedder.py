@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from bge_integrations.models.profile import EmbedderProfile
 
 TextKind = Literal["query", "passage"]
-#: Dense vectors, and neither sparse nor multi-vectors.
+#: (dense, sparse, multi_vector) of a call that returns dense vectors only.
 _DENSE = (True, False, False)
 
 
 class Embedder(Loaded):
-    """A loaded embedding model. Made by `load_embedder`; safe to use from any number of threads and tasks.
+    """A loaded embedding model, returned by `load_embedder`. Any number of threads and tasks can share it.
 
     Attributes:
         name: The published checkpoint's name, or the folder.
         dimension: Width of the dense vectors.
         multi_vector_dimension: Width of the multi-vectors; 0 without that head.
-        vocabulary_size: Number of token ids, which sparse vectors refer to.
-        max_length: Longest text in tokens, unless a call asks for another length.
-        query_instruction, passage_instruction: Text put before queries and passages.
+        vocabulary_size: Number of token ids: the width of the sparse vectors.
+        max_length: Maximum number of tokens of a text; a call can set its own.
+        query_instruction, passage_instruction: Prepended to queries and to passages.
         has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
     """
 
@@ -59,12 +59,12 @@ class Embedder(Loaded):
         self._tokenizer, self._is_causal = model.tokenizer, model.is_causal
         self.has_sparse = self.has_multi_vector = model.multi_vector_size > 0
         self.vocabulary_size: int = model.vocabulary_size
-        #: Longest query that fits beside the examples.
+        #: Maximum tokens of a query that leave room for the examples.
         self._longest_query = self._longest - inputs.examples_room(model.tokenizer, self._examples, self._query_suffix)
         if self._longest_query < 1:
             raise InvalidInputError(
-                f"the examples are longer than the {self._longest} tokens that {self.name} takes; use fewer or shorter "
-                "ones"
+                f"the examples leave no room for a query in the {self._longest} tokens that {self.name} accepts; use "
+                "fewer or shorter examples"
             )
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
@@ -79,14 +79,14 @@ class Embedder(Loaded):
 
     @property
     def source(self) -> str:
-        """What `load_embedder` takes to load it again: "pocket", the hub id, or the folder."""
+        """The argument with which `load_embedder` loads this model again: "pocket", the hub id, or the folder."""
         return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)
 
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
-        """Return what a dense vector depends on, for caches and stores that must not mix vectors.
+        """Return the settings that a dense vector depends on, for caches and stores that must not mix vectors.
 
-        "weights" is the same for the same files of weights, wherever they lie and whatever they are called. The others
-        are "instruction", "pooling", "max_length", "dimension" and "dtype".
+        "weights" is a digest of the weight files, independent of their path and name. The other keys are
+        "instruction", "pooling", "max_length", "dimension" and "dtype".
         """
         return {
             "weights": self.weights_digest,
@@ -98,9 +98,9 @@ class Embedder(Loaded):
         }
 
     def count_tokens(self, texts: Iterable[str], *, kind: TextKind | None = None) -> list[int]:
-        """Return how many tokens the model sees of each text, special tokens and the kind's instruction included.
+        """Return the number of tokens of each text, including special tokens and the instruction of this kind.
 
-        `encode` truncates a text if that is more than `max_length`.
+        `encode` truncates texts with more than `max_length` tokens.
 
         Raises:
             InvalidInputError: A text can't be encoded.
@@ -124,27 +124,28 @@ class Embedder(Loaded):
         on_truncate: OnTruncate = "warn",
         show_progress: bool = False,
     ) -> Embeddings:
-        """Embed texts; all representations that are asked for come from one pass.
+        """Embed texts; all requested representations come from one forward pass.
 
         Args:
-            texts: The n texts; none gives arrays of length 0. An empty text is embedded as such.
-            kind: "query" or "passage" puts that instruction before each text; None puts none.
+            texts: The n texts. An empty list returns arrays of length 0; an empty text is embedded like any other.
+            kind: "query" or "passage" prepends the instruction for that kind to each text; None prepends nothing.
             dense: Return `.dense`, float32 (n, dimension).
             sparse: Return `.sparse`, lexical weights by token id.
             multi_vector: Return `.multi_vector`, float32 (tokens, width) for each text.
-            max_length: Another maximum length for this call.
+            max_length: Maximum number of tokens of a text in this call.
             normalize: Scale dense and multi-vectors to unit length.
-            on_truncate: "warn" once with the number of truncated texts, "error" to refuse before computing, or
+            on_truncate: "warn" once with the number of truncated texts, "error" to raise before computing, or
                 "ignore".
             show_progress: Show a progress bar.
 
         Raises:
-            InvalidInputError: Not a list of str, a lone surrogate, or a representation that the model lacks.
+            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, or the model lacks a
+                representation.
             TextTooLongError: A text is too long, with `on_truncate="error"`.
             OutOfMemoryError: A single text does not fit in memory.
-            NonFiniteError: The model gave NaN or infinity.
+            NonFiniteError: The model returned NaN or infinity.
             ComputationError: The model failed in another way.
-            OverloadedError: The queue is full and the runtime was configured to refuse calls then.
+            OverloadedError: The queue is full and the runtime is configured to refuse calls.
             ClosedError: After `close()`.
         """
         representations = dense, sparse, multi_vector
@@ -164,7 +165,7 @@ class Embedder(Loaded):
         on_truncate: OnTruncate = "warn",
         show_progress: bool = False,
     ) -> Embeddings:
-        """Embed texts without blocking the event loop; cancelling drops the work that has not begun. See `encode`."""
+        """Embed texts without blocking the event loop; cancelling drops work that has not started. See `encode`."""
         representations = dense, sparse, multi_vector
         request = self._request(texts, kind, representations, max_length, normalize, on_truncate, show_progress)
         outputs = await self._session.arun(request)
@@ -204,14 +205,14 @@ class Embedder(Loaded):
         return self._gather_dense(request, outputs)
 
     def shared_pass(self, normalize: bool) -> SharedPass:
-        """Return the pass that serves the dense and the sparse adapter over this model with equal settings."""
+        """Return the pass that the dense and the sparse adapter of this model share if their settings are equal."""
         instructions = self._query_surroundings, self.passage_instruction
         settings: Hashable = (self.pooling, *instructions, self.max_length, self._dim, normalize)
         return self._session.shared_models[0].shared_pass(settings)
 
     @property
     def _query_surroundings(self) -> str:
-        """All text that is put around a query."""
+        """All text around a query: examples, instruction and suffix."""
         return self._examples + self.query_instruction + self._query_suffix
 
     def _request(
@@ -224,11 +225,11 @@ class Embedder(Loaded):
         on_truncate: OnTruncate,
         show_progress: bool,
     ) -> Request[str]:
-        """Check the arguments of a call; `representations` says whether dense, sparse and multi-vectors are wanted."""
+        """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
         checked = check_texts(texts, "texts")
         dense, sparse, multi_vector = representations
         if not (dense or sparse or multi_vector):
-            raise InvalidInputError("nothing is asked for; set dense, sparse or multi_vector to True")
+            raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
         if (sparse or multi_vector) and not self.has_sparse:
             raise InvalidInputError(
                 f"{self.name} has no sparse and multi-vector heads; load bge-m3 (or 'pocket') for these"
@@ -243,7 +244,7 @@ class Embedder(Loaded):
     def _tokenizing(
         self, kind: TextKind | None, max_length: int
     ) -> Callable[[Sequence[str]], tuple[list[TokenSequence], int]]:
-        """Return what turns texts of a kind into sequences for the model and counts those that were cut."""
+        """Return a function that tokenises texts of this kind and counts the truncated ones."""
         if kind == "query":
             instruction = self.query_instruction
         elif kind == "passage":
@@ -251,7 +252,7 @@ class Embedder(Loaded):
         elif kind is None:
             instruction = ""
         else:
-            raise InvalidInputError(f"kind={kind!r} is none of 'query', 'passage', None")
+            raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")
         if kind == "query" and self._query_suffix:
             return partial(
                 inputs.tokenize_with_examples,
@@ -268,7 +269,7 @@ class Embedder(Loaded):
         )
 
     def _gather(self, request: Request[str], outputs: list[SequenceOutput]) -> Embeddings:
-        """Return the outputs of the different texts in the order of the call."""
+        """Return the outputs in the order of the call, where texts may repeat."""
         spec, ordered = request.spec, [outputs[i] for i in request.positions]
         return Embeddings(
             dense=None if spec.pooling is None else self._gather_dense(request, outputs),

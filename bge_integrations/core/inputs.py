@@ -1,4 +1,4 @@
-"""Texts and pairs become token ids: instruction in front, special tokens around, cut to length."""
+"""Tokenise texts and pairs: prepend the instruction, add special tokens, and truncate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def tokenize_texts(
     tokenizer: TextTokenizer, texts: Sequence[str], instruction: str, max_length: int, shared: str = ""
 ) -> tuple[list[TokenSequence], int]:
-    """Each text after the instruction, cut to `max_length` tokens; and how many texts were cut.
+    """Tokenise texts, each after the instruction; also return how many were truncated to `max_length` tokens.
 
-    `shared`: what all of them begin with.
+    `shared` is the text that all of them begin with.
     """
     template = tokenizer.text
     room = max_length - template.size
@@ -33,19 +33,22 @@ def tokenize_texts(
         )
     ids = tokenizer.ids([instruction + text for text in texts] if instruction else texts)
     if template.size == 0 and not all(map(len, ids)):
-        raise InvalidInputError("this tokenizer adds no special tokens, so a text must not be empty")
+        raise InvalidInputError("this tokenizer adds no special tokens, so it can't encode empty texts; leave them out")
     sequences = [_assemble(template, text[:room]) for text in ids]
     if shared:
         beginning = np.concatenate([template.parts[0], *tokenizer.ids([shared])])
-        sequences = [replace(sequence, shared=_same(sequence.ids, beginning)) for sequence in sequences]
+        sequences = [replace(sequence, shared=_common_prefix(sequence.ids, beginning)) for sequence in sequences]
     return sequences, sum(len(text) > room for text in ids)
 
 
 def tokenize_pairs(
     tokenizer: TextTokenizer, pairs: Sequence[tuple[str, str]], max_length: int, query_max_length: int
 ) -> tuple[list[TokenSequence], int]:
-    """Each pair in the pair template: the query cut to `query_max_length` tokens, then the passage to what is left of
-    `max_length`; and how many pairs were cut. Queries and passages that occur in several pairs are tokenised once."""
+    """Tokenise pairs with the pair template; also return how many were truncated.
+
+    The query is truncated to `query_max_length` tokens, then the passage to what remains of `max_length`. Texts that
+    occur in several pairs are tokenised once.
+    """
     template = tokenizer.pair
     if max_length - query_max_length - template.size < 1:
         raise InvalidInputError(
@@ -74,10 +77,10 @@ def tokenize_with_examples(
     max_length: int,
     longest: int,
 ) -> tuple[list[TokenSequence], int]:
-    """Queries of a model that takes examples: these, the instructed query cut to what `max_length` leaves, the suffix.
+    """Tokenise queries as examples, instruction, query and suffix; also return how many were truncated.
 
-    The examples come on top of `max_length`, and leave room for `longest` tokens. Lengths as FlagEmbedding counts them,
-    the markers' by their text.
+    `max_length` covers the instruction and the query. The examples come on top and leave room for `longest` tokens.
+    Lengths are counted as in FlagEmbedding, which counts the special tokens by their text.
     """
     around = tokenizer.ids([examples, suffix, "<s>", suffix + "</s>"])
     before, after, start, end = (len(ids) for ids in around)
@@ -89,15 +92,15 @@ def tokenize_with_examples(
             argument="max_length",
             advice=f"use at least {start + end + 1}",
         )
-    shortened = [tokenizer.shortened(instruction + text, room) for text in texts]
+    queries = [tokenizer.truncate(instruction + text, room) for text in texts]
     whole_length = (before + after + max_length + 8) // 8 * 8 + 8
-    whole = [examples + query + suffix for query, _ in shortened]
+    whole = [examples + query + suffix for query, _ in queries]
     sequences, too_long = tokenize_texts(tokenizer, whole, "", whole_length, shared=examples + instruction)
-    return sequences, max(sum(cut for _, cut in shortened), too_long)
+    return sequences, max(sum(is_truncated for _, is_truncated in queries), too_long)
 
 
 def examples_room(tokenizer: TextTokenizer, examples: str, suffix: str) -> int:
-    """How many tokens may come on top of `max_length` in `tokenize_with_examples`; 0 without examples and suffix."""
+    """Return how many tokens `tokenize_with_examples` may add to `max_length`; 0 for models without examples."""
     return sum(map(len, tokenizer.ids([examples, suffix]))) + 16 if suffix else 0
 
 
@@ -110,13 +113,13 @@ def tokenize_prompted_pairs(
     *,
     always_begin: bool,
 ) -> tuple[list[TokenSequence], int]:
-    """Pairs as LLM rerankers read them: "A: query", "B: passage" and the prompt, a line each; and how many were cut.
+    """Tokenise pairs for LLM rerankers as lines "A: query", "B: passage" and the prompt; also count truncated pairs.
 
-    The passage is cut so that query and passage take `max_length` tokens and as many more as the prompt has. The types
-    are 0 in the query and its line's end, 1 in the passage, 2 in the prompt.
+    The passage is truncated so that query and passage take at most `max_length` tokens plus the length of the prompt.
+    Token types are 0 for the query and its line end, 1 for the passage and 2 for the prompt.
 
     Args:
-        always_begin: Whether the token that begins a text stands in front even where it is the padding too.
+        always_begin: Whether to begin with the BOS token even if it is also the padding token.
     """
     end_of_line, prompt_ids = tokenizer.ids(["\n", prompt])
     longest = max_length + len(end_of_line) + len(prompt_ids)
@@ -141,8 +144,8 @@ def tokenize_prompted_pairs(
     return sequences, truncated
 
 
-def _same(ids: np.ndarray, beginning: np.ndarray) -> int:
-    """How many of the first tokens are those of `beginning`."""
+def _common_prefix(ids: np.ndarray, beginning: np.ndarray) -> int:
+    """Return the number of leading tokens that both arrays have in common."""
     length = min(len(ids), len(beginning))
     different = ids[:length] != beginning[:length]
     return int(different.argmax()) if different.any() else length

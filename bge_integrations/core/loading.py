@@ -42,37 +42,38 @@ def load_embedder(
     cache_folder: str | None = None,
     local_files_only: bool = False,
 ) -> Embedder:
-    """Load a BGE embedding model, or share the copy that this process already holds.
+    """Load a BGE embedding model, or share the copy that this process has already loaded.
 
     Args:
         model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
-        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA if there is one.
-        dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available.
+        dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
             float32 on the CPU.
-        max_length: Longest text in tokens, special tokens included; None takes what the model was made for.
-        query_instruction: Put before each query; None takes the catalogue's, "" none. Models with an instruction format
-            (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2) get the task's instruction alone.
-        passage_instruction: Put before each passage; None takes the catalogue's, "" none.
+        max_length: Maximum number of tokens of a text, special tokens included; None uses the model's own maximum.
+        query_instruction: Prepended to each query; None uses the catalogue's, "" prepends nothing. For models with an
+            instruction format (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2), pass only the task's
+            instruction.
+        passage_instruction: Prepended to each passage; None uses the catalogue's, "" prepends nothing.
         family: For a checkpoint that neither the catalogue nor its own files describe: "encoder", "m3", "decoder",
-            "bidirectional_decoder" (its tokens also see what follows) or "icl".
-        pooling: "cls", "mean" or "last_token"; None takes the catalogue's or the checkpoint's own.
+            "bidirectional_decoder" (its attention is not causal) or "icl".
+        pooling: "cls", "mean" or "last_token"; None uses the catalogue's or the checkpoint's own.
         task: For llm-embedder "qa", "icl", "chat", "lrlm", "tool" or "convsearch"; for models with an instruction
             format "web_search" (the default), "sts", "summarization" or "bitext".
-        examples: For bge-en-icl only: dicts of "query", "response" and, unless it is the queries' own, "instruct".
-        truncate_dim: Keep this many columns of dense and multi-vectors, before they are normalized.
-        cpu_kernels: "onednn" or "torch"; None takes the environment variable BGE_CPU_KERNELS, or else what suits the
-            processor. `bge doctor` shows the choice.
+        examples: For bge-en-icl only: dicts of "query", "response" and, if it differs from the queries', "instruct".
+        truncate_dim: Truncate dense and multi-vectors to this many dimensions, before they are normalized.
+        cpu_kernels: "onednn" or "torch"; None uses the environment variable BGE_CPU_KERNELS, or what suits the
+            processor if it is not set. `bge doctor` shows the choice.
         revision: Branch, tag or commit on the hub.
-        cache_folder: The hub's cache; None takes the default one.
+        cache_folder: The hub's cache; None uses the default one.
         local_files_only: Never use the network.
 
     Raises:
         CheckpointNotFoundError: The checkpoint is neither a folder nor cached, and could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
-        UnknownModelError: Nothing says which family, pooling or instruction this checkpoint has.
+        UnknownModelError: The checkpoint's family, pooling or instruction can't be determined.
         NotSupportedError: This release can't run its family.
         WrongKindError: It is a reranker.
-        InvalidInputError: An argument can't be used.
+        InvalidInputError: An argument is invalid.
     """
     check_request(model, "embedder", family, pooling)
     for argument, text in (("query_instruction", query_instruction), ("passage_instruction", passage_instruction)):
@@ -118,34 +119,35 @@ def load_reranker(
     cache_folder: str | None = None,
     local_files_only: bool = False,
 ) -> Reranker:
-    """Load a BGE reranker, or share the copy that this process already holds.
+    """Load a BGE reranker, or share the copy that this process has already loaded.
 
     Args:
         model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket".
-        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None takes CUDA if there is one.
-        dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None takes bfloat16 on CUDA and
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available.
+        dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
             float32 on the CPU.
-        max_length: Longest pair in tokens, special tokens included; None takes 512, or less if the model takes less.
-        query_max_length: Longest query in tokens; None takes three quarters of max_length.
-        cutoff_layers: For layerwise and lightweight rerankers only: score after this many layers; layers above are
-            neither read nor computed. Several numbers give the scores after each of them, from one pass. None takes all
-            layers.
+        max_length: Maximum number of tokens of a pair, special tokens included; None uses 512, or the model's own
+            maximum if that is lower.
+        query_max_length: Maximum number of tokens of a query; None uses three quarters of max_length.
+        cutoff_layers: For layerwise and lightweight rerankers only: score after this many layers; the layers above are
+            neither loaded nor computed. Pass several numbers to get the scores after each of them from one pass. None
+            uses all layers.
         compress_ratio: For the lightweight reranker only: merge every 2, 4 or 8 neighbouring passage states into one;
-            1 or None compresses nothing.
-        compress_layers: For the lightweight reranker only: compress before these layers, counted from 0; None takes 8.
+            1 or None disables compression.
+        compress_layers: For the lightweight reranker only: compress before these layers, counted from 0; None uses 8.
         prompt: For LLM rerankers only: the question asked after the pair, instead of the model's own.
         family: For your own LLM reranker: "llm_reranker", "layerwise_reranker" or "lightweight_reranker".
         cpu_kernels: "onednn" or "torch"; see `load_embedder`.
         revision: Branch, tag or commit on the hub.
-        cache_folder: The hub's cache; None takes the default one.
+        cache_folder: The hub's cache; None uses the default one.
         local_files_only: Never use the network.
 
     Raises:
         CheckpointNotFoundError: The checkpoint is neither a folder nor cached, and could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
-        NotSupportedError: Its config.json asks for something that is not supported.
+        NotSupportedError: Its config.json requires something that is not supported.
         WrongKindError: It is not a reranker.
-        InvalidInputError: An argument can't be used.
+        InvalidInputError: An argument is invalid.
     """
     check_request(model, "reranker", family)
     devices = resolve_devices(device)
@@ -165,12 +167,12 @@ def load_reranker(
 
 
 def _check_prompt(profile: RerankerProfile, prompt: str | None) -> str:
-    """Return the question for an LLM reranker, and "" for others."""
+    """Return the question for an LLM reranker; "" for other rerankers."""
     if prompt is None:
         return profile.prompt
     if not profile.prompt:
         raise InvalidInputError(f"{profile.name} takes no prompt; leave prompt= out")
     check_text(prompt, "prompt")
     if not prompt.strip():
-        raise InvalidInputError("the prompt is empty; leave prompt= out for the model's own")
+        raise InvalidInputError("the prompt is empty; leave prompt= out to use the model's own")
     return prompt

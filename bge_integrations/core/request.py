@@ -1,4 +1,4 @@
-"""A call of `encode` or `score`: what it asks for, and the results it waits for."""
+"""A call of `encode` or `score`: what it requests, and the results it waits for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Input = TypeVar("Input", str, tuple[str, str])
 
 @dataclass(frozen=True)
 class Request(Generic[Input]):
-    """What a call asks for. Inputs that occur several times are computed once.
+    """What a call requests. Inputs that occur several times are computed once.
 
     Attributes:
-        inputs: The different texts or pairs.
+        inputs: The distinct texts or pairs.
         positions: For each text or pair of the call, its position in `inputs`.
-        tokenize: Turns inputs into sequences and returns these with the number of inputs that were cut.
+        tokenize: Returns the sequences of some inputs, and how many of these inputs were truncated.
         spec: What to compute.
-        on_truncate: "warn" about inputs that were cut, "error" to refuse the call before it is computed, or "ignore".
+        on_truncate: "warn" about truncated inputs, "error" to refuse the call before it is computed, or "ignore".
         show_progress: Whether to show a progress bar.
     """
 
@@ -45,14 +45,14 @@ class Request(Generic[Input]):
         on_truncate: OnTruncate,
         show_progress: bool,
     ) -> Request[Input]:
-        """Make a request from checked inputs, in which some may occur several times."""
+        """Create a request from checked inputs, some of which may occur several times."""
         numbers: dict[Input, int] = {}
         positions = [numbers.setdefault(each, len(numbers)) for each in inputs]
         return cls(list(numbers), positions, tokenize, spec, on_truncate, show_progress)
 
     @property
     def characters(self) -> int:
-        """Number of characters in the different inputs."""
+        """Number of characters in the distinct inputs."""
         return sum(len(each) if isinstance(each, str) else sum(map(len, each)) for each in self.inputs)
 
 
@@ -63,7 +63,7 @@ class PendingCall:
 
     Args:
         size: Number of results to expect.
-        progress: A tqdm bar to move, or None.
+        progress: A tqdm bar to update, or None.
 
     Attributes:
         future: Resolves to the results, in order.
@@ -83,7 +83,7 @@ class PendingCall:
 
     @property
     def is_over(self) -> bool:
-        """Whether the call has finished, failed or been cancelled, so that nobody waits for results."""
+        """Whether the call has finished, failed or been cancelled, so that nobody waits for its results."""
         return self.future.done()
 
     def expect(self, count: int, limit: int) -> None:
@@ -93,7 +93,7 @@ class PendingCall:
             self._computing += count
 
     def deliver(self, index: int, result: Any) -> None:
-        """Take the result with this index."""
+        """Store the result with this index."""
         with self._changed:
             if self.is_over:
                 return
@@ -112,7 +112,7 @@ class PendingCall:
         self._resolve(error=error)
 
     def cancel(self) -> None:
-        """End the call because the caller has gone; work that has not begun is dropped."""
+        """End the call because nobody waits for it any more; work that has not started is dropped."""
         self.future.cancel()
         with self._changed:
             self._changed.notify_all()
@@ -121,7 +121,7 @@ class PendingCall:
 
     def _resolve(self, results: list[Any] | None = None, error: BaseException | None = None) -> None:
         if self._progress is not None:
-            self._show("close")  # before the caller goes on
+            self._show("close")  # before the caller continues
         with self._changed:
             is_awaited = not self.future.done() and self.future.set_running_or_notify_cancel()
             if is_awaited and error is not None:
@@ -131,7 +131,7 @@ class PendingCall:
             self._changed.notify_all()
 
     def _show(self, action: str) -> None:
-        """Move or close the bar. A bar that can't be written any more is dropped; the results don't depend on it."""
+        """Update or close the bar. If that fails, drop the bar: the results don't depend on it."""
         try:
             getattr(self._progress, action)()
         except Exception:
@@ -139,7 +139,7 @@ class PendingCall:
 
 
 def settle(future: Future[T], work: Callable[..., T], *arguments: Any) -> None:
-    """Call `work` and give its result or its error to the future; the target of a thread made for one job."""
+    """Call `work` and set its result or error on the future; the target of threads that run a single job."""
     try:
         future.set_result(work(*arguments))
     except BaseException as error:

@@ -29,14 +29,14 @@ Pair = tuple[str, str]
 
 
 class Reranker(Loaded):
-    """A loaded reranker. Made by `load_reranker`; safe to use from any number of threads and tasks.
+    """A loaded reranker, returned by `load_reranker`. Any number of threads and tasks can share it.
 
     Attributes:
         name: The published checkpoint's name, or the folder.
-        max_length, query_max_length: Longest pair and longest query in tokens, unless a call asks for other lengths.
-        cutoff_layers: Numbers of layers after which there are scores; empty for models that score after the last only.
-        compression: (layer, ratio) pairs: before that layer, every `ratio` passage states become one.
-        prompt: The question an LLM reranker is asked after the pair; its tokens come on top of max_length.
+        max_length, query_max_length: Maximum number of tokens of a pair and of a query; a call can set its own.
+        cutoff_layers: The numbers of layers after which it scores; empty for models that score only after the last.
+        compression: (layer, ratio) pairs: before that layer, every `ratio` passage states are merged into one.
+        prompt: The question that an LLM reranker is asked after the pair; its tokens come on top of max_length.
     """
 
     def __init__(
@@ -75,25 +75,25 @@ class Reranker(Loaded):
 
         Args:
             pairs: The n (query, passage) pairs.
-            normalize: Return the logits' sigmoid, in (0, 1), instead of the logits.
-            max_length: Another maximum length for this call.
-            query_max_length: Another maximum query length for this call; three quarters of max_length if only that is
-                given.
-            on_truncate: "warn" once with the number of truncated pairs, "error" to refuse before computing, or
+            normalize: Apply the sigmoid to the logits, which gives scores in (0, 1).
+            max_length: Maximum number of tokens of a pair in this call.
+            query_max_length: Maximum number of tokens of a query in this call; three quarters of max_length if only
+                max_length is given.
+            on_truncate: "warn" once with the number of truncated pairs, "error" to raise before computing, or
                 "ignore".
             show_progress: Show a progress bar.
 
         Returns:
-            float32 (n,), in the order of the pairs; higher is more relevant. With several cut-offs (cut-offs, n), in
+            float32 (n,), in the order of the pairs; higher is more relevant. With several cut-offs, (cut-offs, n) in
             the order of `cutoff_layers`.
 
         Raises:
-            InvalidInputError: Not a list of pairs of str, or lengths that leave no room for a passage.
+            InvalidInputError: `pairs` is not a list of pairs of str, or the lengths leave no room for a passage.
             TextTooLongError: A pair is too long, with `on_truncate="error"`.
             OutOfMemoryError: A single pair does not fit in memory.
-            NonFiniteError: The model gave NaN or infinity.
+            NonFiniteError: The model returned NaN or infinity.
             ComputationError: The model failed in another way.
-            OverloadedError: The queue is full and the runtime was configured to refuse calls then.
+            OverloadedError: The queue is full and the runtime is configured to refuse calls.
             ClosedError: After `close()`.
         """
         request = self._request(pairs, max_length, query_max_length, on_truncate, show_progress)
@@ -109,7 +109,7 @@ class Reranker(Loaded):
         on_truncate: OnTruncate = "warn",
         show_progress: bool = False,
     ) -> NDArray[np.float32]:
-        """Score pairs without blocking the event loop; cancelling drops the work that has not begun. See `score`."""
+        """Score pairs without blocking the event loop; cancelling drops work that has not started. See `score`."""
         request = self._request(pairs, max_length, query_max_length, on_truncate, show_progress)
         return self._gather(request, await self._session.arun(request), normalize)
 
@@ -135,7 +135,7 @@ class Reranker(Loaded):
     def _tokenizing(
         self, max_length: int, query_max_length: int
     ) -> Callable[[Sequence[Pair]], tuple[list[TokenSequence], int]]:
-        """Return what turns pairs into sequences for the model and counts those that were cut."""
+        """Return a function that tokenises pairs and counts the truncated ones."""
         if not self.prompt:
             return partial(tokenize_pairs, self._tokenizer, max_length=max_length, query_max_length=query_max_length)
         return partial(
@@ -148,7 +148,7 @@ class Reranker(Loaded):
         )
 
     def _gather(self, request: Request[Pair], outputs: list[SequenceOutput], normalize: bool) -> NDArray[np.float32]:
-        """Return the scores of the different pairs in the order of the call."""
+        """Return the scores in the order of the call, where pairs may repeat."""
         logits = np.array([outputs[i].logit for i in request.positions], dtype=np.float32)
         cutoffs = self.cutoff_layers
         if len(cutoffs) > 1:

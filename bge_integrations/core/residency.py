@@ -1,4 +1,4 @@
-"""What a process holds once: a shared model per checkpoint, device and precision, and a scheduler per device."""
+"""What a process shares: one model per checkpoint, device and dtype, and one scheduler per device."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
     from bge_integrations.models.linear import CpuKernels
 
 _logger = logging.getLogger(__name__)
+_CLOSED = "the model was closed; load the model again"
 
 
 @dataclass(frozen=True)
 class ModelKey:
-    """Which model a process shares: a checkpoint folder in its state on disk, and how it is held.
+    """The key of a shared model: a checkpoint folder, its state on disk, and how it is loaded.
 
     Attributes:
         folder: The checkpoint folder.
-        state: Its fingerprint: changes when a file of it is written anew.
+        state: The folder's fingerprint, which changes when a file is rewritten.
         family: Which code runs it.
         device: "cpu", "cuda:0", ….
         dtype: "float32", "bfloat16", "float16" or "int8".
-        layers: How many layers are read, if a reranker stops early; None reads all.
+        layers: Number of layers to load, for rerankers that stop early; None loads all.
         kernels: Which linear kernels the CPU uses.
-        backend: What computes.
+        backend: The library that runs the model.
     """
 
     folder: Path
@@ -63,12 +64,12 @@ class ModelKey:
 
 
 class SharedModel:
-    """A model in memory that all its holders share. Made by `acquire` only.
+    """A model in memory, shared by all its holders. Only `acquire` creates one.
 
     Attributes:
         key: Which model it is.
-        holders: How many hold it; the weights are released with the last.
-        weights_digest: The same for the same weights, wherever the files lie.
+        holders: Number of holders; the weights are released when the last one releases the model.
+        weights_digest: Digest of the weight files, independent of their path.
         scheduler: Runs its batches.
     """
 
@@ -85,18 +86,21 @@ class SharedModel:
 
     @property
     def model(self) -> Model:
-        """The model, unless it was closed or can't be used in this process."""
+        """The loaded model; raises ClosedError if it was closed or can't be used in this process."""
         if self.key.device != "cpu" and self._process != os.getpid():
-            raise ClosedError("CUDA can't be used in a forked process; start it with the 'spawn' method, or load there")
+            raise ClosedError(
+                "CUDA can't be used in a forked process; start the process with the 'spawn' method, or load the model "
+                "in it"
+            )
         if self._model is None:
-            raise ClosedError("the model was closed")
+            raise ClosedError(_CLOSED)
         return self._model
 
     def load(self) -> None:
-        """Read the weights unless that is done. Concurrent callers wait for the first load.
+        """Load the weights unless they are loaded. Concurrent callers wait for the first load.
 
-        The weights are read in a thread made for it, because a thread that has computed with OpenMP hangs if it does so
-        again after a fork. A caller that is interrupted does not wait for it.
+        A dedicated thread loads them, because a thread that has used OpenMP hangs if it uses OpenMP again after a
+        fork. An interrupted caller does not wait for it.
         """
         key = self.key
         with self.loading:
@@ -109,11 +113,11 @@ class SharedModel:
                 loader.start()
                 _process.loaders.add(loader)
                 model = loaded.result()
-                self.weights_digest = weights_digest(key.folder)  # now, because the files may be replaced later
+                self.weights_digest = weights_digest(key.folder)  # now, because the files may change later
                 self._model = model
 
     def shared_pass(self, settings: Hashable) -> SharedPass:
-        """Return the pass that the two adapters of a hybrid store with equal settings share."""
+        """Return the pass that the two adapters of a hybrid store share if their settings are equal."""
         with _process.lock:
             shared_pass = self._passes.get(settings)
             if shared_pass is None:
@@ -121,18 +125,18 @@ class SharedModel:
             return shared_pass
 
     def passes(self) -> list[SharedPass]:
-        """Return the shared passes of this model that adapters hold."""
+        """Return the shared passes of this model that adapters use."""
         return list(self._passes.values())
 
     def hold(self) -> None:
-        """Add a holder to a model that has one already."""
+        """Add a holder to a model that already has one."""
         with _process.lock:
             if self.holders == 0:
-                raise ClosedError("the model was closed")
+                raise ClosedError(_CLOSED)
             self.holders += 1
 
     def release(self) -> None:
-        """Remove a holder; the weights are released with the last."""
+        """Remove a holder; without holders the weights are released."""
         with _process.lock:
             self.holders -= 1
             if self.holders:
@@ -144,11 +148,11 @@ class SharedModel:
             in_float32.release()
 
     def in_float32(self) -> SharedModel:
-        """Return the same model in float32, loaded at the first call and kept as long as this one is.
+        """Return the same model in float32, loaded on the first call and kept as long as this one.
 
         Raises:
             OutOfMemoryError: There is not enough memory for it.
-            ClosedError: This model was closed meanwhile.
+            ClosedError: This model was closed in the meantime.
         """
         if self._in_float32 is None:
             exact = acquire(replace(self.key, dtype="float32"))
@@ -159,12 +163,12 @@ class SharedModel:
             if not is_first:
                 exact.release()
         if self._in_float32 is None:
-            raise ClosedError("the model was closed")
+            raise ClosedError(_CLOSED)
         return self._in_float32
 
 
 class _Process:
-    """The registry of this process."""
+    """The shared models and schedulers of this process."""
 
     def __init__(self) -> None:
         self.models: dict[ModelKey, SharedModel] = {}
@@ -173,33 +177,33 @@ class _Process:
         #: Reentrant, because a garbage collection inside it can release another model.
         self.lock = threading.RLock()
 
-    def start_afresh(self) -> None:
-        """Replace what a forked child can't use: locks that the parent's threads may hold, and their queues."""
+    def reset_after_fork(self) -> None:
+        """Replace what a forked child can't use: the queues, and locks that the parent's threads may hold."""
         self.lock = threading.RLock()
         for shared in self.models.values():
             shared.loading = threading.Lock()
             for shared_pass in shared.passes():
-                shared_pass.start_afresh()
+                shared_pass.reset()
         runtime.reset_after_fork()
         for scheduler in self.schedulers.values():
-            scheduler.start_afresh()
+            scheduler.reset()
 
     def stop(self) -> None:
         """Let threads leave the backend's code: Python aborts if it exits while a thread is inside torch."""
         for scheduler in list(self.schedulers.values()):
             scheduler.stop()
-        for loader in list(self.loaders):  # a large model is not waited for
+        for loader in list(self.loaders):  # but don't wait for a large model
             loader.join(runtime.policy.exit_seconds)
 
 
 _process = _Process()
 atexit.register(_process.stop)
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_process.start_afresh)
+    os.register_at_fork(after_in_child=_process.reset_after_fork)
 
 
 def acquire(key: ModelKey) -> SharedModel:
-    """Return the shared model of that key, loaded if necessary, with one holder more; the holder calls `release`."""
+    """Return the shared model with this key, loaded if necessary. The caller holds it and must call `release`."""
     with _process.lock:
         shared = _process.models.get(key)
         if shared is None:
@@ -216,6 +220,6 @@ def acquire(key: ModelKey) -> SharedModel:
 
 
 def models_in_memory() -> list[ModelKey]:
-    """Return the keys of the models that this process holds."""
+    """Return the keys of the models that this process has loaded."""
     with _process.lock:
         return list(_process.models)

@@ -1,4 +1,4 @@
-"""Computes batches with a shared model, and what is not finite once more in float32."""
+"""Runs batches on a shared model, and recomputes non-finite results in float32."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HALF_PRECISION = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class ModelRunner:
-    """Computes one kind of output with one shared model; what the scheduler runs."""
+    """Computes the batches of one shared model and one kind of output; called by the scheduler."""
 
     shared: SharedModel
     spec: OutputSpec
@@ -30,7 +30,7 @@ class ModelRunner:
     def run(self, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
         """Compute a batch and deliver each output to its call.
 
-        Non-finite outputs of a model in half precision are computed again in float32; of others they are an error.
+        Non-finite outputs of a half-precision model are recomputed in float32; other models' are an error.
         """
         outputs = self.shared.model.run([queued.sequence for queued in batch], self.spec, between_layers)
         non_finite = []
@@ -42,19 +42,19 @@ class ModelRunner:
         if not non_finite:
             return
         if self.shared.key.dtype in _HALF_PRECISION:
-            # in a thread of its own: reading the weights must not keep the device from other callers' batches
+            # in a separate thread, because loading the weights must not block other callers' batches
             threading.Thread(target=self._recompute, args=(non_finite,), name="bge-float32", daemon=True).start()
         else:
             _fail(non_finite, "in float32; its weights are probably damaged")
 
     def _recompute(self, non_finite: list[QueuedSequence]) -> None:
-        """Queue sequences for the same model in float32."""
+        """Queue the sequences for the same model in float32."""
         dtype, device = self.shared.key.dtype, self.shared.key.device
         _logger.warning("%d sequences were not finite in %s and are recomputed in float32", len(non_finite), dtype)
         runtime.device_statistics(device).count(recomputed_sequences=len(non_finite))
         for queued in non_finite:
             queued.call.slowdowns.add(
-                f"the model gave NaN or infinity in {dtype}, and these texts were computed again in float32; "
+                f"the model returned NaN or infinity in {dtype}, and these texts were computed again in float32; "
                 "use dtype='float32' to avoid this"
             )
         try:
@@ -63,7 +63,7 @@ class ModelRunner:
         except OutOfMemoryError as error:
             _fail(
                 non_finite,
-                f"in {dtype}, and there is not enough memory to recompute it in float32 ({error}); leave it out",
+                f"in {dtype}, and there is not enough memory to recompute it in float32 ({error}); leave the text out",
             )
         except BaseException as error:
             failure = (
@@ -76,5 +76,5 @@ class ModelRunner:
 def _fail(sequences: list[QueuedSequence], where: str) -> None:
     for queued in sequences:
         queued.call.fail(
-            NonFiniteError(f"the model gave NaN or infinity for a text of {len(queued.sequence)} tokens {where}")
+            NonFiniteError(f"the model returned NaN or infinity for a text of {len(queued.sequence)} tokens {where}")
         )

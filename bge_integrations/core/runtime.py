@@ -1,6 +1,6 @@
-"""The policy of the inference core in one place, and the counters that a server can export.
+"""The policy of the inference core in one place, and counters that a server can export.
 
-`configure` changes the policy of this process, `statistics` returns the counters. Nothing here knows of models.
+`configure` changes the policy of this process, `statistics` returns the counters. Nothing here depends on models.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ WhenFull = Literal["wait", "refuse"]
 
 @dataclass(frozen=True)
 class Policy:
-    """How calls are cut, queued and merged. All of it can be changed with `configure`.
+    """How calls are split, queued and batched. Change it with `configure`.
 
     Attributes:
-        cpu_batch_tokens, cuda_batch_tokens: Maximum tokens in a batch, by type of device. A longer text is a batch of
-            its own.
+        cpu_batch_tokens, cuda_batch_tokens: Maximum tokens in a batch, by type of device. A longer text gets a batch
+            of its own.
         urgent_tokens: Calls of at most this many tokens overtake longer ones.
-        chunk_texts: Texts of a call that are tokenised at a time; the next chunk is tokenised while the device works.
+        chunk_texts: Number of texts that a call tokenises at a time, one chunk ahead of the device.
         inline_texts, inline_characters: An async call of at most this size is tokenised on the event loop (about a
             millisecond).
-        max_queued_tokens: Maximum tokens that wait on a device, for urgent and for longer calls each.
-        when_full: What a new call does if the queue is full: "wait", or "refuse" with `OverloadedError`.
-        shared_pass_bytes: Maximum bytes of vectors kept for the other adapter of a hybrid store, per representation.
+        max_queued_tokens: Maximum tokens in a device's queues: one queue is for urgent calls, one for longer ones.
+        when_full: What happens to a new call if the queue is full: "wait", or "refuse" with `OverloadedError`.
+        shared_pass_bytes: Maximum bytes of vectors cached for the other adapter of a hybrid store, per representation.
         exit_seconds: Seconds to wait at interpreter exit for a model that is still loading.
     """
 
@@ -56,11 +56,11 @@ class DeviceStatistics:
         requests: Calls that were queued.
         sequences, tokens: Texts or pairs that were computed, and their tokens.
         batches: Batches that were computed.
-        queued_sequences, queued_tokens: Waiting now.
-        waiting_seconds: Time that the computed sequences waited in the queue, summed over sequences.
-        computing_seconds: Time that the device computed.
-        split_batches: Batches that did not fit in memory and were computed in halves.
-        recomputed_sequences: Sequences with non-finite results that were computed again in float32.
+        queued_sequences, queued_tokens: Texts or pairs in the queue now, and their tokens.
+        waiting_seconds: Time that the computed sequences spent in the queue, summed over sequences.
+        computing_seconds: Time that the device spent computing.
+        split_batches: Batches that did not fit in memory and were split in two.
+        recomputed_sequences: Sequences with non-finite results that were recomputed in float32.
         refused_requests: Calls that were refused because the queue was full.
     """
 
@@ -78,7 +78,7 @@ class DeviceStatistics:
     _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def count(self, **increments: float) -> None:
-        """Add to the counters of these names."""
+        """Add to the named counters."""
         with self._lock:
             for name, increment in increments.items():
                 setattr(self, name, getattr(self, name) + increment)
@@ -89,28 +89,28 @@ class DeviceStatistics:
             return replace(self, _lock=threading.Lock())
 
 
-#: The policy in force; change it with `configure`.
+#: The current policy; change it with `configure`.
 policy = Policy()
 _statistics: dict[str, DeviceStatistics] = {}
 
 
 def configure(**changes: Any) -> Policy:
-    """Change the policy of this process, for calls that begin from now on.
+    """Change the policy of this process, for calls that start from now on.
 
     Args:
         changes: Attributes of `Policy`.
 
     Returns:
-        The policy in force before, so that `configure(**vars(before))` restores it.
+        The previous policy, so that `configure(**vars(before))` restores it.
 
     Raises:
-        InvalidInputError: There is no such attribute, or its value can't be used.
+        InvalidInputError: An attribute does not exist, or its value is invalid.
     """
     global policy
     names = [attribute.name for attribute in fields(Policy)]
     for name, value in changes.items():
         if name not in names:
-            raise InvalidInputError(f"the runtime has no setting {name!r}; it has {', '.join(names)}")
+            raise InvalidInputError(f"the runtime has no setting {name!r}; use one of {', '.join(names)}")
         if name == "when_full":
             check_choice(value, name, get_args(WhenFull))
         else:
@@ -125,11 +125,11 @@ def device_statistics(device: str) -> DeviceStatistics:
 
 
 def statistics() -> dict[str, DeviceStatistics]:
-    """Return the counters of each device that has computed, by its name ("cpu", "cuda:0")."""
+    """Return the counters of each device that was used, by its name ("cpu", "cuda:0")."""
     return {device: counters.copy() for device, counters in list(_statistics.items())}
 
 
 def reset_after_fork() -> None:
-    """Start all counters anew: a forked child has computed nothing, and its parent's locks may be held."""
+    """Reset all counters: a forked child has computed nothing, and the parent's threads may hold the locks."""
     for device in _statistics:
         _statistics[device] = DeviceStatistics()

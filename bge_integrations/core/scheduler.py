@@ -1,7 +1,7 @@
 """Merges the texts of all callers into batches: one queue and one worker thread per device.
 
-There is no wait timer. Whatever arrives while the device computes one batch forms the next, and a lone caller waits for
-nothing. Urgent texts do not even wait for the end of a bulk batch: they are computed between two of its layers.
+There is no wait timer: the texts that arrive while the device computes one batch form the next batch, and a lone caller
+never waits. Urgent texts don't wait for a bulk batch to end: they are computed between two of its layers.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class QueuedSequence:
 
 
 class Runner(Protocol):
-    """Computes batches. Sequences queued for equal runners may share a batch, so runners are compared and hashed."""
+    """Computes batches. Runners are hashable, and sequences queued for equal runners may share a batch."""
 
     def run(self, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
-        """Compute a batch and deliver each result to its call; what `between_layers` raises ends the run."""
+        """Compute a batch and deliver each result to its call; an exception in `between_layers` ends the run."""
 
 
 class _Abandoned(Exception):
@@ -62,7 +62,7 @@ class _Queue:
         self.tokens += _tokens(portion)
 
     def next_batch(self, room: int) -> tuple[Runner, list[QueuedSequence]]:
-        """Take sequences of at most `room` tokens, or a longer one alone, for the runner whose turn it is."""
+        """Remove and return a batch for the next runner: at most `room` tokens, or one longer sequence alone."""
         runner = next(iter(self._portions))
         portions = self._portions.pop(runner)
         batch: list[QueuedSequence] = []
@@ -80,7 +80,7 @@ class _Queue:
         return runner, batch
 
     def drain(self) -> list[QueuedSequence]:
-        """Remove and return everything that waits."""
+        """Remove and return all queued sequences."""
         waiting = [queued for portions in self._portions.values() for portion in portions for queued in portion]
         self._portions.clear()
         self.tokens = 0
@@ -92,10 +92,10 @@ class Scheduler:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self.start_afresh()
+        self.reset()
 
-    def start_afresh(self) -> None:
-        """Forget everything, as a forked child must: its parent's worker does not exist in it."""
+    def reset(self) -> None:
+        """Start with empty queues and without a worker; the parent's worker does not exist in a forked child."""
         self._changed = threading.Condition()
         self._urgent, self._bulk = _Queue(), _Queue()
         self._last_was_urgent = False
@@ -104,12 +104,12 @@ class Scheduler:
         self._statistics = runtime.device_statistics(self._device)
 
     def submit(self, runner: Runner, portion: list[QueuedSequence], *, urgent: bool, is_new: bool = True) -> None:
-        """Queue sequences; their calls get the results. Urgent ones overtake the others.
+        """Queue sequences, whose results go to their calls. Urgent sequences overtake the others.
 
-        If the queue is full this blocks; with `when_full="refuse"`, a new call is refused instead.
+        Block while the queue is full; with `when_full="refuse"`, a new call is refused instead.
 
         Raises:
-            OverloadedError: The queue is full, the call is new, and the policy is to refuse.
+            OverloadedError: The queue is full, the call is new, and the policy is to refuse calls.
             ClosedError: The interpreter is shutting down.
         """
         policy = runtime.policy
@@ -119,7 +119,7 @@ class Scheduler:
             if not self._has_room(queue, tokens) and is_new and policy.when_full == "refuse":
                 self._statistics.count(refused_requests=1)
                 raise OverloadedError(
-                    f"{queue.tokens} tokens wait on {self._device}, and at most {policy.max_queued_tokens} may; "
+                    f"the queue of {self._device} is full ({queue.tokens} of {policy.max_queued_tokens} tokens); "
                     "try again later, or raise max_queued_tokens with runtime.configure"
                 )
             self._changed.wait_for(lambda: self._has_room(queue, tokens) or self._is_stopped)
@@ -127,7 +127,7 @@ class Scheduler:
                 raise ClosedError("the interpreter is shutting down, and no more texts are computed")
             if self._worker is None:
                 worker = threading.Thread(target=self._work, name=f"bge-scheduler-{self._device}", daemon=True)
-                worker.start()  # may fail, and then nothing is queued
+                worker.start()  # if this fails, nothing is queued
                 self._worker = worker
             queue.add(runner, portion)
             self._statistics.count(requests=is_new, queued_sequences=len(portion), queued_tokens=tokens)
@@ -138,7 +138,7 @@ class Scheduler:
         return not self._has_room(self._urgent, tokens)
 
     def stop(self) -> None:
-        """Finish the current batch, fail what still waits, and end the worker."""
+        """Finish the current batch, fail the queued sequences, and end the worker."""
         with self._changed:
             self._is_stopped = True
             waiting = self._urgent.drain() + self._bulk.drain()
@@ -158,7 +158,7 @@ class Scheduler:
                 self._changed.wait_for(lambda: self._urgent or self._bulk or self._is_stopped)
                 if self._is_stopped:
                     return
-                # waiting bulk texts get their turn after each urgent batch, and let others pass between their layers
+                # bulk texts get a turn after each urgent batch, and run further urgent batches between their layers
                 is_urgent = bool(self._urgent) and not (self._bulk and self._last_was_urgent)
                 self._last_was_urgent = is_urgent
                 runner, batch = self._take(self._urgent if is_urgent else self._bulk)
@@ -180,8 +180,8 @@ class Scheduler:
     def _urgent_between_layers(self, tokens: int) -> Callable[[], None]:
         """Return a callback that runs one waiting urgent batch between two layers of a bulk batch.
 
-        Urgent batches get at most two thirds of the work, counted in tokens times layers. If both batches don't fit in
-        memory, urgent ones wait for the end of the bulk batch.
+        Urgent batches get at most two thirds of the work, counted in tokens times layers. If the two batches don't fit
+        in memory together, urgent ones wait for the bulk batch to end.
         """
         done = overtaken = 0
         both_fit = True
@@ -189,7 +189,7 @@ class Scheduler:
         def give_back(runner: Runner, batch: list[QueuedSequence]) -> None:
             nonlocal both_fit
             both_fit = False
-            _logger.info("an urgent batch did not fit in memory beside a bulk batch and waits for its end")
+            _logger.info("an urgent batch did not fit in memory beside a bulk batch and waits for it to end")
             with self._changed:
                 self._urgent.add(runner, batch, first=True)
                 self._statistics.count(queued_sequences=len(batch), queued_tokens=_tokens(batch))
@@ -244,10 +244,10 @@ class Scheduler:
                 return
             if len(batch) == 1:
                 length = len(batch[0].sequence)
-                # without its cause, whose frames hold the memory
+                # not chained, because the frames of the cause keep the memory
                 batch[0].call.fail(
                     OutOfMemoryError(
-                        f"one text of {length} tokens does not fit in memory alone; use a smaller max_length ({error})"
+                        f"a single text of {length} tokens does not fit in memory ({error}); use a smaller max_length"
                     )
                 )
                 return
@@ -263,7 +263,7 @@ class Scheduler:
             # urgent batches that ran between the layers have counted their own time
             urgent_seconds = self._statistics.computing_seconds - counted
             self._statistics.count(computing_seconds=time.perf_counter() - started - urgent_seconds)
-        # not in the handler, where the error's frames still hold the batch's memory
+        # outside the handler, because the frames of the error keep the batch's memory
         self._split(runner, batch, between_layers)
 
     def _split(self, runner: Runner, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:

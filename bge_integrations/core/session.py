@@ -1,4 +1,4 @@
-"""A caller's hold on a shared model: feeds requests to the scheduler and waits for the results."""
+"""A caller's session with a shared model: submits requests to the scheduler and waits for the results."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Starts calls on a model until it is closed. Calls under way when it is closed still finish.
+    """Runs calls on a model until it is closed. Calls that are running when it is closed still finish.
 
-    With several devices, each holds a copy of the model: the texts of a long call are dealt out to all of them, and
-    short calls take turns.
+    With several devices, each has a copy of the model: a long call is split over all of them, and each short call goes
+    to the next one.
 
     Args:
         folder, family: The checkpoint and how to run it.
-        devices, dtype, kernels: How to hold it; see `ModelKey`.
-        layers: How many layers are needed; None is all.
+        devices, dtype, kernels: How to load it; see `ModelKey`.
+        layers: Number of layers to load; None loads all.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Session:
     def check_open(self) -> None:
         """Raise ClosedError after `close()`."""
         if not self._finalizer.alive:
-            raise ClosedError("used after close(); load the model again")
+            raise ClosedError("the model was closed; load the model again")
 
     def close(self) -> None:
-        """Give up the hold on the weights; a second call does nothing."""
+        """Release the weights; a second call does nothing."""
         self._finalizer()
 
     def run(self, request: Request[Any]) -> list[SequenceOutput]:
@@ -94,7 +94,7 @@ class Session:
         return outputs
 
     async def arun(self, request: Request[Any]) -> list[SequenceOutput]:
-        """Return one output per input without blocking the event loop; cancelling drops the work that has not begun."""
+        """Return one output per input without blocking the event loop; cancelling drops work that has not started."""
         call = self._begin(request)
         try:
             if self._fits_on_loop(request):
@@ -112,7 +112,7 @@ class Session:
         return outputs
 
     def _fits_on_loop(self, request: Request[Any]) -> bool:
-        """Return whether tokenising and queueing takes no more than about a millisecond."""
+        """Return whether tokenising and queueing take at most about a millisecond."""
         policy = runtime.policy
         return (
             len(request.inputs) <= policy.inline_texts
@@ -121,7 +121,7 @@ class Session:
         )
 
     def _begin(self, request: Request[Any]) -> PendingCall:
-        """Return a new call, which holds the model until it is over."""
+        """Return a new call, which keeps the model loaded until it is over."""
         self.check_open()
         progress = progress_bar(len(request.inputs), "text") if request.show_progress and request.inputs else None
         with ExitStack() as held:
@@ -134,14 +134,14 @@ class Session:
         return call
 
     def _feed(self, call: PendingCall, request: Request[Any]) -> int:
-        """Tokenise and queue all inputs, one chunk ahead of the devices. Return how many inputs were cut."""
+        """Tokenise and queue all inputs, one chunk ahead of the devices. Return how many inputs were truncated."""
         runners = [ModelRunner(shared, request.spec) for shared in self.shared_models]
         turn = next(self._turns)
         policy = runtime.policy
         size = policy.chunk_texts * len(runners)
         queued = truncated = 0
-        for sequences, cut in _chunks(request, size):
-            truncated += cut
+        for sequences, truncated_here in _chunks(request, size):
+            truncated += truncated_here
             call.expect(len(sequences), size)
             if call.is_over:
                 break
@@ -149,7 +149,7 @@ class Session:
             portion = [QueuedSequence(sequence, call, queued + i, now) for i, sequence in enumerate(sequences)]
             portion.sort(key=lambda each: -len(each.sequence))
             urgent = len(sequences) == len(request.inputs) and sum(map(len, sequences)) <= policy.urgent_tokens
-            # dealt out from the longest to the shortest, so that all devices have about the same to do
+            # dealt out from longest to shortest, so that all devices get about the same amount of work
             shares = [portion] if urgent else [portion[i :: len(runners)] for i in range(len(runners))]
             for i, share in enumerate(filter(None, shares), turn):
                 runner = runners[i % len(runners)]
@@ -160,13 +160,13 @@ class Session:
     async def _feed_in_thread(self, call: PendingCall, request: Request[Any]) -> int:
         """Run `_feed` in a dedicated thread, so that long calls don't occupy the application's `to_thread` pool."""
         fed: Future[int] = Future()
-        fed.set_running_or_notify_cancel()  # from now on a cancelled task can't take it away from the thread
+        fed.set_running_or_notify_cancel()  # so that a cancelled task can't cancel the thread's future
         threading.Thread(target=settle, args=(fed, self._feed, call, request), name="bge-feed").start()
         return await asyncio.wrap_future(fed)
 
 
 class Loaded:
-    """What embedders and rerankers share: a hold on a model, given up by `close()` or at the end of `with`."""
+    """Base of `Embedder` and `Reranker`: a loaded model, released by `close()` or at the end of a `with` block."""
 
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
@@ -178,16 +178,16 @@ class Loaded:
 
     @property
     def weights_digest(self) -> str:
-        """The same for the same files of weights, wherever they lie and whatever they are called."""
+        """Digest of the weight files, independent of their path and name."""
         return self._session.shared_models[0].weights_digest
 
     def close(self) -> None:
-        """Give up this hold on the weights; they are freed when nobody else holds them. Calls under way finish."""
+        """Release the model; its weights are freed when nothing else uses them. Running calls still finish."""
         self._session.close()
 
     @property
     def revision(self) -> str | None:
-        """The hub's commit if the checkpoint lies in the hub's cache."""
+        """The hub's commit if the checkpoint is in the hub's cache; None otherwise."""
         folder = self._session.key.folder
         in_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
         return folder.name if in_cache else None
@@ -207,14 +207,14 @@ class Loaded:
 
 
 def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequence], int]]:
-    """Yield the sequences of `size` inputs at a time, and how many of these inputs were cut."""
+    """Yield the sequences of `size` inputs at a time, and how many of these inputs were truncated."""
     inputs = request.inputs
     chunks = (request.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
     if request.on_truncate != "error":
         yield from chunks
         return
     tokenized = list(chunks)  # all of them, before anything is computed
-    if truncated := sum(cut for _, cut in tokenized):
+    if truncated := sum(count for _, count in tokenized):
         raise TextTooLongError(
             f"{truncated} of {len(inputs)} different inputs are longer than max_length; split them, raise max_length "
             "if the model allows it, or allow truncation with on_truncate='warn'"
@@ -224,8 +224,8 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
 
 def _warn_about_truncation(truncated: int, inputs: int) -> None:
     _warn(
-        f"{truncated} of {inputs} different inputs were longer than max_length and were cut; split them, or raise "
-        "max_length if the model allows it",
+        f"{truncated} of {inputs} different inputs were longer than max_length and were truncated; split them, or "
+        "raise max_length if the model allows it",
         TruncationWarning,
     )
 
@@ -236,7 +236,7 @@ def _warn_about_slowdowns(call: PendingCall) -> None:
 
 
 def _warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called into this package."""
+    """Issue a warning for the line that called this package."""
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "bge_integrations":
         level, frame = level + 1, frame.f_back

@@ -1,12 +1,12 @@
-"""One pass for the dense and the sparse vectors of a hybrid store.
+"""One forward pass for the dense and the sparse vectors of a hybrid store.
 
 A hybrid store asks one adapter for the dense vectors of its texts and another adapter for the sparse vectors of the
 same texts. If both adapters use bge-m3 with equal settings, the first call computes both in one pass, and the second
-call takes what the first left here. The pass lives with the shared model, where both adapters find it.
+call takes its vectors from the cache here. The cache belongs to the shared model, so both adapters have access to it.
 
-An adapter that merely exists beside an unrelated adapter of the other kind should not pay for it. So a call computes
-the other representation only while somebody takes it: after `_PATIENCE` calls in a row whose vectors nobody took, calls
-compute their own representation alone, until the other adapter asks for a text that was just computed that way.
+Two adapters that merely use the same model should not pay for this. So a call computes the other representation only
+while the other adapter uses it: after `_PATIENCE` calls in a row with unused vectors, calls compute only their own
+representation, until the other adapter asks for a text that was just computed without it.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ Part = Literal["dense", "sparse"]
 _OTHER: dict[Part, Part] = {"dense": "sparse", "sparse": "dense"}
 #: Calls in a row whose vectors for the other adapter may go unused before calls stop computing them.
 _PATIENCE = 64
-#: Approximate bytes that a waiting vector takes besides its numbers.
+#: Approximate memory overhead of a cached vector in bytes.
 _OVERHEAD = 256
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one call has to do.
+    """What one call takes from the cache, and what it has to compute.
 
     Attributes:
         texts: The texts of the call.
-        waiting: {text: vector}, computed by an earlier call of the other adapter.
+        cached: {text: vector}, computed by an earlier call of the other adapter.
         missing: The texts to compute.
-        parts: The representations to compute of these.
+        parts: The representations to compute for these texts.
     """
 
     texts: list[str]
-    waiting: Mapping[str, Any]
+    cached: Mapping[str, Any]
     missing: list[str]
     parts: frozenset[Part]
 
     def in_order(self, computed: Iterable[Any]) -> list[Any]:
-        """Return what waited and what was computed in the order of the call."""
-        rows = {**self.waiting, **dict(zip(self.missing, computed, strict=True))}
+        """Return the cached and the computed vectors in the order of the call."""
+        rows = {**self.cached, **dict(zip(self.missing, computed, strict=True))}
         return [rows[text] for text in self.texts]
 
 
 class SharedPass:
-    """Keeps what the calls of one adapter computed for the other. Safe for any number of threads.
+    """Caches the vectors that calls of one adapter compute for the other. Thread-safe.
 
     Attributes:
-        is_shared: Whether adapters of both kinds exist. If not, an adapter has no need of anything else here.
+        is_shared: Whether adapters of both kinds exist. If not, an adapter needs nothing else here.
     """
 
     def __init__(self) -> None:
         self.is_shared = False
         self._adapters: dict[Part, list[weakref.ref[Any]]] = {"dense": [], "sparse": []}
-        self.start_afresh()
+        self.reset()
 
-    def start_afresh(self) -> None:
-        """Forget everything that waits; a forked child can't use the locks of its parent's threads."""
-        self._waiting: dict[Part, _Waiting] = {"dense": _Waiting(), "sparse": _Waiting()}
+    def reset(self) -> None:
+        """Replace the caches by empty ones with new locks; a forked child can't use its parent's locks."""
+        self._cached: dict[Part, _VectorCache] = {"dense": _VectorCache(), "sparse": _VectorCache()}
         self._unclaimed: dict[Part, int] = {"dense": 0, "sparse": 0}
         self._computed_alone: dict[Part, deque[bytes]] = {
             "dense": deque(maxlen=_PATIENCE),
@@ -76,25 +76,25 @@ class SharedPass:
         }
 
     def join(self, adapter: object, part: Part) -> None:
-        """Note that an adapter for this representation exists, for as long as it does."""
+        """Register an adapter for this representation, for as long as the adapter exists."""
         self._adapters[part].append(weakref.ref(adapter, self._count_adapters))
         self._count_adapters()
 
     def plan(self, part: Part, kind: str, texts: list[str]) -> Plan:
-        """Decide what a call for this representation has to compute. Each waiting vector is handed out once."""
+        """Decide what a call for this representation has to compute. Each cached vector is returned only once."""
         if not self.is_shared:
             return Plan(texts, {}, texts, frozenset({part}))
         keys = {text: _key(kind, text) for text in texts}
-        waiting = self._waiting[part].take(keys)
-        missing = [text for text in texts if text not in waiting]
+        cached = self._cached[part].take(keys)
+        missing = [text for text in texts if text not in cached]
         other = _OTHER[part]
-        if waiting or any(keys[text] in self._computed_alone[other] for text in missing):
+        if cached or any(keys[text] in self._computed_alone[other] for text in missing):
             self._unclaimed[part] = 0
         both = self._unclaimed[other] < _PATIENCE
-        return Plan(texts, waiting, missing, frozenset({part, other}) if both else frozenset({part}))
+        return Plan(texts, cached, missing, frozenset({part, other}) if both else frozenset({part}))
 
     def keep_for_other(self, part: Part, kind: str, plan: Plan, computed: Embeddings) -> None:
-        """Keep what a call computed for the adapter of the other representation."""
+        """Cache the vectors that a call computed for the other adapter."""
         if not plan.missing or not self.is_shared:
             return
         other = _OTHER[part]
@@ -105,19 +105,19 @@ class SharedPass:
         assert rows is not None
         self._unclaimed[other] += 1
         keys = (_key(kind, text) for text in plan.missing)
-        self._waiting[other].keep(dict(zip(keys, map(_copy, rows), strict=True)))
+        self._cached[other].keep(dict(zip(keys, map(_copy, rows), strict=True)))
 
     def _count_adapters(self, _: object = None) -> None:
-        # called by the garbage collector too, so nothing here takes a lock
+        # the garbage collector calls this too, so it must not take a lock
         alive = {part: [ref for ref in refs if ref() is not None] for part, refs in self._adapters.items()}
         self._adapters = alive
         self.is_shared = all(alive.values())
         if not self.is_shared:
-            self.start_afresh()
+            self.reset()
 
 
-class _Waiting:
-    """Vectors of one representation that wait for their adapter; the oldest go if they take too much memory."""
+class _VectorCache:
+    """Vectors of one representation, cached for their adapter; the oldest are dropped if they take too much memory."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -125,7 +125,7 @@ class _Waiting:
         self._bytes = 0
 
     def take(self, keys: Mapping[str, bytes]) -> dict[str, Any]:
-        """Remove and return the vectors that wait under these keys."""
+        """Remove and return the vectors with these keys."""
         if not self._vectors:
             return {}
         with self._lock:
@@ -156,5 +156,5 @@ def _size(row: Any) -> int:
 
 
 def _key(kind: str, text: str) -> bytes:
-    """Return a digest, so that long texts don't stay in memory with their vectors."""
+    """Return a digest, so that the cache does not keep long texts in memory."""
     return hashlib.blake2b(f"{kind}:{text}".encode(), digest_size=16).digest()

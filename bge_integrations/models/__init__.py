@@ -1,1 +1,1 @@
-"""A checkpoint folder becomes a module that maps packed token ids to arrays."""
+"""Load checkpoint folders as models that map packed token ids to arrays."""

@@ -1,4 +1,4 @@
-"""Attention over packed batches, as fast as the device has it."""
+"""Attention over packed batches, with the fastest kernel that the device has."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
     from bge_integrations.models.batch import LengthGroup, PackedBatch
 
-#: Query tokens at a time if torch has no kernel, so that memory grows with the length and not with its square.
+#: Query tokens computed at a time if torch has no kernel, so that memory grows linearly with the length.
 _QUERY_BLOCK = 512
 
 
 def attention(qkv: Tensor, batch: PackedBatch, heads: int) -> Tensor:
-    """Full attention of every token to the tokens of its own sequence.
+    """Compute full attention of every token to the tokens of its own sequence.
 
     Args:
         qkv: (tokens, 3 * hidden): queries, keys and values side by side; on the CPU, padding rows may follow.
-        batch: Where each sequence lies.
+        batch: The layout of the sequences.
         heads: Number of attention heads.
 
     Returns:
-        (tokens, hidden), and a row of zeros for each padding row.
+        (tokens, hidden), with a row of zeros for each padding row.
     """
     tokens, width = qkv.shape
     if qkv.device.type == "cuda" and qkv.dtype in (torch.bfloat16, torch.float16):
@@ -49,9 +49,9 @@ def attention(qkv: Tensor, batch: PackedBatch, heads: int) -> Tensor:
 
 
 def attention_of_rows(qkv: Tensor, rows: Tensor, batch: PackedBatch, heads: int) -> Tensor:
-    """Attention of one token per sequence, `rows` (sequences,), to its sequence; (sequences, hidden).
+    """Compute attention of only one token per sequence, `rows` (sequences,); return (sequences, hidden).
 
-    The last layer needs no more if only these tokens are read from it.
+    The last layer needs no more if only these tokens are read.
     """
     hidden = qkv.shape[1] // 3
     queries = qkv[rows, :hidden].view(len(rows), heads, 1, -1)
@@ -68,13 +68,13 @@ def attention_of_rows(qkv: Tensor, rows: Tensor, batch: PackedBatch, heads: int)
 
 @dataclass(frozen=True)
 class AttentionParams:
-    """How a decoder's layer attends.
+    """The attention parameters of a decoder layer.
 
     Attributes:
         scale: Multiplies the products of queries and keys.
-        cap: Softcap of these, as cap·tanh(x / cap); None for none.
-        window: Number of tokens a token sees, itself included, counted backwards; None for all.
-        is_causal: Whether a token sees only itself and the tokens before it.
+        cap: Softcap of these products, cap·tanh(x / cap); None for none.
+        window: Sliding window: a token attends to this many tokens up to and including itself; None for all.
+        is_causal: Whether a token attends only to itself and the tokens before it.
     """
 
     scale: float
@@ -84,13 +84,13 @@ class AttentionParams:
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, params: AttentionParams) -> Tensor:
-    """Attention of every token to the tokens of its sequence that it sees.
+    """Compute attention of every token to the tokens of its sequence that the mask allows.
 
     Args:
         q: (tokens, heads, head_size).
         k, v: (tokens, kv_heads, head_size); each serves heads / kv_heads neighbouring query heads.
-        batch: Where each sequence lies.
-        params: What a token sees, and how the products are scaled.
+        batch: The layout of the sequences.
+        params: The mask and the scale.
 
     Returns:
         (tokens, heads * head_size).
@@ -123,7 +123,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, params
 
 
 def masked_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, params: AttentionParams) -> Tensor:
-    """The same for the last token of each sequence: q is (sequences, heads, head_size); (sequences, hidden)."""
+    """Compute only the last token of each sequence: q is (sequences, heads, head_size); return (sequences, hidden)."""
     context = torch.empty_like(q)
     done = 0
     for group in batch.length_groups:
@@ -135,12 +135,13 @@ def masked_attention_of_rows(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch
 
 
 def _by_head(x: Tensor, group: LengthGroup) -> Tensor:
-    """(tokens, heads, head_size) of a length group to (count, heads, length, head_size), over the same memory."""
+    """View a length group's (tokens, heads, head_size) as (count, heads, length, head_size), without a copy."""
     return x.view(group.count, group.length, *x.shape[1:]).transpose(1, 2)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, params: AttentionParams) -> Tensor:
-    """Attend without a kernel: q (count, heads, queries, head_size), k and v (count, kv_heads, keys, head_size)."""
+    """Compute attention without a fused kernel: q (count, heads, queries, head_size), k and v (count, kv_heads, keys,
+    head_size)."""
     count, heads, queries, size = q.shape
     grouped = q.reshape(count, k.shape[1], -1, queries, size)
     scores = (grouped @ k.unsqueeze(2).transpose(-1, -2)).mul_(params.scale)

@@ -1,4 +1,4 @@
-"""Texts of different lengths laid end to end, without padding."""
+"""Packed batches: sequences of different lengths, concatenated without padding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LengthGroup:
-    """Neighbouring sequences of one length: `count` of them from token `start` on, `length` tokens each."""
+    """Consecutive sequences of equal length: `count` sequences of `length` tokens, the first at token `start`."""
 
     start: int
     count: int
@@ -34,11 +34,11 @@ class LengthGroup:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Which tokens of a batch are computed once for several sequences. int64 tensors on its device.
+    """Which tokens of a batch are computed once for several sequences, as int64 tensors on the batch's device.
 
     Attributes:
-        computed: (computed tokens,) their indices in the batch, ascending.
-        source: (tokens,) for each token of the batch, its index among the computed ones.
+        computed: (computed tokens,) indices of the computed tokens in the batch, ascending.
+        source: (tokens,) for each token of the batch, its index among the computed tokens.
     """
 
     computed: torch.Tensor
@@ -46,7 +46,7 @@ class Sharing:
 
     @classmethod
     def of(cls, sequences: list[TokenSequence], cumulative: np.ndarray, device: torch.device) -> Sharing | None:
-        """Find sequences, laid end to end, that begin with the same shared tokens; None if none do."""
+        """Find concatenated sequences that have a common prefix; return None if there are none."""
         owner = np.arange(cumulative[-1])  # for each token, the index of the token it equals
         first: dict[bytes, int] = {}
         for sequence, begin in zip(sequences, cumulative[:-1].tolist(), strict=True):
@@ -60,22 +60,22 @@ class Sharing:
         return cls(*tensors)
 
     def keep(self, computed: torch.Tensor) -> Sharing:
-        """Return the sharing of a batch that keeps only these computed tokens, bool (computed tokens,)."""
+        """Return the sharing for a batch with only the computed tokens in this mask, bool (computed tokens,)."""
         tokens = computed[self.source]
         return Sharing((tokens.cumsum(0) - 1)[self.computed[computed]], (computed.cumsum(0) - 1)[self.source[tokens]])
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Sequences laid end to end, longest first. All tensors are int64 but `cumulative` (int32), on one device.
+    """Concatenated sequences, longest first. All tensors are int64 except `cumulative` (int32), on one device.
 
     Attributes:
         ids: (tokens,) token ids.
         types: (tokens,) token type ids, or None if all are 0.
-        positions: (tokens,) position of each token in its own sequence, from 0.
+        positions: (tokens,) position of each token in its own sequence, counted from 0.
         cumulative: (sequences + 1,) the index of each sequence's first token; the last entry is the number of tokens.
         lengths: Tokens per sequence, in batch order.
-        order: `order[i]` is the index that the batch's i-th sequence had among those given to `pack`.
+        order: `order[i]` is the index of the batch's i-th sequence in the list that was passed to `pack`.
         sharing: Which tokens a decoder computes once for several sequences; None if there are none.
     """
 
@@ -89,9 +89,9 @@ class PackedBatch:
 
     @classmethod
     def pack(cls, sequences: Sequence[TokenSequence], device: torch.device, is_causal: bool = False) -> PackedBatch:
-        """Lay `sequences` end to end. Sorting makes equal lengths neighbours, which share an attention call.
+        """Concatenate `sequences`, sorted by length, so that sequences of equal length share an attention call.
 
-        `is_causal`: whether a token sees only the tokens before it, so that shared beginnings are computed once.
+        `is_causal` says whether a token attends only to the tokens before it, so that a common prefix is computed once.
         """
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         chosen = [sequences[i] for i in order]
@@ -119,7 +119,7 @@ class PackedBatch:
         )
 
     def keep(self, computed: torch.Tensor) -> PackedBatch:
-        """Return the batch of these computed tokens, bool. Each sequence must keep one; positions begin at 0 again."""
+        """Return a batch of the computed tokens in this mask, at least one per sequence; positions restart at 0."""
         tokens = computed if self.sharing is None else computed[self.sharing.source]
         counts = torch.segment_reduce(tokens.float(), "sum", offsets=self.cumulative.long(), unsafe=True).long()
         cumulative = F.pad(counts.cumsum(0), (1, 0))
@@ -135,15 +135,15 @@ class PackedBatch:
         )
 
     def in_given_order(self, outputs: Sequence[T]) -> list[T]:
-        """Sort one output per sequence, in batch order, back into the order of the sequences given to `pack`."""
+        """Return one output per sequence, reordered from batch order to the order of the list passed to `pack`."""
         return [outputs[i] for i in np.argsort(self.order)]
 
     def only_computed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From one row per token, select the rows of the computed tokens."""
+        """Select the rows of the computed tokens from one row per token."""
         return tokens if self.sharing is None else tokens[self.sharing.computed]
 
     def of_each_token(self, computed: torch.Tensor) -> torch.Tensor:
-        """From one row per computed token, make one row per token."""
+        """Expand one row per computed token to one row per token."""
         return computed if self.sharing is None else computed[self.sharing.source]
 
     @property
@@ -158,7 +158,7 @@ class PackedBatch:
 
     @cached_property
     def length_groups(self) -> list[LengthGroup]:
-        """Neighbouring sequences of equal length, in batch order."""
+        """Runs of sequences of equal length, in batch order."""
         groups: list[LengthGroup] = []
         start = 0
         for length, group in groupby(self.lengths):

@@ -1,4 +1,4 @@
-"""Find a checkpoint, and read its small files."""
+"""Locate a checkpoint, and read its small files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 #: Seconds to wait for the hub.
 _HUB_TIMEOUT = 20.0
-#: `weights_digest` reads files up to this many bytes whole, and of larger ones a sample of each megabyte.
+#: `weights_digest` reads all of a file up to this many bytes, and a sample per megabyte of larger ones.
 _READ_WHOLE = 16 << 20
-#: Bytes of a sample.
+#: Bytes per sample.
 _SAMPLE = 4096
 _POCKET_FOLDER = Path(__file__).parent.parent / "pocket"
 _WEIGHT_FILES = (
@@ -57,7 +57,7 @@ def locate(
     if folder.is_dir():
         return name, folder
     if folder.exists():
-        raise CheckpointNotFoundError(f"{name} is a file; pass the folder that holds config.json and the weights")
+        raise CheckpointNotFoundError(f"{name} is a file; pass the folder with config.json and the weights")
     if name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1:
         raise CheckpointNotFoundError(f"there is no folder {name}; pass a checkpoint folder or a hub id owner/name")
     row = catalog.find(name)
@@ -76,7 +76,7 @@ def _unknown(name: str) -> str:
 
 
 def _near(name: str) -> str:
-    """Return a hint at similar catalogued names, unless this is one of them."""
+    """Return a hint with similar names from the catalogue, unless this name is in it."""
     known = [row.name for row in catalog.CHECKPOINTS]
     near = [] if name in known else difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(near)}?" if near else ""
@@ -104,13 +104,13 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     except HFValidationError as error:
         raise UnknownModelError(f"{name!r} is neither a folder nor a hub id owner/name ({error})") from None
     advice = (
-        f"On a machine with network run `hf download {name} --local-dir FOLDER`, copy it here, and pass its path; "
-        "to try this package without any download, use the model 'pocket'." + _near(name)
+        f"On a machine with network access, run `hf download {name} --local-dir FOLDER`; copy the folder here and pass "
+        "its path. To try this package without a download, use the model 'pocket'." + _near(name)
     )
     if local_files_only:
         raise CheckpointNotFoundError(f"{name}: {cached}, and local_files_only=True forbids the download. {advice}")
     try:
-        # model_info is called once; listing the files would be retried for 20 seconds without network
+        # model_info fails at once without network; listing the files would retry for 20 seconds
         siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
         files = _wanted(sibling.rfilename for sibling in siblings)
         return Path(snapshot_download(**where, allow_patterns=files))
@@ -129,7 +129,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
 
 
 def _wanted(files: Iterable[str]) -> list[str]:
-    """Select the files of a repository that we read: configs, tokenizer, heads, and one kind of weights."""
+    """Select the files of a repository that we read: configs, tokenizer, heads, and one format of the weights."""
     files = [f for f in files if not f.startswith(("onnx/", "openvino/", "."))]
     kept = [f for f in files if f.endswith(".json") and not f.endswith(".index.json")]
     kept += [f for f in files if f in TOKENIZER_FILES or f.endswith("_linear.pt")]
@@ -152,15 +152,15 @@ def is_complete(folder: Path) -> bool:
 
 
 def fingerprint(folder: Path) -> Hashable:
-    """Return each file's name, inode, time and size: it changes when a file is rewritten or replaced."""
+    """Return the name, inode, time and size of each file, which change when a file is rewritten or replaced."""
     files = [(f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file()]
     return tuple((name, status.st_ino, status.st_mtime_ns, status.st_size) for name, status in files)
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the SHA-256 of a folder's weights and heads, whatever the folder's path.
+    """Return the SHA-256 of a folder's weights and heads, independent of the folder's path.
 
-    Of large files only a sample is read, 4 kB of each megabyte: it tells any two trainings apart in milliseconds.
+    Large files are sampled, 4 kB per megabyte: this takes milliseconds and distinguishes any two trainings.
     """
     files = {*tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
     whole = hashlib.sha256()
@@ -190,7 +190,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any] | None:
         return None
     content = parse_json(path)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object")
+        raise CheckpointError(f"{path} must contain a JSON object; download it again")
     return content
 
 
@@ -198,7 +198,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the checkpoint's config.json."""
     config = read_json(folder, "config.json")
     if config is None:
-        raise CheckpointError(f"{folder} has no config.json; is it a checkpoint folder?")
+        raise CheckpointError(f"{folder} has no config.json; pass a checkpoint folder")
     return config
 
 

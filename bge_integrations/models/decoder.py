@@ -36,8 +36,8 @@ class _Norm:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class _Rotation:
-    """Cosine and sine (computed tokens, 1, head_size / 2) of each position's angles, which turn halves of a vector."""
+class _RotaryEmbedding:
+    """Rotary position embedding: the cosine and sine of each position's angles, (computed tokens, 1, head_size / 2)."""
 
     def __init__(self, batch: PackedBatch, config: DecoderConfig, dtype: torch.dtype) -> None:
         positions = batch.only_computed(batch.positions)
@@ -47,7 +47,7 @@ class _Rotation:
         self.cos, self.sin = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(tokens, heads, head_size) to the same."""
+        """Rotate (tokens, heads, head_size); return the same shape."""
         first, second = x.chunk(2, -1)
         return torch.cat([first * self.cos - second * self.sin, second * self.cos + first * self.sin], -1)
 
@@ -65,14 +65,14 @@ class _Layer:
     ) -> None:
         self._config = config
         device, compute_dtype = placement.device, placement.compute_dtype
-        # states of language models have outliers, which 8 bits would lose
+        # the states of language models have outliers, which int8 inputs would lose
         make = partial(linear, bias=None, placement=placement, exact_inputs=True)
         self._params = AttentionParams(config.attention_scale, config.attention_cap, window, config.is_causal)
         hidden, inner = config.hidden_size, config.intermediate_size
         self._queries, self._keys = config.heads * config.head_size, config.kv_heads * config.head_size
 
         def stacked(sizes: Mapping[str, int], *width: int) -> Tensor:
-            """Stack the tensors of these names, converted in place: a copy of each would double the peak memory."""
+            """Stack these tensors, converting each in place: copies of them would double the peak memory."""
             whole = torch.empty(sum(sizes.values()), *width, device=device, dtype=compute_dtype)
             for (name, size), rows in zip(sizes.items(), torch.split(whole, list(sizes.values())), strict=True):
                 rows.copy_(weights.take(prefix + name, size, *width))
@@ -103,8 +103,8 @@ class _Layer:
         self.after_attention = norm("post_attention_layernorm") if config.sandwich else None
         self.after_mlp = norm("post_feedforward_layernorm") if config.sandwich else None
 
-    def __call__(self, x: Tensor, batch: PackedBatch, rotation: _Rotation, rows: Tensor | None) -> Tensor:
-        """(computed tokens, hidden) to the same, or to (sequences, hidden) for the tokens `rows`, one per sequence.
+    def __call__(self, x: Tensor, batch: PackedBatch, rotation: _RotaryEmbedding, rows: Tensor | None) -> Tensor:
+        """Map (computed tokens, hidden) to the same shape, or to (sequences, hidden) if `rows` has a token of each.
 
         Rows are padded; see `pad_rows`.
         """
@@ -129,10 +129,10 @@ class Decoder:
     """A decoder over packed batches that reads the last token of each sequence.
 
     Args:
-        layers: How many of the layers to read; None reads all.
+        layers: Number of layers to load; None loads all.
 
     Raises:
-        CheckpointError: A tensor is missing or has another shape than config.json says.
+        CheckpointError: A tensor is missing, or its shape does not match config.json.
     """
 
     def __init__(self, weights: Weights, config: DecoderConfig, layers: int | None, placement: Placement) -> None:
@@ -140,7 +140,7 @@ class Decoder:
         self._dtype = placement.compute_dtype
         prefix = weights.prefix_of("embed_tokens.weight")
         stored = weights.take(f"{prefix}embed_tokens.weight", config.vocabulary_size, config.hidden_size)
-        # widened at lookup, not here: a large vocabulary takes gigabytes
+        # converted at lookup, not here: a large vocabulary takes gigabytes
         kept_dtype = self._dtype if self._dtype.itemsize < stored.dtype.itemsize else stored.dtype
         self.token_embeddings = stored.to(placement.device, kept_dtype, copy=True)
         count = config.layers if layers is None else layers
@@ -160,26 +160,26 @@ class Decoder:
         cutoffs: Sequence[int],
         compression: Mapping[int, int] | None = None,
     ) -> list[Tensor]:
-        """Return the normed state of each sequence's last token after each number of layers in `cutoffs`.
+        """Return the normalized state of each sequence's last token after each number of layers in `cutoffs`.
 
         Args:
-            batch: The sequences. With a compression, types 0, 1, 2 are query, passage and prompt.
+            batch: The sequences. With compression, token types 0, 1 and 2 are query, passage and prompt.
             between_layers: Called between any two layers.
-            cutoffs: From 1 to the number of layers read; layers above the highest are not computed.
-            compression: {layer, from 0: ratio}: before that layer, every `ratio` passage states become their mean.
+            cutoffs: From 1 to the number of loaded layers; layers above the highest are not computed.
+            compression: {layer (from 0): ratio}: before that layer, merge every `ratio` passage states into their mean.
 
         Returns:
-            (sequences, hidden) for each of the cut-offs, in their order.
+            (sequences, hidden) for each cut-off, in their order.
         """
         highest, states = max(cutoffs), {}
         embedded = self.token_embeddings[batch.only_computed(batch.ids)].to(self._dtype)
         x = pad_rows(embedded * torch.tensor(self.config.embedding_scale, dtype=self._dtype))
-        rotation = _Rotation(batch, self.config, self._dtype)
+        rotation = _RotaryEmbedding(batch, self.config, self._dtype)
         for i, layer in enumerate(self.layers[:highest]):
             if compression and i in compression:
                 x, batch = compress(x[: rotation.tokens], batch, compression[i])
                 x = pad_rows(x)
-                rotation = _Rotation(batch, self.config, self._dtype)
+                rotation = _RotaryEmbedding(batch, self.config, self._dtype)
             last = batch.last_tokens
             if i + 1 == highest:
                 states[highest] = self.norm(layer(x, batch, rotation, last)[: len(last)])
@@ -194,7 +194,7 @@ class Decoder:
 def compress(x: Tensor, batch: PackedBatch, ratio: int) -> tuple[Tensor, PackedBatch]:
     """Merge every `ratio` neighbouring passage states of a sequence into their mean; the last group may be smaller.
 
-    Queries and prompts stay, and positions begin at 0 again. Takes (computed tokens, hidden), returns fewer tokens
+    Queries and prompts are unchanged, and positions restart at 0. Takes (computed tokens, hidden), returns fewer tokens
     and their batch.
     """
     assert batch.types is not None

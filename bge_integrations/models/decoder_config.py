@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
-    # Gemma's first configs say "gelu" and mean the tanh form; transformers reads them so too
+    # Gemma's first configs say "gelu" but mean the tanh form; transformers reads them the same way
     "gelu": "gelu_tanh",
     "gelu_new": "gelu_tanh",
 }
@@ -45,14 +45,14 @@ class DecoderConfig:
     Attributes:
         attention_scale: Multiplies the products of queries and keys.
         attention_cap: Softcap of these products, cap·tanh(x / cap) (Gemma 2); None for none.
-        windows: For each layer, the number of tokens a token sees, itself included, counted backwards; None for all.
+        windows: Each layer's sliding window in tokens, counted up to and including the token itself; None for all.
         norm_offset: Added to the weight of each norm: Gemma stores weight - 1.
         sandwich: Whether attention and MLP are also followed by norms (Gemma 2).
         qkv_bias: Whether queries, keys and values have a bias (Qwen2).
         embedding_scale: Multiplies the token embeddings.
         residual_scale: Multiplies the outputs of attention and MLP before they are added (MiniCPM).
         logit_cap: Softcap of the logits; None for none.
-        is_causal: Whether a token sees only itself and the tokens before it.
+        is_causal: Whether a token attends only to itself and the tokens before it.
         tied: Whether the language model's head shares the token embeddings.
         stored_bytes: Bytes per number of the stored weights, according to the config.
     """
@@ -83,10 +83,10 @@ class DecoderConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], is_causal: bool = True) -> DecoderConfig:
-        """Read the config.json of any of `DECODER_TYPES`. It may itself say that the model is not causal.
+        """Read the config.json of any of `DECODER_TYPES`. It can also declare that the model is not causal.
 
         Raises:
-            NotSupportedError: It asks for something that this backbone does not do.
+            NotSupportedError: It requires something that this backbone does not support.
             CheckpointError: A value is missing, or inconsistent with another.
         """
         model_type = config.get("model_type")
@@ -101,7 +101,7 @@ class DecoderConfig:
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error}") from error
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
+            raise CheckpointError(f"config.json contains a value of the wrong type ({error})") from error
 
     @classmethod
     def _read(cls, config: Mapping[str, Any], is_causal: bool) -> DecoderConfig:
@@ -114,9 +114,9 @@ class DecoderConfig:
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise NotSupportedError(f"rope type {rope.get('rope_type', rope.get('type'))!r} is not supported")
         if config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1)) != 1:
-            raise NotSupportedError("a partial_rotary_factor is not supported")
+            raise NotSupportedError("partial_rotary_factor is not supported")
         if config.get("quantization_config"):
-            raise NotSupportedError("quantized checkpoints are not supported; take the published weights and dtype=")
+            raise NotSupportedError("quantized checkpoints are not supported; load the original weights with dtype=")
         hidden, heads, layers = (
             int(config[key]) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
         )
@@ -135,7 +135,7 @@ class DecoderConfig:
             rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
             activation=_ACTIVATIONS[act],
             attention_scale=float(query_scalar) ** -0.5,
-            # the published code of the lightweight reranker (cost_wise_gemma) attends without the cap
+            # the lightweight reranker's published code (cost_wise_gemma) does not apply the cap
             attention_cap=_cap(config, "attn_logit_softcapping") if model_type == "gemma2" else None,
             windows=_windows(config, layers),
             norm_offset=1.0 if is_gemma else 0.0,
@@ -149,7 +149,7 @@ class DecoderConfig:
             stored_bytes=_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4),
         )
         if not parsed.is_causal and any(parsed.windows):
-            raise NotSupportedError("attention to both sides in a sliding window is not supported")
+            raise NotSupportedError("bidirectional attention in a sliding window is not supported")
         sizes = (parsed.hidden_size, parsed.layers, parsed.heads, parsed.kv_heads, parsed.head_size, parsed.max_length)
         floats = (
             parsed.norm_eps,
@@ -168,25 +168,25 @@ class DecoderConfig:
         attention = 2 * (self.heads + self.kv_heads) * self.head_size * self.hidden_size
         mlp = 3 * self.intermediate_size * self.hidden_size
         embeddings = self.vocabulary_size * self.hidden_size
-        # they stay as stored unless that is wider than the compute dtype, which is float32 in int8
+        # stored in the file's dtype unless it is wider than the compute dtype, which is float32 for int8
         embedding_bytes = min(self.stored_bytes, _BYTES["float32" if dtype == "int8" else dtype])
         return layers * (attention + mlp) * _BYTES[dtype] + embeddings * embedding_bytes
 
 
 def cutoffs_of(config: Mapping[str, Any]) -> range:
-    """Read after which numbers of layers a layerwise or lightweight reranker has a score.
+    """Return the numbers of layers after which a layerwise or lightweight reranker can score.
 
     Raises:
-        CheckpointError: config.json does not say, or names no possible layer.
+        CheckpointError: config.json does not specify them, or leaves none.
     """
     try:
         cutoffs = range(
             int(config["start_layer"]), int(config["num_hidden_layers"]) + 1, int(config.get("layer_sep", 1))
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"config.json does not say after which layers there are scores ({error!r})") from error
+        raise CheckpointError(f"config.json does not specify the layers to score after ({error!r})") from error
     if not cutoffs or cutoffs[0] < 1:
-        raise CheckpointError(f"config.json names no layer after which there is a score (start_layer {cutoffs.start})")
+        raise CheckpointError(f"config.json leaves no layer to score after (start_layer {cutoffs.start})")
     return cutoffs
 
 
@@ -195,7 +195,7 @@ def _cap(config: Mapping[str, Any], key: str) -> float | None:
 
 
 def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """Gemma 2 has a window in every other layer, Mistral in all, Qwen2 in the upper ones if it says so."""
+    """Return each layer's window: Gemma 2 has one in every other layer, Mistral in all, Qwen2 in upper ones or none."""
     window, model_type = config.get("sliding_window"), config.get("model_type")
     if window is None or window is False or (model_type == "qwen2" and not config.get("use_sliding_window")):
         return (None,) * layers

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class YesHead:
-    """The logit that the language model's head gives the first token of "Yes" as the next token."""
+    """The language model's logit for the first token of "Yes" as the next token."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class YesHead:
         self._cap = config.logit_cap
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
-        """(sequences, hidden) to float32 logits (sequences,)."""
+        """Map (sequences, hidden) to float32 logits (sequences,)."""
         return _capped((states @ self._yes).float(), self._cap)
 
 
@@ -65,7 +65,7 @@ class LayerHeads:
         kind = stored.get("head_type", "simple")
         if kind not in ("simple", "raw", "complex"):
             raise NotSupportedError(f"head_type {kind!r} is not supported")
-        # heads as large as the vocabulary get states scaled as for the language model's own head
+        # heads of the size of the vocabulary expect states that are scaled as for the language model's own head
         self._scale = 1.0
         if kind != "simple":
             try:
@@ -82,7 +82,7 @@ class LayerHeads:
             self._rows.append(head[0].clone().to(placement.device, placement.compute_dtype))
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
-        """(sequences, hidden) after `cutoff` layers, the `index`-th cut-off, to float32 logits (sequences,)."""
+        """Map (sequences, hidden) after `cutoff` layers, the `index`-th cut-off, to float32 logits (sequences,)."""
         row = self._rows[index if self._by_index else self._cutoffs.index(cutoff)]
         return _capped((states * self._scale @ row).float(), self._cap)
 

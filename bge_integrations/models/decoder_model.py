@@ -12,7 +12,7 @@ from bge_integrations.models.checkpoint import read_config
 from bge_integrations.models.decoder import Decoder
 from bge_integrations.models.decoder_config import DecoderConfig
 from bge_integrations.models.decoder_heads import LayerHeads, YesHead
-from bge_integrations.models.heads import shorten
+from bge_integrations.models.heads import truncate_and_normalize
 from bge_integrations.models.interface import SequenceOutput
 from bge_integrations.models.memory import check_room, memory_errors
 from bge_integrations.models.tokenizer import TextTokenizer
@@ -36,12 +36,12 @@ class DecoderModel:
     Args:
         head: The head of its family.
         is_causal: Whether its family is causal; config.json can also say that a model is not.
-        placement: Where the weights go, and how they are computed.
-        layers: Number of layers to read (rerankers that can stop early); None reads all.
+        placement: The device, dtype and kernels.
+        layers: Number of layers to load (for rerankers that can stop early); None loads all.
 
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
-        NotSupportedError: config.json asks for something that this backbone does not do.
+        NotSupportedError: config.json requires something that this backbone does not support.
         OutOfMemoryError: The weights do not fit in memory.
     """
 
@@ -71,7 +71,7 @@ class DecoderModel:
             self._head = make(weights, stored, self.config, self.tokenizer, placement) if make else None
 
     def _check_room(self, folder: Path, layers: int | None) -> None:
-        """Refuse a model that does not fit in the free memory before any weight is read."""
+        """Refuse a model that does not fit in the free memory, before any weights are read."""
         count = self.config.layers if layers is None else layers
         smaller = ["bfloat16"] if self.placement.device.type == "cuda" else ["bfloat16", "int8"]
         sizes = {dtype: self.config.weight_bytes(count, dtype) for dtype in smaller}
@@ -91,6 +91,6 @@ class DecoderModel:
                 logits = [head(state, cutoff, i) for i, (state, cutoff) in enumerate(zip(states, cutoffs, strict=True))]
                 outputs = [SequenceOutput(logit=row) for row in torch.stack(logits, 1).cpu().numpy()]
             else:
-                dense = shorten(states[0], spec.dim, spec.normalize).cpu().numpy()
+                dense = truncate_and_normalize(states[0], spec.dim, spec.normalize).cpu().numpy()
                 outputs = [SequenceOutput(dense=row) for row in dense]
             return batch.in_given_order(outputs)

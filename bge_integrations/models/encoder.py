@@ -1,4 +1,4 @@
-"""The packed BERT and XLM-R backbone: flat tokens in, hidden states out, no padding anywhere."""
+"""The packed BERT and XLM-R backbone: flat tokens in, hidden states out, without padding."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Layer:
         self.norm = norm("output.LayerNorm")
 
     def __call__(self, x: Tensor, batch: PackedBatch, rows: Tensor | None) -> Tensor:
-        """(tokens, hidden) to the same, or to (sequences, hidden) for one token per sequence; rows are padded."""
+        """Map (tokens, hidden) to the same shape, or to (sequences, hidden) for the tokens `rows`; rows are padded."""
         qkv = self.qkv(x)
         if rows is None:
             context = attention(qkv, batch, self.heads)
@@ -78,7 +78,7 @@ class Encoder:
     """BERT, RoBERTa or XLM-R, over packed batches.
 
     Raises:
-        CheckpointError: A tensor is missing or has another shape than config.json says.
+        CheckpointError: A tensor is missing, or its shape does not match config.json.
     """
 
     def __init__(self, weights: Weights, config: EncoderConfig, placement: Placement) -> None:
@@ -97,12 +97,12 @@ class Encoder:
         self.layers = [_Layer(weights, f"{prefix}encoder.layer.{i}.", config, placement) for i in range(config.layers)]
 
     def __call__(self, batch: PackedBatch, between_layers: Callable[[], None], rows: Tensor | None = None) -> Tensor:
-        """Hidden states of the last layer.
+        """Return the hidden states of the last layer.
 
         Args:
             batch: The sequences; none longer than `config.max_length`.
             between_layers: Called between any two layers.
-            rows: (sequences,) index of the one token per sequence that is read, or None for all.
+            rows: (sequences,) index of the one token to return per sequence; None returns all tokens.
 
         Returns:
             (tokens, hidden), or (sequences, hidden) with `rows`.

@@ -31,7 +31,7 @@ class EncoderConfig:
         """Read the config.json of any of `ENCODER_TYPES`.
 
         Raises:
-            NotSupportedError: It asks for something that this backbone does not do.
+            NotSupportedError: It requires something that this backbone does not support.
             CheckpointError: A value is missing, or inconsistent with another.
         """
         model_type = config.get("model_type")
@@ -40,7 +40,7 @@ class EncoderConfig:
                 f"model_type {model_type!r} is not supported; supported: {', '.join(ENCODER_TYPES)}"
             )
         if config.get("hidden_act", "gelu") != "gelu":
-            raise NotSupportedError(f"hidden_act {config['hidden_act']!r} is not supported, only 'gelu'")
+            raise NotSupportedError(f"hidden_act {config['hidden_act']!r} is not supported; encoders must use 'gelu'")
         if config.get("position_embedding_type", "absolute") != "absolute":
             raise NotSupportedError(f"position_embedding_type {config['position_embedding_type']!r} is not supported")
         try:
@@ -58,7 +58,7 @@ class EncoderConfig:
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error}") from error
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"config.json holds a value of the wrong kind ({error})") from error
+            raise CheckpointError(f"config.json contains a value of the wrong type ({error})") from error
         sizes = (parsed.hidden_size, parsed.layers, parsed.heads, parsed.intermediate_size, parsed.vocabulary_size)
         if min(*sizes, parsed.max_length, parsed.first_position + 1) < 1 or parsed.hidden_size % parsed.heads:
             raise CheckpointError(f"config.json is inconsistent: {parsed}")

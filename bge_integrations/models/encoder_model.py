@@ -12,7 +12,7 @@ from bge_integrations.models.checkpoint import read_config
 from bge_integrations.models.encoder import Encoder
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.graphs import GraphedEncoder
-from bge_integrations.models.heads import ClassificationHead, M3Heads, pool, pooled_rows, shorten
+from bge_integrations.models.heads import ClassificationHead, M3Heads, pool, pooled_rows, truncate_and_normalize
 from bge_integrations.models.interface import SequenceOutput
 from bge_integrations.models.memory import memory_errors
 from bge_integrations.models.tokenizer import TextTokenizer
@@ -35,7 +35,7 @@ class EncoderModel:
 
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
-        NotSupportedError: config.json asks for something that this backbone does not do.
+        NotSupportedError: config.json requires something that this backbone does not support.
     """
 
     is_causal = False
@@ -87,7 +87,7 @@ class EncoderModel:
         vectors: list[np.ndarray | None] = [None] * size
         if spec.pooling is not None:
             states = hidden if rows is not None else pool(hidden, spec.pooling, batch)
-            dense = list(shorten(states, spec.dim, spec.normalize).cpu().numpy())
+            dense = list(truncate_and_normalize(states, spec.dim, spec.normalize).cpu().numpy())
         if spec.sparse or spec.multi_vector:
             assert self._m3 is not None
             if spec.sparse:

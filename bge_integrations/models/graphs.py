@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 class FixedBatch:
-    """A batch whose tensors keep their addresses, as a recorded graph needs: other batches are copied into it.
+    """A batch whose tensors keep their addresses, which a recorded graph requires; other batches are copied into it.
 
-    After the sequences of the copied batch come one over the tokens that are left, then empty ones.
+    The copied sequences are followed by one sequence with the remaining tokens, and then by empty ones.
 
     Args:
-        tokens: Number of tokens; at first they are one sequence.
+        tokens: Number of tokens, which initially form one sequence.
         device: The device of the tensors.
     """
 
@@ -47,7 +47,7 @@ class FixedBatch:
         self.batch = PackedBatch(ids, self._types, positions, cumulative, lengths=(tokens,), order=(0,))
 
     def put(self, batch: PackedBatch) -> None:
-        """Copy in a batch of at most `tokens` tokens and eight sequences; what follows it keeps its old values."""
+        """Copy in a batch of at most `tokens` tokens and eight sequences; the other tokens keep their old values."""
         tokens, ends = len(batch.ids), len(batch.cumulative)
         self.batch.ids[:tokens] = batch.ids
         self._types[:tokens] = 0 if batch.types is None else batch.types
@@ -57,7 +57,7 @@ class FixedBatch:
 
 
 class _Graph:
-    """The encoder's kernels for one number of tokens."""
+    """The encoder's recorded kernels for a fixed number of tokens."""
 
     def __init__(self, encoder: Encoder, tokens: int, device: torch.device) -> None:
         self._fixed = FixedBatch(tokens, device)
@@ -66,8 +66,8 @@ class _Graph:
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                for _ in range(3):  # libraries allocate working memory at the first call, which can't be recorded
-                    encoder(self._fixed.batch, _go_on)
+                for _ in range(3):  # on first use libraries allocate working memory, which can't be recorded
+                    encoder(self._fixed.batch, _do_nothing)
             torch.cuda.current_stream().wait_stream(stream)
             # other threads may use CUDA during the recording unless they synchronise the whole device; the outer block
             # restores this thread's stream even if the recording fails
@@ -75,7 +75,7 @@ class _Graph:
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
             ):
-                self._hidden = encoder(self._fixed.batch, _go_on)
+                self._hidden = encoder(self._fixed.batch, _do_nothing)
 
     def __call__(self, batch: PackedBatch, rows: Tensor | None) -> Tensor:
         self._fixed.put(batch)
@@ -86,7 +86,7 @@ class _Graph:
 class GraphedEncoder:
     """An encoder in bfloat16 or float16 on CUDA that records a graph for each size of small batches at its first use.
 
-    If a graph can't be recorded, or its numbers differ from the encoder's, a warning is issued and none are used.
+    If a graph can't be recorded, or its outputs differ from the encoder's, a warning is issued and no graphs are used.
     """
 
     def __init__(self, encoder: Encoder, device: torch.device) -> None:
@@ -102,7 +102,7 @@ class GraphedEncoder:
         if size in self._graphs:
             return self._graphs[size](batch, rows)
         expected = self._encoder(batch, between_layers, rows)
-        if not expected.isfinite().all():  # there is nothing to compare with
+        if not expected.isfinite().all():  # a graph can't be compared with these
             return expected
         try:
             graph = _Graph(self._encoder, size, self._device)
@@ -111,7 +111,7 @@ class GraphedEncoder:
             self._give_up(f"could not be recorded ({error})")
             return expected
         if not difference < 0.05:  # both are rounded to 8 or 11 bits in each layer
-            self._give_up(f"gave numbers that differ by {difference:.2g} of the largest")
+            self._give_up(f"returned numbers that differ by {difference:.2g} of the largest")
             return expected
         self._graphs[size] = graph
         logger.debug("recorded a CUDA graph for batches of up to %d tokens", size)
@@ -125,5 +125,5 @@ class GraphedEncoder:
         warnings.warn(message, PerformanceWarning, stacklevel=2)
 
 
-def _go_on() -> None:
-    """Nothing runs between the layers of a recorded encoder."""
+def _do_nothing() -> None:
+    """Run nothing between the layers of a recorded encoder."""

@@ -1,4 +1,4 @@
-"""From hidden states to what users ask for: pooling, bge-m3's two extra heads, one-logit classification."""
+"""From hidden states to outputs: pooling, bge-m3's two extra heads, one-logit classification."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 
 def pooled_rows(pooling: Pooling, batch: PackedBatch) -> Tensor | None:
-    """Index of the one token per sequence that the pooling reads, or None if it reads all."""
+    """Return the index of the one token per sequence that the pooling reads; None if it reads all tokens."""
     if pooling == "cls":
         return batch.first_tokens
     return batch.last_tokens if pooling == "last_token" else None
 
 
 def pool(hidden: Tensor, pooling: Pooling, batch: PackedBatch) -> Tensor:
-    """(tokens, width) to (sequences, width): the first token, the last, or the mean of all (Σh·m / Σm)."""
+    """Pool (tokens, width) to (sequences, width): the first token, the last, or the mean of all (Σh·m / Σm)."""
     rows = pooled_rows(pooling, batch)
     if rows is not None:
         return hidden[rows]
     return torch.segment_reduce(hidden.float(), "mean", offsets=batch.cumulative.long(), axis=0, unsafe=True)
 
 
-def shorten(vectors: Tensor, dim: int | None, normalize: bool) -> Tensor:
-    """The first `dim` columns (None: all), as float32 unit rows if asked for; truncation comes first."""
+def truncate_and_normalize(vectors: Tensor, dim: int | None, normalize: bool) -> Tensor:
+    """Return the first `dim` columns (None: all) in float32, then scaled to unit length if `normalize` is set."""
     vectors = vectors[..., :dim].float()
     return F.normalize(vectors, dim=-1) if normalize else vectors
 
@@ -49,7 +49,7 @@ class M3Heads:
     """bge-m3's two extra heads, one value and one vector per token.
 
     Raises:
-        CheckpointError: A head's file is missing (it is never made up) or does not fit the backbone.
+        CheckpointError: A head's file is missing (heads are never initialized at random) or does not fit the backbone.
     """
 
     def __init__(self, folder: Path, hidden_size: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -68,7 +68,7 @@ class M3Heads:
         self.multi_vector_size = len(self._multi_vector[0])
 
     def sparse(self, hidden: Tensor, batch: PackedBatch, special_ids: np.ndarray) -> list[SparseVector]:
-        """Per sequence {token id: max over its occurrences of relu(w·h + b)} if that is > 0, without special tokens."""
+        """Return {token id: max of relu(w·h + b) over its occurrences} by sequence, without zeros and special ids."""
         token_weights = torch.relu(F.linear(hidden, *self._sparse)).squeeze(-1).float().cpu().numpy()
         ids = batch.ids.cpu().numpy()
         sequence = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
@@ -85,10 +85,10 @@ class M3Heads:
         return [SparseVector(indices[begin:end], values[begin:end]) for begin, end in itertools.pairwise(bounds)]
 
     def multi_vector(self, hidden: Tensor, batch: PackedBatch, dim: int | None, normalize: bool) -> list[np.ndarray]:
-        """Per sequence (length - 1, width) float32: every token but the first."""
+        """Return float32 (length - 1, width) per sequence: all tokens except the first."""
         kept = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
         kept[batch.first_tokens] = False
-        vectors = shorten(F.linear(hidden[kept], *self._multi_vector), dim, normalize).cpu().numpy()
+        vectors = truncate_and_normalize(F.linear(hidden[kept], *self._multi_vector), dim, normalize).cpu().numpy()
         ends = np.cumsum([length - 1 for length in batch.lengths])
         return np.split(vectors, ends[:-1])
 
@@ -114,5 +114,5 @@ class ClassificationHead:
         self._out = take(f"{out}.weight", 1, hidden), take(f"{out}.bias", 1)
 
     def __call__(self, first_tokens: Tensor) -> Tensor:
-        """(sequences, hidden) to float32 logits (sequences,)."""
+        """Map (sequences, hidden) to float32 logits (sequences,)."""
         return F.linear(torch.tanh(F.linear(first_tokens, *self._dense)), *self._out).squeeze(-1).float()

@@ -19,13 +19,13 @@ def task_instructions(row: catalog.Checkpoint, task: str | None, query_instructi
     if row.instruction_format:
         if task is not None and (not isinstance(task, str) or task not in catalog.INSTRUCT_TASKS):
             raise InvalidInputError(
-                f"task={task!r} is none of {', '.join(catalog.INSTRUCT_TASKS)}",
+                f"task={task!r} is not one of {', '.join(catalog.INSTRUCT_TASKS)}",
                 argument="task",
-                advice="take one of them, or pass your own instruction as query_instruction=",
+                advice="use one of them, or pass your own instruction as query_instruction=",
             )
         if task is not None and query_instruction is not None:
             raise InvalidInputError(
-                "task= and query_instruction= both say what the queries are for",
+                "task= and query_instruction= can't be combined",
                 argument="task",
                 advice="pass one of them",
             )
@@ -52,7 +52,7 @@ def formatted_instruction(instruction_format: str, instruction: str) -> str:
 
 
 def examples_text(examples: Sequence[Mapping[str, str]], instruction: str, suffix: str) -> str:
-    """Write examples as bge-en-icl reads them, each with its own instruction or else with the queries' instruction.
+    """Format examples for bge-en-icl, each with its own instruction or, if it has none, the queries' instruction.
 
     Args:
         examples: Each has the keys "query", "response" and optionally "instruct".
@@ -60,7 +60,7 @@ def examples_text(examples: Sequence[Mapping[str, str]], instruction: str, suffi
         suffix: The text between a query and its response.
 
     Raises:
-        InvalidInputError: An example has other keys, or a value is not a text.
+        InvalidInputError: An example has other keys, or a value is not a str.
     """
     parts = []
     for i, example in enumerate(examples):

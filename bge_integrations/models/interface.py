@@ -1,4 +1,4 @@
-"""What the core knows of a model: the interface between `core/` and every backend in `models/`."""
+"""The interface between `core/` and the backends in `models/`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TokenSequence:
     Attributes:
         ids: Token ids, int32 (length,).
         types: Token type ids, int32 (length,); None if all are 0.
-        shared: How many of the first tokens other sequences may begin with too. A causal model computes these once for
-            all sequences of a batch that have the same.
+        shared: Length of a prefix that other sequences may have in common. A causal model computes it once for all
+            sequences of a batch that share it.
     """
 
     ids: np.ndarray
@@ -46,10 +46,10 @@ class OutputSpec:
         dim: Columns to keep of dense and multi-vectors; None keeps all.
         normalize: Whether to scale these to unit length, after `dim`.
         logit: Whether to compute the relevance logit (rerankers only).
-        cutoff_layers: Score after each of these numbers of layers, ascending (LLM rerankers that can stop early); empty
-            scores after the last layer.
-        compression: (layer, ratio) pairs: before that layer, every `ratio` passage states become one (the lightweight
-            reranker only).
+        cutoff_layers: Score after each of these numbers of layers, ascending (LLM rerankers that can stop early); if
+            empty, after the last layer.
+        compression: (layer, ratio) pairs: before that layer, merge every `ratio` passage states into one (the
+            lightweight reranker only).
     """
 
     pooling: Pooling | None = None
@@ -64,7 +64,7 @@ class OutputSpec:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SequenceOutput:
-    """The output for one sequence; what its spec did not ask for is None.
+    """The output for one sequence; anything that its spec does not request is None.
 
     Attributes:
         dense: float32 (dim,).
@@ -90,10 +90,10 @@ class Model(Protocol):
     Attributes:
         tokenizer: The checkpoint's tokenizer.
         hidden_size: Width of the dense vector before truncation.
-        max_length: Longest sequence in tokens that the model can take.
-        vocabulary_size: Number of token ids, which sparse vectors refer to.
+        max_length: Maximum number of tokens of a sequence.
+        vocabulary_size: Number of token ids: the width of the sparse vectors.
         multi_vector_size: Width of the multi-vectors; 0 if the model has no sparse and multi-vector heads.
-        is_causal: Whether a token sees only the tokens before it, so that shared beginnings may be computed once.
+        is_causal: Whether a token attends only to the tokens before it, so that common prefixes can be computed once.
     """
 
     tokenizer: TextTokenizer
@@ -109,9 +109,9 @@ class Model(Protocol):
         """Compute one output per sequence, in their order. Called by one thread at a time.
 
         Args:
-            sequences: Of any lengths; the backend packs or pads them itself.
+            sequences: Sequences of any lengths; the backend packs or pads them itself.
             spec: What to compute.
-            between_layers: Called between any two layers if the backend can. What it raises ends the run.
+            between_layers: Called between any two layers if the backend can do so. An exception in it ends the run.
 
         Raises:
             OutOfMemoryError: The batch does not fit in memory.

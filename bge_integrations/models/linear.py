@@ -1,4 +1,4 @@
-"""Linear layers: torch's own, oneDNN's prepacked ones, and 8-bit ones."""
+"""Linear layers: torch's own, oneDNN's prepacked ones, and int8 ones."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from bge_integrations.models.placement import Placement
 
-#: Which float linears run on the CPU: "onednn" prepacks the weights for oneDNN, "torch" calls torch's own linear.
+#: The implementation of float linears on the CPU: "onednn" prepacks the weights for oneDNN, "torch" is torch's own.
 CpuKernels = Literal["onednn", "torch"]
-#: What follows a linear: nothing, GELU, or the addition of a residual.
+#: The operation after a linear: nothing, GELU, or the addition of a residual.
 Epilogue = Literal["none", "gelu", "add"]
 
 #: The environment variable that overrides the choice made for this processor.
 CPU_KERNELS_VARIABLE = "BGE_CPU_KERNELS"
-#: Rows of 8-bit weights that are widened at a time.
+#: Rows of int8 weights that are converted at a time.
 _INT8_BLOCK = 1024
 #: (max rows, multiple): pad small batches to this multiple. A query has few rows, and padding costs it time.
 _SMALL_STEPS = ((32, 2), (128, 8))
 #: Pad larger batches to this multiple.
 _LARGE_STEP = 64
-#: float32 weights of fewer numbers are computed by torch's own linear: calling oneDNN costs more than it saves.
+#: float32 weights with fewer elements use torch's own linear: a oneDNN call would cost more than it saves.
 _LEAST_ONEDNN = 1 << 17
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -64,9 +64,9 @@ class Linear:
 
 
 class PrepackedLinear:
-    """The same through oneDNN on the CPU: the weight is laid out for it once, and the epilogue is fused.
+    """The same with oneDNN on the CPU: the weight is reordered once, and the epilogue is fused.
 
-    These two operators are not public API of torch, so `linear` falls back to `Linear` if they do not work.
+    The two operators are not part of torch's public API, so `linear` falls back to `Linear` if they do not work.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -87,10 +87,10 @@ class PrepackedLinear:
 
 
 class Int8Linear(Linear):
-    """The same in 8 bits on the CPU: weights have a scale for each output, x has one for each row.
+    """The same in int8 on the CPU, with a scale per output for the weights and a scale per row for x.
 
     With one scale for all of x, a row's output would depend on the other rows. About twice as fast as float32 if the
-    processor multiplies 8-bit numbers (VNNI). The operator is not public API of torch.
+    processor multiplies 8-bit numbers (VNNI). The operator is not part of torch's public API.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -110,9 +110,9 @@ class Int8Linear(Linear):
 
 
 class Int8WeightLinear(Linear):
-    """The same with 8-bit weights and a scale for each output, computed in the dtype of x.
+    """The same with int8 weights and a scale per output, computed in the dtype of x.
 
-    It saves memory, not time: the weights are widened again for each product, a block at a time.
+    It saves memory, not time: each product converts the weights to the dtype of x, a block at a time.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -146,8 +146,8 @@ def linear(
     Args:
         weight: (out, in), in the placement's compute dtype and on its device.
         bias: (out,), or None.
-        placement: Decides between 8 bits, oneDNN and torch.
-        epilogue: What will follow the linear.
+        placement: Decides between int8, oneDNN and torch.
+        epilogue: The operation that will follow the linear.
         exact_inputs: In int8, quantize only the weights, not the inputs.
     """
     if placement.dtype == "int8":
@@ -160,9 +160,9 @@ def linear(
 
 
 def pad_rows(x: Tensor) -> Tensor:
-    """On the CPU, append rows of zeros to `x` (rows, width), up to one of a few numbers of rows.
+    """On the CPU, pad `x` (rows, width) with rows of zeros to one of a few numbers of rows.
 
-    oneDNN keeps memory for each number of rows that it meets: hundreds of megabytes for batches of all sizes.
+    oneDNN keeps memory for each number of rows that it has seen: hundreds of megabytes for batches of all sizes.
     """
     if x.device.type != "cpu":
         return x
@@ -171,15 +171,15 @@ def pad_rows(x: Tensor) -> Tensor:
 
 
 def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `x` (rows, width) as int8, scaled so that each row's largest is 127, and the float32 scales (rows,)."""
+    """Return `x` (rows, width) as int8, with each row scaled to a maximum of 127, and the float32 scales (rows,)."""
     scale = torch.maximum(x.amax(1), -x.amin(1)).clamp_min_(1e-12).div_(127)
     return (x / scale[:, None]).round_().to(torch.int8), scale
 
 
 def choose_cpu_kernels(requested: str | None = None) -> CpuKernels:
-    """Return the kernels to load CPU models with: `requested`, else BGE_CPU_KERNELS, else the processor's.
+    """Return the kernels for CPU models: `requested`, else BGE_CPU_KERNELS, else those that suit the processor.
 
-    The choice depends on the processor alone, never on a timing, so a text gets the same bits in every process.
+    The choice depends only on the processor, never on a timing, so results are identical in every process.
 
     Raises:
         InvalidInputError: The argument or the variable is not one of the choices, or oneDNN does not work here.
@@ -199,21 +199,21 @@ def choose_cpu_kernels(requested: str | None = None) -> CpuKernels:
 
 
 def kernels_for(machine: str, is_intel: bool, has_avx512: bool) -> CpuKernels:
-    """Return the faster kernels for a processor, by what was measured.
+    """Return the faster kernels for a processor, according to measurements.
 
     oneDNN's prepacked linears take 0.5 to 1.0 times as long as torch's own (MKL) on AMD Zen 4, and on Intel with
-    AVX-512 (Sapphire Rapids, float32 and bfloat16). MKL is at its best on Intel processors without AVX-512. On other
-    architectures nothing was measured, so they get torch's own.
+    AVX-512 (Sapphire Rapids, float32 and bfloat16). MKL is at its best on Intel processors without AVX-512. Other
+    architectures were not measured, so they use torch's own.
     """
     is_x86 = machine.lower() in ("x86_64", "amd64")
     return "onednn" if is_x86 and (has_avx512 or not is_intel) else "torch"
 
 
 def _onednn_works_in_thread() -> bool:
-    """Run the check in a thread made for it.
+    """Run the check in a dedicated thread.
 
-    A thread that has computed keeps OpenMP workers, which would slow the scheduler's thread down, and hangs if it
-    computes again after a fork. The caller's thread must stay free of both.
+    A thread that has computed keeps OpenMP workers, which slow the scheduler's thread down, and hangs if it computes
+    again after a fork. The caller's thread must be spared both.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(onednn_works, torch.float32).result()
@@ -221,7 +221,7 @@ def _onednn_works_in_thread() -> bool:
 
 @cache
 def onednn_works(dtype: torch.dtype) -> bool:
-    """Whether the two private operators exist, take this dtype on this processor, and agree with torch's linear."""
+    """Return whether the two private operators exist, support this dtype on this CPU, and match torch's linear."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     values = torch.linspace(-1, 1, 32 * 48).view(32, 48).to(dtype)
@@ -238,7 +238,7 @@ def onednn_works(dtype: torch.dtype) -> bool:
             )
             works = all(torch.allclose(ours, plain_out, rtol=tolerance, atol=tolerance) for ours, plain_out in pairs)
     except (AttributeError, NotImplementedError, RuntimeError) as error:
-        logger.info("oneDNN's prepacked linears do not take %s here (%s); torch's own are used", dtype, error)
+        logger.info("oneDNN's prepacked linears do not support %s here (%s); torch's own are used", dtype, error)
         return False
     if not works:
         logger.info("oneDNN's prepacked linears are inexact in %s here; torch's own are used", dtype)

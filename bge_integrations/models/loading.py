@@ -32,20 +32,20 @@ def load_model(
     kernels: CpuKernels,
     backend: Backend = "torch",
 ) -> Model:
-    """Read the weights of a checkpoint.
+    """Load a checkpoint's model.
 
     Args:
         folder: The checkpoint.
-        family: One that is supported.
+        family: A supported family.
         device: "cpu" or "cuda:0".
         dtype: "float32", "bfloat16", "float16" or "int8".
-        layers: Number of layers to read of a decoder; None reads all.
-        kernels: The linears of the CPU; see `choose_cpu_kernels`.
-        backend: What computes.
+        layers: Number of layers of a decoder to load; None loads all.
+        kernels: The implementation of linears on the CPU; see `choose_cpu_kernels`.
+        backend: The library that runs the model.
 
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
-        NotSupportedError: config.json asks for something that is not supported.
+        NotSupportedError: config.json requires something that is not supported.
         OutOfMemoryError: The weights do not fit in memory.
     """
     load = _BACKENDS[backend]
@@ -72,5 +72,5 @@ def _load_torch(
     return EncoderModel(folder, traits.head, placement)
 
 
-#: How each backend loads a checkpoint. Libraries that not everybody has are imported when their backend is used.
+#: The loading function of each backend, which imports its optional libraries when it is called.
 _BACKENDS = {"torch": _load_torch}

@@ -1,4 +1,4 @@
-"""Out of memory: refuse models that do not fit before they are read, and translate torch's errors."""
+"""Out-of-memory handling: refuse models that do not fit before loading them, and translate torch's errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return how many bytes a new model may take on `device`; None if the system does not say (not Linux or CUDA)."""
+    """Return how many bytes are free for a model on `device`; None if that is unknown (neither Linux nor CUDA)."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -27,7 +27,7 @@ def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[st
     """Refuse a model that needs more bytes than are free.
 
     Args:
-        smaller: {dtype: bytes} of the alternatives.
+        smaller: {dtype: bytes needed} for smaller dtypes.
 
     Raises:
         OutOfMemoryError: The message names the bytes needed, the bytes free and the dtypes that fit.
@@ -37,7 +37,7 @@ def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[st
         return
     fitting = [f"dtype={dtype!r} takes {gigabytes(size)}" for dtype, size in smaller.items() if size <= free]
     raise OutOfMemoryError(
-        f"{name} needs about {gigabytes(needed)} of memory on {device}, and {gigabytes(free)} are free; "
+        f"{name} needs about {gigabytes(needed)} of memory on {device}, but only {gigabytes(free)} are free; "
         + (", ".join(fitting) or "use a smaller model, fewer cutoff_layers if it has them, or another machine")
     )
 
@@ -54,7 +54,7 @@ def _free_in_system() -> int | None:
 
 
 def _free_in_container() -> int | None:
-    """What is left of the process's control group limit (version 2); its cached files can be dropped."""
+    """Return what is left of the process's cgroup limit (version 2), counting its file cache as free."""
     limit, used = _lines(_CGROUP / "memory.max"), _lines(_CGROUP / "memory.current")
     if not limit or not used or not limit[0].isdigit():
         return None

@@ -1,4 +1,4 @@
-"""Where a model's tensors lie and how they are computed."""
+"""The device, dtype and CPU kernels of a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """A device, a dtype and the kernels of the CPU's linears.
+    """Where a model's tensors are and how they are computed.
 
     Attributes:
-        device: Holds all tensors.
-        dtype: "float32", "bfloat16", "float16" or "int8". In int8 only the linears are in 8 bits.
-        kernels: Used on the CPU only.
+        device: The device of all tensors.
+        dtype: "float32", "bfloat16", "float16" or "int8". With int8, only the linears are in 8 bits.
+        kernels: The implementation of linears on the CPU; unused on other devices.
     """
 
     device: torch.device
@@ -27,6 +27,6 @@ class Placement:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The dtype of everything but the linears."""
+        """The dtype of everything except the linears."""
         dtype: torch.dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return dtype

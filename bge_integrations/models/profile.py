@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedderProfile:
-    """What an embedder needs beyond the weights.
+    """The settings that an embedder needs in addition to its weights.
 
     Attributes:
         name: The published checkpoint's name, or the folder as given.
         family: Which code runs it.
         pooling: How token states become the dense vector.
-        instructions: Put before queries and passages.
-        max_length: Longest input in tokens; None if only the positions limit it.
+        instructions: Prepended to queries and passages.
+        max_length: Maximum number of tokens of an input; None if only the positions limit it.
         truncate_dim: Number of dimensions to keep by default; None keeps all.
-        examples: Text before the instruction of a query.
-        query_suffix: Text after a query.
+        examples: Prepended to a query and its instruction.
+        query_suffix: Appended to each query.
     """
 
     name: str
@@ -54,14 +54,14 @@ class EmbedderProfile:
 
 @dataclass(frozen=True)
 class RerankerProfile:
-    """What a reranker needs beyond the weights.
+    """The settings that a reranker needs in addition to its weights.
 
     Attributes:
         name: The published checkpoint's name, or the folder as given.
         family: Which code runs it.
-        cutoffs: The numbers of layers after which there are scores; empty if there is only one score, after all layers.
+        cutoffs: The numbers of layers after which the model can score; empty if it scores only after the last layer.
         prompt: The question after each pair; "" for cross-encoders.
-        always_begin: Whether a pair begins with the BOS token even if that token is the padding too.
+        always_begin: Whether a pair begins with the BOS token even if it is also the padding token.
         compresses: Whether passages can be compressed between two layers.
     """
 
@@ -79,7 +79,7 @@ def check_request(model: object, kind: catalog.Kind, family: str | None = None, 
     Raises:
         InvalidInputError: `model` is not a name or path, or an argument is not one of its choices.
         WrongKindError: The model is of the other kind.
-        NotSupportedError: The model's family comes with a later release.
+        NotSupportedError: This release does not support the model's family.
     """
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         raise InvalidInputError(f"model={model!r} must be a hub id, a checkpoint folder, or 'pocket'")
@@ -105,11 +105,11 @@ def embedder_profile(
 ) -> EmbedderProfile:
     """Return the profile of an embedder checkpoint.
 
-    Arguments win over the catalogue, the catalogue over the checkpoint's own files.
+    Arguments take precedence over the catalogue, and the catalogue over the checkpoint's own files.
 
     Raises:
-        UnknownModelError: None of them names the family or pooling, or the catalogue and the files contradict.
-        NotSupportedError: The family comes with a later release.
+        UnknownModelError: None of them specifies the family or pooling, or the catalogue and the files disagree.
+        NotSupportedError: This release does not support the family.
         WrongKindError: The model is a reranker.
         InvalidInputError: The task is missing, or an argument does not fit the model.
     """
@@ -122,7 +122,7 @@ def embedder_profile(
     if row is not None and pooling is None and files.pooling not in (None, row.pooling):
         raise UnknownModelError(
             f"{name} carries the name of {row.name} (pooling {row.pooling}), but its 1_Pooling/config.json says "
-            f"{files.pooling}; say which is right: pooling={row.pooling!r} or pooling={files.pooling!r}"
+            f"{files.pooling}; pass the right one, pooling={row.pooling!r} or pooling={files.pooling!r}"
         )
     if family is None:
         family = row.family if row else "m3" if is_m3 or name == POCKET else None
@@ -158,14 +158,14 @@ def embedder_profile(
         )
     if row is None and files.lowercases and not TextTokenizer(folder).ignores_case:
         raise NotSupportedError(
-            f"{folder}: sentence_bert_config.json sets do_lower_case, but the tokenizer is case-sensitive. This is not "
-            'supported; lowercase the texts yourself and set "do_lower_case": false'
+            f"{folder}: do_lower_case in sentence_bert_config.json is not supported with a case-sensitive tokenizer; "
+            'lowercase the texts yourself and set "do_lower_case": false'
         )
     examples = () if examples is None else examples
     if isinstance(examples, (str, Mapping)) or not isinstance(examples, Sequence):
         raise InvalidInputError(f"examples must be a list of dicts, got {type(examples).__name__}")
     if examples and not traits.takes_examples:
-        raise InvalidInputError(f"{name} takes no examples; they are for bge-en-icl")
+        raise InvalidInputError(f"{name} takes no examples; leave examples= out, which is for bge-en-icl only")
     return EmbedderProfile(
         name=row.name if row else name,
         family=family,
@@ -179,11 +179,13 @@ def embedder_profile(
 
 
 def reranker_profile(name: str, folder: Path, family: Family | None = None) -> RerankerProfile:
-    """Return the profile of a reranker checkpoint. Arguments win over the catalogue, the catalogue over config.json.
+    """Return the profile of a reranker checkpoint.
+
+    Arguments take precedence over the catalogue, and the catalogue over config.json.
 
     Raises:
-        CheckpointError: config.json does not say after which layers there are scores.
-        NotSupportedError: The family comes with a later release.
+        CheckpointError: config.json does not specify the layers to score after.
+        NotSupportedError: This release does not support the family.
         WrongKindError: The model is not a reranker.
     """
     row = catalog.find(name)
@@ -198,9 +200,9 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
         family = "cross_encoder"
     else:
         raise WrongKindError(
-            f"{name} is no reranker: its config.json says {config.get('architectures')}, not "
+            f"{name} is not a reranker: its config.json says {config.get('architectures')}, not "
             "…ForSequenceClassification",
-            "load an embedder with load_embedder, or say family='llm_reranker' if it is a language model that was "
+            "load an embedder with load_embedder, or pass family='llm_reranker' if it is a language model that was "
             "trained to answer Yes",
             "reranker",
         )
@@ -216,15 +218,16 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
 
 
 def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
-    """Refuse a family that is not of the wanted kind, or that this release can't run.
+    """Refuse a family of the wrong kind, or one that this release can't run.
 
     Raises:
         WrongKindError: The family is of the other kind.
-        NotSupportedError: The family comes with a later release.
+        NotSupportedError: This release does not support the family.
     """
     kind = catalog.FAMILIES[family].kind
     if kind != wanted:
-        raise WrongKindError(f"{name} belongs to the {kind}s", f"load it with load_{kind}({name!r})", wanted)
+        article = "an" if kind == "embedder" else "a"
+        raise WrongKindError(f"{name} is {article} {kind}", f"load it with load_{kind}({name!r})", wanted)
     if family not in catalog.SUPPORTED_FAMILIES:
         supported = ", ".join(
             row.short_name
@@ -245,9 +248,9 @@ def _is_classifier(config: dict[str, Any]) -> bool:
 def _choices(name: str, config: dict[str, Any]) -> str:
     return (
         f"{name} (model_type {config.get('model_type')!r}) is not in the catalogue and has no sentence-transformers "
-        "files that say how to run it. Say it by argument: family='encoder' with "
+        "files that say how to run it; pass family='encoder' with "
         f"pooling= one of {', '.join(get_args(Pooling))}, family='m3' (needs {' and '.join(M3_HEADS)}), or "
-        "family='decoder', 'bidirectional_decoder' or 'icl'; and "
-        "query_instruction= if its queries take one. Published checkpoints are recognised by the folder's name: "
+        "family='decoder', 'bidirectional_decoder' or 'icl', and also "
+        "query_instruction= if its queries need one. Published checkpoints are recognised by the folder's name: "
         + ", ".join(row.short_name for row in catalog.CHECKPOINTS if row.kind == "embedder")
     )

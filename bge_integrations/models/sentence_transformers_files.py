@@ -1,4 +1,4 @@
-"""The settings that sentence-transformers saves beside a checkpoint."""
+"""The settings that sentence-transformers saves with a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class SentenceTransformersFiles:
     """The settings in modules.json, the pooling config and the prompts of a saved SentenceTransformer.
 
     Attributes:
-        pooling: None if no file says.
-        pools_prompts: Whether the prompt's tokens count for the pooling.
+        pooling: None if no file specifies it.
+        pools_prompts: Whether the pooling includes the prompt's tokens.
         instructions: The prompts for queries and passages.
-        truncate_dim, max_length: None if no file says.
+        truncate_dim, max_length: None if no file specifies them.
         lowercases: Whether texts are lowercased before the tokenizer.
 
     Raises:
@@ -50,9 +50,9 @@ class SentenceTransformersFiles:
         settings = read_json(folder, "config_sentence_transformers.json") or {}
         prompts = settings.get("prompts") or {}
         if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-            raise CheckpointError(f"{folder}/config_sentence_transformers.json: prompts must be texts by name")
+            raise CheckpointError(f"{folder}/config_sentence_transformers.json: prompts must map names to texts")
         passage_name = "document" if "document" in prompts else "passage"
-        # default_prompt_name applies to sentence-transformers' bare encode(), not to its queries and documents
+        # default_prompt_name applies to plain encode(), not to encode_query() and encode_document()
         self.instructions = Instructions(prompts.get("query", ""), prompts.get(passage_name, ""))
         self.truncate_dim = _positive(settings.get("truncate_dim"))
         transformers = [read_json(folder, name) or {} for name in _LENGTH_FILES]
@@ -66,13 +66,13 @@ class SentenceTransformersFiles:
             return []
         modules = parse_json(path)
         if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-            raise CheckpointError(f"{path} should hold a list of objects")
+            raise CheckpointError(f"{path} must contain a list of objects")
         return modules
 
     def _read_pooling(self, path: str) -> Pooling:
         config = read_json(self._folder, f"{path}/config.json")
         if config is None:
-            raise CheckpointError(f"{self._folder}/{path}/config.json is missing, though modules.json names it")
+            raise CheckpointError(f"{self._folder}/{path}/config.json is missing, but modules.json refers to it")
         self.pools_prompts = config.get("include_prompt", True) is not False
         mode = config.get("pooling_mode")
         if mode is not None:

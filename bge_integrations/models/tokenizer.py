@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: Maximum characters of a lone text that is encoded without the tokenizer's thread pool.
+#: A single text of at most this many characters is encoded without the tokenizer's thread pool.
 _SHORT = 2000
 _SPECIAL = ("cls_token", "sep_token", "bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -26,8 +26,8 @@ class Template:
     """The special tokens around a text or a pair: `parts[0] text parts[1]`, or `parts[0] a parts[1] b parts[2]`.
 
     Attributes:
-        parts: Token ids before, between and after.
-        part_types: Token type ids of these.
+        parts: Ids of the special tokens before, between and after the texts.
+        part_types: Token type ids of these tokens.
         text_types: Token type id of each text.
     """
 
@@ -43,7 +43,8 @@ class Template:
     def with_token(self, index: int, token: int | None) -> Template:
         """Add a token before (index 0) or after (index -1) everything, unless it is None or already there.
 
-        tokenizer_config.json can ask for one that tokenizer.json lacks, and newer transformers don't add it.
+        tokenizer_config.json can request a token that tokenizer.json lacks; newer versions of transformers don't add
+        it to the file.
         """
         if token is None or token in self.parts[index]:
             return self
@@ -54,7 +55,7 @@ class Template:
 
 
 class TextTokenizer:
-    """Turn texts into token ids without special tokens; the templates say which special tokens go around them."""
+    """Turns texts into token ids without special tokens; the templates define the special tokens around them."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = _load(folder)
@@ -63,9 +64,9 @@ class TextTokenizer:
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         config = read_json(folder, "tokenizer_config.json") or {}
         config = (read_json(folder, "special_tokens_map.json") or {}) | config
-        #: Longest input according to the tokenizer's own config; None if it names none.
+        #: Maximum length according to the tokenizer's own config; None if it has none.
         self.max_length: int | None = _plausible(config.get("model_max_length"))
-        self._follow(folder, config)
+        self._apply_overrides(folder, config)
         #: Ids of the BOS and padding tokens; None if there are none.
         self.bos_id, self.pad_id = (self._id_of(config.get(key)) for key in ("bos_token", "pad_token"))
         self.text = self._template(1)
@@ -78,7 +79,7 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, int32, without special tokens and without truncation."""
-        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # no thread pool for a lone query; but `encode` holds the GIL
+        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # a query needs no thread pool, but `encode` holds the GIL
             encodings = [self._tokenizer.encode(texts[0], add_special_tokens=False)]
         else:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -86,14 +87,16 @@ class TextTokenizer:
 
     @property
     def ignores_case(self) -> bool:
-        """Whether upper and lower case give the same ids."""
+        """Whether texts in upper and lower case have the same ids."""
         upper, lower = self.ids(["A PANDA", "a panda"])
         return bool(np.array_equal(upper, lower))
 
-    def _follow(self, folder: Path, config: dict[str, Any]) -> None:
+    def _apply_overrides(self, folder: Path, config: dict[str, Any]) -> None:
         """Apply the overrides of tokenizer_config.json as transformers does; refuse unsupported ones."""
         if config.get("truncation_side", "right") != "right":
-            raise NotSupportedError(f"{folder}/tokenizer_config.json asks for truncation on the left: not supported")
+            raise NotSupportedError(
+                f"{folder}/tokenizer_config.json asks for truncation on the left, which is not supported"
+            )
         normalizer = self._tokenizer.normalizer
         if isinstance(normalizer, BertNormalizer):
             for name, wanted in (
@@ -109,19 +112,19 @@ class TextTokenizer:
         return np.array([i for i in ids if i is not None], dtype=np.int32)
 
     def _id_of(self, token: object) -> int | None:
-        """Return the id of a token as tokenizer_config.json writes it: a text, or an object with its content."""
+        """Return the id of a token as written in tokenizer_config.json: a str, or an object with its content."""
         name = token.get("content") if isinstance(token, dict) else token
         return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
 
-    def shortened(self, text: str, tokens: int) -> tuple[str, bool]:
-        """Cut a text after its first `tokens` tokens, special tokens not counted; also return whether it was cut."""
+    def truncate(self, text: str, tokens: int) -> tuple[str, bool]:
+        """Truncate a text to `tokens` tokens, without counting special tokens; also return whether it was longer."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         if len(encoding.ids) <= tokens:
             return text, False
         return text[: encoding.offsets[tokens - 1][1]] if tokens > 0 else "", True
 
     def _template(self, texts: int) -> Template:
-        """Read the template off the encoding of one-letter texts."""
+        """Derive the template from the encoding of one-letter texts."""
         encoding = self._tokenizer.encode("a", "a" if texts == 2 else None)
         parts: list[list[int]] = [[]]
         types: list[list[int]] = [[]]
@@ -135,7 +138,7 @@ class TextTokenizer:
                 parts.append([])
                 types.append([])
         if len(text_types) != texts:
-            raise CheckpointError("the tokenizer's template does not keep the letter 'a'; tokenizer.json is damaged")
+            raise CheckpointError("tokenizer.json is damaged: its template loses the letter 'a'; download it again")
         return Template(
             tuple(np.array(p, dtype=np.int32) for p in parts),
             tuple(np.array(t, dtype=np.int32) for t in types),
@@ -144,7 +147,7 @@ class TextTokenizer:
 
 
 def _plausible(length: object) -> int | None:
-    """Drop the 10**30 that transformers writes if it knows no length."""
+    """Return the length; None for the 10**30 that transformers writes if the length is unknown."""
     return length if isinstance(length, int) and 0 < length < 10**9 else None
 
 

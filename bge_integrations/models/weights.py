@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read safely: never pickle, never cut short."""
+"""A checkpoint's tensors, read safely: no code in pickles, no truncated files."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def read_state(file: Path) -> Mapping[str, torch.Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} holds more than tensors or is damaged, and is refused ({str(error).splitlines()[0]})"
+            f"{file} contains more than tensors or is damaged, and was not loaded ({str(error).splitlines()[0]})"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise CheckpointError(f"{file} should hold a dict of tensors by name")
+        raise CheckpointError(f"{file} must contain a dict of tensors by name")
     return state
 
 
 class Weights:
-    """The tensors of a checkpoint folder by name, read when taken.
+    """The tensors of a checkpoint folder by name, read on demand.
 
-    A safetensors file is memory-mapped again for each tensor, so that its pages are released with the tensor: a large
-    model that is converted while it loads does not need memory for its files too. Copy the tensors that you keep, or
-    they keep a mapping of the whole file.
+    A safetensors file is memory-mapped again for each tensor, so that its pages are released with the tensor: loading
+    and converting a large model does not need memory for its files as well. Copy a tensor to keep it, because it keeps
+    the whole file mapped.
 
     Raises:
-        CheckpointError: No weights, a shard is missing, or a file is cut short; the message names the file.
+        CheckpointError: There are no weights, a shard is missing, or a file is cut short; the message names the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,7 +99,7 @@ def _safetensors(file: Path) -> Any:
 
 
 def _current_name(name: str) -> str:
-    """Rename gamma and beta, which TensorFlow and transformers 5.0 call the weight and bias of a norm in BERTs."""
+    """Rename gamma and beta, as TensorFlow and transformers 5.0 call the weight and bias of BERT's norms."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 

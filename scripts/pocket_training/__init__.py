@@ -1,1 +1,1 @@
-"""How the bundled pocket models are trained; run by `scripts/train_pocket.py`."""
+"""The training of the bundled pocket models; run by `scripts/train_pocket.py`."""

@@ -1,4 +1,4 @@
-"""Token vectors, trained first as a weighted bag of words: a minute of CPU, and a strong start for the embedder."""
+"""Token vectors, trained first as a weighted bag of words: a minute of CPU time gives the embedder a strong start."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ IDF_LOSS = 0.1
 
 
 class Bag(nn.Module):
-    """Text vector = mean of layer-normed token vectors x, token i weighing exp(u·x_i).
+    """A bag of words: the text vector is the mean of layer-normed token vectors x_i with weights exp(u·x_i).
 
-    This is what one head of attention from <s> can compute, so the trained bag becomes the embedder's last layer.
+    One attention head from <s> can compute this, so the trained bag becomes the embedder's last layer.
     """
 
     def __init__(self, hidden: int = HIDDEN) -> None:
@@ -30,11 +30,11 @@ class Bag(nn.Module):
         self.idf = nn.Linear(hidden, 1)
 
     def token_vectors(self) -> Tensor:
-        """(vocabulary, hidden), each of mean 0 and variance 1."""
+        """Return (vocabulary, hidden), each vector with mean 0 and variance 1."""
         return F.layer_norm(self.vectors, self.vectors.shape[1:])
 
     def forward(self, batch: list[np.ndarray], x: Tensor) -> Tensor:
-        """Unit vectors (texts, hidden); each text is given by its ids, <s> and </s> among them."""
+        """Return unit vectors (texts, hidden) of texts given by their ids, including <s> and </s>."""
         lengths = torch.tensor([len(ids) for ids in batch])
         ids = torch.from_numpy(np.concatenate(batch)).long()
         offsets = torch.cumsum(lengths, 0) - lengths
@@ -43,12 +43,12 @@ class Bag(nn.Module):
 
 
 def contrast(scores: Tensor, excluded: Tensor) -> Tensor:
-    """Cross-entropy of row i choosing column i of scores (n, m >= n), the excluded columns (n, m) left out."""
+    """Return the cross-entropy of row i choosing column i of scores (n, m >= n), without the columns in excluded."""
     return F.cross_entropy(scores.masked_fill(excluded, -1e4), torch.arange(len(scores)))
 
 
 def train_bag(corpus: Corpus, tokens: Tokens, idf: np.ndarray, seed: int, progress: Progress) -> Bag:
-    """InfoNCE in batches of 1024 pairs. A linear read-out of sqrt(idf) is trained along: the sparse head needs it."""
+    """Train with InfoNCE in batches of 1024 pairs, along with a linear read-out of sqrt(idf) for the sparse head."""
     torch.manual_seed(seed)
     bag = Bag()
     steps = EPOCHS * (len(corpus.pairs) // BATCH)
@@ -79,7 +79,7 @@ def train_bag(corpus: Corpus, tokens: Tokens, idf: np.ndarray, seed: int, progre
 
 @torch.no_grad()
 def bag_vectors(bag: Bag, rows: list[np.ndarray]) -> np.ndarray:
-    """float32 unit vectors (texts, hidden)."""
+    """Return float32 unit vectors (texts, hidden)."""
     x = bag.token_vectors()
     parts = [bag([with_specials(ids) for ids in rows[i : i + 4096]], x).numpy() for i in range(0, len(rows), 4096)]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""What a training step of the embedder sees: queries, their passages, and mined passages that look alike."""
+"""The batches of the embedder's training: queries, their passages, and similar mined passages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pocket_training.data import Corpus, Tokens
 QUERY_LENGTH = 64
 LENGTH = 128
 LONG = 320
-#: The share of the embedder's texts that are a stretch of neighbouring passages instead of one.
+#: The share of the embedder's texts that consist of several neighbouring passages instead of one.
 LONG_SHARE = 0.25
 CROP_LENGTHS = (6, 25)
 SHORTEST_CROPPED = 40
@@ -19,10 +19,10 @@ SHORTEST_CROPPED = 40
 
 @dataclass
 class Batch:
-    """Queries and passages as token ids without specials; the first passages are the queries' own, in their order.
+    """Queries and passages as token ids without special tokens; the first n passages belong to the n queries, in order.
 
-    `queries` (n,) numbers the queries, `golds` (n,) the passage of each; `firsts` and `ends` (m >= n,) say which
-    passages of the corpus each text holds.
+    `queries` (n,) and `golds` (n,) are the indices of the queries and their passages; `firsts` and `ends` (m >= n,) are
+    the range of corpus passages in each text.
     """
 
     query_ids: list[np.ndarray]
@@ -33,7 +33,7 @@ class Batch:
     ends: np.ndarray
 
     def excluded(self) -> np.ndarray:
-        """bool (n, m): texts that hold the query's passage, or answer the same query, without being its own."""
+        """Return bool (n, m): other texts that contain a query's passage or answer the same query."""
         holds = (self.firsts[None] <= self.golds[:, None]) & (self.golds[:, None] < self.ends[None])
         n = len(self.queries)
         holds[:, :n] |= self.queries[:, None] == self.queries[None]
@@ -42,7 +42,7 @@ class Batch:
 
 
 def stretch(row: int, corpus: Corpus, tokens: Tokens, length: int, generator: np.random.Generator) -> tuple[int, int]:
-    """(first, end) of neighbouring passages around `row`, grown to either side while they fit in `length` ids."""
+    """Return (first, end) of the neighbouring passages around `row` that fit in `length` ids, grown on both sides."""
     first, end = row, row + 1
     low, high = corpus.sections[row].tolist()
     total = len(tokens.texts[row])
@@ -58,9 +58,9 @@ def stretch(row: int, corpus: Corpus, tokens: Tokens, length: int, generator: np
 def passage_texts(
     rows: np.ndarray, corpus: Corpus, tokens: Tokens, generator: np.random.Generator, long_share: float
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Ids of texts that hold these passages, and the first and the end of the passages that each text holds.
+    """Return the ids of texts with these passages, and the first and the end of the passages in each text.
 
-    A share of them are stretches of neighbours, up to LONG ids; half carry the title.
+    A share of the texts has several neighbouring passages, up to LONG ids; half have the title.
     """
     spans = [
         stretch(row, corpus, tokens, LONG, generator) if generator.random() < long_share else (row, row + 1)
@@ -75,7 +75,7 @@ def passage_texts(
 
 
 def crop(ids: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A run of a passage's ids as a query, and the passage: mostly without that run, so words alone don't do."""
+    """Cut a query from a passage; return it and the passage, mostly without it, so that words alone can't match."""
     length = int(generator.integers(*CROP_LENGTHS))
     start = int(generator.integers(0, len(ids) - length + 1))
     rest = ids if generator.random() < 0.2 else np.concatenate([ids[:start], ids[start + length :]])
@@ -90,7 +90,7 @@ def make_batch(
     cropped: int,
     generator: np.random.Generator,
 ) -> Batch:
-    """Pairs `rows` with one of their negatives (pairs, k) each, and `cropped` queries cut from passages."""
+    """Make a batch: the pairs `rows`, a random one of each pair's negatives (pairs, k), and `cropped` cut queries."""
     golds = corpus.pairs[rows, 1]
     drawn = negatives[rows, generator.integers(negatives.shape[1], size=len(rows))]
     sources = generator.integers(len(tokens.texts), size=cropped)

@@ -1,4 +1,4 @@
-"""The finished checkpoint folders."""
+"""Write the finished checkpoint folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import XLMRobertaConfig
 
 
 def write_checkpoint(folder: Path, model: nn.Module, config: XLMRobertaConfig, architecture: str) -> None:
-    """config.json and model.safetensors in half precision."""
+    """Write config.json, and model.safetensors in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: value.half().contiguous() for name, value in model.state_dict().items() if value.is_floating_point()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
@@ -22,5 +22,5 @@ def write_checkpoint(folder: Path, model: nn.Module, config: XLMRobertaConfig, a
 
 
 def write_linear(file: Path, linear: nn.Linear) -> None:
-    """A head as BGE-M3 stores it: a state dict of weight and bias."""
+    """Write a head as BGE-M3 stores it: a state dict of weight and bias."""
     torch.save({name: value.half().clone() for name, value in linear.state_dict().items()}, file)

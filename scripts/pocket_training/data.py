@@ -1,4 +1,4 @@
-"""The corpus as token ids, the tokenizer trained on it, and the pairs that may be trained on."""
+"""The corpus as token ids, the tokenizer trained on it, and the training pairs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BOS, PAD, EOS, UNK, MASK = range(5)
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 VOCABULARY_SIZE = 20_000
 MAX_LENGTH = 512
-#: Endings that a word loses behind its first three letters, so that "regulates" and "regulation" are one piece.
+#: Endings that are stripped after a word's first three letters, so that "regulates" and "regulation" are one piece.
 ENDINGS = r"(?<=[a-z]{3})(?:ions?|ings?|ies|ied|edly|ed|es|ely|ly|y|e|s)\b"
-#: Of the titles, one in this many is held out with all its pairs, to choose by.
+#: One in this many titles is held out with all its pairs, for validation.
 HELD_OUT = 70
 
 
@@ -24,8 +24,8 @@ HELD_OUT = 70
 class Corpus:
     """Texts of the corpus.
 
-    `pairs` and `held_out` hold (query index, passage index), int64 (n, 2), without the pairs of the demonstration.
-    Passages of one title stand next to each other; `section[i]` is (first, end) of the passages with i's title.
+    `pairs` and `held_out` contain (query index, passage index), int64 (n, 2), without pairs of the demo documents.
+    Passages with the same title are adjacent; `sections[i]` is (first, end) of the passages with i's title.
     """
 
     titles: list[str]
@@ -45,7 +45,7 @@ class Tokens:
     queries: list[np.ndarray]
 
     def passage(self, first: int, end: int, with_title: bool, length: int) -> np.ndarray:
-        """Ids of the passages first to end, behind their title if asked, cut to `length` ids."""
+        """Return the ids of the passages from first to end, after their title if requested, cut to `length` ids."""
         parts = self.texts[first:end]
         return np.concatenate([self.titles[first], *parts] if with_title else parts)[:length]
 
@@ -79,18 +79,18 @@ def read_corpus(folder: Path, demo_folder: Path) -> Corpus:
 
 
 def sections(titles: list[str]) -> np.ndarray:
-    """int64 (n, 2): the first and the end of the neighbours that share each passage's title; an empty one is alone."""
+    """Return int64 (n, 2): first and end of the adjacent passages with the same title; untitled ones are alone."""
     starts = [i for i, title in enumerate(titles) if i == 0 or not title or title != titles[i - 1]]
-    found = np.empty((len(titles), 2), dtype=np.int64)
+    bounds = np.empty((len(titles), 2), dtype=np.int64)
     for first, end in zip(starts, [*starts[1:], len(titles)], strict=True):
-        found[first:end] = first, end
-    return found
+        bounds[first:end] = first, end
+    return bounds
 
 
 def train_tokenizer(corpus: Corpus) -> Tokenizer:
-    """A lower-casing WordPiece without endings, with XLM-RoBERTa's special tokens and templates.
+    """Train a lower-casing WordPiece tokenizer that strips endings, with XLM-RoBERTa's special tokens and templates.
 
-    In a pair, the passage has token type 1: so a small model can tell the two texts apart from its first layer on.
+    In a pair the passage has token type 1, so that a small model can distinguish the texts from its first layer on.
     """
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>", max_input_chars_per_word=60))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
@@ -112,7 +112,7 @@ def train_tokenizer(corpus: Corpus) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, inputs: list[str]) -> None:
-    """Write tokenizer.json and tokenizer_config.json as transformers reads them; `inputs` is what the model takes."""
+    """Write tokenizer.json and tokenizer_config.json for transformers; `inputs` are the names of the model's inputs."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     config = {
@@ -141,14 +141,14 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
 
 
 def tokenize(tokenizer: Tokenizer, corpus: Corpus) -> Tokens:
-    """Ids of every title, text and query."""
+    """Return the ids of every title, text and query."""
     return Tokens(
         _encode(tokenizer, corpus.titles), _encode(tokenizer, corpus.texts), _encode(tokenizer, corpus.queries)
     )
 
 
 def inverse_frequency(tokens: Tokens) -> np.ndarray:
-    """idf per token id over the passages, as BM25 defines it; float32 (vocabulary,)."""
+    """Return the idf of each token id over the passages, as defined by BM25; float32 (vocabulary,)."""
     count = np.zeros(VOCABULARY_SIZE)
     for ids in tokens.texts:
         count[np.unique(ids)] += 1
@@ -157,5 +157,5 @@ def inverse_frequency(tokens: Tokens) -> np.ndarray:
 
 
 def with_specials(ids: np.ndarray) -> np.ndarray:
-    """<s> ids </s>."""
+    """Return <s> ids </s>."""
     return np.concatenate([[BOS], ids, [EOS]]).astype(np.int64)

@@ -44,7 +44,7 @@ SCHEDULE = Schedule(steps=1400, horizon=1400, cool_down=1400)
 
 @dataclass
 class Encoded:
-    """dense (n, hidden) and multi_vector (n, length, d) in unit rows, weights (n, length) of the tokens in ids."""
+    """Encoded texts: dense (n, hidden) and multi_vector (n, length, d) in unit length, weights (n, length) by token."""
 
     dense: Tensor
     weights: Tensor
@@ -53,7 +53,7 @@ class Encoded:
 
 
 def encoder_config(layers: int, **more: Any) -> XLMRobertaConfig:
-    """The configuration both pocket models share."""
+    """Return the configuration that both pocket models share."""
     return XLMRobertaConfig(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=HIDDEN,
@@ -73,7 +73,7 @@ def encoder_config(layers: int, **more: Any) -> XLMRobertaConfig:
 
 
 class PocketM3(nn.Module):
-    """Trunk and heads as `BAAI/bge-m3` stores them."""
+    """The backbone and the heads of `BAAI/bge-m3`, in a small size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class PocketM3(nn.Module):
         self.sparse_linear = nn.Linear(HIDDEN, 1)
 
     def hidden(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Last hidden states (n, length, hidden) of padded ids (n, length), begun at positions `offsets` (n,)."""
+        """Return the last hidden states (n, length, hidden) of padded ids (n, length) that start at `offsets` (n,)."""
         places = None
         if offsets is not None:
             places = (torch.arange(ids.shape[1]) + PAD + 1 + offsets[:, None]).masked_fill(ids == PAD, PAD)
@@ -99,7 +99,7 @@ class PocketM3(nn.Module):
 
 
 def pad(rows: list[np.ndarray]) -> Tensor:
-    """ids (n, longest), padded on the right."""
+    """Return ids (n, longest), padded on the right."""
     out = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
     for i, ids in enumerate(rows):
         out[i, : len(ids)] = ids
@@ -108,10 +108,10 @@ def pad(rows: list[np.ndarray]) -> Tensor:
 
 @torch.no_grad()
 def start_from_bag(model: PocketM3, bag: Bag) -> None:
-    """Set the weights so that the untrained CLS vector already is the bag's.
+    """Initialize the weights so that the untrained CLS vector is already the bag's vector.
 
-    All layers but the last begin near the identity. In the last one, queries are a constant, keys read the bag's
-    weight of a token, values and output are the identity, and the output bias takes the <s> vector itself away.
+    All layers except the last start near the identity. In the last layer, queries are constant, keys read the bag's
+    weight of a token, values and output are the identity, and the output bias subtracts the <s> vector itself.
     """
     x = bag.token_vectors()
     trunk: Any = model.trunk
@@ -142,7 +142,7 @@ def start_from_bag(model: PocketM3, bag: Bag) -> None:
 
 @torch.no_grad()
 def start_heads(model: PocketM3, tokens: Tokens, idf: np.ndarray, seed: int) -> None:
-    """Fit the sparse head to c·sqrt(idf) by least squares, and the multi-vector head to the main directions."""
+    """Fit the sparse head to c·sqrt(idf) by least squares, and the multi-vector head to the principal directions."""
     sample = np.random.default_rng([seed, 3]).choice(len(tokens.texts), 400, replace=False)
     ids = pad([with_specials(tokens.texts[i][:LENGTH]) for i in sample])
     hidden = model.hidden(ids)[ids >= len(SPECIAL_TOKENS)]
@@ -159,13 +159,13 @@ def start_heads(model: PocketM3, tokens: Tokens, idf: np.ndarray, seed: int) -> 
 
 
 def draw_offsets(rows: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
-    """Where each text begins: half at the start, half anywhere, so that every position learns what one means."""
+    """Return the start position of each text: half start at 0, half anywhere, so that every position is trained."""
     room = MAX_LENGTH - np.array([len(ids) for ids in rows])
     return np.where(generator.random(len(rows)) < 0.5, 0, generator.integers(room + 1))
 
 
 def encode_sorted(model: PocketM3, rows: list[np.ndarray], chunks: int, offsets: np.ndarray | None = None) -> Encoded:
-    """Encode texts sorted by length in a few chunks, so that little is padding; results in the given order."""
+    """Encode texts in a few chunks sorted by length, for little padding; the results are in the given order."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     size = math.ceil(len(rows) / chunks)
     parts = []
@@ -189,7 +189,7 @@ def encode_sorted(model: PocketM3, rows: list[np.ndarray], chunks: int, offsets:
 
 
 def all_scores(query: Encoded, passage: Encoded) -> dict[str, Tensor]:
-    """(queries, passages) matrices of the three scores and of their mean."""
+    """Return the (queries, passages) matrices of the three scores and of their mean."""
     kept, local = torch.unique(torch.cat([query.ids.flatten(), passage.ids.flatten()]), return_inverse=True)
 
     def lexical(ids: Tensor, weights: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def all_scores(query: Encoded, passage: Encoded) -> dict[str, Tensor]:
 
 
 def joint_loss(scores: dict[str, Tensor], excluded: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """InfoNCE of the three scores and their mean, and the mean taught to each of the three."""
+    """Return the loss: InfoNCE of the three scores and their mean, and distillation of the mean into each of them."""
     losses = {name: contrast(score / TEMPERATURES[name], excluded) for name, score in scores.items()}
     teacher = torch.softmax(scores["sum"].detach().masked_fill(excluded, -1e4) / TEMPERATURES["sum"], -1)
     taught = [
@@ -232,7 +232,7 @@ def train_embedder(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Train all weights jointly; `negatives` (pairs, k) holds mined passages of each pair, of which one is drawn."""
+    """Train all weights jointly; each step draws one of the mined passages `negatives` (pairs, k) of each pair."""
     words = model.trunk.get_parameter("embeddings.word_embeddings.weight")
     others = [p for p in model.parameters() if p is not words]
     per_epoch = len(corpus.pairs) // BATCH

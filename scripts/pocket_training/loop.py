@@ -1,4 +1,4 @@
-"""The training loop that embedder and reranker share: optimiser, schedule, and a state to go on from."""
+"""The training loop of embedder and reranker: optimiser, schedule, and a saved state to resume from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SMALLEST_RATE = 0.02
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and the share of the full rate at each step.
+    """The number of steps, and the share of the full learning rate at each step.
 
-    The rate rises over 40 steps, falls linearly so that it would be 0 at `horizon`, and to 0 over the last `cool_down`.
+    The rate warms up over 40 steps, decays linearly towards 0 at `horizon`, and decays to 0 over the last `cool_down`
+    steps.
     """
 
     steps: int
@@ -41,9 +42,9 @@ def train(
     state_file: Path,
     progress: Progress,
 ) -> None:
-    """Minimise `loss_of(step)`, which also says what to show, with AdamW over the parameter `groups`.
+    """Minimise `loss_of(step)`, which also returns figures to display, with AdamW over the parameter `groups`.
 
-    A state is written every 50 steps; a later call with the same arguments goes on from there.
+    The state is saved every 50 steps; a later call with the same arguments resumes from it.
     """
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)

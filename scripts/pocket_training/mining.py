@@ -1,4 +1,4 @@
-"""Passages that look relevant but are not a pair's: found by BM25, by the bag of token vectors, by the embedder."""
+"""Hard negatives, mined with BM25, with the bag of token vectors, and with the embedder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pocket_training.data import VOCABULARY_SIZE, Corpus, Tokens, with_specials
 from pocket_training.embedder import PocketM3, encode_sorted
 
 BLOCK = 500
-FOUND = 40
+CANDIDATES = 40
 NEIGHBOURS = 3
 K1, B = 1.2, 0.75
 
@@ -33,7 +33,7 @@ class Texts:
 
 
 def term_counts(rows: list[np.ndarray]) -> Any:
-    """csr_array (texts, vocabulary) of how often each token id occurs, float32."""
+    """Return how often each token id occurs, as a float32 csr_array (texts, vocabulary)."""
     lengths = np.array([len(ids) for ids in rows])
     owners = np.repeat(np.arange(len(rows)), lengths)
     ones = np.ones(lengths.sum(), dtype=np.float32)
@@ -41,7 +41,7 @@ def term_counts(rows: list[np.ndarray]) -> Any:
 
 
 def bm25_weights(tokens: Tokens, idf: np.ndarray) -> Any:
-    """csr_array (passages, vocabulary): what each word piece adds to a passage's BM25 score."""
+    """Return what each word piece adds to a passage's BM25 score, as a csr_array (passages, vocabulary)."""
     counts = term_counts(tokens.texts)
     lengths = counts.sum(axis=1)
     owners = np.repeat(np.arange(len(lengths)), np.diff(counts.indptr))
@@ -51,26 +51,26 @@ def bm25_weights(tokens: Tokens, idf: np.ndarray) -> Any:
 
 
 def best_passages(queries: Texts, passages: Texts, progress: Progress, description: str) -> np.ndarray:
-    """int32 (queries, FOUND): passages by falling score."""
-    found = np.empty((len(queries), FOUND), dtype=np.int32)
+    """Return int32 (queries, CANDIDATES): passages by descending score."""
+    best = np.empty((len(queries), CANDIDATES), dtype=np.int32)
     turned = None if passages.sparse is None else passages.sparse.T.tocsr()
     for start in progress.track(range(0, len(queries), BLOCK), description=description):
         block = slice(start, start + BLOCK)
-        scores = torch.zeros(len(found[block]), len(passages))
+        scores = torch.zeros(len(best[block]), len(passages))
         if queries.dense is not None and passages.dense is not None:
             torch.mm(torch.from_numpy(queries.dense[block]), torch.from_numpy(passages.dense).T, out=scores)
         if turned is not None:
             scores += torch.from_numpy((queries.sparse[block] @ turned).toarray())
-        found[block] = torch.topk(scores, FOUND).indices.numpy()
-    return found
+        best[block] = torch.topk(scores, CANDIDATES).indices.numpy()
+    return best
 
 
 def choose_negatives(
     corpus: Corpus, pairs: np.ndarray, candidates: list[np.ndarray], count: int, seed: int
 ) -> np.ndarray:
-    """int32 (pairs, count): drawn in equal parts from each of the candidate lists (pairs, FOUND).
+    """Return int32 (pairs, count) negatives, drawn in equal parts from the candidate lists (pairs, CANDIDATES).
 
-    Left out: every positive of the query, and passages of the positive's title next to it, which often continue it.
+    Excluded are all positives of the query, and passages next to the positive with its title, which often continue it.
     """
     positives: dict[int, set[int]] = {}
     for query, passage in corpus.pairs.tolist():
@@ -80,10 +80,10 @@ def choose_negatives(
     chosen = np.empty((len(pairs), share * len(candidates)), dtype=np.int32)
     for i, (query, passage) in enumerate(pairs.tolist()):
         drawn: list[int] = []
-        for found in candidates:
+        for ranked in candidates:
             allowed = [
                 row
-                for row in found[i].tolist()
+                for row in ranked[i].tolist()
                 if row not in positives[query]
                 and not (abs(row - passage) <= NEIGHBOURS and corpus.titles[row] == corpus.titles[passage])
             ]
@@ -95,7 +95,7 @@ def choose_negatives(
 def mine(
     corpus: Corpus, tokens: Tokens, bag: Bag, idf: np.ndarray, count: int, seed: int, progress: Progress
 ) -> np.ndarray:
-    """int32 (pairs, count) negatives of each pair, half from BM25 and half from the bag."""
+    """Return int32 (pairs, count) negatives, half of them from BM25 and half from the bag."""
     queries, places = np.unique(corpus.pairs[:, 0], return_inverse=True)
     rows = [tokens.queries[q] for q in queries]
     counts, weights = term_counts(rows), bm25_weights(tokens, idf)
@@ -107,7 +107,7 @@ def mine(
 
 @torch.inference_mode()
 def embed(model: PocketM3, rows: list[np.ndarray], progress: Progress, description: str) -> Texts:
-    """Dense and sparse vectors of texts given by their ids."""
+    """Return the dense and sparse vectors of texts given by their ids."""
     dense, owners, columns, values = [], [], [], []
     for start in progress.track(range(0, len(rows), BLOCK), description=description):
         out = encode_sorted(model, [with_specials(ids) for ids in rows[start : start + BLOCK]], 16)
@@ -127,8 +127,8 @@ def embed(model: PocketM3, rows: list[np.ndarray], progress: Progress, descripti
 def mine_by(
     model: PocketM3, corpus: Corpus, tokens: Tokens, pairs: np.ndarray, count: int, seed: int, progress: Progress
 ) -> np.ndarray:
-    """int32 (pairs, count) negatives, drawn from what the embedder itself finds first, by dense and sparse scores."""
+    """Return int32 (pairs, count) negatives, drawn from the embedder's own top results by dense and sparse scores."""
     queries = embed(model, [tokens.queries[q] for q in pairs[:, 0]], progress, "queries")
     passages = embed(model, [ids[:LENGTH] for ids in tokens.texts], progress, "passages")
-    found = best_passages(queries, passages, progress, "negatives by the embedder")
-    return choose_negatives(corpus, pairs, [found], count, seed)
+    ranked = best_passages(queries, passages, progress, "negatives by the embedder")
+    return choose_negatives(corpus, pairs, [ranked], count, seed)

@@ -1,4 +1,4 @@
-"""The pocket reranker: a cross-encoder that begins as the embedder's own late interaction, and learns from there."""
+"""The pocket reranker: a cross-encoder that is initialized as the embedder's late interaction, and then trained."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CHUNKS = 6
 LONG_SHARE = 0.15
 RATE = 3e-4
 SCHEDULE = Schedule(steps=1300, horizon=1310, cool_down=1)
-#: For so many pairs lists are mined.
+#: Number of pairs to mine lists for.
 PAIRS = 38_400
 TEACHER_TEMPERATURE = 0.05
 TEACHER_SHARE = 0.5
 
 
 def score_pairs(reranker: nn.Module, rows: list[np.ndarray], chunks: int = CHUNKS) -> Tensor:
-    """Logits (rows,) of pairs, encoded in a few chunks of like length."""
+    """Return the logits (rows,) of pairs, encoded in a few chunks of similar length."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     size = math.ceil(len(rows) / chunks)
     logits = []
@@ -44,9 +44,9 @@ def score_pairs(reranker: nn.Module, rows: list[np.ndarray], chunks: int = CHUNK
 
 @torch.no_grad()
 def teacher_scores(teacher: PocketM3, queries: list[np.ndarray], passages: list[np.ndarray]) -> Tensor:
-    """The embedder's hybrid score of each query and its own passages, (queries, passages / queries).
+    """Return the embedder's hybrid scores of each query and its own passages, (queries, passages / queries).
 
-    For speed a word piece that a query repeats counts each time in the sparse score.
+    For speed, a word piece that a query repeats counts each time in the sparse score.
     """
     query = encode_sorted(teacher, [with_specials(ids) for ids in queries], 2)
     passage = encode_sorted(teacher, [with_specials(ids) for ids in passages], CHUNKS)
@@ -73,11 +73,11 @@ def train_reranker(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Listwise softmax over a positive and 7 mined passages, with the label and the embedder's hybrid score as targets.
+    """Train with a listwise softmax over a positive and 7 mined passages, on the label and the embedder's hybrid score.
 
-    `pairs` (n, 2) are those that `negatives` (n, k) were mined for, by the embedder itself. A positive that it puts
-    behind all of these it would hardly have found: such a list teaches by the embedder's scores alone, because its
-    label would only say that whatever the embedder finds is wrong.
+    `negatives` (n, k) were mined for `pairs` (n, 2) by the embedder itself. If it ranks the positive below all of them,
+    it would hardly have retrieved the positive. Such a list trains on the embedder's scores alone, because its label
+    would only teach that everything the embedder retrieves is wrong.
     """
     per_epoch = len(pairs) // BATCH
 
@@ -92,8 +92,8 @@ def train_reranker(
         paired = [pair_ids(queries[i // LIST], passage) for i, passage in enumerate(passages)]
         logits = score_pairs(reranker, paired).view(BATCH, LIST)
         taught = teacher_scores(teacher, queries, passages)
-        found = (taught[:, 1:] < taught[:, :1]).any(1)
-        label_loss = F.cross_entropy(logits[found], torch.zeros(int(found.sum()), dtype=torch.long))
+        retrieved = (taught[:, 1:] < taught[:, :1]).any(1)
+        label_loss = F.cross_entropy(logits[retrieved], torch.zeros(int(retrieved.sum()), dtype=torch.long))
         target = torch.softmax(taught / TEACHER_TEMPERATURE, -1)
         teacher_loss = F.kl_div(logits.log_softmax(-1), target, reduction="batchmean")
         loss = (1 - TEACHER_SHARE) * label_loss + TEACHER_SHARE * teacher_loss

@@ -1,4 +1,4 @@
-"""The cross-encoder that the pocket reranker begins as: the embedder's late interaction, written into its weights."""
+"""The initialization of the pocket reranker: a cross-encoder whose weights compute the embedder's late interaction."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pocket_training.data import BOS, EOS, PAD, Tokens, with_specials
 from pocket_training.embedder import HEADS, LAYERS, PocketM3, encode_sorted, encoder_config, pad
 
 HEAD = HIDDEN // HEADS
-#: How far the token type moves a token's vector, of norm √192.
+#: How far the token type moves a token's vector, whose norm is √192.
 SIDE = 4.0
-#: What a key of the other text loses in the first layers' attention, in nats.
+#: The penalty on keys of the other text in the first layers' attention, in nats.
 APART = 12.0
-#: Of each head of the matching layer: its sharpness, and what a key of the passage gains, in nats.
+#: For each head of the matching layer: its sharpness, and the bonus for keys of the passage, in nats.
 MATCH = ((14.0, 3.0), (20.0, 4.0), (10.0, 2.0))
-#: How much more the last layer's <s> looks at a token of sparse weight 1 than at one of 0, in nats.
+#: How much more attention the last layer's <s> pays to a token of sparse weight 1 than to one of weight 0, in nats.
 FOCUS = 4.0
-#: What is pooled is divided by this before the head's tanh, which is nearly linear so near to 0, and then multiplied.
+#: The pooled value is divided by this before the head's tanh, which is nearly linear close to 0, and multiplied after.
 RANGE = 40.0
-#: The logits are made so much smaller in the end: as they come, they are too sure.
+#: The final scale of the logits, which would otherwise be overconfident.
 SOFTER = 0.5
 
 QUERY_LENGTH = 48
@@ -40,10 +40,10 @@ FIT_RATE = 2e-3
 
 
 class _Directions:
-    """Unit vectors of the hidden space that carry what the embedder doesn't know; each layer norm bends them.
+    """Directions of the hidden space that carry information the embedder lacks; each layer norm changes them.
 
-    side: which text a token is of. special: <s> and </s>. match: how well the passage has a query token. pooled: that
-    over the query.
+    side: the text that a token belongs to. special: <s> and </s>. match: how well the passage matches a query token.
+    pooled: the mean match over the query.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -55,7 +55,7 @@ class _Directions:
             setattr(self, name, F.normalize(norm.weight * direction, dim=0))
 
     def outside(self) -> Tensor:
-        """The projection (hidden, hidden) that takes them away."""
+        """Return the projection (hidden, hidden) that removes these directions."""
         together = torch.stack(list(vars(self).values()), 1)
         inverse: Tensor = torch.linalg.pinv(together)
         return torch.eye(HIDDEN) - together @ inverse
@@ -74,7 +74,7 @@ def _attend(layer: Any, head: int, query: Tensor, key: Tensor, query_bias: Tenso
 
 
 def _keep_apart(layer: Any, directions: _Directions) -> None:
-    """Let each token see its own text only: of each head the faintest direction gives way to the side."""
+    """Restrict each token's attention to its own text: in each head, `side` replaces the weakest direction."""
     outside = directions.outside()
     attention = layer.attention.self
     for head in range(HEADS):
@@ -99,7 +99,7 @@ def _keep_apart(layer: Any, directions: _Directions) -> None:
 
 
 def _reach(trunk: Any, direction: Tensor, ids: Tensor) -> Tensor:
-    """How far the passages' tokens lie along a direction behind the embedder's layers, on average."""
+    """Return the mean component of the passages' tokens along a direction, after the embedder's layers."""
     mask, types = (ids != PAD).long(), torch.ones_like(ids)
     output = trunk(ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
     hidden: Tensor = output.hidden_states[LAYERS]
@@ -108,12 +108,13 @@ def _reach(trunk: Any, direction: Tensor, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_reranker(model: PocketM3, tokens: Tokens, seed: int) -> XLMRobertaForSequenceClassification:
-    """A cross-encoder that ranks before it is trained; from labels alone so small a one learns that slowly.
+    """Return a cross-encoder that ranks without training; so small a model learns this slowly from labels alone.
 
-    The token type moves a vector along `side`. The embedder's layers follow, in which each text sees only itself. In
-    the third layer a token attends to its like: to itself, and, favoured, to the passage's tokens, by the embedder's
-    multi-vectors. The mean side of what it sees, written along `match`, tells a query token how well the passage
-    has it. In the last layer <s> takes the mean of that over the query, mostly of tokens of high sparse weight.
+    The token type moves a vector along `side`. Then come the embedder's layers, in which each text attends only to
+    itself. In the third layer a token attends to similar tokens by the embedder's multi-vectors: to itself, and with a
+    bonus to the passage's. The mean `side` of these tokens is written along `match`, and so measures how well the
+    passage matches a query token. In the last layer <s> averages this over the query, mostly over tokens with a high
+    sparse weight.
     """
     generator = torch.Generator().manual_seed(seed)
     reranker = XLMRobertaForSequenceClassification(encoder_config(LAYERS + 2, num_labels=1, type_vocab_size=2))
@@ -170,19 +171,21 @@ def start_reranker(model: PocketM3, tokens: Tokens, seed: int) -> XLMRobertaForS
 
 
 def pair_ids(query: np.ndarray, passage: np.ndarray) -> np.ndarray:
-    """<s> query </s> <s> passage </s>."""
+    """Return <s> query </s> <s> passage </s>."""
     return np.concatenate([[BOS], query, [EOS, BOS], passage, [EOS]]).astype(np.int64)
 
 
 def token_types(ids: Tensor) -> Tensor:
-    """0 in the query, 1 in the passage, of padded pairs (n, length)."""
+    """Return the token types of padded pairs (n, length): 0 in the query, 1 in the passage."""
     return ((ids == BOS).cumsum(1) - 1) * (ids != PAD)
 
 
-def _found(query: Tensor, passage: Tensor, own: Tensor, other: Tensor, sharpness: float, favour: float) -> Tensor:
-    """How much of a query token's attention, by its cosines to all tokens, is the passage's: in nats over its own.
+def _passage_attention(
+    query: Tensor, passage: Tensor, own: Tensor, other: Tensor, sharpness: float, favour: float
+) -> Tensor:
+    """Return a query token's attention to the passage relative to the query, in nats, by its cosines to all tokens.
 
-    query (n, q, width) and passage (n, p, width) are unit vectors; own (n, q) and other (n, p) say which are tokens.
+    query (n, q, width) and passage (n, p, width) are unit vectors; own (n, q) and other (n, p) mask their tokens.
     """
     to_own = (sharpness * query @ query.transpose(1, 2)).masked_fill(~own[:, None], -math.inf)
     to_other = (sharpness * query @ passage.transpose(1, 2)).masked_fill(~other[:, None], -math.inf)
@@ -200,8 +203,8 @@ def fit_match(
 ) -> None:
     """Fit the matching layer's queries and keys to the cosines of the embedder's multi-vectors.
 
-    These are divided by their norms, which no linear layer does: so the heads learn what comes nearest to it. Only
-    how much of a query token's attention is the passage's is fitted.
+    A linear layer can't divide by norms as cosines do, so the heads learn the best approximation. Only the passage's
+    share of a query token's attention is fitted.
     """
     trunk: Any = reranker.roberta
     attention = trunk.encoder.layer[LAYERS].attention.self
@@ -235,7 +238,9 @@ def fit_match(
             logits = logits.masked_fill((ids == PAD)[:, None], -math.inf)
             to_passage = logits.masked_fill((types == 0)[:, None], -math.inf).logsumexp(-1)
             to_query = logits.masked_fill((types == 1)[:, None], -math.inf).logsumexp(-1)
-            target = torch.sigmoid(_found(query.multi_vector, passage.multi_vector, own, other, sharpness, favour))
+            target = torch.sigmoid(
+                _passage_attention(query.multi_vector, passage.multi_vector, own, other, sharpness, favour)
+            )
             losses.append(F.binary_cross_entropy_with_logits((to_passage - to_query)[own], target[own]))
         loss = torch.stack(losses).mean()
         optimizer.zero_grad()

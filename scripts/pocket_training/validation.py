@@ -1,4 +1,4 @@
-"""Figures on the held-out pairs, the only ones that anything may be chosen by."""
+"""Metrics on the held-out pairs, the only data to make choices by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEPTH = 20
 
 @dataclass
 class Validation:
-    """Held-out queries, a pool of passages, and bool (queries, passages): which are a query's own."""
+    """Held-out queries, a pool of passages, and relevance, bool (queries, passages)."""
 
     queries: np.ndarray
     passages: np.ndarray
@@ -31,7 +31,7 @@ class Validation:
 
 
 def validation_set(corpus: Corpus, seed: int) -> Validation:
-    """All passages of the held-out titles, where the hard ones are, among random others of the corpus."""
+    """Return all passages of the held-out titles, which include the hard ones, and random others of the corpus."""
     queries = np.unique(corpus.held_out[:, 0])
     own = np.concatenate([np.arange(*corpus.sections[row]) for row in np.unique(corpus.held_out[:, 1])])
     others = np.random.default_rng([seed, 9]).choice(len(corpus.texts), POOL, replace=False)
@@ -46,7 +46,7 @@ def validation_set(corpus: Corpus, seed: int) -> Validation:
 def score_all(
     model: PocketM3, tokens: Tokens, queries: np.ndarray, passages: np.ndarray, progress: Progress
 ) -> dict[str, np.ndarray]:
-    """float32 (queries, passages) by representation, and their mean as "sum"."""
+    """Return float32 (queries, passages) scores by representation, and their mean as "sum"."""
     query = encode_sorted(model, [with_specials(tokens.queries[q][:QUERY_LENGTH]) for q in queries], 16)
     columns = []
     for start in progress.track(range(0, len(passages), BLOCK), description="scoring"):
@@ -56,7 +56,7 @@ def score_all(
 
 
 def ndcg(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """nDCG@10 of each query, from scores and bool relevance (queries, passages)."""
+    """Return the nDCG@10 of each query, from scores and bool relevance (queries, passages)."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :CUT]
     discounts = 1 / np.log2(np.arange(2, CUT + 2))
     gains = np.take_along_axis(relevant, order, 1) @ discounts[: order.shape[1]]
@@ -68,7 +68,7 @@ def ndcg(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 def rerank(
     reranker: nn.Module, tokens: Tokens, check: Validation, scores: np.ndarray, progress: Progress
 ) -> np.ndarray:
-    """float32 (queries, passages): logits of the first DEPTH passages by `scores`; the others are below them."""
+    """Return float32 (queries, passages): logits of the top DEPTH passages by `scores`; the others are -inf."""
     top = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
     again = np.full(scores.shape, -np.inf, dtype=np.float32)
     for row in progress.track(range(len(top)), description="reranking"):

@@ -1,4 +1,4 @@
-"""What a training has worked out so far, kept so that a run killed at any moment can go on."""
+"""Intermediate files of a training, saved so that a run that is killed at any moment can be resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def made_once(file: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """The file; where it isn't there yet it is written first, and takes its name only when it is whole."""
+    """Return the file, and write it first if it does not exist; it gets its name only when it is complete."""
     if not file.exists():
         partial = file.with_suffix(".partial")
         with partial.open("wb") as out:

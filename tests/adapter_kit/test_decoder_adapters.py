@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.chroma import BGEEmbeddingFunction
-from bge_integrations.errors import InvalidInputError, WrongKindError
+from bge_integrations.errors import InvalidInputError
 from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 from bge_integrations.llama_index import BGEEmbedding, BGERerank
 
@@ -94,9 +94,9 @@ def test_wrong_examples_and_tasks_are_refused(make_embedding):
         make_embedding(examples=[{"query": "q"}])
     with pytest.raises(ValidationError, match="examples"):
         make_embedding(examples={"query": "q", "response": "r"})
-    with pytest.raises(InvalidInputError, match=r"examples.*bge-en-icl"):
+    with pytest.raises(InvalidInputError, match="takes no examples"):
         make_embedding(BASE, examples=EXAMPLES)
-    with pytest.raises(InvalidInputError, match=r"task='qa'.*web_search"):
+    with pytest.raises(InvalidInputError, match=r"task='qa' .*web_search"):
         make_embedding(task="qa")
 
 
@@ -181,11 +181,11 @@ def test_an_adapter_ranks_by_one_cutoff(make_reranker, cutoffs):
 @pytest.mark.parametrize(
     ("model", "settings", "argument"),
     [
-        (LAYERWISE, {"cutoff_layers": 1}, "cutoff_layers"),
-        (LAYERWISE, {"compress_ratio": 2}, "compress_ratio"),
-        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio"),
-        ("pocket", {"cutoff_layers": 2}, "cutoff_layers"),
-        ("pocket", {"prompt": "Is it?"}, "prompt"),
+        (LAYERWISE, {"cutoff_layers": 1}, "has scores after 2, 3, 4, 5, 6 layers"),
+        (LAYERWISE, {"compress_ratio": 2}, "compress passages"),
+        (LIGHTWEIGHT, {"compress_ratio": 3}, "compress_ratio=3 is not one of 1, 2, 4, 8"),
+        ("pocket", {"cutoff_layers": 2}, "after its last layer only; leave cutoff_layers= out"),
+        ("pocket", {"prompt": "Is it?"}, "takes no prompt"),
     ],
 )
 def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model, settings, argument):
@@ -196,7 +196,7 @@ def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model,
 def test_a_custom_reranker_needs_a_family(make_reranker, tmp_path):
     own = tmp_path / "my-reranker"
     own.symlink_to(LLM)
-    with pytest.raises(WrongKindError, match="family='llm_reranker'"):
+    with pytest.raises(InvalidInputError, match="is not a reranker"):
         make_reranker(model=own)
     found = rerank_texts(make_reranker(model=own, family="llm_reranker"))
     assert found == rerank_texts(make_reranker(model=LLM))

@@ -278,7 +278,7 @@ def test_documents_from_elsewhere_stay_in_the_index(bge, docs, tmp_path):
         ("other", "by_hand", "pocket", "is the index of another folder (with theirs.md)"),
         ("docs", ":memory:", "pocket", "--index :memory:"),
         ("docs", "new", "bge-nonsense", "unknown model 'bge-nonsense'"),
-        ("docs", "new", "bge-reranker-base", "belongs to the rerankers; rerankers are for `bge rerank`"),
+        ("docs", "new", "bge-reranker-base", "is a reranker; rerankers are for `bge rerank`"),
     ],
 )
 def test_errors_of_index(bge, docs, made, tmp_path, monkeypatch, folder, index, model, message):
@@ -404,7 +404,7 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["search", " ", "--index", "made"], "the question is empty"),
         (
             ["search", "q", "--index", "made", "--rerank", BASE],
-            "belongs to the embedders; embedding models are for `bge index`",
+            "is an embedder; embedding models are for `bge index`",
         ),
         (["search", "q", "--index", "made", "--device", "cuda:99"], "device='cuda:99'"),
         (["search", "q", "--index", "made", *["--device", "cpu"] * 2], "several devices must be CUDA devices"),
@@ -414,7 +414,7 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
         (["rerank", "q", "nowhere.txt", "--model", "pocket"], "nowhere.txt: No such file or directory"),
         (["rerank", "q", "bad.jsonl", "--model", "pocket"], "bad.jsonl, line 2 is not JSON"),
         (["rerank", "q", "latin.txt", "--model", "pocket"], "latin.txt, line 1 is not UTF-8"),
-        (["rerank", "q", "lone.jsonl", "--model", "pocket", "--json"], "lone.jsonl, line 1 holds a lone surrogate"),
+        (["rerank", "q", "lone.jsonl", "--model", "pocket", "--json"], "lone.jsonl, line 1 contains a lone surrogate"),
         (["rerank", "q", "nan.jsonl", "--model", "pocket", "--json"], "row 2 of nan.jsonl can't be written as JSON"),
     ],
 )
@@ -663,8 +663,8 @@ def test_nulls_are_carried_through_and_so_is_nan_if_the_format_allows_it(bge, tm
         (["nan.jsonl", "out.jsonl"], "row 1 of nan.jsonl can't be written as JSON"),
         (["empty.jsonl", "out.jsonl"], "empty.jsonl is empty"),
         (["taken.jsonl", "out.jsonl"], "the rows already have dense"),
-        (["lone.jsonl", "out.jsonl"], "lone.jsonl, line 2 holds a lone surrogate"),
-        (["lone.jsonl", "out.parquet"], "lone.jsonl, line 2 holds a lone surrogate"),
+        (["lone.jsonl", "out.jsonl"], "lone.jsonl, line 2 contains a lone surrogate"),
+        (["lone.jsonl", "out.parquet"], "lone.jsonl, line 2 contains a lone surrogate"),
         (["twice.parquet", "out.parquet"], "twice.parquet has more than one column 'n'"),
         (["bytes.parquet", "out.jsonl"], "bytes.parquet, from row 1"),
         (["mixed.jsonl", "out.parquet"], "mixed.jsonl has a column with values of different types"),

@@ -18,9 +18,9 @@ LONG = "long " * 2000
         (["query", "passage"], r"pairs\[0\].*\bstr\b"),
         ([("query",)], r"pairs\[0\]"),
         ([("q", "p"), ("q", "p", "x")], r"pairs\[1\]"),
-        ([("q", None)], r"pairs\[0\]\[1\].*NoneType"),
-        ([(3, "p")], r"pairs\[0\]\[0\].*\bint\b"),
-        ([("q", "\udfff")], r"pairs\[0\]\[1\].*surrogate"),
+        ([("q", None)], r"pairs\[0\]\[1\] must be a str, got NoneType"),
+        ([(3, "p")], r"pairs\[0\]\[0\] must be a str, got int"),
+        ([("q", "\udfff")], r"pairs\[0\]\[1\] .*lone surrogate"),
         ([{"q": "p", "r": "s"}], r"pairs\[0\]"),
     ],
 )

@@ -111,7 +111,7 @@ def test_tables_and_the_comparison_of_two_cutoffs(comparison):
         (LAYERWISE, {"cutoff_layers": [2], "mode": "fast"}, "modes="),
         (LAYERWISE, {"cutoff_layers": [2], "compress_ratio": 2}, "compress_ratio="),
         (RERANKER, {"cutoff_layers": [2]}, "after its last layer only"),
-        (BASE, {"cutoff_layers": [2]}, "belongs to the embedders"),
+        (BASE, {"cutoff_layers": [2]}, "is an embedder"),
     ],
 )
 def test_invalid_arguments_are_refused_before_the_search(data, pocket, monkeypatch, reranker, arguments, message):

@@ -284,8 +284,8 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
 @pytest.mark.parametrize(
     ("folder", "options", "message"),
     [
-        ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "cutoff_layers"),
-        ("bge-reranker-v2-gemma", {"family": "icl"}, "load_embedder"),
+        ("bge-reranker-v2-gemma", {"cutoff_layers": 3}, "last layer only"),
+        ("bge-reranker-v2-gemma", {"family": "icl"}, "is an embedder"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": np.array([2, 4])}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 2.0}, "1, 2, 4, 8"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"cutoff_layers": b"\x05"}, "cutoff_layers"),
@@ -293,9 +293,9 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
         ("bge-reranker-v2-m3", {"prompt": "Is it so?"}, "prompt"),
         ("bge-reranker-v2-gemma", {"prompt": "  "}, "prompt"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 1}, "2, 3, 4, 5, 6"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, r"cutoff_layers=\[3, 3\].*2, 3, 4, 5, 6"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "cutoff_layers='3'"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, r"cutoff_layers=\[\]"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, "at most once"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "whole number"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, "names no"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 3}, "1, 2, 4, 8"),
         (
             "bge-reranker-v2.5-gemma2-lightweight",
