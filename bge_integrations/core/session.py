@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.interface import Model, SequenceOutput, TokenSequence
-    from bge_integrations.models.linear import CpuKernels
+    from bge_integrations.models.interface import CpuKernels, Model, SequenceOutput, TokenSequence
 
 
 class Session:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.index.engine import Engine
-    from bge_integrations.index.search import Search
+    from bge_integrations.index.search_arguments import Search
     from bge_integrations.outputs import Embeddings, SparseVector
 
 #: Scores by representation and point.

@@ -16,7 +16,8 @@ from bge_integrations.index.filters import dated_keys, parse
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.opening import open_index
 from bge_integrations.index.records import from_payload, point_of
-from bge_integrations.index.search import Search, Searcher
+from bge_integrations.index.search import Searcher
+from bge_integrations.index.search_arguments import Search
 from bge_integrations.index.writing import Writer
 from bge_integrations.validation import check_query, check_texts
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
     from bge_integrations.index.opening import OpenedIndex
     from bge_integrations.index.records import Hit, StoredDocument
-    from bge_integrations.index.search import Fusion, SearchSettings
+    from bge_integrations.index.search_arguments import Fusion, SearchSettings
     from bge_integrations.scoring import Mode, Weights
 
 _PAGE = 256

@@ -11,7 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from bge_integrations.index import M3Index
-from bge_integrations.index.search import Fusion
+from bge_integrations.index.search_arguments import Fusion
 from bge_integrations.langchain.m3_documents import columns, open_index, to_document
 from bge_integrations.langchain.reranker import BGEReranker
 from bge_integrations.scoring import Mode

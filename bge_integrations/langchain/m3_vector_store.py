@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.index import Hit, StoredDocument
     from bge_integrations.index.filters import Filter
-    from bge_integrations.index.search import Fusion
+    from bge_integrations.index.search_arguments import Fusion
     from bge_integrations.scoring import Mode
 
 

@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import parse
-from bge_integrations.index.search import Search
+from bge_integrations.index.search_arguments import Search
 from bge_integrations.llama_index.filters import to_filter
 from bge_integrations.validation import check_whole_number
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import MetadataFilters
 
     from bge_integrations.index import Hit, M3Index, StoredDocument
-    from bge_integrations.index.search import Fusion
+    from bge_integrations.index.search_arguments import Fusion
     from bge_integrations.scoring import Mode, Weights
 
 #: LlamaIndex's metadata key for the id of a node's document.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The libraries that can run a model.
 Backend = Literal["torch"]
+#: The implementation of float linears on the CPU: "onednn" prepacks the weights for oneDNN, "torch" is torch's own.
+CpuKernels = Literal["onednn", "torch"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.models.interface import CpuKernels
 from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from bge_integrations.models.placement import Placement
 
-#: The implementation of float linears on the CPU: "onednn" prepacks the weights for oneDNN, "torch" is torch's own.
-CpuKernels = Literal["onednn", "torch"]
 #: The operation after a linear: nothing, GELU, or the addition of a residual.
 Epilogue = Literal["none", "gelu", "add"]
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Family
-    from bge_integrations.models.interface import Backend, Model
-    from bge_integrations.models.linear import CpuKernels
+    from bge_integrations.models.interface import Backend, CpuKernels, Model
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from bge_integrations.models.linear import CpuKernels
+    from bge_integrations.models.interface import CpuKernels
 
 
 @dataclass(frozen=True)
