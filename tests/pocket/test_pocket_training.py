@@ -133,7 +133,7 @@ def test_best_passages_add_dense_and_sparse_scores(progress, monkeypatch):
     from pocket_training import mining
     from scipy.sparse import csr_array
 
-    monkeypatch.setattr(mining, "FOUND", 3)
+    monkeypatch.setattr(mining, "CANDIDATES", 3)
     monkeypatch.setattr(mining, "BLOCK", 2)
     rng = np.random.default_rng(0)
     queries, passages = (rng.standard_normal((n, 4)).astype(np.float32) for n in (5, 9))
