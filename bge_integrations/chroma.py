@@ -43,10 +43,10 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         ...     embedding_function=BGEEmbeddingFunction(model_name="BAAI/bge-m3"))
 
     The model is loaded when the object is created, so a wrong name fails right away. Chroma stores the settings with
-    the collection, never weights or tokens. If a collection is later opened without an embedding function, Chroma
-    creates one from these settings, and the model is loaded on first use. Chroma compares embedding functions by name
-    only, so this one also checks the model: adding to a collection or querying it with a model other than the one that
-    made its vectors raises WrongModelError.
+    the collection, never weights or access tokens. If a collection is later opened without an embedding function,
+    Chroma creates one from these settings, and the model is loaded on first use. Chroma compares embedding functions by
+    name only, so this one also checks the model: adding to a collection or querying it with a model other than the one
+    that made its vectors raises WrongModelError.
 
     Args:
         model_name: Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model).

@@ -39,7 +39,7 @@ class InvalidInputError(BGEError, ValueError):
 
 
 class WrongKindError(InvalidInputError):
-    """A reranker was passed where an embedding model is needed, or another model where a reranker is needed.
+    """A reranker was passed instead of an embedding model, or another model instead of a reranker.
 
     Attributes:
         wanted: "embedder" or "reranker".
@@ -78,7 +78,7 @@ class WrongModelError(BGEError, ValueError):
 
 
 class IndexNotFoundError(BGEError, LookupError):
-    """There is no index at this path or in this collection, and it was not to be created."""
+    """There is no index at this path or in this collection, and creating one was not allowed."""
 
 
 class IndexFormatError(BGEError, ValueError):

@@ -156,10 +156,10 @@ def weights_by_name(weights: Sequence[float]) -> dict[Representation, float]:
         by_name = {}
     if not by_name or any(w < 0 or not np.isfinite(w) for w in by_name.values()) or not any(by_name.values()):
         raise InvalidInputError(
-            f"weights={weights!r} must be three numbers >= 0, for dense, sparse and multi-vector scores, one above 0"
+            f"weights={weights!r} must be three numbers >= 0 (dense, sparse, multi-vector), at least one above 0"
         )
     if sum(by_name.values()) > float(np.finfo(np.float32).max):
-        raise InvalidInputError(f"weights={weights!r} overflow float32; scale them down, since only their ratio counts")
+        raise InvalidInputError(f"weights={weights!r} overflow float32; scale them down, only their ratio matters")
     return {name: weight for name, weight in by_name.items() if weight > 0}
 
 
@@ -234,7 +234,7 @@ class TopK:
     ) -> None:
         """Add documents that were not added before; all arrays have one entry per document."""
         others = other_scores or {}
-        if len(self.scores) == self._k:  # few documents beat the worst of these, so little is left to sort
+        if len(self.scores) == self._k:  # few documents beat the worst of these, so there is little left to sort
             better = np.flatnonzero(scores > self.scores[-1])
             documents, scores = documents[better], scores[better]
             others = {name: column[better] for name, column in others.items()}

@@ -71,7 +71,7 @@ class _View(Generic[Rows]):
         return self._finish(plan, kind, computed)
 
     async def aencode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> Rows:
-        """Return the same as `encode` without blocking the event loop."""
+        """Async version of `encode`; does not block the event loop."""
         plan = await asyncio.to_thread(self._plan, texts, kind)
         computed = await self.embedder.aencode(plan.missing, **self._arguments(plan, kind, show_progress))
         return await asyncio.to_thread(self._finish, plan, kind, computed)
@@ -104,7 +104,7 @@ class DenseView(_View["NDArray[np.float32]"]):
         return self.embedder.encode_dense(texts, kind=kind, normalize=self._normalize, show_progress=show_progress)
 
     async def aencode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> NDArray[np.float32]:
-        """Return the same as `encode` without blocking the event loop."""
+        """Async version of `encode`; does not block the event loop."""
         if self._shared.is_shared:
             return await super().aencode(texts, kind, show_progress)
         return await self.embedder.aencode_dense(

@@ -94,11 +94,11 @@ def _check_files(input: str, output: str, overwrite: bool) -> None:
     if output == "-":
         return
     if Path(output).is_dir():
-        raise InvalidInputError(f"{output} is a folder", advice="name a file")
+        raise InvalidInputError(f"{output} is a folder", advice="pass a file")
     if Path(output).exists() and not overwrite:
-        raise InvalidInputError(f"{output} exists", advice="name another file, or replace it with --overwrite")
+        raise InvalidInputError(f"{output} exists", advice="choose another file, or replace it with --overwrite")
     if input != "-" and Path(input).resolve() == Path(output).resolve():
-        raise InvalidInputError("input and output are the same file", advice="name another output")
+        raise InvalidInputError("input and output are the same file", advice="choose another output")
     if not Path(output).absolute().parent.is_dir():
         raise InvalidInputError(f"the folder {Path(output).parent} does not exist", advice="create it first")
 

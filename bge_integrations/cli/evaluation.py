@@ -124,7 +124,7 @@ def _load_reranker(name: str, given: EvaluationOptions) -> Reranker:
         return load_reranker(name, device=given.device, dtype=given.dtype)
     except WrongKindError as error:
         raise InvalidInputError(
-            f"--reranker {name} is not a reranker", advice="name a reranker, or leave --reranker out"
+            f"--reranker {name} is not a reranker", advice="pass a reranker, or leave --reranker out"
         ) from error
 
 

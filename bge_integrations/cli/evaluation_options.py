@@ -55,7 +55,7 @@ class EvaluationOptions:
         if self.rerank_depth is not None and self.reranker is None:
             raise InvalidInputError(
                 "--rerank-depth has no effect without --reranker",
-                advice="name a --reranker, or leave --rerank-depth out",
+                advice="pass a --reranker, or leave --rerank-depth out",
             )
         if self.language is not None and self.no_baseline:
             raise InvalidInputError(

@@ -24,7 +24,7 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
         InvalidInputError: A line is not UTF-8, or all lines are blank.
     """
     if file == "-" and sys.stdin is None:
-        raise InvalidInputError("standard input is closed", advice="name a file")
+        raise InvalidInputError("standard input is closed", advice="pass a file")
     empty = True
     with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as stream:
         for number, line in enumerate(stream, start=1):

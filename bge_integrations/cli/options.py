@@ -13,7 +13,7 @@ _MODEL = "hub id, checkpoint folder, or 'pocket'"
 
 def _check_index(index: str) -> str:
     if index == ":memory:":
-        raise InvalidInputError("--index :memory: would be lost when the command ends", advice="name a folder")
+        raise InvalidInputError("--index :memory: would be lost when the command ends", advice="pass a folder")
     return index
 
 

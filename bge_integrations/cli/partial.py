@@ -58,7 +58,7 @@ class Partial:
         if foreign is not None:  # the whole folder is removed at the end
             raise InvalidInputError(
                 f"{self.folder} is needed for unfinished rows, but contains {foreign}, which is not from this command",
-                advice="move it away, or name another output",
+                advice="move it away, or choose another output",
             )
         self._overwrite = overwrite
         self._lock = FileLock(self.folder / ".lock")
@@ -79,7 +79,7 @@ class Partial:
         if self.output.exists() and not self._overwrite:
             raise InvalidInputError(
                 f"{self.output} was created by another process in the meantime{rows}",
-                advice="name another file, or replace it with --overwrite",
+                advice="choose another file, or replace it with --overwrite",
             )
 
     def _check(self, settings: dict[str, Any]) -> None:

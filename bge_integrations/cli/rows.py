@@ -103,12 +103,12 @@ class Parquet:
         _check_names(self._schema.names, added)
         if field not in self._schema.names:
             raise InvalidInputError(
-                f"{file} has no column {field!r}", advice=f"name another with --field: {', '.join(self._schema.names)}"
+                f"{file} has no column {field!r}", advice=f"pass another with --field: {', '.join(self._schema.names)}"
             )
         kind = self._schema.field(field).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InvalidInputError(
-                f"the column {field!r} of {file} contains {kind}, not strings", advice="name another with --field"
+                f"the column {field!r} of {file} contains {kind}, not strings", advice="pass another with --field"
             )
 
     @property

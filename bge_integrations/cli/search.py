@@ -120,7 +120,7 @@ def _queries_of(query: str) -> Iterator[str]:
 
 def _check_query(query: str) -> None:
     if not query.strip():
-        raise InvalidInputError("the question is empty", advice="ask one in words")
+        raise InvalidInputError("the question is empty", advice="pass a question")
 
 
 def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ def resolve_devices(device: str | list[str] | None) -> list[str]:
     devices = [_resolve_device(each) for each in device] if isinstance(device, list) else [_resolve_device(device)]
     if not devices:
         raise InvalidInputError(
-            "device=[] is empty", argument="device", advice="name one or more devices, or leave it out"
+            "device=[] is empty", argument="device", advice="pass one or more devices, or leave it out"
         )
     if len(devices) > 1 and (len(set(devices)) < len(devices) or "cpu" in devices):
         raise InvalidInputError(

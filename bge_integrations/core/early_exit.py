@@ -61,7 +61,7 @@ class EarlyExit:
         wrong = [cutoff for cutoff in cutoffs if cutoff not in profile.cutoffs]
         if cutoff_layers is not None and not cutoffs:
             raise InvalidInputError(
-                "cutoff_layers=[] names no layer",
+                "cutoff_layers=[] is empty",
                 argument="cutoff_layers",
                 advice="leave it out to score after the last layer",
             )
@@ -70,7 +70,7 @@ class EarlyExit:
                 f"cutoff_layers={cutoff_layers!r}: {profile.name} has scores after "
                 f"{', '.join(map(str, profile.cutoffs))} layers",
                 argument="cutoff_layers",
-                advice="name each of them at most once",
+                advice="use each of them at most once",
             )
         if compress_ratio is not None and (type(compress_ratio) is not int or compress_ratio not in _RATIOS):
             raise InvalidInputError(
@@ -96,7 +96,7 @@ class EarlyExit:
             raise InvalidInputError(
                 f"compress_layers={list(layers)} has no effect, because scoring stops after {max(cutoffs)} layers",
                 argument="compress_layers",
-                advice="name a lower layer",
+                advice="use a lower layer",
             )
         return cls(cutoffs, tuple((layer, ratio) for layer in sorted(set(layers))) if ratio > 1 else ())
 

@@ -83,7 +83,7 @@ class PendingCall:
 
     @property
     def is_over(self) -> bool:
-        """Whether the call has finished, failed or been cancelled, so that nobody waits for its results."""
+        """Whether the call has finished, failed or been cancelled, so that no caller is waiting for its results."""
         return self.future.done()
 
     def expect(self, count: int, limit: int) -> None:
@@ -112,7 +112,7 @@ class PendingCall:
         self._resolve(error=error)
 
     def cancel(self) -> None:
-        """End the call because nobody waits for it any more; work that has not started is dropped."""
+        """End the call because no caller is waiting for it any more; work that has not started is dropped."""
         self.future.cancel()
         with self._changed:
             self._changed.notify_all()

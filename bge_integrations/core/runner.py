@@ -30,7 +30,7 @@ class ModelRunner:
     def run(self, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
         """Compute a batch and deliver each output to its call.
 
-        Non-finite outputs of a half-precision model are recomputed in float32; other models' are an error.
+        Non-finite outputs of a half-precision model are recomputed in float32; with any other model, they are an error.
         """
         outputs = self.shared.model.run([queued.sequence for queued in batch], self.spec, between_layers)
         non_finite = []

@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 class _Abandoned(Exception):
-    """Nobody waits for this batch any more."""
+    """No caller is waiting for this batch any more."""
 
 
 class _Queue:

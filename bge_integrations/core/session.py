@@ -148,7 +148,7 @@ class Session:
             portion = [QueuedSequence(sequence, call, queued + i, now) for i, sequence in enumerate(sequences)]
             portion.sort(key=lambda each: -len(each.sequence))
             urgent = len(sequences) == len(request.inputs) and sum(map(len, sequences)) <= policy.urgent_tokens
-            # dealt out from longest to shortest, so that all devices get about the same amount of work
+            # distributed from longest to shortest, so that all devices get about the same amount of work
             shares = [portion] if urgent else [portion[i :: len(runners)] for i in range(len(runners))]
             for i, share in enumerate(filter(None, shares), turn):
                 runner = runners[i % len(runners)]
@@ -215,7 +215,7 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
     tokenized = list(chunks)  # all of them, before anything is computed
     if truncated := sum(count for _, count in tokenized):
         raise TextTooLongError(
-            f"{truncated} of {len(inputs)} different inputs are longer than max_length; split them, raise max_length "
+            f"{truncated} of {len(inputs)} distinct inputs are longer than max_length; split them, raise max_length "
             "if the model allows it, or allow truncation with on_truncate='warn'"
         )
     yield from tokenized
@@ -223,7 +223,7 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
 
 def _warn_about_truncation(truncated: int, inputs: int) -> None:
     _warn(
-        f"{truncated} of {inputs} different inputs were longer than max_length and were truncated; split them, or "
+        f"{truncated} of {inputs} distinct inputs were longer than max_length and were truncated; split them, or "
         "raise max_length if the model allows it",
         TruncationWarning,
     )

@@ -107,7 +107,7 @@ def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
         if made_from != str(folder.resolve()):
             raise InvalidInputError(
                 f"{index.location} is the index of {made_from}, and indexing {folder} would remove passages from it",
-                advice=f"name another index; if the same folder was moved, delete {record} and run this again",
+                advice=f"choose another index; if the same folder was moved, delete {record} and run this again",
             )
         return
     # made in Python, on a server, or the record was deleted
@@ -117,7 +117,7 @@ def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
         raise InvalidInputError(
             f"{index.location} is the index of another folder (with {min(stored)}), and indexing {folder} would remove "
             "all its passages",
-            advice="name another index, or delete that one first",
+            advice="choose another index, or delete that one first",
         )
 
 

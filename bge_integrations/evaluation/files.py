@@ -35,31 +35,31 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def check_file(path: str | os.PathLike[str]) -> None:
     """Raise InvalidInputError unless this path can be written to: a file, or an existing device or pipe."""
     if not os.fspath(path):
-        raise InvalidInputError("the file's name is empty", argument="path", advice="name a file")
+        raise InvalidInputError("the file's name is empty", argument="path", advice="pass a file")
     if Path(path).is_dir():
-        raise InvalidInputError(f"{path} is a folder", argument="path", advice="name a file")
+        raise InvalidInputError(f"{path} is a folder", argument="path", advice="pass a file")
     if _is_standard_output(path):
         return
     if _is_special(path):
         if not os.access(path, os.W_OK):
-            raise InvalidInputError(f"{path} can't be written to", argument="path", advice="name another file")
+            raise InvalidInputError(f"{path} can't be written to", argument="path", advice="choose another file")
         return
     target = Path(os.path.realpath(path))
     if target.is_symlink():
-        raise InvalidInputError(f"{path} is a link to itself", argument="path", advice="name another file")
+        raise InvalidInputError(f"{path} is a link to itself", argument="path", advice="choose another file")
     check_folder(target.parent)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
     """Raise InvalidInputError unless files can be written to this folder, which may not exist yet."""
     if not os.fspath(folder):
-        raise InvalidInputError("the folder's name is empty", argument="folder", advice="name a folder")
+        raise InvalidInputError("the folder's name is empty", argument="folder", advice="pass a folder")
     path = Path(folder).absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
-        raise InvalidInputError(f"{existing} is a file", argument="folder", advice="name a folder")
+        raise InvalidInputError(f"{existing} is a file", argument="folder", advice="pass a folder")
     if not os.access(existing, os.W_OK):
-        raise InvalidInputError(f"{existing} can't be written to", argument="folder", advice="name another folder")
+        raise InvalidInputError(f"{existing} can't be written to", argument="folder", advice="choose another folder")
 
 
 def _is_standard_output(path: str | os.PathLike[str]) -> bool:

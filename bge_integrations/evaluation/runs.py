@@ -97,7 +97,7 @@ class Run:
         """
         if Path(path).is_dir() or not Path(path).exists():
             raise InvalidInputError(
-                f"{str(path)!r} is not a file", argument="path", advice="name a TREC run, such as Run.save writes"
+                f"{str(path)!r} is not a file", argument="path", advice="pass a TREC run, as written by Run.save"
             )
         scored: dict[str, list[tuple[float, int, str]]] = {}
         tag = Path(path).stem

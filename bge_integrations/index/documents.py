@@ -66,7 +66,7 @@ def _read_documents(
             # adding the same document twice under its derived id is not a mistake
             if document.id in derived_ids and not document.id == derived == derived_ids[document.id]:
                 raise InvalidInputError(
-                    f"ids[{i}] is {document.id!r} again", argument="ids", advice="give every document a unique id"
+                    f"ids[{i}] repeats {document.id!r}", argument="ids", advice="give every document a unique id"
                 )
             derived_ids[document.id] = derived
         yield document

@@ -102,9 +102,9 @@ def filter_of(condition: Condition | None, among: Sequence[str] | None = None) -
 
 
 class _EngineBool:
-    """A bool that the engine recognises. It takes Python's bools for integers, and detects numpy's by type name.
+    """A bool that the engine recognises. It treats Python's bools as integers, and detects numpy's by type name.
 
-    With numpy before 2.3, it took numpy's bools for integers, too.
+    With numpy before 2.3, it treats numpy's bools as integers, too.
     """
 
     def __init__(self, value: bool) -> None:

@@ -53,7 +53,7 @@ def run(flow: Flow[T], embedder: Embedder) -> T:
 
 
 async def arun(flow: Flow[T], embedder: Embedder) -> T:
-    """The same as `run`, without blocking the event loop. When cancelled, a step running in a thread still finishes."""
+    """Async version of `run`; does not block the event loop. If cancelled, a step in a thread still finishes."""
     step = await asyncio.to_thread(_advance, flow, None)
     while isinstance(step, Encode):
         try:

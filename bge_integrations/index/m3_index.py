@@ -151,7 +151,7 @@ class M3Index:
         show_progress: bool = False,
         on_truncate: OnTruncate = "warn",
     ) -> list[str]:
-        """The same as `add`, without blocking the event loop. If cancelled, documents stored before are kept."""
+        """Async version of `add`; does not block the event loop. If cancelled, documents stored before are kept."""
         return await flow.arun(self._writer.add(texts, ids, metadatas, show_progress, on_truncate), self.embedder)
 
     def delete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
@@ -168,7 +168,7 @@ class M3Index:
         return self._writer.delete([] if ids is None else check_texts(ids, "ids"), self._condition(filter))
 
     async def adelete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
-        """The same as `delete`, without blocking the event loop."""
+        """Async version of `delete`; does not block the event loop."""
         return await asyncio.to_thread(self.delete, ids, filter)
 
     def get(self, ids: Iterable[str]) -> list[StoredDocument]:
@@ -179,7 +179,7 @@ class M3Index:
         return [from_payload(payloads[point]) for point in points if point in payloads]
 
     async def aget(self, ids: Iterable[str]) -> list[StoredDocument]:
-        """The same as `get`, without blocking the event loop."""
+        """Async version of `get`; does not block the event loop."""
         return await asyncio.to_thread(self.get, ids)
 
     def dense_vectors(self, ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
@@ -246,7 +246,7 @@ class M3Index:
         )[0]
 
     async def asearch(self, query: str, k: int = 10, **settings: Unpack[SearchSettings]) -> list[Hit]:
-        """The same as `search`, without blocking the event loop."""
+        """Async version of `search`; does not block the event loop."""
         return (await self.asearch_many(check_query(query), k, **settings))[0]
 
     def search_many(self, queries: Iterable[str], k: int = 10, **settings: Unpack[SearchSettings]) -> list[list[Hit]]:
@@ -256,7 +256,7 @@ class M3Index:
     async def asearch_many(
         self, queries: Iterable[str], k: int = 10, **settings: Unpack[SearchSettings]
     ) -> list[list[Hit]]:
-        """The same as `search_many`, without blocking the event loop."""
+        """Async version of `search_many`; does not block the event loop."""
         return await flow.arun(self._searcher.search(queries, self._search(k, **settings)), self.embedder)
 
     def search_by_vector(
@@ -282,7 +282,7 @@ class M3Index:
         self._writer.flush()
 
     async def aflush(self) -> None:
-        """The same as `flush`, without blocking the event loop."""
+        """Async version of `flush`; does not block the event loop."""
         await asyncio.to_thread(self.flush)
 
     def optimize(self) -> None:
@@ -320,7 +320,7 @@ class M3Index:
         self._finalizer()  # without the lock, which the optimiser may need to finish
 
     async def aclose(self) -> None:
-        """The same as `close`, without blocking the event loop."""
+        """Async version of `close`; does not block the event loop."""
         await asyncio.to_thread(self.close)
 
     def __len__(self) -> int:

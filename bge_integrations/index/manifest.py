@@ -93,8 +93,8 @@ class Manifest:
         if embedder.vector_settings("passage")["weights"] != self.weights:
             revision = f" (revision {self.revision})" if self.revision else ""
             raise WrongModelError(
-                f"the index was made with {self.model}{revision}, and {embedder.source} has other weights, so their "
-                "vectors can't be compared",
+                f"the index was made with {self.model}{revision}, and {embedder.source} has different weights, so "
+                "their vectors can't be compared",
                 advice="open it with its own model (leave model= out), or add the documents to a new index",
             )
 

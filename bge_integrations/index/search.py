@@ -44,7 +44,7 @@ class Searcher:
         self._stores_multi_vectors = stores_multi_vectors
 
     def search(self, queries: Iterable[str], search: Search) -> Flow[list[list[Hit]]]:
-        """Find the hits of each query."""
+        """Find the hits for each query."""
         needed = {name: name in search.needed for name in ("dense", "sparse", "multi_vector")}
         encoded = yield Encode(queries, {"kind": "query", **needed})
         answers = self._answer_all(encoded, search)
@@ -59,7 +59,7 @@ class Searcher:
         return [answer.hits() for answer in answers]
 
     def search_by_vector(self, dense: NDArray[np.float32], search: Search) -> list[Hit]:
-        """Find the hits of one dense vector."""
+        """Find the hits for one dense vector."""
         with self._store.read() as engine:
             return self._answer(engine, [{"dense": dense}], search)[0].hits()
 

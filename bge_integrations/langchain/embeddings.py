@@ -51,11 +51,11 @@ class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
         return to_lists(self._loaded().encode(check_query(text), "query"))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the same as `embed_documents` without blocking the event loop."""
+        """Async version of `embed_documents`; does not block the event loop."""
         dense = await self._aloaded()
         return await asyncio.to_thread(to_lists, await dense.aencode(texts, "passage", self.show_progress))
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Return the same as `embed_query` without blocking the event loop."""
+        """Async version of `embed_query`; does not block the event loop."""
         dense = await self._aloaded()
         return to_lists(await dense.aencode(check_query(text), "query"))[0]

@@ -113,7 +113,7 @@ class BGEM3Retriever(BaseRetriever):
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
-        """The same as `from_documents`, for texts with metadata and ids."""
+        """Like `from_documents`, for texts with metadata and ids."""
         return cls._create({"texts": texts, "metadatas": metadatas, "ids": ids}, path, show_progress, settings)
 
     @classmethod

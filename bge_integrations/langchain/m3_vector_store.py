@@ -126,14 +126,14 @@ class BGEM3VectorStore(VectorStore):
         ids: Iterable[str] | None = None,
         **settings: Any,
     ) -> Self:
-        """The same as `from_texts`, without blocking the event loop."""
+        """Async version of `from_texts`; does not block the event loop."""
         return await asyncio.to_thread(cls.from_texts, texts, embedding, metadatas, ids=ids, **settings)
 
     @classmethod
     def from_documents(
         cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
     ) -> Self:
-        """The same as `from_texts`, for documents."""
+        """Like `from_texts`, for documents."""
         if settings.get("ids") is None:
             settings.pop("ids", None)
         return cls.from_texts(embedding=embedding, **{**columns(documents), **settings})
@@ -142,7 +142,7 @@ class BGEM3VectorStore(VectorStore):
     async def afrom_documents(
         cls, documents: Iterable[Document], embedding: Embeddings | None = None, **settings: Any
     ) -> Self:
-        """The same as `from_documents`, without blocking the event loop."""
+        """Async version of `from_documents`; does not block the event loop."""
         return await asyncio.to_thread(cls.from_documents, documents, embedding, **settings)
 
     @property
@@ -177,7 +177,7 @@ class BGEM3VectorStore(VectorStore):
         batch_size: int | None = None,
         **settings: Any,
     ) -> list[str]:
-        """The same as `add_texts`, without blocking the event loop."""
+        """Async version of `add_texts`; does not block the event loop."""
         return await self.index.aadd(texts, ids, metadatas, **settings)
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
@@ -190,7 +190,7 @@ class BGEM3VectorStore(VectorStore):
         return True
 
     async def adelete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
-        """The same as `delete`, without blocking the event loop."""
+        """Async version of `delete`; does not block the event loop."""
         await self.index.adelete(ids, filter, **settings)
         return True
 
@@ -199,7 +199,7 @@ class BGEM3VectorStore(VectorStore):
         return _documents(self.index.get(ids))
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The same as `get_by_ids`, without blocking the event loop."""
+        """Async version of `get_by_ids`; does not block the event loop."""
         return _documents(await self.index.aget(ids))
 
     def similarity_search(
@@ -211,7 +211,7 @@ class BGEM3VectorStore(VectorStore):
     async def asimilarity_search(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """The same as `similarity_search`, without blocking the event loop."""
+        """Async version of `similarity_search`; does not block the event loop."""
         return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter, **settings)]
 
     def similarity_search_with_score(
@@ -224,7 +224,7 @@ class BGEM3VectorStore(VectorStore):
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[tuple[Document, float]]:
-        """The same as `similarity_search_with_score`, without blocking the event loop."""
+        """Async version of `similarity_search_with_score`; does not block the event loop."""
         hits = await self.index.asearch(query, k, filter=filter, **{**self._search_settings, **settings})
         return [(to_document(hit), hit.score) for hit in hits]
 
@@ -237,7 +237,7 @@ class BGEM3VectorStore(VectorStore):
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
-        """The same as `similarity_search_by_vector`, without blocking the event loop."""
+        """Async version of `similarity_search_by_vector`; does not block the event loop."""
         return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, filter, **settings)
 
     def max_marginal_relevance_search(
@@ -268,7 +268,7 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """The same as `max_marginal_relevance_search`, without blocking the event loop."""
+        """Async version of `max_marginal_relevance_search`; does not block the event loop."""
         hits = await self.index.asearch(query, fetch_k, filter=filter, **{**self._search_settings, **settings})
         dense = (await self.index.embedder.aencode(check_query(query), kind="query")).dense
         assert dense is not None
@@ -283,7 +283,7 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """The same as `max_marginal_relevance_search`, for a dense query vector and with dense scores."""
+        """Like `max_marginal_relevance_search`, for a dense query vector and with dense scores."""
         hits = self.index.search_by_vector(embedding, fetch_k, filter=filter, **settings)
         return self._diverse(np.asarray(embedding, np.float32), hits, k, lambda_mult)
 
@@ -296,7 +296,7 @@ class BGEM3VectorStore(VectorStore):
         filter: Filter | None = None,
         **settings: Any,
     ) -> list[Document]:
-        """The same as `max_marginal_relevance_search_by_vector`, without blocking the event loop."""
+        """Async version of `max_marginal_relevance_search_by_vector`; does not block the event loop."""
         return await asyncio.to_thread(
             self.max_marginal_relevance_search_by_vector, embedding, k, fetch_k, lambda_mult, filter, **settings
         )

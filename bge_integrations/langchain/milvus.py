@@ -38,12 +38,12 @@ class BGEMilvusSparseEmbeddings(SparseModel, BaseSparseEmbedding):
         return sparse.encode(check_query(query), "query")[0].to_dict()
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """Return the same as `embed_documents` without blocking the event loop."""
+        """Async version of `embed_documents`; does not block the event loop."""
         sparse: SparseView = await self._aloaded()
         rows = await sparse.aencode(texts, "passage", self.show_progress)
         return await asyncio.to_thread(rows.to_dicts)
 
     async def aembed_query(self, query: str) -> dict[int, float]:
-        """Return the same as `embed_query` without blocking the event loop."""
+        """Async version of `embed_query`; does not block the event loop."""
         sparse: SparseView = await self._aloaded()
         return (await sparse.aencode(check_query(query), "query"))[0].to_dict()

@@ -37,12 +37,12 @@ class BGESparseEmbeddings(SparseModel, SparseEmbeddings):
         return _vector(self._loaded().encode(check_query(text), "query")[0])
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """Return the same as `embed_documents` without blocking the event loop."""
+        """Async version of `embed_documents`; does not block the event loop."""
         sparse = await self._aloaded()
         return await asyncio.to_thread(_vectors, await sparse.aencode(texts, "passage", self.show_progress))
 
     async def aembed_query(self, text: str) -> SparseVector:
-        """Return the same as `embed_query` without blocking the event loop."""
+        """Async version of `embed_query`; does not block the event loop."""
         sparse = await self._aloaded()
         return _vector((await sparse.aencode(check_query(text), "query"))[0])
 

@@ -60,7 +60,7 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """Return the same as `compress_documents` without blocking the event loop."""
+        """Async version of `compress_documents`; does not block the event loop."""
         return await self._arerank(documents, query, self.top_n)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:

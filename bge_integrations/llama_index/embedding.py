@@ -69,7 +69,7 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return BaseEmbedding.get_query_embedding(self._keyed("query"), query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
-        """The same as `get_query_embedding`, without blocking the event loop."""
+        """Async version of `get_query_embedding`; does not block the event loop."""
         return await BaseEmbedding.aget_query_embedding(await self._akeyed("query"), query)
 
     def get_text_embedding(self, text: str) -> list[float]:
@@ -77,7 +77,7 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
         return BaseEmbedding.get_text_embedding(self._keyed("passage"), text)
 
     async def aget_text_embedding(self, text: str) -> list[float]:
-        """The same as `get_text_embedding`, without blocking the event loop."""
+        """Async version of `get_text_embedding`; does not block the event loop."""
         return await BaseEmbedding.aget_text_embedding(await self._akeyed("passage"), text)
 
     def _get_text_embeddings_cached(self, texts: list[str]) -> list[list[float]]:

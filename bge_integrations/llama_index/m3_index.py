@@ -232,7 +232,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._insert(nodes)
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
-        """The same as `insert_nodes`, without blocking the event loop."""
+        """Async version of `insert_nodes`; does not block the event loop."""
         with self._callback_manager.as_trace("ainsert_nodes"):
             await self._m3_index.aadd(*await asyncio.to_thread(self._rows, nodes), show_progress=self._show_progress)
 
@@ -242,7 +242,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._put([document], known_documents(self._m3_index, [document]))
 
     async def ainsert(self, document: Document) -> None:  # type: ignore[override]
-        """The same as `insert`, without blocking the event loop."""
+        """Async version of `insert`; does not block the event loop."""
         with self._callback_manager.as_trace("ainsert"):
             async with self._areplacing():
                 await self._aput([document], await asyncio.to_thread(known_documents, self._m3_index, [document]))
@@ -250,14 +250,14 @@ class BGEM3Index(BaseIndex[IndexDict]):
     def update_ref_doc(  # type: ignore[override]
         self, document: Document, *, delete_kwargs: object = None, insert_kwargs: object = None
     ) -> None:
-        """The same as `insert`. The other arguments are for a docstore and are ignored."""
+        """Like `insert`. The other arguments are for a docstore and are ignored."""
         with self._callback_manager.as_trace("update_ref_doc"):
             self.insert(document)
 
     async def aupdate_ref_doc(  # type: ignore[override]
         self, document: Document, *, delete_kwargs: object = None, insert_kwargs: object = None
     ) -> None:
-        """The same as `ainsert`. The other arguments are for a docstore and are ignored."""
+        """Like `ainsert`. The other arguments are for a docstore and are ignored."""
         with self._callback_manager.as_trace("aupdate_ref_doc"):
             await self.ainsert(document)
 
@@ -277,7 +277,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def arefresh_ref_docs(  # type: ignore[override]
         self, documents: Sequence[Document], *, update_kwargs: object = None, insert_kwargs: object = None
     ) -> list[bool]:
-        """The same as `refresh_ref_docs`, without blocking the event loop."""
+        """Async version of `refresh_ref_docs`; does not block the event loop."""
         with self._callback_manager.as_trace("arefresh_ref_docs"):
             async with self._areplacing():
                 known = await asyncio.to_thread(known_documents, self._m3_index, documents)
@@ -292,7 +292,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def adelete_nodes(  # type: ignore[override]
         self, node_ids: list[str], delete_from_docstore: bool = False
     ) -> None:
-        """The same as `delete_nodes`, without blocking the event loop."""
+        """Async version of `delete_nodes`; does not block the event loop."""
         await self._m3_index.adelete(node_ids)
 
     def delete_ref_doc(  # type: ignore[override]
@@ -304,7 +304,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def adelete_ref_doc(  # type: ignore[override]
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
-        """The same as `delete_ref_doc`, without blocking the event loop."""
+        """Async version of `delete_ref_doc`; does not block the event loop."""
         _warn_if_none_deleted(ref_doc_id, await self._m3_index.adelete(filter={REF_DOC: ref_doc_id}))
 
     def build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
@@ -340,7 +340,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._m3_index.delete(outdated)
 
     async def _aput(self, documents: Sequence[Document], known: Mapping[str, KnownDocument]) -> None:
-        """The same as `_put`. They share no code, because every step is a different call."""
+        """Async version of `_put`. They share no code, because every step is a different call."""
         versions = versions_of(documents)
         nodes = await atransform(documents, self._transformations)
         rows, outdated = await asyncio.to_thread(self._replacement, nodes, versions, known)

@@ -40,7 +40,7 @@ class M3Settings(TypedDict, total=False):
     """A folder, or the URL or client of a Qdrant server. None uses a temporary folder."""
     model: str | os.PathLike[str] | Embedder | None
     model_name: str
-    """The same as `model`."""
+    """Alias of `model`."""
     device: str | list[str] | None
     dtype: str | None
     max_length: int | None
@@ -55,7 +55,7 @@ class M3Settings(TypedDict, total=False):
     weights: Weights
     """Default weights of the dense, sparse and multi-vector scores; (1, 1, 1) if not set."""
     weights_for_different_modes: Weights
-    """The same as `weights`."""
+    """Alias of `weights`."""
 
 
 def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:

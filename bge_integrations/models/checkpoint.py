@@ -160,7 +160,7 @@ def fingerprint(folder: Path) -> Hashable:
 def weights_digest(folder: Path) -> str:
     """Return the SHA-256 of a folder's weights and heads, independent of the folder's path.
 
-    Large files are sampled, 4 kB per megabyte: this takes milliseconds and distinguishes any two trainings.
+    Large files are sampled, 4 kB per megabyte: this takes milliseconds and tells any two training runs apart.
     """
     files = {*tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
     whole = hashlib.sha256()

@@ -71,7 +71,7 @@ class DecoderModel:
             self._head = make(weights, stored, self.config, self.tokenizer, placement) if make else None
 
     def _check_room(self, folder: Path, layers: int | None) -> None:
-        """Refuse a model that does not fit in the free memory, before any weights are read."""
+        """Reject a model that does not fit in the free memory, before any weights are read."""
         count = self.config.layers if layers is None else layers
         smaller = ["bfloat16"] if self.placement.device.type == "cuda" else ["bfloat16", "int8"]
         sizes = {dtype: self.config.weight_bytes(count, dtype) for dtype in smaller}

@@ -43,7 +43,7 @@ class FixedBatch:
         ids, self._types, positions = (torch.zeros(tokens, dtype=torch.int64, device=device) for _ in range(3))
         cumulative = torch.full((_SEQUENCES + 2,), tokens, dtype=torch.int32, device=device)
         cumulative[0] = 0
-        # attention needs an upper bound of the lengths: no sequence is longer than all tokens together
+        # attention needs an upper bound on the lengths: no sequence is longer than all tokens together
         self.batch = PackedBatch(ids, self._types, positions, cumulative, lengths=(tokens,), order=(0,))
 
     def put(self, batch: PackedBatch) -> None:

@@ -94,7 +94,7 @@ class M3Heads:
 
 
 class ClassificationHead:
-    """One logit from the first token: dense, tanh, linear, as BERT and XLM-R classifiers have it.
+    """One logit from the first token: dense, tanh, linear, as in BERT and XLM-R classifiers.
 
     Raises:
         CheckpointError: The head is missing, or has more than one output.

@@ -212,7 +212,7 @@ def _onednn_works_in_thread() -> bool:
     """Run the check in a dedicated thread.
 
     A thread that has computed keeps OpenMP workers, which slow the scheduler's thread down, and hangs if it computes
-    again after a fork. The caller's thread must be spared both.
+    again after a fork. So it must not be the caller's thread.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(onednn_works, torch.float32).result()

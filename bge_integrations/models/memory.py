@@ -1,4 +1,4 @@
-"""Out-of-memory handling: refuse models that do not fit before loading them, and translate torch's errors."""
+"""Out-of-memory handling: reject models that do not fit before loading them, and translate torch's errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[str, int]) -> None:
-    """Refuse a model that needs more bytes than are free.
+    """Reject a model that needs more bytes than are free.
 
     Args:
         smaller: {dtype: bytes needed} for smaller dtypes.

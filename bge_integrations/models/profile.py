@@ -121,7 +121,7 @@ def embedder_profile(
     is_m3 = all((folder / head).is_file() for head in M3_HEADS)
     if row is not None and pooling is None and files.pooling not in (None, row.pooling):
         raise UnknownModelError(
-            f"{name} carries the name of {row.name} (pooling {row.pooling}), but its 1_Pooling/config.json says "
+            f"{name} is named like {row.name} (pooling {row.pooling}), but its 1_Pooling/config.json says "
             f"{files.pooling}; pass the right one, pooling={row.pooling!r} or pooling={files.pooling!r}"
         )
     if family is None:

@@ -92,7 +92,7 @@ class TextTokenizer:
         return bool(np.array_equal(upper, lower))
 
     def _apply_overrides(self, folder: Path, config: dict[str, Any]) -> None:
-        """Apply the overrides of tokenizer_config.json as transformers does; refuse unsupported ones."""
+        """Apply the overrides of tokenizer_config.json as transformers does; reject unsupported ones."""
         if config.get("truncation_side", "right") != "right":
             raise NotSupportedError(
                 f"{folder}/tokenizer_config.json asks for truncation on the left, which is not supported"

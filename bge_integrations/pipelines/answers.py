@@ -59,7 +59,7 @@ def check_question(question: object) -> str:
     """Return `question`; raise InvalidInputError unless it is a str that is not blank."""
     if not isinstance(question, str) or not question.strip():
         raise InvalidInputError(
-            f"question={question!r} is empty or not a str", argument="question", advice="ask one in words"
+            f"question={question!r} is empty or not a str", argument="question", advice="pass a question"
         )
     return question
 

@@ -95,7 +95,7 @@ def _print(answer: Answer) -> None:
 
 def _name(model: str) -> str:
     if not model:
-        raise argparse.ArgumentTypeError("the name is empty; name a model")
+        raise argparse.ArgumentTypeError("the name is empty; pass a model")
     return model
 
 

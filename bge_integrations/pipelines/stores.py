@@ -29,13 +29,13 @@ def index_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"{folder} is a file", argument="folder", advice="name a folder for the index")
+        raise InvalidInputError(f"{folder} is a file", argument="folder", advice="pass a folder for the index")
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if names and not set(names) & set(_OURS):
         raise InvalidInputError(
             f"{folder} is not an index and not empty (it contains {names[0]})",
             argument="folder",
-            advice="name a new folder for the index",
+            advice="choose a new folder for the index",
         )
     return folder
 

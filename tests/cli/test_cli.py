@@ -195,7 +195,7 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "closed", "message"),
     [
-        ("rerank q --model pocket", "<&-", "bge: standard input is closed; name a file\n"),
+        ("rerank q --model pocket", "<&-", "bge: standard input is closed; pass a file\n"),
         ("models", ">&-", "bge: standard output is closed; redirect it to a file or a terminal\n"),
         ("models nowhere", "2>&-", ""),
     ],
@@ -655,7 +655,7 @@ def test_nulls_are_carried_through_and_so_is_nan_if_the_format_allows_it(bge, tm
             "in.jsonl, line 1 has no text in 'body', only 'id', 'text'",
         ),
         (["bad.parquet", "out.jsonl"], "bad.parquet is not a Parquet file"),
-        (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; name another with --field: n, null"),
+        (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; pass another with --field: n, null"),
         (["in.parquet", "out.jsonl", "--field", "n"], "int64"),
         (["in.parquet", "out.jsonl", "--field", "null"], "row 2"),
         (["nan.parquet", "out.jsonl"], "row 2 of nan.parquet can't be written as JSON"),
@@ -670,7 +670,7 @@ def test_nulls_are_carried_through_and_so_is_nan_if_the_format_allows_it(bge, tm
         (["mixed.jsonl", "out.parquet"], "mixed.jsonl has a column with values of different types"),
         (["in.jsonl", "in.jsonl", "--overwrite"], "the same file"),
         (["in.jsonl", "there.jsonl"], "there.jsonl exists"),
-        (["in.jsonl", "folder.jsonl", "--overwrite"], "folder.jsonl is a folder; name a file"),
+        (["in.jsonl", "folder.jsonl", "--overwrite"], "folder.jsonl is a folder; pass a file"),
         (["in.jsonl", "out.jsonl", "--max-length", "1"], "max_length=1 leaves no room"),
         (["-", "out.jsonl"], "standard input is empty"),
         (["in.jsonl", "no/out.jsonl"], "the folder no does not exist"),

@@ -121,7 +121,7 @@ def test_truncation_is_counted_once_per_call(base):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         base.encode([LONG, LONG + "x", "short", LONG])
-    assert [str(w.message)[:34] for w in caught] == ["2 of 3 different inputs were longe"]
+    assert [str(w.message)[:34] for w in caught] == ["2 of 3 distinct inputs were longer"]
 
 
 def test_the_truncation_warning_points_at_the_caller(base):

@@ -6,7 +6,7 @@ from conftest import TESTS
 
 PROJECT = TESTS.parent
 PAGE = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
-MAP = PAGE.partition("## The rooms")[2].partition("\n## ")[0]
+MAP = PAGE.partition("## Code map")[2].partition("\n## ")[0]
 PACKAGE = PROJECT / "bge_integrations"
 
 
