@@ -16,8 +16,8 @@ Loaded = TypeVar("Loaded")
 class LazyModel(Generic[Loaded]):
     """The embedder, view or reranker of an adapter, loaded on first use and again when the settings have changed.
 
-    A copy starts with the loaded model and is independent from then on; a pickle contains no model. Any two are equal,
-    because adapters differ only by their settings.
+    A copy starts with the loaded model and is independent from then on; a pickle contains no model. All LazyModels
+    compare equal, so that two adapters are equal if their settings are.
 
     Args:
         load: `load_dense`, `load_sparse`, `load_embedder` or `load_reranker`; takes the settings as keyword arguments.

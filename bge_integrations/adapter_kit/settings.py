@@ -1,4 +1,5 @@
-"""The settings of all adapters, declared once: pydantic adapters inherit them, the others check against them.
+"""The settings of all adapters, declared once: pydantic adapters inherit them, the others check their keywords with
+`checked_settings`.
 
 Each field is an argument of `load_embedder` or `load_reranker`. The adapters themselves declare the fields that
 frameworks name differently: the model and the instruction for passages.
@@ -55,7 +56,7 @@ class QuerySettings(ModelSettings):
     """The settings of both dense and sparse embedding adapters."""
 
     query_instruction: str | None = None
-    """Prepended to each query; None uses the catalogue's, "" prepends nothing. For models with an instruction format
+    """Prepended to each query; None uses the model's own, "" prepends nothing. For models with an instruction format
     (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2), pass only the task's instruction."""
 
 
@@ -71,7 +72,7 @@ class EmbedderSettings(QuerySettings):
     """For llm-embedder: one of its tasks. For models with an instruction format: "web_search" (the default), "sts",
     "summarization" or "bitext"."""
     examples: list[dict[str, str]] | None = None
-    """For bge-en-icl only: dicts of "query", "response" and, if it differs from the queries', "instruct"."""
+    """For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies, "instruct"."""
     truncate_dim: int | None = None
     """Truncate vectors to this many dimensions; None keeps all."""
 
@@ -126,7 +127,7 @@ class SelectionSettings(BaseModel):
     """Which scored candidates a reranking adapter keeps."""
 
     score_threshold: Annotated[float | None, AfterValidator(check_score_threshold)] = None
-    """Drop candidates whose new score is lower; scores are logits, or in (0, 1) if normalized."""
+    """Drop candidates that the reranker scores lower; scores are logits, or in (0, 1) if normalized."""
     normalize: bool = False
     """Apply the sigmoid to the logits, which gives scores in (0, 1); the order is the same."""
 

@@ -68,7 +68,7 @@ def evaluate(
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
-    """Evaluate retrieval on data sets in BEIR's layout: nDCG@10, Recall@100, MRR@10 and MAP."""
+    """Measure how well models find the documents of data sets in BEIR's layout: nDCG@10, Recall@100, MRR@10 and MAP."""
     from bge_integrations.cli.evaluation_options import EvaluationOptions
     from bge_integrations.evaluation import Dataset
 

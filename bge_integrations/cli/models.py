@@ -21,7 +21,7 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Show the details of this model.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the BGE checkpoints, which of them this release supports, and which are cached.
+    """List the BGE models, which of them this release supports, and which are downloaded.
 
     The two bundled 'pocket' models are not listed.
     """
@@ -62,7 +62,7 @@ def download(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Hub ids, or names from the catalogue.")],
     quiet: options.Quiet = False,
 ) -> None:
-    """Download the files that checkpoints need to run, and print their folders."""
+    """Download models from the Hugging Face hub, and print their folders."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from bge_integrations.models.checkpoint import locate

@@ -1,4 +1,4 @@
-"""How early an LLM reranker stops, and how much it compresses passages."""
+"""After how many layers an LLM reranker stops, and how much it compresses passages."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def tokenize_with_examples(
     """Tokenise queries as examples, instruction, query and suffix; also return how many were truncated.
 
     `max_length` covers the instruction and the query. The examples come on top and leave room for `longest` tokens.
-    Lengths are counted as in FlagEmbedding, which counts the special tokens by their text.
+    To truncate where FlagEmbedding does, special tokens are counted by tokenising their text, such as "</s>".
     """
     around = tokenizer.ids([examples, suffix, "<s>", suffix + "</s>"])
     before, after, start, end = (len(ids) for ids in around)

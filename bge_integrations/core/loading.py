@@ -50,16 +50,17 @@ def load_embedder(
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
             float32 on the CPU.
         max_length: Maximum number of tokens of a text, special tokens included; None uses the model's own maximum.
-        query_instruction: Prepended to each query; None uses the catalogue's, "" prepends nothing. For models with an
+        query_instruction: Prepended to each query; None uses the model's own, "" prepends nothing. For models with an
             instruction format (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2), pass only the task's
             instruction.
-        passage_instruction: Prepended to each passage; None uses the catalogue's, "" prepends nothing.
+        passage_instruction: Prepended to each passage; None uses the model's own, "" prepends nothing.
         family: For a checkpoint that neither the catalogue nor its own files describe: "encoder", "m3", "decoder",
             "bidirectional_decoder" (its attention is not causal) or "icl".
-        pooling: "cls", "mean" or "last_token"; None uses the catalogue's or the checkpoint's own.
+        pooling: "cls", "mean" or "last_token": how token states become one vector; None uses the model's own.
         task: For llm-embedder "qa", "icl", "chat", "lrlm", "tool" or "convsearch"; for models with an instruction
             format "web_search" (the default), "sts", "summarization" or "bitext".
-        examples: For bge-en-icl only: dicts of "query", "response" and, if it differs from the queries', "instruct".
+        examples: For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies,
+            "instruct".
         truncate_dim: Truncate dense and multi-vectors to this many dimensions, before they are normalized.
         cpu_kernels: "onednn" or "torch"; None uses the environment variable BGE_CPU_KERNELS, or what suits the
             processor if it is not set. `bge doctor` shows the choice.
@@ -71,8 +72,8 @@ def load_embedder(
         CheckpointNotFoundError: The checkpoint is neither a folder nor cached, and could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
         UnknownModelError: The checkpoint's family, pooling or instruction can't be determined.
-        NotSupportedError: This release can't run its family.
-        WrongKindError: It is a reranker.
+        NotSupportedError: This release can't run the checkpoint's family.
+        WrongKindError: The checkpoint is a reranker.
         InvalidInputError: An argument is invalid.
     """
     check_request(model, "embedder", family, pooling)
@@ -145,8 +146,8 @@ def load_reranker(
     Raises:
         CheckpointNotFoundError: The checkpoint is neither a folder nor cached, and could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
-        NotSupportedError: Its config.json requires something that is not supported.
-        WrongKindError: It is not a reranker.
+        NotSupportedError: The checkpoint's config.json requires something that is not supported.
+        WrongKindError: The checkpoint is not a reranker.
         InvalidInputError: An argument is invalid.
     """
     check_request(model, "reranker", family)

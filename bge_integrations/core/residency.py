@@ -63,7 +63,7 @@ class ModelKey:
 
 
 class SharedModel:
-    """A model in memory, shared by all its holders. Only `acquire` creates one.
+    """A model in memory, shared by its holders (sessions, running calls). Only `acquire` creates one.
 
     Attributes:
         key: Which model it is.
@@ -135,7 +135,7 @@ class SharedModel:
             self.holders += 1
 
     def release(self) -> None:
-        """Remove a holder; without holders the weights are released."""
+        """Remove a holder; when the last one is removed, the weights are freed."""
         with _process.lock:
             self.holders -= 1
             if self.holders:

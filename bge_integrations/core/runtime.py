@@ -23,9 +23,9 @@ class Policy:
         cpu_batch_tokens, cuda_batch_tokens: Maximum tokens in a batch, by type of device. A longer text gets a batch
             of its own.
         urgent_tokens: Calls of at most this many tokens overtake longer ones.
-        chunk_texts: Number of texts that a call tokenises at a time, one chunk ahead of the device.
-        inline_texts, inline_characters: An async call of at most this size is tokenised on the event loop (about a
-            millisecond).
+        chunk_texts: Number of texts in a chunk. A call tokenises one chunk while the device computes the one before.
+        inline_texts, inline_characters: An async call of at most this size is tokenised on the event loop, which blocks
+            it for about a millisecond.
         max_queued_tokens: Maximum tokens in a device's queues: one queue is for urgent calls, one for longer ones.
         when_full: What happens to a new call if the queue is full: "wait", or "refuse" with `OverloadedError`.
         shared_pass_bytes: Maximum bytes of vectors cached for the other adapter of a hybrid store, per representation.

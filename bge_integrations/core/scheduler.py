@@ -104,7 +104,7 @@ class Scheduler:
         self._statistics = runtime.device_statistics(self._device)
 
     def submit(self, runner: Runner, portion: list[QueuedSequence], *, urgent: bool, is_new: bool = True) -> None:
-        """Queue sequences, whose results go to their calls. Urgent sequences overtake the others.
+        """Queue a portion of a call; each result goes to its sequence's call. Urgent sequences overtake the others.
 
         Block while the queue is full; with `when_full="refuse"`, a new call is refused instead.
 

@@ -6,7 +6,7 @@ call takes its vectors from the cache here. The cache belongs to the shared mode
 
 Two adapters that merely use the same model should not pay for this. So a call computes the other representation only
 while the other adapter uses it: after `_PATIENCE` calls in a row with unused vectors, calls compute only their own
-representation, until the other adapter asks for a text that was just computed without it.
+representation, until the other adapter asks for one of the texts that were just computed without its representation.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SharedPass:
     """Caches the vectors that calls of one adapter compute for the other. Thread-safe.
 
     Attributes:
-        is_shared: Whether adapters of both kinds exist. If not, an adapter needs nothing else here.
+        is_shared: Whether adapters of both kinds exist. If not, an adapter does not need this object.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class SharedPass:
         self._count_adapters()
 
     def plan(self, part: Part, kind: str, texts: list[str]) -> Plan:
-        """Decide what a call for this representation has to compute. Each cached vector is returned only once."""
+        """Decide what a call for this representation has to compute. A cached vector is removed when it is returned."""
         if not self.is_shared:
             return Plan(texts, {}, texts, frozenset({part}))
         keys = {text: _key(kind, text) for text in texts}

@@ -91,8 +91,9 @@ class M3Index:
                 the index is closed. Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
             multi_vectors: "float16" or "float32" stores them, in 2 or 4 kB per token with bge-m3; "recompute" stores
                 none and encodes each query's candidates. Defaults to the index's setting, or "float16" for a new one.
-            quantization: "int8" searches the dense vectors with a quarter of the memory once the index is optimised,
-                and scores the results exactly. Defaults to the index's setting, or None for a new one.
+            quantization: "int8" searches the dense vectors with a quarter of the memory once the index is optimised
+                (see `optimize`), and scores the results exactly. Defaults to the index's setting, or None for a new
+                one.
             collection: The collection's name on a server.
             api_key: The server's API key.
             create: Create the index if it does not exist.
@@ -106,7 +107,7 @@ class M3Index:
             IndexFormatError: The folder or collection contains something else, or an index of a newer release.
             DiskFullError: There is not enough disk space for a new index.
             StorageError: The engine failed, or the server could not be reached.
-            InvalidInputError: An argument is invalid, or the model lacks the heads.
+            InvalidInputError: An argument is invalid, or the model has no sparse and multi-vector heads.
         """
         storage = {"multi_vectors": multi_vectors, "quantization": quantization}
         return cls(open_index(path_or_url, model, storage, collection, api_key, create, settings))
@@ -129,9 +130,10 @@ class M3Index:
         Args:
             texts: The documents.
             ids: One unique id per text. Missing ids (None) are derived from text and metadata.
-            metadatas: One dict of JSON values per text. It replaces the stored one, even if left out.
+            metadatas: One dict of JSON values per text. It replaces the stored metadata; if left out, the stored
+                metadata is removed.
             show_progress: Show a progress bar.
-            on_truncate: As in `Embedder.encode`, for the texts that are stored together.
+            on_truncate: As in `Embedder.encode`, but for each few dozen texts that are stored together.
 
         Returns:
             The ids in the order of the texts, once all documents are on disk.
@@ -223,8 +225,8 @@ class M3Index:
         """Return the k best documents for a query, best first.
 
         The modes "dense" and "sparse" search by that score alone. "multi_vector" and "hybrid" retrieve the best
-        `candidates` by dense and by sparse scores, and then compute all scores of all of these. So no score is taken
-        as 0 because only the other representation retrieved the document.
+        `candidates` by dense and by sparse scores, and then compute all scores of all of these. So a document that only
+        one of the two searches retrieved still gets its real score in the other.
 
         Args:
             query: The query.
@@ -286,7 +288,7 @@ class M3Index:
         await asyncio.to_thread(self.flush)
 
     def optimize(self) -> None:
-        """Build the search graphs, and wait until they are done. Runs in the background after 20 000 new documents.
+        """Build the search graphs, and wait until they are done. After 20 000 new documents, this starts by itself.
 
         The graphs are built in a separate process on a copy of the files. Searches continue meanwhile; writes wait only
         while the files are copied and when the index switches to the copy. A server does all this by itself.

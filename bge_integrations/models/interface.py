@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: The libraries that can run a model.
 Backend = Literal["torch"]
-#: The implementation of float linears on the CPU: "onednn" prepacks the weights for oneDNN, "torch" is torch's own.
+#: What computes float linear layers on the CPU: "onednn" prepacks the weights for oneDNN, "torch" is torch's own.
 CpuKernels = Literal["onednn", "torch"]
 
 
@@ -46,7 +46,7 @@ class OutputSpec:
         pooling: Pooling of the dense vector; None computes no dense vector.
         sparse, multi_vector: Whether to compute these (bge-m3 only).
         dim: Columns to keep of dense and multi-vectors; None keeps all.
-        normalize: Whether to scale these to unit length, after `dim`.
+        normalize: Whether to scale dense and multi-vectors to unit length, after keeping `dim` columns.
         logit: Whether to compute the relevance logit (rerankers only).
         cutoff_layers: Score after each of these numbers of layers, ascending (LLM rerankers that can stop early); if
             empty, after the last layer.
