@@ -454,7 +454,7 @@ def test_rerank_with_cutoff_layers(bge):
     for arguments, message in (
         ((LAYERWISE, "--cutoff-layers", 1), "has scores after 2, 3, 4, 5, 6 layers"),
         ((LAYERWISE, "--compress-ratio", 2), "compress_ratio="),
-        ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3 is none of 1, 2, 4, 8"),
+        ((LIGHTWEIGHT, "--compress-ratio", 3), "compress_ratio=3"),
         (("pocket", "--cutoff-layers", 2), "has scores after its last layer only"),
     ):
         status, out, err = bge("rerank", QUESTION, "--model", *arguments, stdin=stdin)

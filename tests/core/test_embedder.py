@@ -68,16 +68,16 @@ def test_bad_options(base, options, message):
 @pytest.mark.parametrize(
     "options",
     [
-        ({"device": "tpu9"}, "not a device"),
-        ({"device": "meta"}, "not supported"),
-        ({"dtype": "int3"}, "dtype='int3'"),
-        ({"dtype": "float16", "device": "cpu"}, "not supported on cpu"),
-        ({"max_length": 4096}, "from 1 to 512"),
-        ({"truncate_dim": 65}, "from 1 to 64"),
-        ({"truncate_dim": 0}, "from 1 to 64"),
-        ({"pooling": "max"}, "'cls', 'mean', 'last_token'"),
-        ({"family": "bert"}, "family='bert'"),
-        ({"task": "qa"}, "has no tasks"),
+        {"device": "tpu9"},
+        {"device": "meta"},
+        {"dtype": "int3"},
+        {"dtype": "float16", "device": "cpu"},
+        {"max_length": 4096},
+        {"truncate_dim": 65},
+        {"truncate_dim": 0},
+        {"pooling": "max"},
+        {"family": "bert"},
+        {"task": "qa"},
     ],
 )
 def test_bad_arguments_of_load(options):

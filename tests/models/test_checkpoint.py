@@ -275,7 +275,7 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
         ("embedder", "BAAI/bge-reranker-base", "WrongKindError"),
         ("reranker", "BAAI/bge-m3", "WrongKindError"),
         ("embedder", "BAAI/bge m3", "UnknownModelError"),
-        ("embedder", "BAAI/bge-m33", "UnknownModelError"),
+        ("embedder", "BAAI/bge-m33", "Did you mean BAAI/bge-m3"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, name, error):
