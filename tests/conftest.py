@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,3 +209,11 @@ def assert_close(actual, expected, tolerance: float = 1e-5) -> None:
     assert actual.shape == expected.shape
     difference = np.abs(actual - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
     assert difference <= tolerance, f"relative difference {difference:.2e}"
+
+
+def wait_until(condition, seconds=30):
+    """Return once the condition holds; fail if it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from bge_integrations.core import runtime
 from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.outputs import Embeddings, SparseVectors
@@ -72,9 +73,11 @@ class _View(Generic[Rows]):
 
     async def aencode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> Rows:
         """Async version of `encode`; does not block the event loop."""
-        plan = await asyncio.to_thread(self._plan, texts, kind)
+        plan = self._plan(texts, kind)
         computed = await self.embedder.aencode(plan.missing, **self._arguments(plan, kind, show_progress))
-        return await asyncio.to_thread(self._finish, plan, kind, computed)
+        if len(plan.texts) > runtime.policy.inline_texts:
+            return await asyncio.to_thread(self._finish, plan, kind, computed)
+        return self._finish(plan, kind, computed)
 
     def _plan(self, texts: Iterable[str], kind: TextKind) -> Plan:
         return self._shared.plan(self._part, kind, check_texts(texts, "texts"))

@@ -207,7 +207,7 @@ class Embedder(Loaded):
     def shared_pass(self, normalize: bool) -> SharedPass:
         """Return the pass that the dense and the sparse adapter of this model share if their settings are equal."""
         instructions = self._query_surroundings, self.passage_instruction
-        settings: Hashable = (self.pooling, *instructions, self.max_length, self._dim, normalize)
+        settings: Hashable = (self.pooling, *instructions, self.max_length, self._dim, bool(normalize))
         return self._session.shared_models[0].shared_pass(settings)
 
     @property
@@ -227,7 +227,7 @@ class Embedder(Loaded):
     ) -> Request[str]:
         """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
         checked = check_texts(texts, "texts")
-        dense, sparse, multi_vector = representations
+        dense, sparse, multi_vector = map(bool, representations)
         if not (dense or sparse or multi_vector):
             raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
         if (sparse or multi_vector) and not self.has_sparse:
@@ -237,7 +237,7 @@ class Embedder(Loaded):
         check_on_truncate(on_truncate)
         if max_length is not None:
             check_whole_number(max_length, "max_length", most=self._longest)
-        spec = OutputSpec(self.pooling if dense else None, sparse, multi_vector, self._dim, normalize)
+        spec = OutputSpec(self.pooling if dense else None, sparse, multi_vector, self._dim, bool(normalize))
         tokenize = self._tokenizing(kind, max_length or self.max_length)
         return Request.of(checked, tokenize, spec, on_truncate, show_progress)
 

@@ -206,8 +206,9 @@ def acquire(key: ModelKey) -> SharedModel:
     with _process.lock:
         shared = _process.models.get(key)
         if shared is None:
-            scheduler = _process.schedulers.setdefault(key.device, Scheduler(key.device))
-            shared = _process.models[key] = SharedModel(key, scheduler)
+            if key.device not in _process.schedulers:
+                _process.schedulers[key.device] = Scheduler(key.device)
+            shared = _process.models[key] = SharedModel(key, _process.schedulers[key.device])
             _logger.debug("loading %s (%s) in %s on %s", key.folder, key.family, key.dtype, key.device)
         shared.holders += 1
     try:

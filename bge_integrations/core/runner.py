@@ -51,7 +51,7 @@ class ModelRunner:
         """Queue the sequences for the same model in float32."""
         dtype, device = self.shared.key.dtype, self.shared.key.device
         _logger.warning("%d sequences were not finite in %s and are recomputed in float32", len(non_finite), dtype)
-        runtime.device_statistics(device).count(recomputed_sequences=len(non_finite))
+        runtime.counters_of(device).count(recomputed_sequences=len(non_finite))
         for queued in non_finite:
             queued.call.slowdowns.add(
                 f"the model returned NaN or infinity in {dtype}, and these texts were computed again in float32; "

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from bge_integrations.errors import InvalidInputError
@@ -75,23 +76,43 @@ class DeviceStatistics:
     split_batches: int = 0
     recomputed_sequences: int = 0
     refused_requests: int = 0
-    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+
+
+class DeviceCounters:
+    """The live counters of a device, which its scheduler updates.
+
+    Attributes:
+        queued: Returns how many sequences and tokens are in the queue now.
+    """
+
+    def __init__(self) -> None:
+        self.queued: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._values = DeviceStatistics()
+        #: Reentrant, because a signal handler may read the counters while its thread updates them.
+        self._lock = threading.RLock()
+
+    @property
+    def computing_seconds(self) -> float:
+        """Seconds that the device has spent computing."""
+        return self._values.computing_seconds
 
     def count(self, **increments: float) -> None:
         """Add to the named counters."""
         with self._lock:
             for name, increment in increments.items():
-                setattr(self, name, getattr(self, name) + increment)
+                setattr(self._values, name, getattr(self._values, name) + increment)
 
-    def copy(self) -> DeviceStatistics:
+    def snapshot(self) -> DeviceStatistics:
         """Return the counters as they are now."""
+        sequences, tokens = self.queued()
         with self._lock:
-            return replace(self, _lock=threading.Lock())
+            return replace(self._values, queued_sequences=sequences, queued_tokens=tokens)
 
 
 #: The current policy; change it with `configure`.
 policy = Policy()
-_statistics: dict[str, DeviceStatistics] = {}
+_counters: dict[str, DeviceCounters] = {}
+_configuring = threading.Lock()
 
 
 def configure(**changes: Any) -> Policy:
@@ -115,21 +136,24 @@ def configure(**changes: Any) -> Policy:
             check_choice(value, name, get_args(WhenFull))
         else:
             check_whole_number(value, name)
-    before, policy = policy, replace(policy, **changes)
+    with _configuring:
+        before, policy = policy, replace(policy, **changes)
     return before
 
 
-def device_statistics(device: str) -> DeviceStatistics:
+def counters_of(device: str) -> DeviceCounters:
     """Return the live counters of a device, for its scheduler."""
-    return _statistics.setdefault(device, DeviceStatistics())
+    return _counters.setdefault(device, DeviceCounters())
 
 
 def statistics() -> dict[str, DeviceStatistics]:
     """Return the counters of each device that was used, by its name ("cpu", "cuda:0")."""
-    return {device: counters.copy() for device, counters in list(_statistics.items())}
+    return {device: counters.snapshot() for device, counters in list(_counters.items())}
 
 
 def reset_after_fork() -> None:
     """Reset all counters: a forked child has computed nothing, and the parent's threads may hold the locks."""
-    for device in _statistics:
-        _statistics[device] = DeviceStatistics()
+    global _configuring
+    _configuring = threading.Lock()
+    for device in _counters:
+        _counters[device] = DeviceCounters()

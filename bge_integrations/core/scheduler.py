@@ -41,24 +41,39 @@ class Runner(Protocol):
         """Compute a batch and deliver each result to its call; an exception in `between_layers` ends the run."""
 
 
+class QueueIsFull(Exception):
+    """The queue has no room for a caller that may not wait."""
+
+
 class _Abandoned(Exception):
     """No caller is waiting for this batch any more."""
 
 
 class _Queue:
-    """Waiting sequences: for each runner, portions of calls. Runners take turns, and so do a runner's portions."""
+    """Waiting sequences: for each runner, portions of calls. Runners take turns, and so do a runner's portions.
+
+    Attributes:
+        sequences, tokens: How many are in the queue.
+        callers: Those that wait for room, in the order in which they came.
+    """
 
     def __init__(self) -> None:
         self._portions: dict[Runner, deque[deque[QueuedSequence]]] = {}
-        self.tokens = 0
+        self.sequences = self.tokens = 0
+        self.callers: deque[object] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._portions)
+
+    def has_room(self, tokens: int) -> bool:
+        """Return whether a portion of this many tokens fits; an empty queue takes any."""
+        return not self._portions or self.tokens + tokens <= runtime.policy.max_queued_tokens
 
     def add(self, runner: Runner, portion: list[QueuedSequence], *, first: bool = False) -> None:
         """Queue a portion, at the end or (`first`) before the runner's other portions."""
         portions = self._portions.setdefault(runner, deque())
         (portions.appendleft if first else portions.append)(deque(portion))
+        self.sequences += len(portion)
         self.tokens += _tokens(portion)
 
     def next_batch(self, room: int) -> tuple[Runner, list[QueuedSequence]]:
@@ -76,14 +91,17 @@ class _Queue:
                 break
         if portions:
             self._portions[runner] = portions
+        self.sequences -= len(batch)
         self.tokens -= _tokens(batch)
+        if not self._portions:  # a caller that was interrupted by Ctrl-C may have left them wrong
+            self.sequences = self.tokens = 0
         return runner, batch
 
     def drain(self) -> list[QueuedSequence]:
         """Remove and return all queued sequences."""
         waiting = [queued for portions in self._portions.values() for portion in portions for queued in portion]
         self._portions.clear()
-        self.tokens = 0
+        self.sequences = self.tokens = 0
         return waiting
 
 
@@ -101,56 +119,85 @@ class Scheduler:
         self._last_was_urgent = False
         self._worker: threading.Thread | None = None
         self._is_stopped = False
-        self._statistics = runtime.device_statistics(self._device)
+        self._counters = runtime.counters_of(self._device)
+        self._counters.queued = self._queued
 
-    def submit(self, runner: Runner, portion: list[QueuedSequence], *, urgent: bool, is_new: bool = True) -> None:
+    def submit(
+        self,
+        runner: Runner,
+        portion: list[QueuedSequence],
+        *,
+        urgent: bool,
+        is_new: bool = True,
+        may_wait: bool = True,
+    ) -> None:
         """Queue a portion of a call; each result goes to its sequence's call. Urgent sequences overtake the others.
 
-        Block while the queue is full; with `when_full="refuse"`, a new call is refused instead.
+        While the queue is full, callers wait in the order in which they came, until there is room or their call is
+        over. With `when_full="refuse"`, a new call is refused instead.
 
         Raises:
             OverloadedError: The queue is full, the call is new, and the policy is to refuse calls.
+            QueueIsFull: The queue is full, and the caller may not wait. Nothing was queued.
             ClosedError: The interpreter is shutting down.
         """
         policy = runtime.policy
         with self._changed:
             queue = self._urgent if urgent else self._bulk
             tokens = _tokens(portion)
-            if not self._has_room(queue, tokens) and is_new and policy.when_full == "refuse":
-                self._statistics.count(refused_requests=1)
-                raise OverloadedError(
-                    f"the queue of {self._device} is full ({queue.tokens} of {policy.max_queued_tokens} tokens); "
-                    "try again later, or raise max_queued_tokens with runtime.configure"
-                )
-            self._changed.wait_for(lambda: self._has_room(queue, tokens) or self._is_stopped)
+            if queue.callers or not queue.has_room(tokens):
+                if is_new and policy.when_full == "refuse":
+                    self._counters.count(refused_requests=1)
+                    raise OverloadedError(
+                        f"the queue of {self._device} is full ({queue.tokens} of {policy.max_queued_tokens} tokens)",
+                        advice="try again later, or raise max_queued_tokens with runtime.configure",
+                    )
+                if not may_wait:
+                    raise QueueIsFull
+                self._wait_for_room(queue, portion[0].call, tokens)
             if self._is_stopped:
                 raise ClosedError("the interpreter is shutting down, and no more texts are computed")
+            if portion[0].call.is_over:
+                return
             if self._worker is None:
                 worker = threading.Thread(target=self._work, name=f"bge-scheduler-{self._device}", daemon=True)
                 worker.start()  # if this fails, nothing is queued
                 self._worker = worker
             queue.add(runner, portion)
-            self._statistics.count(requests=is_new, queued_sequences=len(portion), queued_tokens=tokens)
+            self._counters.count(requests=is_new)
             self._changed.notify_all()
 
-    def is_full(self, tokens: int) -> bool:
-        """Return whether an urgent call of this many tokens would have to wait for room in the queue."""
-        return not self._has_room(self._urgent, tokens)
+    def _wait_for_room(self, queue: _Queue, call: PendingCall, tokens: int) -> None:
+        """Wait until it is this caller's turn and there is room, or the call is over. The caller holds the lock."""
+        ticket = object()
+        queue.callers.append(ticket)
+        call.future.add_done_callback(lambda _: self._wake())
+        try:
+            self._changed.wait_for(
+                lambda: self._is_stopped or call.is_over or (queue.callers[0] is ticket and queue.has_room(tokens))
+            )
+        finally:
+            queue.callers.remove(ticket)
+            self._changed.notify_all()  # the next caller's turn
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _queued(self) -> tuple[int, int]:
+        """Return how many sequences and tokens are in the queues."""
+        return self._urgent.sequences + self._bulk.sequences, self._urgent.tokens + self._bulk.tokens
 
     def stop(self) -> None:
         """Finish the current batch, fail the queued sequences, and end the worker."""
         with self._changed:
             self._is_stopped = True
             waiting = self._urgent.drain() + self._bulk.drain()
-            self._statistics.count(queued_sequences=-len(waiting), queued_tokens=-_tokens(waiting))
             self._changed.notify_all()
         for queued in waiting:
             queued.call.fail(ClosedError("the interpreter shut down before this text was computed"))
         if self._worker is not None:
             self._worker.join()
-
-    def _has_room(self, queue: _Queue, tokens: int) -> bool:
-        return not queue or queue.tokens + tokens <= runtime.policy.max_queued_tokens
 
     def _work(self) -> None:
         while True:
@@ -168,12 +215,6 @@ class Scheduler:
     def _take(self, queue: _Queue) -> tuple[Runner, list[QueuedSequence]]:
         """Take the next batch of a queue. The caller holds the lock."""
         runner, batch = queue.next_batch(runtime.policy.batch_tokens(self._device))
-        now = time.perf_counter()
-        self._statistics.count(
-            queued_sequences=-len(batch),
-            queued_tokens=-_tokens(batch),
-            waiting_seconds=sum(now - queued.queued_at for queued in batch),
-        )
         self._changed.notify_all()  # there is room again
         return runner, batch
 
@@ -192,7 +233,6 @@ class Scheduler:
             _logger.info("an urgent batch did not fit in memory beside a bulk batch and waits for it to end")
             with self._changed:
                 self._urgent.add(runner, batch, first=True)
-                self._statistics.count(queued_sequences=len(batch), queued_tokens=_tokens(batch))
 
         def run_urgent() -> None:
             nonlocal done
@@ -233,10 +273,15 @@ class Scheduler:
                 raise _Abandoned
             between_layers()
 
-        started, counted = time.perf_counter(), self._statistics.computing_seconds
+        started, counted = time.perf_counter(), self._counters.computing_seconds
         try:
             runner.run(batch, check_callers)
-            self._statistics.count(batches=1, sequences=len(batch), tokens=_tokens(batch))
+            self._counters.count(
+                batches=1,
+                sequences=len(batch),
+                tokens=_tokens(batch),
+                waiting_seconds=sum(started - queued.queued_at for queued in batch),
+            )
             return
         except OutOfMemoryError as error:
             if give_back is not None:
@@ -261,13 +306,13 @@ class Scheduler:
             return
         finally:
             # urgent batches that ran between the layers have counted their own time
-            urgent_seconds = self._statistics.computing_seconds - counted
-            self._statistics.count(computing_seconds=time.perf_counter() - started - urgent_seconds)
+            urgent_seconds = self._counters.computing_seconds - counted
+            self._counters.count(computing_seconds=time.perf_counter() - started - urgent_seconds)
         # outside the handler, because the frames of the error keep the batch's memory
         self._split(runner, batch, between_layers)
 
     def _split(self, runner: Runner, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
-        self._statistics.count(split_batches=1)
+        self._counters.count(split_batches=1)
         _logger.warning(
             "a batch of %d sequences (%d tokens) did not fit in memory on %s and is computed in halves",
             len(batch),

@@ -18,7 +18,7 @@ from bge_integrations.core import runtime
 from bge_integrations.core.request import PendingCall, Request, settle
 from bge_integrations.core.residency import ModelKey, SharedModel, acquire
 from bge_integrations.core.runner import ModelRunner
-from bge_integrations.core.scheduler import QueuedSequence
+from bge_integrations.core.scheduler import QueuedSequence, QueueIsFull
 from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError, TruncationWarning
 from bge_integrations.progress import progress_bar
 
@@ -96,9 +96,9 @@ class Session:
         """Return one output per input without blocking the event loop; cancelling drops work that has not started."""
         call = self._begin(request)
         try:
-            if self._fits_on_loop(request):
-                truncated = self._feed(call, request)
-            else:
+            try:
+                truncated = self._feed_on_loop(call, request)
+            except QueueIsFull:
                 truncated = await self._feed_in_thread(call, request)
             if truncated and request.on_truncate == "warn":
                 _warn_about_truncation(truncated, len(request.inputs))
@@ -110,14 +110,17 @@ class Session:
             _warn_about_slowdowns(call)
         return outputs
 
-    def _fits_on_loop(self, request: Request[Any]) -> bool:
-        """Return whether tokenising and queueing take at most about a millisecond."""
+    def _feed_on_loop(self, call: PendingCall, request: Request[Any]) -> int:
+        """Run `_feed` for a call that is small enough to take about a millisecond.
+
+        Raises:
+            QueueIsFull: It is not, or would have to wait for room in a queue. Nothing was queued.
+        """
         policy = runtime.policy
-        return (
-            len(request.inputs) <= policy.inline_texts
-            and request.characters <= policy.inline_characters
-            and not any(shared.scheduler.is_full(policy.inline_characters) for shared in self.shared_models)
-        )
+        most = min(policy.inline_texts, policy.chunk_texts)
+        if len(request.inputs) > most or request.characters > policy.inline_characters:
+            raise QueueIsFull
+        return self._feed(call, request, may_wait=False)
 
     def _begin(self, request: Request[Any]) -> PendingCall:
         """Return a new call, which keeps the model loaded until it is over."""
@@ -132,7 +135,7 @@ class Session:
         call.future.add_done_callback(lambda _: let_go())
         return call
 
-    def _feed(self, call: PendingCall, request: Request[Any]) -> int:
+    def _feed(self, call: PendingCall, request: Request[Any], may_wait: bool = True) -> int:
         """Tokenise and queue all inputs, one chunk ahead of the devices. Return how many inputs were truncated."""
         runners = [ModelRunner(shared, request.spec) for shared in self.shared_models]
         turn = next(self._turns)
@@ -149,10 +152,11 @@ class Session:
             portion.sort(key=lambda each: -len(each.sequence))
             urgent = len(sequences) == len(request.inputs) and sum(map(len, sequences)) <= policy.urgent_tokens
             # distributed from longest to shortest, so that all devices get about the same amount of work
-            shares = [portion] if urgent else [portion[i :: len(runners)] for i in range(len(runners))]
+            shares = [portion] if urgent or not may_wait else [portion[i :: len(runners)] for i in range(len(runners))]
             for i, share in enumerate(filter(None, shares), turn):
                 runner = runners[i % len(runners)]
-                runner.shared.scheduler.submit(runner, share, urgent=urgent, is_new=queued == 0 and i == turn)
+                is_new = queued == 0 and i == turn
+                runner.shared.scheduler.submit(runner, share, urgent=urgent, is_new=is_new, may_wait=may_wait)
             queued += len(portion)
         return truncated
 

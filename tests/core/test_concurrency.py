@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tokenizers
-from conftest import ALLOW_SIGINT, BASE, M3, RERANKER, assert_close
+from conftest import ALLOW_SIGINT, BASE, M3, RERANKER, assert_close, wait_until
 from packaging.version import Version
 
 from bge_integrations import load_embedder, load_reranker
@@ -48,14 +47,6 @@ def in_threads(work, count=THREADS):
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
-
-
-def wait_until(condition, seconds=30):
-    """Return once the condition holds; fail if it does not within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.fixture

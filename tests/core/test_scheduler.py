@@ -1,13 +1,16 @@
 """The scheduler: batches, failures, cancellation, fairness, the queue limit, and the counters."""
 
+import pickle
 import threading
 import time
 import weakref
+from dataclasses import asdict
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from conftest import wait_until
 
 from bge_integrations.core import runtime
 from bge_integrations.core.request import PendingCall
@@ -363,3 +366,54 @@ def test_an_invalid_policy_is_refused(change):
     with pytest.raises(InvalidInputError, match="'tokens'"):
         runtime.configure(tokens=1)
     assert runtime.policy is before
+
+
+def test_a_large_portion_gets_its_turn_though_small_ones_keep_coming(scheduler):
+    runtime.configure(max_queued_tokens=80)
+    runner = FaultyRunner()
+    first = submit(scheduler, runner, 1, length=40)
+    assert runner.entered.wait(10)
+    fits = submit(scheduler, runner, 2, length=40)
+    calls, started = {}, []
+
+    def caller(number, size):
+        started.append(number)
+        calls[number] = submit(scheduler, runner, *range(number, number + size), length=40)
+
+    threads = [threading.Thread(target=caller, args=(10, 4)), threading.Thread(target=caller, args=(20, 1))]
+    for count, thread in enumerate(threads, 1):
+        thread.start()
+        wait_until(lambda count=count: len(scheduler._urgent.callers) == count)
+    runner.gate.set()
+    for thread in threads:
+        thread.join(10)
+    for call, expected in ((first, [1]), (fits, [2]), (calls[10], [10, 11, 12, 13]), (calls[20], [20])):
+        assert call.future.result(10) == expected
+    order = list(chain(*runner.batches))
+    assert order.index(10) < order.index(20)
+
+
+def test_a_cancelled_call_does_not_wait_for_room(scheduler):
+    runtime.configure(max_queued_tokens=40)
+    runner = FaultyRunner()
+    submit(scheduler, runner, 1, length=40)
+    assert runner.entered.wait(10)
+    submit(scheduler, runner, 2, length=40)
+    call = PendingCall(1)
+    queued = QueuedSequence(TokenSequence(np.full(40, 3, np.int32)), call, 0, time.perf_counter())
+    caller = threading.Thread(target=scheduler.submit, args=(runner, [queued]), kwargs={"urgent": True})
+    caller.start()
+    wait_until(lambda: scheduler._urgent.callers)
+    call.cancel()
+    caller.join(10)
+    assert not caller.is_alive()
+    assert not scheduler._urgent.callers
+    runner.gate.set()
+
+
+def test_statistics_can_be_exported_and_read_in_a_signal_handler(scheduler):
+    counters = runtime.counters_of("test")
+    assert pickle.loads(pickle.dumps(counters.snapshot())) == counters.snapshot()
+    assert asdict(counters.snapshot())["batches"] >= 0
+    with counters._lock:  # as when a signal arrives while this thread counts
+        assert runtime.statistics()["test"] == counters.snapshot()
