@@ -27,6 +27,8 @@ _SHARD = re.compile(r"shard-[0-9a-f]{12}")
 _OWN = re.compile(rf"\.lock|{_SHARD.pattern}|(manifest|current)\.json(\.new)?|\.(manifest|current)\.json\.\w+\.new")
 #: The folders that are open in this process.
 _open: set[Path] = set()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_open.clear)  # they are open in the parent
 #: Bytes of disk space that always stay free. The engine memory-maps its files, and the system kills a process that
 #: writes to a mapped file on a full disk.
 _RESERVE = 64 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,14 +26,21 @@ class Store:
         self._engine = engine
         self._lock = lock
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def engine(self) -> Engine:
         """The engine, for calls that need no lock or already hold it.
 
         Raises:
-            ClosedError: The index was closed.
+            ClosedError: The index was closed, or this is a forked child of the process that opened it.
         """
+        if self._process != os.getpid():  # the locks and the engine are copies whose threads are missing
+            raise ClosedError(
+                "this M3Index was opened before the process was forked, and only the parent process can use it",
+                advice="open the index in the worker, after the fork; if several processes need it at the same time, "
+                "run a Qdrant server and open its URL in each of them",
+            )
         if self._closed:
             raise ClosedError("the index was closed", advice="open it again")
         return self._engine
@@ -40,16 +48,20 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Engine]:
         """Yield the engine, sharing its lock with other readers."""
+        _ = self.engine  # in a forked child, waiting for the lock could take forever
         with self._lock.read():
             yield self.engine
 
     @contextmanager
     def write(self) -> Iterator[Engine]:
         """Yield the engine, holding its lock exclusively."""
+        _ = self.engine
         with self._lock.write():
             yield self.engine
 
     def close(self) -> None:
-        """Wait for readers and writers, and reject new ones. The engine itself stays open."""
+        """Wait for readers and writers, and reject new ones. The engine itself stays open. Does nothing in a forked child."""
+        if self._process != os.getpid():
+            return
         with self._lock.write():
             self._closed = True

@@ -54,6 +54,7 @@ class Writer:
         on_truncate: OnTruncate,
     ) -> Flow[list[str]]:
         """Add documents, as `M3Index.add` describes, and return their ids."""
+        _ = self._store.engine  # raises ClosedError even if there are no documents
         settings = {"kind": "passage", "sparse": True, "multi_vector": self._stores_multi_vectors}
         added: list[str] = []
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
