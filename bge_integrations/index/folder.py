@@ -16,7 +16,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bge_integrations.atomic_files import write_atomically
-from bge_integrations.errors import DiskFullError, IndexFormatError, IndexLockedError, IndexNotFoundError
+from bge_integrations.errors import (
+    DiskFullError,
+    IndexFormatError,
+    IndexLockedError,
+    IndexNotFoundError,
+    StorageError,
+)
 from bge_integrations.index.manifest import Manifest
 
 _LOCK = ".lock"
@@ -26,7 +32,7 @@ _SHARD = re.compile(r"shard-[0-9a-f]{12}")
 #: All names in an index's folder. A process that was killed while writing a file leaves a name with ".new".
 _OWN = re.compile(rf"\.lock|{_SHARD.pattern}|(manifest|current)\.json(\.new)?|\.(manifest|current)\.json\.\w+\.new")
 #: The folders that are open in this process.
-_open: set[Path] = set()
+_open: dict[Path, Folder] = {}
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_open.clear)  # they are open in the parent
 #: Bytes of disk space that always stay free. The engine memory-maps its files, and the system kills a process that
@@ -62,7 +68,8 @@ class Folder:
                 advice="pass another folder, or a new one",
             )
         # before the lock file is created, so that a damaged folder stays unchanged
-        if (self.manifest() if self.path.exists() else None) is None and not create:
+        self._is_index = self.path.exists() and self.manifest() is not None
+        if not self._is_index and not create:
             raise IndexNotFoundError(
                 f"there is no index in {self.path}", advice="check the path, or create an index first"
             )
@@ -79,7 +86,8 @@ class Folder:
                 where = "in another process"
                 advice = "close it there, or run a Qdrant server and open its URL"
             raise IndexLockedError(f"{self.path} is already open {where}", advice=advice) from None
-        _open.add(self.path)
+        self._shard_in_use: Path | None = None
+        _open[self.path] = self
 
     @property
     def location(self) -> str:
@@ -102,7 +110,22 @@ class Folder:
         current = self.path / str(self._current()["shard"])
         if not current.is_dir():
             raise IndexFormatError(f"{current} is missing", advice="restore the index from a copy")
+        self._shard_in_use = current
         return current
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the shard in use was removed or moved. Another index can be at the same path by now."""
+        return self._shard_in_use is not None and not self._shard_in_use.is_dir()
+
+    def check_exists(self) -> None:
+        """Raise StorageError if the shard in use was removed or moved."""
+        if self.is_gone:
+            raise StorageError(
+                f"the files of the index in {self.path} are gone: the folder was removed, moved or replaced while the "
+                "index was open",
+                advice="restore the folder if its documents are still needed, and open the index again",
+            )
 
     def optimized_points(self) -> int:
         """Return the number of points that the shard had when it was optimised."""
@@ -121,11 +144,13 @@ class Folder:
     def complete(self, shard: Path, manifest: Manifest, optimized_points: int = 0) -> None:
         """Finish the creation. From now on, the folder is an index."""
         self._write(_MANIFEST, manifest.to_dict())
+        self._is_index = True
         self.switch(shard, optimized_points)
 
     def switch(self, shard: Path, optimized_points: int) -> None:
         """Make this the shard in use."""
         self._write(_CURRENT, {"shard": shard.name, "optimized_points": optimized_points})
+        self._shard_in_use = shard
 
     def remove_shards(self, keep: Path | None = None) -> None:
         """Remove shards that were left by a process that ended while creating or removing them."""
@@ -135,6 +160,7 @@ class Folder:
 
     def check_room(self, size: int) -> None:
         """Raise DiskFullError unless `size` bytes can be written."""
+        self.check_exists()
         free = shutil.disk_usage(self.path).free
         if free < size + _RESERVE:
             raise DiskFullError(
@@ -145,8 +171,9 @@ class Folder:
             )
 
     def close(self) -> None:
-        _open.discard(self.path)
-        if not (self.path / _CURRENT).exists() and not self._manifest.exists():
+        if _open.get(self.path) is self:  # otherwise, this folder is gone, and another index is in its place
+            del _open[self.path]
+        if not self._is_index and not (self.path / _CURRENT).exists() and not self._manifest.exists():
             self._remove_created()
         self._lock.release()
 

@@ -56,8 +56,8 @@ _current_shards: WeakSet[CurrentShard] = WeakSet()
 def _leave_shards_to_the_parent() -> None:
     """Make a forked child harmless to the shards that its parent has open.
 
-    The child never destroys them: that would join a thread that only its parent has, and crash. And it closes its copies
-    of the engine's lock files: otherwise, nobody could open the folder for as long as the child lives.
+    The child never destroys them: that would join a thread that only its parent has, and crash. And it closes its
+    copies of the engine's lock files: otherwise, nobody could open the folder for as long as the child lives.
     """
     locked = set()
     for current in list(_current_shards):
@@ -208,6 +208,7 @@ class Optimizer:
                 self._copy_points(list(self._changed), shard)  # the few points written since the loop
                 self._copy_field_indexes(shard)
                 shard.flush()
+                self._folder.check_exists()  # there can be another index in its place
                 old_path, old_shard = self._current.path, self._current.shard
                 try:
                     self._folder.switch(path, shard.count(edge.CountRequest()))
@@ -241,6 +242,8 @@ class Optimizer:
 
 def copy_shard(current: CurrentShard, target: Path, folder: Folder, times: int) -> None:
     """Copy a shard's files to `target`, if the folder has room for them this many times."""
+    if not current.path.is_dir():
+        raise StorageError(f"{current.path} is gone", advice="open the index again")
     with engine_errors():
         current.shard.flush()
     folder.check_room(times * disk_use(current.path))

@@ -60,7 +60,10 @@ class Store:
             yield self.engine
 
     def close(self) -> None:
-        """Wait for readers and writers, and reject new ones. The engine itself stays open. Does nothing in a forked child."""
+        """Wait for readers and writers, and reject new ones. The engine itself stays open.
+
+        In a forked child, this does nothing.
+        """
         if self._process != os.getpid():
             return
         with self._lock.write():
