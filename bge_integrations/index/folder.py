@@ -54,7 +54,7 @@ class Folder:
 
     Raises:
         IndexNotFoundError: The folder contains no index, and `create` is False.
-        IndexLockedError: The folder is open already, in this process or another.
+        IndexLockedError: The folder is open already: in another process, or as another `Folder`.
         IndexFormatError: The path is a file, or the folder contains something else.
     """
 

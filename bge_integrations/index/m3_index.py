@@ -84,6 +84,9 @@ class M3Index:
     ) -> M3Index:
         """Open an index, or create it if it does not exist.
 
+        If the folder is open in this process already, both indexes share its engine: each sees what the other adds, and
+        closing one leaves the other open. Each has its own embedder, which must fit as in any opening.
+
         Args:
             path_or_url: A folder; "http://…" or "https://…", the URL of a Qdrant server (1.16 or newer) or cluster; a
                 `QdrantClient`; or ":memory:", a temporary folder that is removed when the index is closed.
@@ -102,7 +105,7 @@ class M3Index:
         Raises:
             IndexNotFoundError: The index does not exist, and `create` is False.
             WrongModelError: The index was made with another model or other settings.
-            IndexLockedError: The folder is already open.
+            IndexLockedError: The folder is open in another process.
             IndexFormatError: The folder or collection contains something else, or an index of a newer release.
             DiskFullError: There is not enough disk space for a new index.
             StorageError: The engine failed, or the server could not be reached.
@@ -315,7 +318,10 @@ class M3Index:
             folder.close()
 
     def close(self) -> None:
-        """Flush, and release the model and the folder or server connection. A second call does nothing."""
+        """Flush, and release the model and the folder or server connection. A second call does nothing.
+
+        The folder is unlocked when the last index of this process on it is closed.
+        """
         self._store.close()
         self._finalizer()  # without the lock, which the optimiser may need to finish
 
@@ -355,7 +361,7 @@ class M3Index:
 
     def _condition(self, filter: Filter | None) -> Condition | None:
         condition = None if filter is None else parse(filter)
-        fields = self._writer.fields
+        fields = self._store.shared.fields
         if condition and (key := next((key for key in dated_keys(condition) if fields.get(key) == "float"), "")):
             # the engines would compare the numbers as seconds
             raise InvalidInputError(

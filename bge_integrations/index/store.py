@@ -1,4 +1,4 @@
-"""A storage engine and the lock that its readers share and its writers hold exclusively."""
+"""A storage engine, and the lock that its readers share and its writers hold exclusively."""
 
 from __future__ import annotations
 
@@ -10,21 +10,38 @@ from typing import TYPE_CHECKING
 from bge_integrations.errors import ClosedError
 
 if TYPE_CHECKING:
-    from bge_integrations.index.engine import Engine
+    from bge_integrations.index.engine import Engine, FieldKind
     from bge_integrations.index.locking import ReadWriteLock
 
 
-class Store:
-    """Gives access to an engine under its lock.
+class SharedEngine:
+    """An engine and its state, shared by all indexes that this process has open on the same folder.
 
-    Args:
+    Attributes:
         engine: The engine.
         lock: The engine's lock.
+        fields: The metadata keys that have an index.
+        written, flushed: Numbers of documents, updated under the lock.
     """
 
     def __init__(self, engine: Engine, lock: ReadWriteLock) -> None:
-        self._engine = engine
-        self._lock = lock
+        self.engine = engine
+        self.lock = lock
+        self.fields: dict[str, FieldKind] = engine.indexed_fields()
+        self.written = 0
+        self.flushed = 0
+
+
+class Store:
+    """One index's access to an engine under its lock.
+
+    Args:
+        shared: The engine and its lock.
+    """
+
+    def __init__(self, shared: SharedEngine) -> None:
+        self.shared = shared
+        self._lock = shared.lock
         self._closed = False
         self._process = os.getpid()
 
@@ -43,7 +60,7 @@ class Store:
             )
         if self._closed:
             raise ClosedError("the index was closed", advice="open it again")
-        return self._engine
+        return self.shared.engine
 
     @contextmanager
     def read(self) -> Iterator[Engine]:
