@@ -26,6 +26,8 @@ from bge_integrations.errors import (
 from bge_integrations.index.manifest import Manifest
 
 _LOCK = ".lock"
+#: Seconds to wait for the lock. A reader in another process holds it for a moment when it looks whether it is free.
+_LOCK_SECONDS = 0.1
 _MANIFEST = "manifest.json"
 _CURRENT = "current.json"
 _SHARD = re.compile(r"shard-[0-9a-f]{12}")
@@ -40,8 +42,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 _RESERVE = 64 << 20
 
 
-class Folder:
-    """An index's folder, which this process locks until `close`.
+class IndexFiles:
+    """Reads the files of an index's folder, without locking it.
 
         manifest.json      the settings that the index was made with
         current.json       the shard in use (null while the index is being created), and the number of points it had
@@ -50,44 +52,14 @@ class Folder:
 
     Args:
         path: The folder.
-        create: Create the folder if it does not exist.
-
-    Raises:
-        IndexNotFoundError: The folder contains no index, and `create` is False.
-        IndexLockedError: The folder is open already: in another process, or as another `Folder`.
-        IndexFormatError: The path is a file, or the folder contains something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], create: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().resolve()
-        if self.path.exists() and not self.path.is_dir():
-            raise IndexFormatError(f"{self.path} is a file", advice="pass a folder for the index")
-        if self.path.exists() and not self._manifest.exists() and (foreign := self._foreign()):
-            raise IndexFormatError(
-                f"{self.path} is not an index and not empty (it contains {foreign})",
-                advice="pass another folder, or a new one",
-            )
-        # before the lock file is created, so that a damaged folder stays unchanged
-        self._is_index = self.path.exists() and self.manifest() is not None
-        if not self._is_index and not create:
-            raise IndexNotFoundError(
-                f"there is no index in {self.path}", advice="check the path, or create an index first"
-            )
-        self._created = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / _LOCK, thread_local=False)  # close() may be called in any thread
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            if self.path in _open:
-                where = "in this process"
-                advice = "share that M3Index, or close() it (or the retriever or store that opened it) first"
-            else:
-                where = "in another process"
-                advice = "close it there, or run a Qdrant server and open its URL"
-            raise IndexLockedError(f"{self.path} is already open {where}", advice=advice) from None
-        self._shard_in_use: Path | None = None
-        _open[self.path] = self
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / _LOCK
 
     @property
     def location(self) -> str:
@@ -110,8 +82,80 @@ class Folder:
         current = self.path / str(self._current()["shard"])
         if not current.is_dir():
             raise IndexFormatError(f"{current} is missing", advice="restore the index from a copy")
-        self._shard_in_use = current
         return current
+
+    def optimized_points(self) -> int:
+        """Return the number of points that the shard had when it was optimised."""
+        return int(self._current()["optimized_points"])
+
+    def _current(self) -> dict[str, Any]:
+        match current := self._read(_CURRENT):
+            case {"shard": None, "optimized_points": int()}:
+                return dict(current)
+            case {"shard": str(name), "optimized_points": int()} if _SHARD.fullmatch(name):
+                return dict(current)
+        raise IndexFormatError(f"{self.path / _CURRENT} is damaged", advice="restore the index from a copy")
+
+    def _shards(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if _SHARD.fullmatch(path.name)]
+
+    def _read(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise IndexFormatError(f"{path} is missing", advice="restore the index from a copy") from None
+        except ValueError as error:
+            raise IndexFormatError(f"{path} is damaged ({error})", advice="restore the index from a copy") from error
+
+
+class Folder(IndexFiles):
+    """An index's folder, which this process locks until `close`.
+
+    Args:
+        path: The folder.
+        create: Create the folder if it does not exist.
+
+    Raises:
+        IndexNotFoundError: The folder contains no index, and `create` is False.
+        IndexLockedError: The folder is open already: in another process, or as another `Folder`.
+        IndexFormatError: The path is a file, or the folder contains something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], create: bool = True) -> None:
+        super().__init__(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise IndexFormatError(f"{self.path} is a file", advice="pass a folder for the index")
+        if self.path.exists() and not self._manifest.exists() and (foreign := self._foreign()):
+            raise IndexFormatError(
+                f"{self.path} is not an index and not empty (it contains {foreign})",
+                advice="pass another folder, or a new one",
+            )
+        # before the lock file is created, so that a damaged folder stays unchanged
+        self._is_index = self.path.exists() and self.manifest() is not None
+        if not self._is_index and not create:
+            raise IndexNotFoundError(
+                f"there is no index in {self.path}", advice="check the path, or create an index first"
+            )
+        self._created = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.lock_file, thread_local=False)  # close() may be called in any thread
+        try:
+            self._lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.01)
+        except Timeout:
+            if self.path in _open:
+                where = "in this process"
+                advice = "share that M3Index, or close() it (or the retriever or store that opened it) first"
+            else:
+                where = "in another process"
+                advice = "close it there, or run a Qdrant server and open its URL"
+            raise IndexLockedError(f"{self.path} is already open {where}", advice=advice) from None
+        self._shard_in_use: Path | None = None
+        _open[self.path] = self
+
+    def shard(self) -> Path:
+        self._shard_in_use = super().shard()
+        return self._shard_in_use
 
     @property
     def is_gone(self) -> bool:
@@ -126,10 +170,6 @@ class Folder:
                 "index was open",
                 advice="restore the folder if its documents are still needed, and open the index again",
             )
-
-    def optimized_points(self) -> int:
-        """Return the number of points that the shard had when it was optimised."""
-        return int(self._current()["optimized_points"])
 
     def new_shard(self) -> Path:
         """Return an unused path for a shard."""
@@ -180,34 +220,14 @@ class Folder:
     def _remove_created(self) -> None:
         """Remove what `__init__` created. There is no index, and the held lock prevents others from creating one."""
         with suppress(OSError):  # folders that are not empty stay
-            (self.path / _LOCK).unlink(missing_ok=True)
+            self.lock_file.unlink(missing_ok=True)
             for path in self._created:
                 path.rmdir()
-
-    def _current(self) -> dict[str, Any]:
-        match current := self._read(_CURRENT):
-            case {"shard": None, "optimized_points": int()}:
-                return dict(current)
-            case {"shard": str(name), "optimized_points": int()} if _SHARD.fullmatch(name):
-                return dict(current)
-        raise IndexFormatError(f"{self.path / _CURRENT} is damaged", advice="restore the index from a copy")
 
     def _foreign(self) -> str:
         """Return the name of a file or folder that does not belong to an index, or ""."""
         names = (path.name for path in self.path.iterdir())
         return next((name for name in names if not _OWN.fullmatch(name)), "")
-
-    def _shards(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if _SHARD.fullmatch(path.name)]
-
-    def _read(self, name: str) -> Any:
-        path = self.path / name
-        try:
-            return json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise IndexFormatError(f"{path} is missing", advice="restore the index from a copy") from None
-        except ValueError as error:
-            raise IndexFormatError(f"{path} is damaged ({error})", advice="restore the index from a copy") from error
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False).encode())

@@ -80,6 +80,7 @@ class M3Index:
         collection: str = "documents",
         api_key: str | None = None,
         create: bool = True,
+        read_only: bool = False,
         **settings: Any,
     ) -> M3Index:
         """Open an index, or create it if it does not exist.
@@ -99,20 +100,25 @@ class M3Index:
             collection: The collection's name on a server.
             api_key: The server's API key.
             create: Create the index if it does not exist.
+            read_only: Only search: `add`, `delete` and `optimize` raise NotSupportedError, and nothing is created. Any
+                number of processes can open a folder so, also on a read-only file system: each searches a private copy
+                in its temporary folder (see the module `tempfile`), made when it is opened, because the engine can't
+                share its files. The copy does not see later changes. If this process has the folder open already, it
+                is shared instead. With a server, nothing is copied.
             settings: Any keyword of `load_embedder`: device, dtype, max_length, revision, cache_folder,
                 local_files_only, …
 
         Raises:
             IndexNotFoundError: The index does not exist, and `create` is False.
             WrongModelError: The index was made with another model or other settings.
-            IndexLockedError: The folder is open in another process.
+            IndexLockedError: The folder is open in another process; with `read_only`, it is open there for writing.
             IndexFormatError: The folder or collection contains something else, or an index of a newer release.
-            DiskFullError: There is not enough disk space for a new index.
+            DiskFullError: There is not enough disk space for a new index, or for the copy of `read_only`.
             StorageError: The engine failed, or the server could not be reached.
             InvalidInputError: An argument is invalid, or the model lacks the heads.
         """
         storage = {"multi_vectors": multi_vectors, "quantization": quantization}
-        return cls(open_index(path_or_url, model, storage, collection, api_key, create, settings))
+        return cls(open_index(path_or_url, model, storage, collection, api_key, create, read_only, settings))
 
     def add(
         self,
@@ -298,6 +304,7 @@ class M3Index:
             DiskFullError: There is not enough disk space for the copy.
             StorageError: Building failed; the index is unchanged.
         """
+        self._store.check_writable()
         self._store.engine.optimize()
 
     def copy_to(self, path: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.index.folder import Folder
+from bge_integrations.index.read_only import copy_for_reading
 
 if TYPE_CHECKING:
     from bge_integrations.index.store import SharedEngine
@@ -24,6 +25,7 @@ class OpenFolder:
     """
 
     def __init__(self, path: Path) -> None:
+        self.location = os.fspath(path)
         self.opening = threading.Lock()
         self.engine: SharedEngine | None = None
         self.owned = ExitStack()
@@ -32,6 +34,16 @@ class OpenFolder:
         self._holders = 0
         self._closing = False
         self._closed = threading.Event()
+
+    @classmethod
+    def copy_of(cls, path: Path) -> OpenFolder:
+        """Return a private copy of a folder, for reading only."""
+        copy = cls(path)
+        with ExitStack() as owned:
+            copy._folder = copy_for_reading(path, owned)
+            copy.owned = owned.pop_all()
+        copy.hold()
+        return copy
 
     def folder(self, create: bool) -> Folder:
         """Return the folder, and lock it if this is the first call. The caller holds `opening`."""
@@ -102,3 +114,21 @@ def hold_folder(path: str | os.PathLike[str], owned: ExitStack) -> OpenFolder:
             owned.callback(found.release)
             return found
         found.wait_until_closed()
+
+
+def hold_folder_for_reading(path: str | os.PathLike[str], owned: ExitStack) -> OpenFolder:
+    """Return the folder at this path if this process has it open, otherwise a private copy. `owned` releases it."""
+    resolved = Path(path).expanduser().resolve()
+    with _registry.lock:
+        found = _registry.folders.get(resolved)
+        held = found if found is not None and not found.is_gone and found.hold() else None
+    if held is not None:
+        owned.callback(held.release)
+        with held.opening:
+            if held.engine is not None:
+                return held
+    if found is not None and held is None and not found.is_gone:
+        found.wait_until_closed()
+    copy = OpenFolder.copy_of(resolved)
+    owned.callback(copy.release)
+    return copy

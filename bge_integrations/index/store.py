@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bge_integrations.errors import ClosedError
+from bge_integrations.errors import ClosedError, NotSupportedError
 
 if TYPE_CHECKING:
     from bge_integrations.index.engine import Engine, FieldKind
@@ -37,10 +37,12 @@ class Store:
 
     Args:
         shared: The engine and its lock.
+        read_only: Refuse to write.
     """
 
-    def __init__(self, shared: SharedEngine) -> None:
+    def __init__(self, shared: SharedEngine, read_only: bool = False) -> None:
         self.shared = shared
+        self.read_only = read_only
         self._lock = shared.lock
         self._closed = False
         self._process = os.getpid()
@@ -56,11 +58,20 @@ class Store:
             raise ClosedError(
                 "this M3Index was opened before the process was forked, and only the parent process can use it",
                 advice="open the index in the worker, after the fork; if several processes need it at the same time, "
-                "run a Qdrant server and open its URL in each of them",
+                "open it with read_only=True, or run a Qdrant server and open its URL in each of them",
             )
         if self._closed:
             raise ClosedError("the index was closed", advice="open it again")
         return self.shared.engine
+
+    def check_writable(self) -> None:
+        """Raise NotSupportedError if the index is read-only, and ClosedError if it was closed."""
+        _ = self.engine
+        if self.read_only:
+            raise NotSupportedError(
+                "the index was opened with read_only=True, so it can't be changed",
+                advice="open it without read_only to add, delete or optimise",
+            )
 
     @contextmanager
     def read(self) -> Iterator[Engine]:
@@ -72,7 +83,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Engine]:
         """Yield the engine, holding its lock exclusively."""
-        _ = self.engine
+        self.check_writable()
         with self._lock.write():
             yield self.engine
 

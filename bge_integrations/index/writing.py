@@ -50,7 +50,7 @@ class Writer:
         on_truncate: OnTruncate,
     ) -> Flow[list[str]]:
         """Add documents, as `M3Index.add` describes, and return their ids."""
-        _ = self._store.engine  # raises ClosedError even if there are no documents
+        self._store.check_writable()  # even if there are no documents
         settings = {"kind": "passage", "sparse": True, "multi_vector": self._stores_multi_vectors}
         added: list[str] = []
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
@@ -112,6 +112,9 @@ class Writer:
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""
+        if self._store.read_only:
+            _ = self._store.engine  # raises ClosedError
+            return
         with self._store.read() as engine:
             written = self._shared.written
             engine.flush()
