@@ -86,7 +86,7 @@ class IndexFormatError(BGEError, ValueError):
 
 
 class IndexLockedError(BGEError, OSError):
-    """The index folder is already open, in this process or in another one."""
+    """The index folder is already open in another process."""
 
 
 class DiskFullError(BGEError, OSError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import qdrant_edge as edge
 
+from bge_integrations.errors import StorageError
 from bge_integrations.index.edge_types import (
     FIELD_TYPES,
     config_of,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.locking import ReadWriteLock
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import NewDocument, Record
+
+_logger = logging.getLogger(__name__)
 
 
 class EdgeEngine:
@@ -125,8 +129,15 @@ class EdgeEngine:
 
     def close(self) -> None:
         if not self._optimizer.stopped and self._optimizer.stop():
-            with self._lock.write(), engine_errors():  # after the last search
-                self._shard.close()
+            with self._lock.write():  # after the last search
+                gone = self._folder.is_gone
+                try:
+                    with engine_errors():
+                        self._current.shard.close()
+                except StorageError:
+                    if not gone:
+                        raise
+                    _logger.warning("the index in %s was closed after its files were removed", self._folder.path)
 
     def optimize(self) -> None:
         """Build the search graphs on a copy in a separate process, and switch to the copy.
@@ -137,6 +148,7 @@ class EdgeEngine:
             DiskFullError: There is not enough disk space for a copy.
             StorageError: The process failed; the index is unchanged.
         """
+        self._folder.check_exists()
         self._optimizer.start().result()
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
@@ -153,6 +165,7 @@ class EdgeEngine:
 
     @property
     def _shard(self) -> edge.EdgeShard:
+        self._folder.check_exists()
         return self._current.shard
 
     def _update(self, operation: edge.UpdateOperation) -> None:

@@ -80,9 +80,13 @@ class M3Index:
         collection: str = "documents",
         api_key: str | None = None,
         create: bool = True,
+        read_only: bool = False,
         **settings: Any,
     ) -> M3Index:
         """Open an index, or create it if it does not exist.
+
+        If the folder is open in this process already, both indexes share its engine: each sees what the other adds, and
+        closing one leaves the other open. Each has its own embedder, which must fit as in any opening.
 
         Args:
             path_or_url: A folder; "http://…" or "https://…", the URL of a Qdrant server (1.16 or newer) or cluster; a
@@ -97,20 +101,25 @@ class M3Index:
             collection: The collection's name on a server.
             api_key: The server's API key.
             create: Create the index if it does not exist.
+            read_only: Only search: `add`, `delete` and `optimize` raise NotSupportedError, and nothing is created. Any
+                number of processes can open a folder so, also on a read-only file system: each searches a private copy
+                in its temporary folder (see the module `tempfile`), made when it is opened, because the engine can't
+                share its files. The copy does not see later changes. If this process has the folder open already, it
+                is shared instead. With a server, nothing is copied.
             settings: Any keyword of `load_embedder`: device, dtype, max_length, revision, cache_folder,
                 local_files_only, …
 
         Raises:
             IndexNotFoundError: The index does not exist, and `create` is False.
             WrongModelError: The index was made with another model or other settings.
-            IndexLockedError: The folder is already open.
+            IndexLockedError: The folder is open in another process; with `read_only`, it is open there for writing.
             IndexFormatError: The folder or collection contains something else, or an index of a newer release.
-            DiskFullError: There is not enough disk space for a new index.
+            DiskFullError: There is not enough disk space for a new index, or for the copy of `read_only`.
             StorageError: The engine failed, or the server could not be reached.
             InvalidInputError: An argument is invalid, or the model has no sparse and multi-vector heads.
         """
         storage = {"multi_vectors": multi_vectors, "quantization": quantization}
-        return cls(open_index(path_or_url, model, storage, collection, api_key, create, settings))
+        return cls(open_index(path_or_url, model, storage, collection, api_key, create, read_only, settings))
 
     def add(
         self,
@@ -297,6 +306,7 @@ class M3Index:
             DiskFullError: There is not enough disk space for the copy.
             StorageError: Building failed; the index is unchanged.
         """
+        self._store.check_writable()
         self._store.engine.optimize()
 
     def copy_to(self, path: str | os.PathLike[str]) -> None:
@@ -317,7 +327,10 @@ class M3Index:
             folder.close()
 
     def close(self) -> None:
-        """Flush, and release the model and the folder or server connection. A second call does nothing."""
+        """Flush, and release the model and the folder or server connection. A second call does nothing.
+
+        The folder is unlocked when the last index of this process on it is closed.
+        """
         self._store.close()
         self._finalizer()  # without the lock, which the optimiser may need to finish
 
@@ -357,7 +370,7 @@ class M3Index:
 
     def _condition(self, filter: Filter | None) -> Condition | None:
         condition = None if filter is None else parse(filter)
-        fields = self._writer.fields
+        fields = self._store.shared.fields
         if condition and (key := next((key for key in dated_keys(condition) if fields.get(key) == "float"), "")):
             # the engines would compare the numbers as seconds
             raise InvalidInputError(

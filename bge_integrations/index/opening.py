@@ -19,13 +19,13 @@ from bge_integrations.errors import IndexNotFoundError, InvalidInputError
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import CHOICES, Manifest
-from bge_integrations.index.store import Store
+from bge_integrations.index.sharing import OpenFolder, hold_folder, hold_folder_for_reading
+from bge_integrations.index.store import SharedEngine, Store
 from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-    from bge_integrations.index.engine import Engine
     from bge_integrations.index.server import Collection
 
 MEMORY = ":memory:"
@@ -33,7 +33,7 @@ MEMORY = ":memory:"
 EMBEDDER_SETTINGS = frozenset(inspect.signature(load_embedder).parameters) - {"model"}
 _DEFAULT_MODEL = "BAAI/bge-m3"
 #: Arguments of `M3Index.open` to suggest if a setting is misspelt.
-_OTHER_ARGUMENTS = {"model", "multi_vectors", "quantization", "collection", "api_key", "create"}
+_OTHER_ARGUMENTS = {"model", "multi_vectors", "quantization", "collection", "api_key", "create", "read_only"}
 _logger = logging.getLogger(__name__)
 
 
@@ -63,6 +63,7 @@ def open_index(
     collection: str,
     api_key: str | None,
     create: bool,
+    read_only: bool,
     settings: Mapping[str, Any],
 ) -> OpenedIndex:
     """Open or create an index, as `M3Index.open` describes.
@@ -75,10 +76,15 @@ def open_index(
         if value is not None:
             check_choice(value, name, CHOICES[name])
     check_settings(settings)
-    with ExitStack() as owned:  # closes everything again if a step fails
-        container = _open_location(path_or_url, collection, api_key, create, owned)
+    with ExitStack() as owned, ExitStack() as opening:  # `owned` closes everything again if a step fails
+        place = _open_location(path_or_url, collection, api_key, read_only, owned)
+        if isinstance(place, OpenFolder):
+            opening.enter_context(place.opening)
+            container: Folder | Collection = place.folder(create)
+        else:
+            container = place
         stored = container.manifest()
-        if stored is None and not create:
+        if stored is None and (read_only or not create):
             raise IndexNotFoundError(
                 f"there is no index at {container.location}", advice="check the path or URL, or create an index first"
             )
@@ -89,11 +95,9 @@ def open_index(
             stored.check(embedder)
         multi_vectors, quantization = storage["multi_vectors"], storage["quantization"]
         manifest = stored or Manifest.of(embedder, multi_vectors or "float16", quantization)
-        lock = ReadWriteLock()
-        engine = _open_engine(container, None if stored else manifest, lock)
-        owned.callback(engine.close)
-        location = MEMORY if path_or_url == MEMORY else container.location
-        opened = OpenedIndex(embedder, Store(engine, lock), manifest, location, owned.pop_all())
+        shared = _open_engine(place, container, None if stored else manifest, owned)
+        location = MEMORY if path_or_url == MEMORY else place.location
+        opened = OpenedIndex(embedder, Store(shared, read_only), manifest, location, owned.pop_all())
     _logger.info(
         "%s the index at %s with %r, multi_vectors=%s, quantization=%s",
         "opened" if stored else "created",
@@ -119,42 +123,52 @@ def _open_location(
     path_or_url: str | os.PathLike[str] | QdrantClient,
     collection: str,
     api_key: str | None,
-    create: bool,
+    read_only: bool,
     owned: ExitStack,
-) -> Folder | Collection:
-    """Return the folder or collection of an index; `owned` closes it."""
+) -> OpenFolder | Collection:
+    """Return the folder or collection of an index; `owned` closes it, or releases it if other indexes use it."""
     if isinstance(path_or_url, (str, os.PathLike)):
         name = os.fspath(path_or_url)
         if name == MEMORY:
+            if read_only:
+                raise InvalidInputError(
+                    '":memory:" is always a new index, so it can\'t be opened with read_only=True',
+                    argument="read_only",
+                    advice="pass the folder of an index",
+                )
             # not a TemporaryDirectory, which a forked process would remove when it ends
-            folder = Folder(tempfile.mkdtemp(prefix="bge-index-"))
-            owned.callback(shutil.rmtree, folder.path, ignore_errors=True)
+            name = tempfile.mkdtemp(prefix="bge-index-")
+            owned.callback(shutil.rmtree, name, ignore_errors=True)
         elif name.startswith(("http://", "https://")):
             from bge_integrations.index.server import connect
 
             return connect(name, collection, api_key, owned)
-        else:
-            folder = Folder(name, create)
-        owned.callback(folder.close)
-        return folder
+        return hold_folder_for_reading(name, owned) if read_only else hold_folder(name, owned)
     from bge_integrations.index.server import Collection
 
     return Collection(path_or_url, collection)
 
 
-def _open_engine(location: Folder | Collection, manifest: Manifest | None, lock: ReadWriteLock) -> Engine:
+def _open_engine(
+    place: OpenFolder | Collection, container: Folder | Collection, manifest: Manifest | None, owned: ExitStack
+) -> SharedEngine:
     """Return the engine of an index. If there is a manifest, create a new index."""
-    if isinstance(location, Folder):
-        try:
-            from bge_integrations.index.edge import EdgeEngine
-        except ImportError as error:
-            raise ImportError(
-                "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
-            ) from error
-        return EdgeEngine(location, manifest, lock)
-    from bge_integrations.index.server import QdrantEngine
+    if isinstance(place, OpenFolder) and place.engine is not None:
+        return place.engine
+    lock = ReadWriteLock()
+    if not isinstance(container, Folder):
+        from bge_integrations.index.server import QdrantEngine
 
-    return QdrantEngine(location, manifest)
+        return SharedEngine(QdrantEngine(container, manifest), lock)
+    try:
+        from bge_integrations.index.edge import EdgeEngine
+    except ImportError as error:
+        raise ImportError("an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'") from error
+    assert isinstance(place, OpenFolder)
+    engine = EdgeEngine(container, manifest, lock)
+    place.owned.callback(engine.close)
+    place.engine = SharedEngine(engine, lock)
+    return place.engine
 
 
 def _open_embedder(

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,14 +53,32 @@ class CurrentShard:
 _current_shards: WeakSet[CurrentShard] = WeakSet()
 
 
-def _keep_shards_forever() -> None:
-    """Never destroy the shards of a forked child: that would join a thread that only its parent has, and crash."""
+def _leave_shards_to_the_parent() -> None:
+    """Make a forked child harmless to the shards that its parent has open.
+
+    The child never destroys them: that would join a thread that only its parent has, and crash. And it closes its
+    copies of the engine's lock files: otherwise, nobody could open the folder for as long as the child lives.
+    """
+    locked = set()
     for current in list(_current_shards):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(current.shard))
+        for path in current.path.parent.glob("shard-*/wal"):  # the engine locks this folder
+            with suppress(OSError):
+                locked.add(_identity(path))
+    if locked:
+        for descriptor in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):  # one of them has listed the folder, and is closed now
+                if _identity(descriptor) in locked:
+                    os.close(descriptor)
+
+
+def _identity(file: Path | int) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_keep_shards_forever)
+    os.register_at_fork(after_in_child=_leave_shards_to_the_parent)
 
 
 class Optimizer:
@@ -189,6 +208,7 @@ class Optimizer:
                 self._copy_points(list(self._changed), shard)  # the few points written since the loop
                 self._copy_field_indexes(shard)
                 shard.flush()
+                self._folder.check_exists()  # there can be another index in its place
                 old_path, old_shard = self._current.path, self._current.shard
                 try:
                     self._folder.switch(path, shard.count(edge.CountRequest()))
@@ -222,6 +242,8 @@ class Optimizer:
 
 def copy_shard(current: CurrentShard, target: Path, folder: Folder, times: int) -> None:
     """Copy a shard's files to `target`, if the folder has room for them this many times."""
+    if not current.path.is_dir():
+        raise StorageError(f"{current.path} is gone", advice="open the index again")
     with engine_errors():
         current.shard.flush()
     folder.check_room(times * disk_use(current.path))

@@ -14,7 +14,7 @@ from bge_integrations.progress import progress_bar
 
 if TYPE_CHECKING:
     from bge_integrations.core.request import OnTruncate
-    from bge_integrations.index.engine import Engine, FieldKind
+    from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition
     from bge_integrations.index.flow import Flow
     from bge_integrations.index.records import NewDocument
@@ -34,16 +34,12 @@ class Writer:
     Args:
         store: The store.
         stores_multi_vectors: Whether multi-vectors are computed and stored, too.
-
-    Attributes:
-        fields: The metadata keys that have an index.
     """
 
     def __init__(self, store: Store, stores_multi_vectors: bool) -> None:
-        self.fields: dict[str, FieldKind] = store.engine.indexed_fields()
         self._store = store
+        self._shared = store.shared
         self._stores_multi_vectors = stores_multi_vectors
-        self._written = self._flushed = 0  # numbers of documents, updated under the lock
 
     def add(
         self,
@@ -54,6 +50,7 @@ class Writer:
         on_truncate: OnTruncate,
     ) -> Flow[list[str]]:
         """Add documents, as `M3Index.add` describes, and return their ids."""
+        self._store.check_writable()  # even if there are no documents
         settings = {"kind": "passage", "sparse": True, "multi_vector": self._stores_multi_vectors}
         added: list[str] = []
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
@@ -67,7 +64,9 @@ class Writer:
                     pending = self.store(plan, encoded)
                 added += [document.id for document in chunk]
                 bar.update(len(chunk))
-        if self._written > self._flushed:  # by this call, or by another one whose documents were skipped here
+        if (
+            self._shared.written > self._shared.flushed
+        ):  # by this call, or by another one whose documents were skipped here
             self.flush()
         return added
 
@@ -90,10 +89,12 @@ class Writer:
         largest_request = self._store.engine.largest_request
         for batch in batches_of(records_of(plan.new, encoded), lambda record: record.size, largest_request):
             with self._store.write() as engine:
-                self._written += len(batch)  # before the write, because a failed write may have stored some of them
+                self._shared.written += len(
+                    batch
+                )  # before the write, because a failed write may have stored some of them
                 engine.write(batch)
         overtaken = self._store_metadata(plan.metadata_changed) if plan.metadata_changed else []
-        if self._written - self._flushed >= _FLUSHED_DOCUMENTS:
+        if self._shared.written - self._shared.flushed >= _FLUSHED_DOCUMENTS:
             self.flush()
         return overtaken
 
@@ -111,17 +112,20 @@ class Writer:
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""
+        if self._store.read_only:
+            _ = self._store.engine  # raises ClosedError
+            return
         with self._store.read() as engine:
-            written = self._written
+            written = self._shared.written
             engine.flush()
-            self._flushed = written
+            self._shared.flushed = written
 
     def _store_metadata(self, documents: Sequence[NewDocument]) -> list[NewDocument]:
         """Replace the metadata of documents whose text is unchanged. Return the other documents."""
         with self._store.write() as engine:
             stored = engine.fetch([document.point for document in documents], ["text_digest"])
             unchanged = [d for d in documents if stored.get(d.point) == {"text_digest": d.text_digest}]
-            self._written += len(unchanged)
+            self._shared.written += len(unchanged)
             engine.write_payloads(unchanged)
         return [document for document in documents if document not in unchanged]
 
@@ -129,11 +133,15 @@ class Writer:
         """Create an index for each metadata key with tags, numbers or bools when it first appears."""
         for document in documents:
             for key, value in document.metadata.items():
-                if len(self.fields) < _MAX_FIELDS and key not in self.fields and (kind := field_kind(key, value)):
+                if (
+                    len(self._shared.fields) < _MAX_FIELDS
+                    and key not in self._shared.fields
+                    and (kind := field_kind(key, value))
+                ):
                     with self._store.write() as engine:
-                        if key not in self.fields:  # another thread may have created it
+                        if key not in self._shared.fields:  # another thread may have created it
                             engine.index_field(key, kind)
-                            self.fields[key] = kind
+                            self._shared.fields[key] = kind
 
 
 @dataclass

@@ -75,7 +75,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
     Raises:
         InvalidInputError: An argument or a node is invalid.
         WrongModelError: The index was made with another model.
-        IndexLockedError: The index is already open.
+        IndexLockedError: The index is open in another process.
     """
 
     index_struct_cls = IndexDict
@@ -135,7 +135,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         Raises:
             InvalidInputError: An argument or a document is invalid.
             WrongModelError: The index was made with another model.
-            IndexLockedError: The index is already open.
+            IndexLockedError: The index is open in another process.
         """
         index = cls(
             storage_context=storage_context,

@@ -115,7 +115,7 @@ def hybrid_retriever(
     filter is an M3Index filter: {"lang": {"$in": ["de", "en"]}}.
 
     Raises:
-        IndexLockedError: The index is already open, in this or another process.
+        IndexLockedError: The index is open in another process.
     """
     ids = check_ids([document.id for document in documents])
     loaded = BGEReranker(model=reranker)

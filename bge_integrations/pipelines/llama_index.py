@@ -129,7 +129,7 @@ def hybrid_retriever(
     Arguments and errors are the same as for `dense_retriever`, but the model must be of the bge-m3 family.
 
     Raises:
-        IndexLockedError: The index is already open, in this or another process.
+        IndexLockedError: The index is open in another process.
     """
     ids = check_ids([node.node_id for node in nodes])
     loaded = BGERerank(model=reranker, top_n=top_n)

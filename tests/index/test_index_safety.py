@@ -123,8 +123,6 @@ def test_one_process_at_a_time_and_another_after_a_kill(folder, pocket):
         holder.kill()
     with M3Index.open(folder, pocket) as index:
         assert [hit.id for hit in index.search("heron")] == ["1"]
-        with pytest.raises(IndexLockedError, match="in this process"):
-            M3Index.open(folder, pocket)
         assert len(index) == 1
 
 
@@ -538,7 +536,7 @@ memory.add(["A heron."])
 assert len(memory) == 2
 index.add(["A panda."])
 try:
-    M3Index.open(sys.argv[1], "pocket")
+    Folder(sys.argv[1])
 except IndexLockedError:
     pass
 else:
@@ -559,6 +557,7 @@ import os, sys
 from pathlib import Path
 from bge_integrations.errors import BGEError, IndexLockedError
 from bge_integrations.index import M3Index
+from bge_integrations.index.folder import Folder
 index = M3Index.open(sys.argv[1], "pocket")
 index.add(["A panda eats bamboo."], metadatas=[{{"n": 0}}])
 {ENDS[end]}
