@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.documents.data_uris import without_data_uris
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
 
@@ -52,7 +53,7 @@ def _raise_unreadable(error: OSError) -> None:
 def read_file(file: Path) -> tuple[str, dict[int | None, str]]:
     """Return a file's title and its text by page number for a PDF, or under None for other files.
 
-    HTML is converted to Markdown.
+    HTML is converted to Markdown. `data:` URIs are left out of Markdown.
 
     Raises:
         UnreadableFileError: The file can't be read, its name is not UTF-8, or it contains no text.
@@ -81,8 +82,9 @@ def _read_text(file: Path) -> tuple[str, dict[int | None, str]]:
 
 def _read_markdown(file: Path) -> tuple[str, dict[int | None, str]]:
     _, texts = _read_text(file)
-    heading = next((line for line in str(texts[None]).splitlines() if line.startswith("# ")), "")
-    return heading.removeprefix("# ").strip(), texts
+    text = without_data_uris(texts[None])
+    heading = next((line for line in text.splitlines() if line.startswith("# ")), "")
+    return heading.removeprefix("# ").strip(), {None: text}
 
 
 def _read_html(file: Path) -> tuple[str, dict[int | None, str]]:

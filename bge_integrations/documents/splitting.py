@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Default passage length in tokens: enough context for an answer, and within every model's limit.
 PASSAGE_TOKENS = 256
+_log = logging.getLogger(__name__)
+#: Base64, hexadecimal and other encoded data: long runs of letters, digits and a few signs that are no address.
+_ENCODED = re.compile(r"\w+://\S+|([A-Za-z0-9+/=_-]{40,})")
 #: Files that are split as Markdown; `read_file` converts HTML to it.
 _MARKDOWN = (".md", ".markdown", ".html", ".htm")
 
@@ -117,9 +122,25 @@ def _split_files(
             on_unreadable(error)
             continue
         splitter = markdown_splitter if file.suffix.lower() in _MARKDOWN else text_splitter
+        passages = 0
+        encoded: list[str] = []
         for page, text in texts.items():
             for start, chunk in splitter.chunk_indices(text):
-                yield Passage(chunk, source_of(file, path), title, page, start)
+                passage = Passage(chunk, source_of(file, path), title, page, start)
+                passages += 1
+                if _is_encoded(chunk):
+                    encoded.append(passage.id)
+                yield passage
+        if encoded:
+            _log.warning(
+                "%s: %d of %d passages are encoded data and not text, the first at %s; remove the data from the file",
+                file, len(encoded), passages, encoded[0],
+            )  # fmt: skip
+
+
+def _is_encoded(text: str) -> bool:
+    """Return whether more than half of a text is encoded data."""
+    return 2 * sum(len(run) for run in _ENCODED.findall(text)) > len(text)
 
 
 def source_of(file: Path, path: Path) -> str:
