@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.documents.data_uris import without_data_uris
+from bge_integrations.documents.pdf_text import join_divided_words, normalise
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
 
@@ -109,20 +110,13 @@ def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
     library = _import("pypdf")
     try:
         reader = library.PdfReader(file)
-        pages: dict[int | None, str] = {
-            number: _valid(page.extract_text()) for number, page in enumerate(reader.pages, start=1)
-        }
-        title = _valid(str((reader.metadata or {}).get("/Title") or ""))
+        texts = [normalise(page.extract_text()) for page in reader.pages]
+        title = normalise(str((reader.metadata or {}).get("/Title") or ""))
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
     except Exception as error:  # pypdf raises many kinds of errors for damaged and encrypted files
         raise UnreadableFileError(f"{file} can't be read as a PDF ({error})", advice="repair or decrypt it") from error
-    return title.strip(), pages
-
-
-def _valid(text: str) -> str:
-    """Remove NUL characters and lone surrogates, which PDFs with broken character tables produce."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+    return title.strip(), dict(enumerate(join_divided_words(texts), start=1))
 
 
 def _import(module: str) -> Any:

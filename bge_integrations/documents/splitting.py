@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.documents.long_lines import chunk_indices
 from bge_integrations.documents.reading import find_files, read_file
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
@@ -103,12 +104,13 @@ def read_passages(
 
     text_splitter = library.TextSplitter.from_callback(count, room, overlap)
     markdown_splitter = library.MarkdownSplitter.from_callback(count, room, overlap)
-    return _split_files(path, files, text_splitter, markdown_splitter, on_unreadable)
+    return _split_files(path, files, room, text_splitter, markdown_splitter, on_unreadable)
 
 
 def _split_files(
     path: Path,
     files: list[Path],
+    room: int,
     text_splitter: Any,
     markdown_splitter: Any,
     on_unreadable: Callable[[UnreadableFileError], None] | None,
@@ -125,7 +127,7 @@ def _split_files(
         passages = 0
         encoded: list[str] = []
         for page, text in texts.items():
-            for start, chunk in splitter.chunk_indices(text):
+            for start, chunk in chunk_indices(splitter, text, room):
                 passage = Passage(chunk, source_of(file, path), title, page, start)
                 passages += 1
                 if _is_encoded(chunk):
