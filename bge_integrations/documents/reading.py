@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.documents.data_uris import without_data_uris
+from bge_integrations.documents.html import read_html
 from bge_integrations.documents.pdf_text import join_divided_words, normalise
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
 
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
-#: HTML elements that are not content.
-_NOT_CONTENT = ("script", "style", "noscript", "template", "nav", "svg")
 
 
 def find_files(path: Path) -> list[Path]:
@@ -89,21 +88,15 @@ def _read_markdown(file: Path) -> tuple[str, dict[int | None, str]]:
 
 
 def _read_html(file: Path) -> tuple[str, dict[int | None, str]]:
-    soup_library, markdownify = _import("bs4"), _import("markdownify")
     try:
-        soup = soup_library.BeautifulSoup(file.read_bytes(), "html.parser")
+        title, text = read_html(file.read_bytes())
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    for element in soup(_NOT_CONTENT):
-        element.decompose()
-    converter = markdownify.MarkdownConverter(heading_style="ATX", strip=["a", "img"])
-    try:
-        return title, {None: converter.convert_soup(soup.body or soup).strip()}
     except RecursionError as error:
         raise UnreadableFileError(
             f"{file} is nested too deeply", advice="save it as text, or with fewer levels"
         ) from error
+    return title, {None: text}
 
 
 def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
