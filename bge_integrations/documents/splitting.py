@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ class Passage:
 
     Attributes:
         text: The text of the passage; not empty.
-        source: The file's path relative to the folder that was read, with "/" on every system.
+        source: The file's path relative to the folder that was read, with "/" and in NFC on every system.
         title: The file's title, or its name if it has no title.
         page: The page of a PDF, from 1; None for other files.
         start: Character offset of the passage in the file's text, or for a PDF in the page's text.
@@ -115,7 +117,7 @@ def _split_files(
     markdown_splitter: Any,
     on_unreadable: Callable[[UnreadableFileError], None] | None,
 ) -> Iterator[Passage]:
-    for file in files:
+    for file, source in zip(files, sources_of(files, path), strict=True):
         try:
             title, texts = read_file(file)
         except UnreadableFileError as error:
@@ -128,7 +130,7 @@ def _split_files(
         encoded: list[str] = []
         for page, text in texts.items():
             for start, chunk in chunk_indices(splitter, text, room):
-                passage = Passage(chunk, source_of(file, path), title, page, start)
+                passage = Passage(chunk, source, title, page, start)
                 passages += 1
                 if _is_encoded(chunk):
                     encoded.append(passage.id)
@@ -145,6 +147,15 @@ def _is_encoded(text: str) -> bool:
     return 2 * sum(len(run) for run in _ENCODED.findall(text)) > len(text)
 
 
-def source_of(file: Path, path: Path) -> str:
-    """Return the `Passage.source` of a file in `path`, which is a folder or the file itself."""
-    return file.relative_to(path).as_posix() if path.is_dir() else file.name
+def sources_of(files: Sequence[Path], path: Path) -> list[str]:
+    """Return the `Passage.source` of each file in `path`, which is a folder or the file itself.
+
+    Sources are in NFC, so that a name is the same on every system. If two names differ only in their form, which some
+    file systems allow, the one that is not in NFC stays as it is.
+    """
+    names = [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files]
+    composed = [unicodedata.normalize("NFC", name) for name in names]
+    taken = Counter(composed)
+    return [
+        name if name != source and taken[source] > 1 else source for name, source in zip(names, composed, strict=True)
+    ]

@@ -37,7 +37,7 @@ def test_every_block_is_on_its_own(tmp_path, html, text):
             "| Animal | Food |\n| --- | --- |\n| Panda | bamboo |",
         ),
         ("<table><thead><tr><th>A<tbody><tr><td>1<tr><td>2</table>", "| A |\n| --- |\n| 1 |\n| 2 |"),
-        ("<dl><dt>Owl<dd>a bird<dt>Bee<dd>an insect</dl>", "Owl\n:   a bird\n\nBee\n:   an insect"),
+        ("<dl><dt>Owl<dd>a bird<dd>an animal</dl>", "Owl\n:   a bird\n:   an animal"),
         ("<p>One<p>Two<h2>Three</h2>Four", "One\n\nTwo\n\n## Three\n\nFour"),
         ("<html><body><p>In.</p></body><p>After.</p>", "In.\n\nAfter."),
         ("<html><body><p>In.</p></body></html><p>After.</p>And more.", "In.\n\nAfter.\n\nAnd more."),
