@@ -11,7 +11,7 @@ from bge_integrations.documents.data_uris import without_data_uris
 from bge_integrations.documents.html import read_html
 from bge_integrations.documents.pdf_text import join_divided_words, normalise
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
-from bge_integrations.optional import import_library
+from bge_integrations.optional import how_to_install, import_library
 
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
 
@@ -107,8 +107,18 @@ def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
         title = normalise(str((reader.metadata or {}).get("/Title") or ""))
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
-    except Exception as error:  # pypdf raises many kinds of errors for damaged and encrypted files
-        raise UnreadableFileError(f"{file} can't be read as a PDF ({error})", advice="repair or decrypt it") from error
+    except library.errors.DependencyError as error:
+        raise UnreadableFileError(
+            f"{file} is encrypted, and reading it needs the package cryptography", advice=how_to_install("files")
+        ) from error
+    except library.errors.FileNotDecryptedError as error:
+        raise UnreadableFileError(
+            f"{file} is encrypted and needs a password", advice="save a copy without a password, and index that"
+        ) from error
+    except Exception as error:  # pypdf raises many kinds of errors for damaged files
+        raise UnreadableFileError(
+            f"{file} can't be read as a PDF ({error})", advice="repair it, or save it anew"
+        ) from error
     return title.strip(), dict(enumerate(join_divided_words(texts), start=1))
 
 
