@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.documents.reading import find_files
+from bge_integrations.documents.reading import find_files, passed_over
 from bge_integrations.documents.splitting import Passage, read_passages, sources_of
 from bge_integrations.documents.sync import sync
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
@@ -34,6 +34,8 @@ class FolderChanges:
         added: Number of new and changed passages.
         unchanged: Number of unchanged passages, which were not encoded again.
         removed: Number of passages removed, because they are gone from the files.
+        passed_over: Number of files and folders that were not read, by kind: ".docx", "without suffix", "hidden",
+            "linked folder".
     """
 
     files: int
@@ -41,6 +43,7 @@ class FolderChanges:
     added: int
     unchanged: int
     removed: int
+    passed_over: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def follow_folder(
@@ -70,7 +73,10 @@ def follow_folder(
     with progress_bar(len(files), "file", show_progress) as bar:
         store = _IndexedFiles(index, bar)
         removed = sync(store, ((passage.id, passage) for passage in passages))
-    return FolderChanges(len(store.sources), store.passages, store.passages - store.unchanged, store.unchanged, removed)
+    added = store.passages - store.unchanged
+    return FolderChanges(
+        len(store.sources), store.passages, added, store.unchanged, removed, passed_over=passed_over(folder)
+    )
 
 
 class _IndexedFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,31 @@ def find_files(path: Path) -> list[Path]:
             f"{path} contains no supported files", advice=f"add files that end with {', '.join(SUFFIXES)}"
         )
     return files
+
+
+def passed_over(path: Path) -> dict[str, int]:
+    """Count by kind what `find_files` leaves out of a folder: ".docx", "without suffix", "hidden", "linked folder".
+
+    A hidden or linked folder counts once. The most frequent kinds come first; a file has none.
+    """
+    kinds: Counter[str] = Counter()
+    for folder, folders, names in os.walk(path):
+        visible = [name for name in folders if not name.startswith(".")]
+        kinds["hidden"] += len(folders) - len(visible)
+        folders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
+        kinds["linked folder"] += len(visible) - len(folders)
+        kinds.update(kind for name in names if (kind := _kind_passed_over(Path(folder, name))))
+    return dict(sorted((+kinds).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _kind_passed_over(file: Path) -> str | None:
+    """Return the kind of a file that is not read, or None if it is."""
+    if file.name.startswith("."):
+        return "hidden"
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        return suffix.encode("utf-8", "backslashreplace").decode() or "without suffix"
+    return None if file.is_file() else "broken link" if file.is_symlink() else "not a file"
 
 
 def _walk_visible(path: Path) -> Iterator[Path]:

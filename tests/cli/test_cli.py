@@ -241,6 +241,14 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
         "files": 3, "passages": 3, "added": 3, "unchanged": 0, "removed": 0, "left_out": 0, "seconds": 0,
     }  # fmt: skip
 
+    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+        (docs / name).write_text("not read")
+    status, out, err = bge("index", docs, *where)
+    assert (status, err) == (0, "bge: not read: 2 .csv, 1 .docx, 1 hidden\n")
+    assert json.loads(out)["passed_over"] == {".csv": 2, ".docx": 1, "hidden": 1}
+    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+        (docs / name).unlink()
+
     encoded = []
     store = Writer.store
     monkeypatch.setattr(Writer, "store", lambda self, plan, e: encoded.extend(plan.new) or store(self, plan, e))
