@@ -5,10 +5,10 @@ import sys
 
 import pytest
 from pypdf import PdfWriter
+from test_reading import pdf
 
 from bge_integrations.documents import read_file
 from bge_integrations.errors import UnreadableFileError
-from tests.documents.test_reading import pdf
 
 ALGORITHMS = ("AES-256", "AES-256-R5", "AES-128", "RC4-128", "RC4-40")
 

@@ -1,10 +1,10 @@
 """Text of PDFs is mended."""
 
 import pytest
+from test_reading import pdf
 
 from bge_integrations.documents import read_file
 from bge_integrations.documents.pdf_text import join_divided_words, normalise
-from tests.documents.test_reading import pdf
 
 
 @pytest.mark.parametrize(
