@@ -56,8 +56,12 @@ def index(
             raise KeyboardInterrupt(message) from None
     for error in unreadable:
         say(f"skipped: {error}")
+    if changes.passed_over:
+        say("not read: " + ", ".join(f"{count} {kind}" for kind, count in changes.passed_over.items()))
     summary = {**asdict(changes), "left_out": len(unreadable), "seconds": round(time.perf_counter() - start, 1)}
     if as_json:
+        if not changes.passed_over:
+            del summary["passed_over"]
         print_json(summary)
     else:
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -138,8 +139,14 @@ def _filter_of(pairs: list[str] | None) -> dict[str, Any] | None:
             value = text
         if not isinstance(value, (str, int, float)) or (isinstance(value, str) and not _is_unicode(value)):
             value = text
-        conditions.append({key: value})
+        forms = _forms_of(value) if isinstance(value, str) else []
+        conditions.append({key: {"$in": forms} if len(forms) > 1 else value})
     return {"$and": conditions} if conditions else None
+
+
+def _forms_of(text: str) -> list[str]:
+    """Return a text in the Unicode forms that systems give to the names of files: "é" is one character or two."""
+    return list(dict.fromkeys([text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)]))
 
 
 def _is_unicode(text: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.documents.reading import find_files
-from bge_integrations.documents.splitting import Passage, read_passages, source_of
+from bge_integrations.documents.reading import find_files, passed_over
+from bge_integrations.documents.splitting import Passage, read_passages, sources_of
 from bge_integrations.documents.sync import sync
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.progress import progress_bar
@@ -33,6 +34,8 @@ class FolderChanges:
         added: Number of new and changed passages.
         unchanged: Number of unchanged passages, which were not encoded again.
         removed: Number of passages removed, because they are gone from the files.
+        passed_over: Number of files and folders that were not read, by kind: ".docx", "without suffix", "hidden",
+            "linked folder".
     """
 
     files: int
@@ -40,6 +43,7 @@ class FolderChanges:
     added: int
     unchanged: int
     removed: int
+    passed_over: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def follow_folder(
@@ -69,7 +73,10 @@ def follow_folder(
     with progress_bar(len(files), "file", show_progress) as bar:
         store = _IndexedFiles(index, bar)
         removed = sync(store, ((passage.id, passage) for passage in passages))
-    return FolderChanges(len(store.sources), store.passages, store.passages - store.unchanged, store.unchanged, removed)
+    added = store.passages - store.unchanged
+    return FolderChanges(
+        len(store.sources), store.passages, added, store.unchanged, removed, passed_over=passed_over(folder)
+    )
 
 
 class _IndexedFiles:
@@ -104,21 +111,26 @@ def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:
     record = Path(index.location, _MADE_FROM)
     if record.is_file():
         made_from = os.fsdecode(record.read_bytes())
-        if made_from != str(folder.resolve()):
+        if _composed(made_from) != _composed(str(folder.resolve())):
             raise InvalidInputError(
                 f"{index.location} is the index of {made_from}, and indexing {folder} would remove passages from it",
                 advice=f"choose another index; if the same folder was moved, delete {record} and run this again",
             )
         return
     # made in Python, on a server, or the record was deleted
-    sources = {source_of(file, folder) for file in files}
-    stored = {entry.metadata["source"] for entry in index.scan(_FROM_FILES)}
+    sources = {_composed(source) for source in sources_of(files, folder)}
+    stored = {_composed(str(entry.metadata["source"])) for entry in index.scan(_FROM_FILES)}
     if stored and not stored & sources:
         raise InvalidInputError(
             f"{index.location} is the index of another folder (with {min(stored)}), and indexing {folder} would remove "
             "all its passages",
             advice="choose another index, or delete that one first",
         )
+
+
+def _composed(path: str) -> str:
+    """Return a path in Unicode's form NFC: some systems change the form of names."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _remember(index: M3Index, folder: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bge_integrations.documents.data_uris import without_data_uris
+from bge_integrations.documents.html import read_html
+from bge_integrations.documents.pdf_text import join_divided_words, normalise
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
-from bge_integrations.optional import import_library
+from bge_integrations.optional import how_to_install, import_library
 
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
-#: HTML elements that are not content.
-_NOT_CONTENT = ("script", "style", "noscript", "template", "nav", "svg")
 
 
 def find_files(path: Path) -> list[Path]:
@@ -37,6 +39,31 @@ def find_files(path: Path) -> list[Path]:
     return files
 
 
+def passed_over(path: Path) -> dict[str, int]:
+    """Count by kind what `find_files` leaves out of a folder: ".docx", "without suffix", "hidden", "linked folder".
+
+    A hidden or linked folder counts once. The most frequent kinds come first; a file has none.
+    """
+    kinds: Counter[str] = Counter()
+    for folder, folders, names in os.walk(path):
+        visible = [name for name in folders if not name.startswith(".")]
+        kinds["hidden"] += len(folders) - len(visible)
+        folders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
+        kinds["linked folder"] += len(visible) - len(folders)
+        kinds.update(kind for name in names if (kind := _kind_passed_over(Path(folder, name))))
+    return dict(sorted((+kinds).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _kind_passed_over(file: Path) -> str | None:
+    """Return the kind of a file that is not read, or None if it is."""
+    if file.name.startswith("."):
+        return "hidden"
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        return suffix.encode("utf-8", "backslashreplace").decode() or "without suffix"
+    return None if file.is_file() else "broken link" if file.is_symlink() else "not a file"
+
+
 def _walk_visible(path: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(path, onerror=_raise_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -52,7 +79,7 @@ def _raise_unreadable(error: OSError) -> None:
 def read_file(file: Path) -> tuple[str, dict[int | None, str]]:
     """Return a file's title and its text by page number for a PDF, or under None for other files.
 
-    HTML is converted to Markdown.
+    HTML is converted to Markdown. `data:` URIs are left out of Markdown.
 
     Raises:
         UnreadableFileError: The file can't be read, its name is not UTF-8, or it contains no text.
@@ -81,46 +108,44 @@ def _read_text(file: Path) -> tuple[str, dict[int | None, str]]:
 
 def _read_markdown(file: Path) -> tuple[str, dict[int | None, str]]:
     _, texts = _read_text(file)
-    heading = next((line for line in str(texts[None]).splitlines() if line.startswith("# ")), "")
-    return heading.removeprefix("# ").strip(), texts
+    text = without_data_uris(texts[None])
+    heading = next((line for line in text.splitlines() if line.startswith("# ")), "")
+    return heading.removeprefix("# ").strip(), {None: text}
 
 
 def _read_html(file: Path) -> tuple[str, dict[int | None, str]]:
-    soup_library, markdownify = _import("bs4"), _import("markdownify")
     try:
-        soup = soup_library.BeautifulSoup(file.read_bytes(), "html.parser")
+        title, text = read_html(file.read_bytes())
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    for element in soup(_NOT_CONTENT):
-        element.decompose()
-    converter = markdownify.MarkdownConverter(heading_style="ATX", strip=["a", "img"])
-    try:
-        return title, {None: converter.convert_soup(soup.body or soup).strip()}
     except RecursionError as error:
         raise UnreadableFileError(
             f"{file} is nested too deeply", advice="save it as text, or with fewer levels"
         ) from error
+    return title, {None: text}
 
 
 def _read_pdf(file: Path) -> tuple[str, dict[int | None, str]]:
     library = _import("pypdf")
     try:
         reader = library.PdfReader(file)
-        pages: dict[int | None, str] = {
-            number: _valid(page.extract_text()) for number, page in enumerate(reader.pages, start=1)
-        }
-        title = _valid(str((reader.metadata or {}).get("/Title") or ""))
+        texts = [normalise(page.extract_text()) for page in reader.pages]
+        title = normalise(str((reader.metadata or {}).get("/Title") or ""))
     except OSError as error:
         raise UnreadableFileError(f"{file} can't be read: {error.strerror}") from error
-    except Exception as error:  # pypdf raises many kinds of errors for damaged and encrypted files
-        raise UnreadableFileError(f"{file} can't be read as a PDF ({error})", advice="repair or decrypt it") from error
-    return title.strip(), pages
-
-
-def _valid(text: str) -> str:
-    """Remove NUL characters and lone surrogates, which PDFs with broken character tables produce."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+    except library.errors.DependencyError as error:
+        raise UnreadableFileError(
+            f"{file} is encrypted, and reading it needs the package cryptography", advice=how_to_install("files")
+        ) from error
+    except library.errors.FileNotDecryptedError as error:
+        raise UnreadableFileError(
+            f"{file} is encrypted and needs a password", advice="save a copy without a password, and index that"
+        ) from error
+    except Exception as error:  # pypdf raises many kinds of errors for damaged files
+        raise UnreadableFileError(
+            f"{file} can't be read as a PDF ({error})", advice="repair it, or save it anew"
+        ) from error
+    return title.strip(), dict(enumerate(join_divided_words(texts), start=1))
 
 
 def _import(module: str) -> Any:

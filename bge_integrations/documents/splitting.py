@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_integrations.documents.long_lines import chunk_indices
 from bge_integrations.documents.reading import find_files, read_file
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
@@ -17,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Default passage length in tokens: enough context for an answer, and within every model's limit.
 PASSAGE_TOKENS = 256
+_log = logging.getLogger(__name__)
+#: Base64, hexadecimal and other encoded data: long runs of letters, digits and a few signs that are no address.
+_ENCODED = re.compile(r"\w+://\S+|([A-Za-z0-9+/=_-]{40,})")
 #: Files that are split as Markdown; `read_file` converts HTML to it.
 _MARKDOWN = (".md", ".markdown", ".html", ".htm")
 
@@ -27,7 +35,7 @@ class Passage:
 
     Attributes:
         text: The text of the passage; not empty.
-        source: The file's path relative to the folder that was read, with "/" on every system.
+        source: The file's path relative to the folder that was read, with "/" and in NFC on every system.
         title: The file's title, or its name if it has no title.
         page: The page of a PDF, from 1; None for other files.
         start: Character offset of the passage in the file's text, or for a PDF in the page's text.
@@ -98,17 +106,18 @@ def read_passages(
 
     text_splitter = library.TextSplitter.from_callback(count, room, overlap)
     markdown_splitter = library.MarkdownSplitter.from_callback(count, room, overlap)
-    return _split_files(path, files, text_splitter, markdown_splitter, on_unreadable)
+    return _split_files(path, files, room, text_splitter, markdown_splitter, on_unreadable)
 
 
 def _split_files(
     path: Path,
     files: list[Path],
+    room: int,
     text_splitter: Any,
     markdown_splitter: Any,
     on_unreadable: Callable[[UnreadableFileError], None] | None,
 ) -> Iterator[Passage]:
-    for file in files:
+    for file, source in zip(files, sources_of(files, path), strict=True):
         try:
             title, texts = read_file(file)
         except UnreadableFileError as error:
@@ -117,11 +126,36 @@ def _split_files(
             on_unreadable(error)
             continue
         splitter = markdown_splitter if file.suffix.lower() in _MARKDOWN else text_splitter
+        passages = 0
+        encoded: list[str] = []
         for page, text in texts.items():
-            for start, chunk in splitter.chunk_indices(text):
-                yield Passage(chunk, source_of(file, path), title, page, start)
+            for start, chunk in chunk_indices(splitter, text, room):
+                passage = Passage(chunk, source, title, page, start)
+                passages += 1
+                if _is_encoded(chunk):
+                    encoded.append(passage.id)
+                yield passage
+        if encoded:
+            _log.warning(
+                "%s: %d of %d passages are encoded data and not text, the first at %s; remove the data from the file",
+                file, len(encoded), passages, encoded[0],
+            )  # fmt: skip
 
 
-def source_of(file: Path, path: Path) -> str:
-    """Return the `Passage.source` of a file in `path`, which is a folder or the file itself."""
-    return file.relative_to(path).as_posix() if path.is_dir() else file.name
+def _is_encoded(text: str) -> bool:
+    """Return whether more than half of a text is encoded data."""
+    return 2 * sum(len(run) for run in _ENCODED.findall(text)) > len(text)
+
+
+def sources_of(files: Sequence[Path], path: Path) -> list[str]:
+    """Return the `Passage.source` of each file in `path`, which is a folder or the file itself.
+
+    Sources are in NFC, so that a name is the same on every system. If two names differ only in their form, which some
+    file systems allow, the one that is not in NFC stays as it is.
+    """
+    names = [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files]
+    composed = [unicodedata.normalize("NFC", name) for name in names]
+    taken = Counter(composed)
+    return [
+        name if name != source and taken[source] > 1 else source for name, source in zip(names, composed, strict=True)
+    ]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bge_integrations.pipelines.sentence_ends import sentences
 from bge_integrations.scoring import select_best
 from bge_integrations.validation import check_top_n
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
 
-#: Sentences end after an end mark and a space, after a full-width end mark, and at line breaks.
-_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\s*\n\s*")
+__all__ = ["Quote", "cited", "extract", "sentences"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,6 @@ class Quote:
     text: str
     passage: int
     score: float
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text into sentences and lines, without empty ones."""
-    return [sentence for part in _BETWEEN_SENTENCES.split(text) if (sentence := part.strip())]
 
 
 def extract(question: str, passages: Sequence[str], reranker: Reranker, top_n: int = 3) -> list[Quote]:

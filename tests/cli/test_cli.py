@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -240,6 +241,14 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
         "files": 3, "passages": 3, "added": 3, "unchanged": 0, "removed": 0, "left_out": 0, "seconds": 0,
     }  # fmt: skip
 
+    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+        (docs / name).write_text("not read")
+    status, out, err = bge("index", docs, *where)
+    assert (status, err) == (0, "bge: not read: 2 .csv, 1 .docx, 1 hidden\n")
+    assert json.loads(out)["passed_over"] == {".csv": 2, ".docx": 1, "hidden": 1}
+    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+        (docs / name).unlink()
+
     encoded = []
     store = Writer.store
     monkeypatch.setattr(Writer, "store", lambda self, plan, e: encoded.extend(plan.new) or store(self, plan, e))
@@ -360,6 +369,19 @@ def test_search(bge, made):
     assert [(row["rank"], row["id"]) for row in found] == [(i, hit.id) for i, hit in enumerate(expected, start=1)]
     assert found[0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
     assert found[0]["metadata"]["source"] == expected[0].metadata["source"]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_a_filter_finds_a_name_in_any_unicode_form(bge, tmp_path, on_disk):
+    for name in ("résumé.md", "ガイド.md"):
+        (tmp_path / unicodedata.normalize(on_disk, name)).write_text("Pandas eat bamboo.")
+    index = str(tmp_path / "index")
+    assert bge("index", str(tmp_path), "--index", index, "--model", "pocket")[0] == 0
+    for form in ("NFC", "NFD"):
+        source = unicodedata.normalize(form, "résumé.md")
+        status, out, _ = bge("search", "panda", "--index", index, "--filter", f"source={source}", "--json")
+        assert status == 0
+        assert [json.loads(line)["metadata"]["source"] for line in out.splitlines()] == ["résumé.md"]
 
 
 def test_search_with_filters_and_a_reranker(bge, made, pocket_reranker):

@@ -143,7 +143,7 @@ def test_an_unreadable_file_is_named_and_can_be_skipped(tmp_path, pocket, name):
 
 def test_a_pdf_with_half_a_surrogate_pair(tmp_path):
     (tmp_path / "a.pdf").write_bytes(pdf("Owls x hunt", letters=b"1 beginbfchar <78> <D83D> endbfchar "))
-    assert read_file(tmp_path / "a.pdf")[1] == {1: "Owls ? hunt"}
+    assert read_file(tmp_path / "a.pdf")[1] == {1: "Owls \ufffd hunt"}
 
 
 def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
