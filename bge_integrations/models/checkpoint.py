@@ -13,7 +13,7 @@ from bge_integrations import catalog
 from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Iterator
 
 POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
@@ -66,6 +66,36 @@ def locate(
     elif "/" not in name:
         raise UnknownModelError(_unknown(name))
     return name, _from_hub(name, revision, cache_folder, local_files_only)
+
+
+def published(name: str, folder: Path) -> catalog.Checkpoint | None:
+    """Return the catalogue's row of a located checkpoint; None if nothing says which one it is.
+
+    The row is that of `name` if it is known; otherwise that of the folder's own path (`name` may be "."), of what a
+    symbolic link points to, or of the folder that the weights are linked from.
+    """
+    row = catalog.find(name)
+    if row is not None or name == POCKET:
+        return row
+    return next((row for place in _places(folder) if (row := catalog.find(os.fspath(place)))), None)
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield the paths under which a folder is known, from the one that was given to its real one."""
+    path = Path(os.path.abspath(folder))
+    yield path
+    shell = os.environ.get("PWD", "")
+    if folder == Path() and os.path.isabs(shell) and os.path.isdir(shell) and os.path.samefile(shell, folder):
+        yield Path(shell)  # as the user sees it: the working directory itself has no symbolic links
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        yield Path(os.path.normpath(path))
+    yield folder.resolve()
+    try:
+        files = tensor_files(folder).values()
+    except CheckpointError:  # reported when the weights are read
+        return
+    yield from sorted({file.resolve().parent for file in files if file.is_symlink()})
 
 
 def _unknown(name: str) -> str:
