@@ -365,6 +365,84 @@ def test_a_given_instruction_is_not_reported(tmp_path, prompts, recwarn):
     assert not [w for w in recwarn if w.category is InstructionWarning]
 
 
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "sparse_linear.pt", "colbert_linear.pt", "tokenizer.json", "config.json"]
+)
+def test_a_git_lfs_pointer_is_named(folder, file):
+    (folder / file).write_text(POINTER)
+    with pytest.raises(CheckpointError, match=rf"{file} is a Git LFS pointer.*git lfs pull"):
+        load_embedder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("bge-reranker-v2-m3", "model.safetensors"), ("bge-reranker-v2.5-gemma2-lightweight", "tokenizer.json")],
+)
+def test_a_git_lfs_pointer_of_a_reranker(tmp_path, name, file):
+    shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+    (tmp_path / name / file).write_text(POINTER)
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        load_reranker(tmp_path / name)
+
+
+def test_other_pointers_to_weights(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text(POINTER)
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        load_embedder(folder)
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "pytorch_model.bin").symlink_to("../../.git/annex/objects/xX/SHA256E-s1--0.bin")
+    (folder / "model.safetensors").symlink_to("../../.git/annex/objects/xX/SHA256E-s1--0.safetensors")
+    with pytest.raises(CheckpointError, match="git annex get"):
+        load_embedder(folder)
+
+
+def adapter(tmp_path, settings, *others, weights="adapter_model.safetensors"):
+    path = tmp_path / "adapter"
+    path.mkdir()
+    if settings is not None:
+        (path / "adapter_config.json").write_text(json.dumps(settings))
+    (path / weights).write_bytes(b"")
+    for other in others:
+        shutil.copy(CHECKPOINTS / "bge-m3" / other, path)
+    return path
+
+
+@pytest.mark.parametrize("load", [load_embedder, load_reranker])
+@pytest.mark.parametrize("others", [(), ("tokenizer.json",), ("tokenizer.json", "config.json")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"peft_type": "LORA", "base_model_name_or_path": "BAAI/bge-m3"}, "a LORA adapter of BAAI/bge-m3"),
+        ({"peft_type": "IA3", "base_model_name_or_path": "./base"}, "a IA3 adapter of ./base"),
+        ({}, "adapter of a base model that its adapter_config.json does not name"),
+        (None, "adapter of a base model"),
+    ],
+)
+def test_an_adapter_is_named_with_its_base(tmp_path, load, others, settings, said):
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load(adapter(tmp_path, settings, *others))
+    assert "merge_and_unload" in caught.value.advice
+
+
+def test_adapter_weights_in_the_old_format(tmp_path):
+    with pytest.raises(CheckpointError, match="LORA adapter of x"):
+        load_embedder(
+            adapter(tmp_path, {"peft_type": "LORA", "base_model_name_or_path": "x"}, weights="adapter_model.bin")
+        )
+
+
+def test_a_whole_model_with_an_adapter_beside_it_is_loaded(folder, reference):
+    (folder / "adapter_config.json").write_text("{}")
+    assert_close(vector(folder), reference)
+
+
 def offline(code, tmp_path, **environment):
     """Run code in a process whose hub is a closed port and whose cache is empty."""
     variables = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": "", **environment}
