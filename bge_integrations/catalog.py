@@ -7,9 +7,10 @@ longest input the checkpoint was published for; callers may ask for less.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
+
+from bge_integrations.folder_names import name_key, possible_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -266,22 +267,31 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
 )
 
 _BY_SHORT_NAME = {row.short_name: row for row in CHECKPOINTS}
+_BY_KEY = {name_key(row.short_name): row for row in CHECKPOINTS}
+_MIRRORS = ("aimodelscope", "xorbits")  # owners of copies on ModelScope
 
 
 def find(name_or_path: str) -> Checkpoint | None:
     """Return the row of a hub id or of a folder with a known name; None if there is none.
 
     A folder is recognised by its last part, which is the name (`/models/bge-m3`) or the owner and the name
-    (`BAAI_bge-m3`), or by its path in the hub's cache (`models--BAAI--bge-m3/snapshots/…`).
+    (`BAAI_bge-m3`), or by its path in a hub's cache (`models--BAAI--bge-m3/snapshots/…`). ModelScope's spelling
+    (`bge-base-en-v1___5`) and the suffixes of archives and copies (`bge-m3-main`) are recognised too.
     """
-    parts = [part.lower() for part in Path(name_or_path).parts]
-    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
-        parts = parts[:-2]
-    if not parts:
-        return None
-    last = parts[-1]
+    return next((row for name in possible_names(name_or_path) if (row := _find_name(name))), None)
+
+
+def _find_name(name: str) -> Checkpoint | None:
+    """Return the row of a name in lower case, with or without its owner."""
     for separator in ("--", "_"):
-        owner, separated, short = last.rpartition(separator)
+        owner, separated, short = name.rpartition(separator)
         if separated and (row := _BY_SHORT_NAME.get(short)) and owner.endswith(row.name.split("/")[0].lower()):
             return row
-    return _BY_SHORT_NAME.get(last)
+    key = name_key(name)
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    for short, row in _BY_KEY.items():
+        owners = (name_key(row.name.split("/")[0]), *_MIRRORS)
+        if key.endswith(short) and key.removesuffix(short).removeprefix("models") in owners:
+            return row
+    return None

@@ -19,6 +19,7 @@ from bge_integrations.demo_documents import bundled_questions
 from bge_integrations.documents import SUFFIXES, Passage, find_files
 from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
 from bge_integrations.interrupts import exit_status
+from bge_integrations.terminal import prepare_output
 
 if TYPE_CHECKING:
     from langchain_chroma import Chroma
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 on success, 1 after an error (explained in one line), 130 after Ctrl-C, 141 if the output's
         pipe was closed.
     """
+    prepare_output()
     parser = argparse.ArgumentParser(prog="bge_integrations.demo", description=__doc__.splitlines()[0])
     setting = os.environ.get  # set by `make demo DOCS=… Q=…`
     docs, question = setting("BGE_DEMO_DOCS") or None, setting("BGE_DEMO_QUESTION") or None

@@ -129,6 +129,11 @@ class PerformanceWarning(UserWarning):
     """A slower path was taken; the results are correct."""
 
 
+class InstructionWarning(UserWarning):
+    """Nothing says which instruction a model's queries need, so they get none. Issued once per process and model."""
+
+
 # Show these on every call, not only once per line of code; the user's own filters take precedence.
 warnings.filterwarnings("always", category=TruncationWarning, append=True)
 warnings.filterwarnings("always", category=PerformanceWarning, append=True)
+warnings.filterwarnings("always", category=InstructionWarning, append=True)

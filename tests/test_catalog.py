@@ -62,6 +62,67 @@ def test_a_folder_with_a_known_name_is_that_model(path):
     assert row.name == "BAAI/bge-m3"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "bge-base-en-v1___5",  # ModelScope's cache
+        "/root/.cache/modelscope/hub/models/BAAI/bge-base-en-v1___5/",
+        "/cache/models--AI-ModelScope--bge-base-en-v1.5/snapshots/master",
+        "/cache/models--BAAI--bge-base-en-v1___5/snapshots/v1.0.0",
+        "/models/Xorbits_bge-base-en-v1.5",
+        "/models/BGE-Base-EN-v1.5-main",  # archives
+        "/models/bge-base-en-v1.5-master",
+        "/models/bge-base-en-v1.5-main/bge-base-en-v1.5-main (1)",
+        "/models/bge-base-en-v1.5-a5beb1e3e68b9ab74eb54cfd186867f64f240e1a",
+        "/models/bge-base-en-v1.5-a5beb1e",
+        "/models/bge-base-en-v1.5@a5beb1e",
+        "/models/bge-base-en-v1.5.git",
+        "/models/bge-base-en-v1.5.tar.gz",
+        "/models/bge-base-en-v1.5/main",
+        "/models/bge-base-en-v1.5/a5beb1e3e68b9ab74eb54cfd186867f64f240e1a",
+        "/models/bge-base-en-v1.5 - Copy",
+        "/models/bge_base_en_v1_5",  # names without dots
+        "/models/baai-bge-base-en-v1-5",
+        "/models/BAAI%2Fbge-base-en-v1.5",
+        "/models/BAAI__bge-base-en-v1.5-main",
+        "/kaggle/input/bge-base-en-v15/transformers/default/1",
+        "/root/.cache/kagglehub/datasets/x/bge-base-en-v1-5/versions/3",
+    ],
+)
+def test_other_platforms_names_of_a_model(path):
+    row = catalog.find(path)
+    assert row is not None
+    assert row.name == "BAAI/bge-base-en-v1.5"
+
+
+@pytest.mark.parametrize("row", catalog.CHECKPOINTS, ids=lambda row: row.name)
+@pytest.mark.parametrize("spell", ["{}", "{}-main", "{owner}--{}", "x/{}/snapshots/master"])
+def test_every_published_model_is_found_under_modelscopes_spelling(row, spell):
+    owner = row.name.split("/")[0]
+    assert catalog.find(spell.format(row.short_name.replace(".", "___"), owner=owner)) is row
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs/bge-base-en-v1.5-finetuned",
+        "/runs/bge-base-en-v1.5-20240601",  # a date
+        "/runs/bge-base-en-v1.5-defaced",  # a word of hex letters
+        "/runs/bge-base-en-v1.5/checkpoint-500",
+        "/runs/bge-base-en-v1.5/snapshots/step5",
+        "/runs/bge-base-en-v1.5/1",
+        "/runs/bge-base-en-v2",
+        "/runs/\u5927\u718abge-m3",
+        "/runs/me-bge-m3-main",
+        "/main",
+        "/snapshots/main",
+        ".",
+    ],
+)
+def test_a_name_made_from_a_published_one_is_another_model(path):
+    assert catalog.find(path) is None
+
+
 @pytest.mark.parametrize("path", ["/models/my-bge-m3", "/models/bge-m3-c16", "/models/other_bge-m3", "x/y", ""])
 def test_other_folders_are_unknown(path):
     assert catalog.find(path) is None

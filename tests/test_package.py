@@ -47,9 +47,9 @@ EXPORTED = {
     ),
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
-        "IndexLockedError IndexNotFoundError InvalidInputError NonFiniteError NotSupportedError OutOfMemoryError "
-        "OverloadedError PerformanceWarning StorageError TextTooLongError TruncationWarning UnknownModelError "
-        "UnreadableFileError WrongKindError WrongModelError"
+        "IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError NonFiniteError NotSupportedError "
+        "OutOfMemoryError OverloadedError PerformanceWarning StorageError TextTooLongError TruncationWarning "
+        "UnknownModelError UnreadableFileError WrongKindError WrongModelError"
     ),
 }
 

@@ -12,7 +12,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
@@ -27,6 +27,18 @@ def path_as_text(model: object) -> object:
 
 #: A hub id, a folder or "pocket".
 ModelName = Annotated[str, BeforeValidator(path_as_text)]
+
+
+class ModelNameAlias:
+    """A mixin for adapters that also take their model as `model_name=`."""
+
+    if TYPE_CHECKING:
+        model: str
+
+    @property
+    def model_name(self) -> str:
+        """The same as `model`."""
+        return self.model
 
 
 class ModelSettings(BaseModel):

@@ -8,6 +8,7 @@ import sys
 from bge_integrations.cli import output
 from bge_integrations.interrupts import exit_status
 from bge_integrations.optional import how_to_install
+from bge_integrations.terminal import prepare_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,8 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.stderr is None:  # closed by the caller
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
+        prepare_output()
         output.say("standard output is closed; redirect it to a file or a terminal")
         return 1
+    prepare_output()
     try:
         with exit_status("bge: interrupted") as ended:
             from bge_integrations.cli.app import app

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -21,6 +19,7 @@ from bge_integrations.core.runner import ModelRunner
 from bge_integrations.core.scheduler import QueuedSequence, QueueIsFull
 from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError, TruncationWarning
 from bge_integrations.progress import progress_bar
+from bge_integrations.reporting import warn_caller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,7 +225,7 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
 
 
 def _warn_about_truncation(truncated: int, inputs: int) -> None:
-    _warn(
+    warn_caller(
         f"{truncated} of {inputs} distinct inputs were longer than max_length and were truncated; split them, or "
         "raise max_length if the model allows it",
         TruncationWarning,
@@ -235,12 +234,4 @@ def _warn_about_truncation(truncated: int, inputs: int) -> None:
 
 def _warn_about_slowdowns(call: PendingCall) -> None:
     for slowdown in sorted(call.slowdowns):
-        _warn(slowdown, PerformanceWarning)
-
-
-def _warn(message: str, category: type[Warning]) -> None:
-    """Issue a warning for the line that called this package."""
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "bge_integrations":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+        warn_caller(slowdown, PerformanceWarning)

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -34,6 +35,11 @@ EMBEDDER_SETTINGS = frozenset(inspect.signature(load_embedder).parameters) - {"m
 _DEFAULT_MODEL = "BAAI/bge-m3"
 #: Arguments of `M3Index.open` to suggest if a setting is misspelt.
 _OTHER_ARGUMENTS = {"model", "multi_vectors", "quantization", "collection", "api_key", "create", "read_only"}
+#: The address of a server: another scheme, or a host of at least two characters (not a drive) and a port.
+_ADDRESS = re.compile(
+    r"(?:(?P<scheme>https?|grpcs?|tcp|qdrant)://|(?=(?:[\w.-]{2,}|\[[0-9a-f:.]+\]):\d{1,5}/?$))(?P<rest>.+)",
+    re.IGNORECASE,
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -143,10 +149,22 @@ def _open_location(
             from bge_integrations.index.server import connect
 
             return connect(name, collection, api_key, owned)
+        _check_not_server(path_or_url)
         return hold_folder_for_reading(name, owned) if read_only else hold_folder(name, owned)
     from bge_integrations.index.server import Collection
 
     return Collection(path_or_url, collection)
+
+
+def _check_not_server(path: str | os.PathLike[str]) -> None:
+    """Refuse the address of a server without http://, which would become the name of a new folder."""
+    if isinstance(path, str) and (address := _ADDRESS.fullmatch(path)) and not os.path.exists(path):
+        scheme = "https" if (address["scheme"] or "").lower() == "https" else "http"
+        raise InvalidInputError(
+            f"{path!r} is not a folder, but looks like the address of a server",
+            argument="path_or_url",
+            advice=f"did you mean '{scheme}://{address['rest']}'?",
+        )
 
 
 def _open_engine(

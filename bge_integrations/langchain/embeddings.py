@@ -8,12 +8,12 @@ from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.adapter_kit import DenseView, HoldsModel, LazyModel, arguments_of, load_dense
-from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName
+from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName, ModelNameAlias
 from bge_integrations.outputs import to_lists
 from bge_integrations.validation import check_query
 
 
-class BGEEmbeddings(HoldsModel, EmbedderSettings, Embeddings):
+class BGEEmbeddings(ModelNameAlias, HoldsModel, EmbedderSettings, Embeddings):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and documents are embedded as the model was trained: `embed_query` prepends the query instruction to the

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.retrievers import BaseRetriever, RetrieverLike
+from langchain_core.runnables.config import RunnableConfig, ensure_config
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.adapter_kit import HoldsModel, LazyModel, arguments_of
-from bge_integrations.adapter_kit.settings import ModelName, RerankerSettings, SelectionSettings, TopN
+from bge_integrations.adapter_kit.settings import ModelName, ModelNameAlias, RerankerSettings, SelectionSettings, TopN
 from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.langchain.scored_metadata import SCORE, ScoredMetadata
 from bge_integrations.scoring import select_best
 from bge_integrations.validation import check_whole_number
 
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     )
 
 
-class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder):
+class BGEReranker(
+    ModelNameAlias, HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentCompressor, BaseCrossEncoder
+):
     """A document compressor and cross-encoder that reranks documents with a BGE reranker, best first.
 
     Example:
@@ -68,8 +73,13 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
         scores: list[float] = self._loaded().score(text_pairs, normalize=self.normalize).tolist()
         return scores
 
-    def wrap(self, retriever: BaseRetriever) -> RerankedRetriever:
-        """Return a retriever that reranks the results of `retriever`."""
+    def wrap(self, retriever: RetrieverLike) -> RerankedRetriever:
+        """Return a retriever that reranks the results of `retriever`.
+
+        Args:
+            retriever: A retriever, or any runnable that takes a query and returns documents: `retriever.with_retry()`,
+                `retriever.configurable_fields(…)`, or a chain.
+        """
         return RerankedRetriever(retriever=retriever, reranker=self)
 
     def _rerank(self, documents: Sequence[Document], query: str, top_n: int | None) -> list[Document]:
@@ -84,7 +94,7 @@ class BGEReranker(HoldsModel, RerankerSettings, SelectionSettings, BaseDocumentC
     def _select(self, documents: Sequence[Document], scores: list[float], top_n: int | None) -> list[Document]:
         chosen = [(documents[i], scores[i]) for i in select_best(scores, top_n, self.score_threshold)]
         return [
-            document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
+            document.model_copy(update={"metadata": ScoredMetadata({**document.metadata, SCORE: score})})
             for document, score in chosen
         ]
 
@@ -95,25 +105,70 @@ class RerankedRetriever(BaseRetriever):
     `invoke(query, k=5)` returns at most 5 documents for that call, regardless of the reranker's `top_n`.
     """
 
-    retriever: BaseRetriever
+    retriever: RetrieverLike
     """Retrieves the candidates."""
     reranker: BGEReranker
     """Reranks them and keeps the best."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Return the best documents for the query, best first."""
+        return super().invoke(input, config, _configurable=ensure_config(config).get("configurable"), **kwargs)
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Return the same as `invoke` without blocking the event loop."""
+        return await super().ainvoke(input, config, _configurable=ensure_config(config).get("configurable"), **kwargs)
+
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        _configurable: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
-        documents = self.retriever.invoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
-        return self.reranker._rerank(documents, query, self._top_n(k))
+        documents = self.retriever.invoke(query, _config(run_manager.get_child(), _configurable), **kwargs)
+        return self.reranker._rerank(_checked(documents), query, self._top_n(k))
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **kwargs: Any
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        _configurable: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
-        documents = await self.retriever.ainvoke(query, config={"callbacks": run_manager.get_child()}, **kwargs)
-        return await self.reranker._arerank(documents, query, self._top_n(k))
+        documents = await self.retriever.ainvoke(query, _config(run_manager.get_child(), _configurable), **kwargs)
+        return await self.reranker._arerank(_checked(documents), query, self._top_n(k))
 
     def _top_n(self, k: int | None) -> int | None:
         return self.reranker.top_n if k is None else check_whole_number(k, "k")
+
+
+def _config(callbacks: Callbacks, configurable: dict[str, Any] | None) -> RunnableConfig:
+    """Return the configuration of the wrapped retriever: a retriever does not pass on its own configurable fields."""
+    return {"callbacks": callbacks, "configurable": configurable} if configurable else {"callbacks": callbacks}
+
+
+def _checked(documents: object) -> list[Document]:
+    """Return the results of a wrapped runnable if they are documents."""
+    if not isinstance(documents, (list, tuple)):
+        raise InvalidInputError(
+            f"the wrapped runnable returned {type(documents).__name__}, not a list of documents",
+            argument="retriever",
+            advice="wrap the part of the chain that ends with the retriever",
+        )
+    for document in documents:
+        if not isinstance(document, Document):
+            raise InvalidInputError(
+                f"the wrapped runnable returned a list with {type(document).__name__}, not only documents",
+                argument="retriever",
+                advice="wrap the part of the chain that ends with the retriever",
+            )
+    return list(documents)
 
 
 def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.adapter_kit import HoldsModel, LazyModel, SparseView, arguments_of, load_sparse
-from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
+from bge_integrations.adapter_kit.settings import ModelName, ModelNameAlias, QuerySettings
 
 
-class SparseModel(HoldsModel, QuerySettings):
+class SparseModel(ModelNameAlias, HoldsModel, QuerySettings):
     """The settings of a sparse adapter, and its model, which is loaded when the object is created.
 
     Pickles and copies contain the settings, never the weights.

@@ -13,7 +13,7 @@ from bge_integrations import catalog
 from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Iterator
 
 POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
@@ -30,6 +30,9 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+#: How a Git LFS pointer begins, and more bytes than one has.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 
 
@@ -66,6 +69,36 @@ def locate(
     elif "/" not in name:
         raise UnknownModelError(_unknown(name))
     return name, _from_hub(name, revision, cache_folder, local_files_only)
+
+
+def published(name: str, folder: Path) -> catalog.Checkpoint | None:
+    """Return the catalogue's row of a located checkpoint; None if nothing says which one it is.
+
+    The row is that of `name` if it is known; otherwise that of the folder's own path (`name` may be "."), of what a
+    symbolic link points to, or of the folder that the weights are linked from.
+    """
+    row = catalog.find(name)
+    if row is not None or name == POCKET:
+        return row
+    return next((row for place in _places(folder) if (row := catalog.find(os.fspath(place)))), None)
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield the paths under which a folder is known, from the one that was given to its real one."""
+    path = Path(os.path.abspath(folder))
+    yield path
+    shell = os.environ.get("PWD", "")
+    if folder == Path() and os.path.isabs(shell) and os.path.isdir(shell) and os.path.samefile(shell, folder):
+        yield Path(shell)  # as the user sees it: the working directory itself has no symbolic links
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        yield Path(os.path.normpath(path))
+    yield folder.resolve()
+    try:
+        files = tensor_files(folder).values()
+    except CheckpointError:  # reported when the weights are read
+        return
+    yield from sorted({file.resolve().parent for file in files if file.is_symlink()})
 
 
 def _unknown(name: str) -> str:
@@ -175,8 +208,23 @@ def weights_digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
+def check_not_pointer(file: Path) -> None:
+    """Raise CheckpointError if the file is what Git LFS or git-annex leaves in place of a large file."""
+    if file.is_symlink() and ".git/annex/" in str(file.readlink()) and not file.exists():
+        tool, command = "git-annex", "git annex get ."
+    elif file.is_file() and file.stat().st_size <= _LARGEST_POINTER and file.read_bytes().startswith(_LFS_POINTER):
+        tool, command = "Git LFS", "git lfs install && git lfs pull"
+    else:
+        return
+    raise CheckpointError(
+        f"{file} is a {tool} pointer: the repository was cloned without its large files",
+        advice=f"run `{command}` in {file.parent}, or download the model with `hf download`",
+    )
+
+
 def parse_json(path: Path) -> Any:
     """Return the content of a JSON file of the checkpoint."""
+    check_not_pointer(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -197,14 +245,32 @@ def read_json(folder: Path, file: str) -> dict[str, Any] | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the checkpoint's config.json."""
     config = read_json(folder, "config.json")
+    check_not_adapter(folder)
     if config is None:
         raise CheckpointError(f"{folder} has no config.json; pass a checkpoint folder")
     return config
 
 
+def check_not_adapter(folder: Path) -> None:
+    """Raise CheckpointError if the folder has an adapter (LoRA and the like) but no weights of a whole model."""
+    weights = ("model*.safetensors", "pytorch_model*.bin")
+    files = [folder / "adapter_config.json", *folder.glob("adapter_model.*")]
+    if not any(file.exists() for file in files) or any(any(folder.glob(pattern)) for pattern in weights):
+        return
+    settings = read_json(folder, "adapter_config.json") or {}
+    base = settings.get("base_model_name_or_path") or "a base model that its adapter_config.json does not name"
+    kind = settings.get("peft_type") or "PEFT"
+    raise CheckpointError(
+        f"{folder} is a {kind} adapter of {base}, not a whole model, and adapters are not supported",
+        advice="merge it into its base with peft's merge_and_unload(), save the result and the tokenizer with "
+        "save_pretrained, and load that folder",
+    )
+
+
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Return {tensor name: file}; "*" stands for all names of a single file without an index."""
     for name in _WEIGHT_FILES:
+        check_not_pointer(folder / name)
         if not (folder / name).is_file():
             continue
         if not name.endswith(".index.json"):

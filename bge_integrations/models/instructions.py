@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from bge_integrations import catalog
 from bge_integrations.catalog import Instructions
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import InstructionWarning, InvalidInputError
+from bge_integrations.reporting import warn_caller
 from bge_integrations.validation import check_text
+
+#: The folders whose missing instruction was reported in this process.
+_reported: set[Path] = set()
 
 
 def task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
@@ -72,3 +78,20 @@ def examples_text(examples: Sequence[Mapping[str, str]], instruction: str, suffi
         own = formatted_instruction(catalog.BGE_FORMAT, example["instruct"]) if "instruct" in example else instruction
         parts.append(f"{own}{example['query']}{suffix}{example['response']}\n\n")
     return "".join(parts)
+
+
+def warn_no_instruction(name: str, folder: Path, config: Mapping[str, Any]) -> None:
+    """Warn once per process and model that its queries get no instruction, because nothing says which one."""
+    real = folder.resolve()
+    if real in _reported:
+        return
+    _reported.add(real)
+    base = catalog.find(str(config.get("_name_or_path") or ""))
+    text = base.instructions.query if base is not None else ""
+    hint = f" Its config.json names {base.name}, whose instruction is {text!r}." if base is not None and text else ""
+    warn_caller(
+        f"{name}: nothing says which instruction its queries need, so they get none.{hint} Pass query_instruction= "
+        "(query_instruction='' if it was trained without one), or set prompts.query in "
+        f"{folder / 'config_sentence_transformers.json'}. A published model is recognised by its folder's name",
+        InstructionWarning,
+    )

@@ -15,10 +15,15 @@ from bge_integrations.errors import (
     UnknownModelError,
     WrongKindError,
 )
-from bge_integrations.models.checkpoint import M3_HEADS, POCKET, read_config
+from bge_integrations.models.checkpoint import M3_HEADS, POCKET, published, read_config
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
-from bge_integrations.models.instructions import examples_text, formatted_instruction, task_instructions
+from bge_integrations.models.instructions import (
+    examples_text,
+    formatted_instruction,
+    task_instructions,
+    warn_no_instruction,
+)
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.validation import check_choice
@@ -113,7 +118,7 @@ def embedder_profile(
         WrongKindError: The model is a reranker.
         InvalidInputError: The task is missing, or an argument does not fit the model.
     """
-    row = catalog.find(name)
+    row = published(name, folder)
     config = read_config(folder)
     if row is None and family is None and _is_classifier(config):
         raise WrongKindError(f"{name} is a reranker", f"load it with load_reranker({name!r})", "embedder")
@@ -147,6 +152,8 @@ def embedder_profile(
     instruction_format = row.instruction_format if row else traits.instruction_format
     if query_instruction is None:
         query_instruction = instructions.query
+        if row is None and family != "m3" and not files.has_query_prompt:
+            warn_no_instruction(name, folder, config)
     elif query_instruction and instruction_format:
         query_instruction = formatted_instruction(instruction_format, query_instruction)
     if passage_instruction is None:
@@ -188,7 +195,7 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
         NotSupportedError: This release does not support the family.
         WrongKindError: The model is not a reranker.
     """
-    row = catalog.find(name)
+    row = published(name, folder)
     config = read_config(folder)
     if family is None and row is not None:
         family = row.family

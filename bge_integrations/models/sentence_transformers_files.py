@@ -29,6 +29,7 @@ class SentenceTransformersFiles:
         pooling: None if no file specifies it.
         pools_prompts: Whether the pooling includes the prompt's tokens.
         instructions: The prompts for queries and passages.
+        has_query_prompt: Whether a file has a prompt for queries, which may be "".
         truncate_dim, max_length: None if no file specifies them.
         lowercases: Whether texts are lowercased before the tokenizer.
 
@@ -51,6 +52,7 @@ class SentenceTransformersFiles:
         prompts = settings.get("prompts") or {}
         if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
             raise CheckpointError(f"{folder}/config_sentence_transformers.json: prompts must map names to texts")
+        self.has_query_prompt = "query" in prompts
         passage_name = "document" if "document" in prompts else "passage"
         # default_prompt_name applies to plain encode(), not to encode_query() and encode_document()
         self.instructions = Instructions(prompts.get("query", ""), prompts.get(passage_name, ""))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.checkpoint import TOKENIZER_FILES, read_json
+from bge_integrations.models.checkpoint import TOKENIZER_FILES, check_not_pointer, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,8 @@ class TextTokenizer:
     """Turns texts into token ids without special tokens; the templates define the special tokens around them."""
 
     def __init__(self, folder: Path) -> None:
+        for name in TOKENIZER_FILES:
+            check_not_pointer(folder / name)
         self._tokenizer = _load(folder)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bge_integrations.errors import CheckpointError
-from bge_integrations.models.checkpoint import tensor_files
+from bge_integrations.models.checkpoint import check_not_pointer, tensor_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def read_state(file: Path) -> Mapping[str, torch.Tensor]:
     """Read the tensors of a `.pt` or `.bin` file with `weights_only=True`, so no code in it can run."""
+    check_not_pointer(file)
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; this checkpoint can't be used without it")
     try:
@@ -90,6 +91,7 @@ def _safetensors(file: Path) -> Any:
     """Open the file, as a context manager."""
     from safetensors import SafetensorError, safe_open
 
+    check_not_pointer(file)
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; the weights are incomplete, download it again")
     try:

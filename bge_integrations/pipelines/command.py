@@ -15,6 +15,7 @@ from bge_integrations.errors import BGEError, UnreadableFileError, WrongKindErro
 from bge_integrations.interrupts import INTERRUPTED, exit_status
 from bge_integrations.optional import how_to_install
 from bge_integrations.pipelines.answers import Answer, check_question
+from bge_integrations.terminal import prepare_output
 
 Pipeline = Literal["dense", "hybrid", "parent"]
 
@@ -46,6 +47,7 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
         The exit status: 0 on success, 1 after an error (explained in one line), 130 after Ctrl-C, 141 if the output's
         pipe was closed.
     """
+    prepare_output()
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
         description="Answer a question from your documents and cite the sources, without a chat model.",

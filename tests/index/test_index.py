@@ -654,6 +654,33 @@ def test_wrong_searches(pocket):
         assert len(index.search("a", k=50, candidates=1)) == 1
 
 
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("localhost:6333", "http://localhost:6333"),
+        ("127.0.0.1:6333/", "http://127.0.0.1:6333/"),
+        ("[::1]:6333", "http://[::1]:6333"),
+        ("x1.eu-central.aws.cloud.qdrant.io:6333", "http://x1.eu-central.aws.cloud.qdrant.io:6333"),
+        ("HTTPS://qdrant.example.com", "https://qdrant.example.com"),
+        ("grpc://qdrant:6334", "http://qdrant:6334"),
+    ],
+)
+def test_an_address_without_http_is_no_folder(pocket, tmp_path, monkeypatch, address, meant):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match=rf"did you mean '{re.escape(meant)}'") as caught:
+        M3Index.open(address, pocket)
+    assert caught.value.argument == "path_or_url"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ["a:6333", "notes:2024-05", "localhost", "./localhost:6333", "sub/localhost:6333"])
+def test_other_names_with_a_colon_are_folders(pocket, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    M3Index.open(name, pocket).close()
+    assert (tmp_path / name).is_dir()
+
+
 def test_invalid_locations_are_refused(pocket):
     with pytest.raises(InvalidInputError, match="int"):
         M3Index.open(3, pocket)

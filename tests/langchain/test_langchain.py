@@ -2,12 +2,14 @@
 
 import asyncio
 import copy
+import json
 import pickle
 
 import numpy as np
 import pytest
 from conftest import BASE, M3, RERANKER, assert_close
 from langchain_chroma import Chroma
+from langchain_classic.retrievers import ContextualCompressionRetriever, MultiQueryRetriever
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import Embeddings
@@ -250,6 +252,108 @@ async def test_wrapped_retriever(bge_reranker, embeddings):
     assert len(await retriever.ainvoke("where do pandas live?", k=1)) == 1
     with pytest.raises(InvalidInputError, match="k=0"):
         retriever.invoke("x", k=0)
+
+
+@pytest.mark.parametrize("variant", ["plain", "retry", "fallbacks", "config", "bind", "fields", "chain", "function"])
+async def test_wrap_takes_whatever_retrieves(bge_reranker, embeddings, variant):
+    from langchain_core.runnables import ConfigurableField, RunnableLambda
+
+    store = InMemoryVectorStore.from_documents(documents(), embeddings)
+    plain = store.as_retriever(search_kwargs={"k": 4})
+    fields = plain.configurable_fields(search_kwargs=ConfigurableField(id="kwargs"))
+    retriever = {
+        "plain": plain,
+        "retry": plain.with_retry(),
+        "fallbacks": plain.with_fallbacks([plain]),
+        "config": plain.with_config(tags=["x"]),
+        "bind": plain.bind(),
+        "fields": fields,
+        "chain": RunnableLambda(lambda query: query.strip()) | plain,
+        "function": RunnableLambda(lambda query: plain.invoke(query)),
+    }[variant]
+    wrapped = bge_reranker.wrap(retriever)
+    expected = bge_reranker.wrap(plain).invoke("where do pandas live?")
+    assert wrapped.invoke("where do pandas live?") == expected
+    assert await wrapped.ainvoke("where do pandas live?") == expected
+    assert wrapped.batch(["where do pandas live?"], k=1) == [expected[:1]]
+    compressor = ContextualCompressionRetriever(base_compressor=bge_reranker, base_retriever=retriever)
+    assert compressor.invoke("where do pandas live?") == expected
+
+
+async def test_configurable_fields_reach_the_wrapped_retriever(bge_reranker, embeddings):
+    from langchain_core.runnables import ConfigurableField, RunnableLambda
+
+    store = InMemoryVectorStore.from_documents(documents(), embeddings)
+    retriever = store.as_retriever(search_kwargs={"k": 4}).configurable_fields(
+        search_kwargs=ConfigurableField(id="kwargs")
+    )
+    wrapped = bge_reranker.wrap(retriever)
+    one = {"configurable": {"kwargs": {"k": 1}}}
+    assert len(wrapped.invoke("pandas")) == 2
+    assert len(wrapped.invoke("pandas", one)) == 1
+    assert len(await wrapped.ainvoke("pandas", one)) == 1
+    assert len(wrapped.with_config(one).invoke("pandas")) == 1
+    assert len((RunnableLambda(str) | wrapped).invoke("pandas", one)) == 1
+
+
+async def test_a_wrapped_chain_must_return_documents(bge_reranker):
+    from langchain_core.runnables import RunnableLambda
+
+    for result, name in [("text", "str"), ({"documents": []}, "dict"), (["text"], "list with str"), (None, "NoneType")]:
+        wrapped = bge_reranker.wrap(RunnableLambda(lambda _, result=result: result))
+        with pytest.raises(InvalidInputError, match=name) as caught:
+            wrapped.invoke("x")
+        assert caught.value.argument == "retriever"
+        with pytest.raises(InvalidInputError, match=name):
+            await wrapped.ainvoke("x")
+    with pytest.raises(ValidationError):
+        bge_reranker.wrap("no retriever")
+
+
+async def test_documents_that_differ_in_their_score_are_one(bge_reranker, embeddings):
+    from langchain_core.runnables import RunnableLambda
+
+    store = InMemoryVectorStore.from_documents(documents(), embeddings)
+    everything = bge_reranker.model_copy(update={"top_n": None})
+    wrapped = everything.wrap(store.as_retriever(search_kwargs={"k": 4}))
+    queries = ["where do pandas live?", "what is BM25?", "hi"]
+    scores = {query: [d.metadata["relevance_score"] for d in wrapped.invoke(query)] for query in queries}
+    assert scores[queries[0]] != scores[queries[1]]
+    for retriever in (
+        wrapped,
+        ContextualCompressionRetriever(base_compressor=everything, base_retriever=wrapped),
+    ):
+        several = MultiQueryRetriever(retriever=retriever, llm_chain=RunnableLambda(lambda _: queries))
+        for found in (several.invoke("x"), await several.ainvoke("x")):
+            assert sorted(d.page_content for d in found) == sorted(d.page_content for d in documents())
+
+
+def test_only_the_score_is_left_out_of_the_comparison(bge_reranker):
+    def ranked(query, **metadata):
+        return bge_reranker.compress_documents([Document("pandas", id="1", metadata=metadata)], query)[0]
+
+    assert ranked("pandas", page=1) == ranked("rome", page=1)
+    assert ranked("pandas", page=1) != ranked("pandas", page=2)
+    document = ranked("pandas", page=1)
+    score = document.metadata["relevance_score"]
+    assert document.metadata == {"page": 1, "relevance_score": score}
+    assert document.metadata != {"page": 1}
+    assert {"page": 1, "relevance_score": score} == document.metadata
+    assert document != Document("pandas", id="1", metadata={"page": 1})
+    for twin in (pickle.loads(pickle.dumps(document)), copy.deepcopy(document)):
+        assert twin.metadata == {"page": 1, "relevance_score": score}
+    assert json.loads(json.dumps(document.metadata)) == document.metadata
+    assert type(document.model_dump()["metadata"]) is dict
+
+
+def test_the_model_is_also_called_model_name(bge_reranker, embeddings):
+    from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings
+    from bge_integrations.langchain.qdrant import BGESparseEmbeddings
+
+    sparse = [BGESparseEmbeddings(model="pocket"), BGEMilvusSparseEmbeddings(model="pocket")]
+    for adapter in (bge_reranker, embeddings, BGEEmbeddings(model_name="pocket"), *sparse):
+        assert adapter.model_name == adapter.model
+        assert "model_name" not in adapter.model_dump()
 
 
 def test_in_a_chain(bge_reranker, embeddings):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,14 @@ from conftest import CHECKPOINTS, M3, RERANKER, assert_close
 from safetensors.torch import load_file, save_file
 
 from bge_integrations import load_embedder, load_reranker
-from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, InvalidInputError, UnknownModelError
+from bge_integrations.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    InstructionWarning,
+    InvalidInputError,
+    UnknownModelError,
+    WrongKindError,
+)
 from bge_integrations.models.checkpoint import is_complete
 
 
@@ -250,6 +258,189 @@ def test_a_missing_folder(name):
 def test_an_unknown_name_gets_suggestions():
     with pytest.raises(UnknownModelError, match=r"bge-base-env1\.5.*bge-base-en-v1\.5"):
         load_embedder("bge-base-env1.5")
+
+
+ENGLISH = "Represent this sentence for searching relevant passages: "
+
+
+@pytest.fixture
+def base_copy(tmp_path):
+    return shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "hub" / "bge-base-en-v1___5")
+
+
+def links_of(folder, base):
+    """Return paths that lead to the model in `folder`, none of which contains its name."""
+    (base / "current").symlink_to(folder)
+    (base / "production").symlink_to("current")
+    (base / "models").symlink_to(folder.parent)
+    renamed = folder.rename(base / "4f1c")
+    folder.symlink_to(renamed)  # the name is that of a link in the middle
+    return [base / "current", base / "production", base / "models" / folder.name]
+
+
+def test_a_link_leads_to_a_published_model(base_copy, tmp_path, recwarn):
+    for path in links_of(base_copy, tmp_path):
+        with load_embedder(path) as embedder:
+            assert (embedder.name, embedder.query_instruction) == ("BAAI/bge-base-en-v1.5", ENGLISH)
+    assert not recwarn
+
+
+def test_linked_weights_lead_to_a_published_model(base_copy, tmp_path):
+    folder = tmp_path / "app"
+    folder.mkdir()
+    for file in base_copy.iterdir():
+        (folder / file.name).symlink_to(file)
+    with load_embedder(folder) as embedder:
+        assert embedder.query_instruction == ENGLISH
+
+
+@pytest.mark.parametrize("model", [".", "./", "../bge-base-en-v1___5", "x/.."])
+def test_the_working_directory_is_a_published_model(base_copy, monkeypatch, model):
+    (base_copy / "x").mkdir()
+    monkeypatch.chdir(base_copy)
+    with load_embedder(model) as embedder:
+        assert embedder.query_instruction == ENGLISH
+
+
+def test_a_working_directory_reached_by_a_link(tmp_path, monkeypatch):
+    shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "4f1c")
+    (tmp_path / "bge-base-en-v1.5").symlink_to(tmp_path / "4f1c")
+    monkeypatch.chdir(tmp_path / "4f1c")
+    monkeypatch.setenv("PWD", str(tmp_path / "bge-base-en-v1.5"))
+    with load_embedder(".") as embedder:
+        assert embedder.query_instruction == ENGLISH
+
+
+def test_a_link_with_a_known_name_keeps_it(tmp_path):
+    shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "bge-large-zh")
+    (tmp_path / "bge-base-en-v1.5").symlink_to(tmp_path / "bge-large-zh")
+    with load_embedder(tmp_path / "bge-base-en-v1.5") as embedder:
+        assert embedder.name == "BAAI/bge-base-en-v1.5"
+
+
+def test_a_linked_reranker_is_not_an_embedder(tmp_path):
+    (tmp_path / "current").symlink_to(RERANKER)
+    with load_reranker(tmp_path / "current") as reranker:
+        assert reranker.name == "BAAI/bge-reranker-v2-m3"
+    with pytest.raises(WrongKindError):
+        load_embedder(tmp_path / "current")
+
+
+def load_own(folder, **settings):
+    with load_embedder(folder, family="encoder", pooling="cls", **settings) as embedder:
+        return embedder.query_instruction
+
+
+def test_a_model_without_an_instruction_is_reported_once(tmp_path):
+    own = shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "own")
+    with pytest.warns(InstructionWarning, match="nothing says which instruction") as caught:
+        assert load_own(own) == ""
+    assert "query_instruction=" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_own(own) == ""
+        (tmp_path / "link").symlink_to(own)
+        assert load_own(tmp_path / "link") == ""
+
+
+def test_the_report_names_the_instruction_of_the_base_model(tmp_path):
+    own = shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "own")
+    config = json.loads((own / "config.json").read_text("utf-8"))
+    (own / "config.json").write_text(json.dumps({**config, "_name_or_path": "BAAI/bge-small-zh-v1.5"}))
+    with pytest.warns(InstructionWarning, match="为这个句子"):
+        load_own(own)
+
+
+@pytest.mark.parametrize("prompts", [{"query": "Q: "}, {"query": ""}, None])
+def test_a_given_instruction_is_not_reported(tmp_path, prompts, recwarn):
+    own = shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "own")
+    if prompts is None:
+        assert load_own(own, query_instruction="") == ""
+    else:
+        (own / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+        assert load_own(own) == prompts["query"]
+    shutil.copytree(M3, tmp_path / "other")
+    load_embedder(tmp_path / "other").close()  # the m3 family has no instructions
+    assert not [w for w in recwarn if w.category is InstructionWarning]
+
+
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "sparse_linear.pt", "colbert_linear.pt", "tokenizer.json", "config.json"]
+)
+def test_a_git_lfs_pointer_is_named(folder, file):
+    (folder / file).write_text(POINTER)
+    with pytest.raises(CheckpointError, match=rf"{file} is a Git LFS pointer.*git lfs pull"):
+        load_embedder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("bge-reranker-v2-m3", "model.safetensors"), ("bge-reranker-v2.5-gemma2-lightweight", "tokenizer.json")],
+)
+def test_a_git_lfs_pointer_of_a_reranker(tmp_path, name, file):
+    shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+    (tmp_path / name / file).write_text(POINTER)
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        load_reranker(tmp_path / name)
+
+
+def test_other_pointers_to_weights(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text(POINTER)
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        load_embedder(folder)
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "pytorch_model.bin").symlink_to("../../.git/annex/objects/xX/SHA256E-s1--0.bin")
+    (folder / "model.safetensors").symlink_to("../../.git/annex/objects/xX/SHA256E-s1--0.safetensors")
+    with pytest.raises(CheckpointError, match="git annex get"):
+        load_embedder(folder)
+
+
+def adapter(tmp_path, settings, *others, weights="adapter_model.safetensors"):
+    path = tmp_path / "adapter"
+    path.mkdir()
+    if settings is not None:
+        (path / "adapter_config.json").write_text(json.dumps(settings))
+    (path / weights).write_bytes(b"")
+    for other in others:
+        shutil.copy(CHECKPOINTS / "bge-m3" / other, path)
+    return path
+
+
+@pytest.mark.parametrize("load", [load_embedder, load_reranker])
+@pytest.mark.parametrize("others", [(), ("tokenizer.json",), ("tokenizer.json", "config.json")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"peft_type": "LORA", "base_model_name_or_path": "BAAI/bge-m3"}, "a LORA adapter of BAAI/bge-m3"),
+        ({"peft_type": "IA3", "base_model_name_or_path": "./base"}, "a IA3 adapter of ./base"),
+        ({}, "adapter of a base model that its adapter_config.json does not name"),
+        (None, "adapter of a base model"),
+    ],
+)
+def test_an_adapter_is_named_with_its_base(tmp_path, load, others, settings, said):
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load(adapter(tmp_path, settings, *others))
+    assert "merge_and_unload" in caught.value.advice
+
+
+def test_adapter_weights_in_the_old_format(tmp_path):
+    with pytest.raises(CheckpointError, match="LORA adapter of x"):
+        load_embedder(
+            adapter(tmp_path, {"peft_type": "LORA", "base_model_name_or_path": "x"}, weights="adapter_model.bin")
+        )
+
+
+def test_a_whole_model_with_an_adapter_beside_it_is_loaded(folder, reference):
+    (folder / "adapter_config.json").write_text("{}")
+    assert_close(vector(folder), reference)
 
 
 def offline(code, tmp_path, **environment):
