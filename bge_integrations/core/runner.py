@@ -12,8 +12,8 @@ from bge_integrations.core import runtime
 from bge_integrations.errors import BGEError, ComputationError, NonFiniteError, OutOfMemoryError
 
 if TYPE_CHECKING:
+    from bge_integrations.core.batch_queue import QueuedSequence
     from bge_integrations.core.residency import SharedModel
-    from bge_integrations.core.scheduler import QueuedSequence
     from bge_integrations.models.interface import OutputSpec
 
 _logger = logging.getLogger(__name__)

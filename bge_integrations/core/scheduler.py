@@ -9,36 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bge_integrations.core import runtime
+from bge_integrations.core.batch_queue import BatchQueue, QueuedSequence, Runner, tokens_of
 from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError, OverloadedError
 
 if TYPE_CHECKING:
     from bge_integrations.core.request import PendingCall
-    from bge_integrations.models.interface import TokenSequence
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class QueuedSequence:
-    """One tokenised text or pair, the call that waits for its result, and the index of that result in the call."""
-
-    sequence: TokenSequence
-    call: PendingCall
-    index: int
-    queued_at: float
-
-
-class Runner(Protocol):
-    """Computes batches. Runners are hashable, and sequences queued for equal runners may share a batch."""
-
-    def run(self, batch: list[QueuedSequence], between_layers: Callable[[], None]) -> None:
-        """Compute a batch and deliver each result to its call; an exception in `between_layers` ends the run."""
 
 
 class QueueIsFull(Exception):
@@ -47,62 +28,6 @@ class QueueIsFull(Exception):
 
 class _Abandoned(Exception):
     """No caller is waiting for this batch any more."""
-
-
-class _Queue:
-    """Waiting sequences: for each runner, portions of calls. Runners take turns, and so do a runner's portions.
-
-    Attributes:
-        sequences, tokens: How many are in the queue.
-        callers: Those that wait for room, in the order in which they came.
-    """
-
-    def __init__(self) -> None:
-        self._portions: dict[Runner, deque[deque[QueuedSequence]]] = {}
-        self.sequences = self.tokens = 0
-        self.callers: deque[object] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._portions)
-
-    def has_room(self, tokens: int) -> bool:
-        """Return whether a portion of this many tokens fits; an empty queue takes any."""
-        return not self._portions or self.tokens + tokens <= runtime.policy.max_queued_tokens
-
-    def add(self, runner: Runner, portion: list[QueuedSequence], *, first: bool = False) -> None:
-        """Queue a portion, at the end or (`first`) before the runner's other portions."""
-        portions = self._portions.setdefault(runner, deque())
-        (portions.appendleft if first else portions.append)(deque(portion))
-        self.sequences += len(portion)
-        self.tokens += _tokens(portion)
-
-    def next_batch(self, room: int) -> tuple[Runner, list[QueuedSequence]]:
-        """Remove and return a batch for the next runner: at most `room` tokens, or one longer sequence alone."""
-        runner = next(iter(self._portions))
-        portions = self._portions.pop(runner)
-        batch: list[QueuedSequence] = []
-        while portions:
-            portion, before = portions.popleft(), len(batch)
-            while portion and (not batch or len(portion[0].sequence) <= room):
-                batch.append(portion.popleft())
-                room -= len(batch[-1].sequence)
-            if portion:
-                (portions.appendleft if len(batch) == before else portions.append)(portion)
-                break
-        if portions:
-            self._portions[runner] = portions
-        self.sequences -= len(batch)
-        self.tokens -= _tokens(batch)
-        if not self._portions:  # a caller that was interrupted by Ctrl-C may have left them wrong
-            self.sequences = self.tokens = 0
-        return runner, batch
-
-    def drain(self) -> list[QueuedSequence]:
-        """Remove and return all queued sequences."""
-        waiting = [queued for portions in self._portions.values() for portion in portions for queued in portion]
-        self._portions.clear()
-        self.sequences = self.tokens = 0
-        return waiting
 
 
 class Scheduler:
@@ -115,7 +40,7 @@ class Scheduler:
     def reset(self) -> None:
         """Start with empty queues and without a worker; the parent's worker does not exist in a forked child."""
         self._changed = threading.Condition()
-        self._urgent, self._bulk = _Queue(), _Queue()
+        self._urgent, self._bulk = BatchQueue(), BatchQueue()
         self._last_was_urgent = False
         self._worker: threading.Thread | None = None
         self._is_stopped = False
@@ -144,7 +69,7 @@ class Scheduler:
         policy = runtime.policy
         with self._changed:
             queue = self._urgent if urgent else self._bulk
-            tokens = _tokens(portion)
+            tokens = tokens_of(portion)
             if queue.callers or not queue.has_room(tokens):
                 if is_new and policy.when_full == "refuse":
                     self._counters.count(refused_requests=1)
@@ -167,7 +92,7 @@ class Scheduler:
             self._counters.count(requests=is_new)
             self._changed.notify_all()
 
-    def _wait_for_room(self, queue: _Queue, call: PendingCall, tokens: int) -> None:
+    def _wait_for_room(self, queue: BatchQueue, call: PendingCall, tokens: int) -> None:
         """Wait until it is this caller's turn and there is room, or the call is over. The caller holds the lock."""
         ticket = object()
         queue.callers.append(ticket)
@@ -209,10 +134,10 @@ class Scheduler:
                 is_urgent = bool(self._urgent) and not (self._bulk and self._last_was_urgent)
                 self._last_was_urgent = is_urgent
                 runner, batch = self._take(self._urgent if is_urgent else self._bulk)
-            self._compute(runner, batch, _do_nothing if is_urgent else self._urgent_between_layers(_tokens(batch)))
+            self._compute(runner, batch, _do_nothing if is_urgent else self._urgent_between_layers(tokens_of(batch)))
             del runner, batch  # an idle worker must not keep weights or results alive
 
-    def _take(self, queue: _Queue) -> tuple[Runner, list[QueuedSequence]]:
+    def _take(self, queue: BatchQueue) -> tuple[Runner, list[QueuedSequence]]:
         """Take the next batch of a queue. The caller holds the lock."""
         runner, batch = queue.next_batch(runtime.policy.batch_tokens(self._device))
         self._changed.notify_all()  # there is room again
@@ -243,7 +168,7 @@ class Scheduler:
                 if not self._urgent:
                     return
                 runner, batch = self._take(self._urgent)
-            urgent_tokens = _tokens(batch)
+            urgent_tokens = tokens_of(batch)
 
             def count_layer() -> None:
                 nonlocal overtaken
@@ -279,7 +204,7 @@ class Scheduler:
             self._counters.count(
                 batches=1,
                 sequences=len(batch),
-                tokens=_tokens(batch),
+                tokens=tokens_of(batch),
                 waiting_seconds=sum(started - queued.queued_at for queued in batch),
             )
             return
@@ -316,7 +241,7 @@ class Scheduler:
         _logger.warning(
             "a batch of %d sequences (%d tokens) did not fit in memory on %s and is computed in halves",
             len(batch),
-            _tokens(batch),
+            tokens_of(batch),
             self._device,
         )
         for queued in batch:
@@ -327,10 +252,6 @@ class Scheduler:
         half = len(batch) // 2
         self._compute(runner, batch[:half], between_layers)
         self._compute(runner, batch[half:], between_layers)
-
-
-def _tokens(batch: list[QueuedSequence]) -> int:
-    return sum(len(queued.sequence) for queued in batch)
 
 
 def _do_nothing() -> None:

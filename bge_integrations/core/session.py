@@ -13,10 +13,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from bge_integrations.core import runtime
+from bge_integrations.core.batch_queue import QueuedSequence
 from bge_integrations.core.request import PendingCall, Request, settle
 from bge_integrations.core.residency import ModelKey, SharedModel, acquire
 from bge_integrations.core.runner import ModelRunner
-from bge_integrations.core.scheduler import QueuedSequence, QueueIsFull
+from bge_integrations.core.scheduler import QueueIsFull
 from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError, TruncationWarning
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import warn_caller

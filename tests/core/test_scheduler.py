@@ -13,8 +13,9 @@ import torch
 from conftest import wait_until
 
 from bge_integrations.core import runtime
+from bge_integrations.core.batch_queue import QueuedSequence
 from bge_integrations.core.request import PendingCall
-from bge_integrations.core.scheduler import QueuedSequence, Scheduler
+from bge_integrations.core.scheduler import Scheduler
 from bge_integrations.errors import (
     ClosedError,
     ComputationError,
