@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -194,8 +195,7 @@ def test_settings_that_do_not_fit_the_reranker_are_refused(make_reranker, model,
 
 
 def test_a_custom_reranker_needs_a_family(make_reranker, tmp_path):
-    own = tmp_path / "my-reranker"
-    own.symlink_to(LLM)
+    own = shutil.copytree(LLM, tmp_path / "my-reranker")
     with pytest.raises(InvalidInputError, match="is not a reranker"):
         make_reranker(model=own)
     found = rerank_texts(make_reranker(model=own, family="llm_reranker"))

@@ -127,11 +127,14 @@ def test_the_parent_opens_the_folder_again_while_children_live(tmp_path, pocket,
     if optimized:
         index.optimize()
     children = []
+    started, start = os.pipe()
     for _ in range(2):
         child = os.fork()
         if not child:
+            os.write(start, b"1")  # the engine's files of the parent are let go by now
             signal.pause()
         children.append(child)
+        os.read(started, 1)
     try:
         for _ in range(2):
             index.close()

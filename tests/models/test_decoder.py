@@ -222,7 +222,7 @@ except KeyboardInterrupt:
     interrupted.set()
 """
     command = [sys.executable, "-c", ALLOW_SIGINT + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert done.stdout == "interrupted []\n"
 
 
@@ -295,7 +295,7 @@ def test_cutoffs_come_in_the_order_asked_for(pairs):
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": 1}, "2, 3, 4, 5, 6"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": [3, 3]}, "at most once"),
         ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": "3"}, "whole number"),
-        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, "names no"),
+        ("bge-reranker-v2-minicpm-layerwise", {"cutoff_layers": []}, r"cutoff_layers=\[\]"),
         ("bge-reranker-v2.5-gemma2-lightweight", {"compress_ratio": 3}, "1, 2, 4, 8"),
         (
             "bge-reranker-v2.5-gemma2-lightweight",
