@@ -1,6 +1,6 @@
 """Merges the texts of all callers into batches: one queue and one worker thread per device.
 
-There is no wait timer: the texts that arrive while the device computes one batch form the next batch, and a lone caller
+Nothing waits for a timer: the texts that arrive while the device computes one batch form the next batch, and a lone caller
 never waits. Urgent texts don't wait for a bulk batch to end: they are computed between two of its layers.
 """
 

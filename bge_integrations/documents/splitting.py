@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Default passage length in tokens: enough context for an answer, and within every model's limit.
 PASSAGE_TOKENS = 256
 _log = logging.getLogger(__name__)
-#: Base64, hexadecimal and other encoded data: long runs of letters, digits and a few signs that are no address.
+#: Base64, hexadecimal and other encoded data: long runs of letters, digits and a few signs that do not form an address.
 _ENCODED = re.compile(r"\w+://\S+|([A-Za-z0-9+/=_-]{40,})")
 #: Files that are split as Markdown; `read_file` converts HTML to it.
 _MARKDOWN = (".md", ".markdown", ".html", ".htm")
