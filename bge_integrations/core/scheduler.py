@@ -1,7 +1,7 @@
 """Merges the texts of all callers into batches: one queue and one worker thread per device.
 
-Nothing waits for a timer: the texts that arrive while the device computes one batch form the next batch, and a lone caller
-never waits. Urgent texts don't wait for a bulk batch to end: they are computed between two of its layers.
+Nothing waits for a timer: the texts that arrive while the device computes one batch form the next batch, and a lone
+caller never waits. Urgent texts don't wait for a bulk batch to end: they are computed between two of its layers.
 """
 
 from __future__ import annotations
