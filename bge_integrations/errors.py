@@ -38,6 +38,10 @@ class InvalidInputError(BGEError, ValueError):
     """A text, a list or an argument cannot be used; nothing was computed."""
 
 
+class UnknownArgumentError(InvalidInputError, TypeError):
+    """A function has no such argument; the advice names the one to use, or says why there is none."""
+
+
 class WrongKindError(InvalidInputError):
     """A reranker was passed instead of an embedding model, or another model instead of a reranker.
 

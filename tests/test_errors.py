@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from bge_integrations.errors import DiskFullError, InvalidInputError, WrongKindError
+from bge_integrations.errors import DiskFullError, InvalidInputError, UnknownArgumentError, WrongKindError
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from bge_integrations.errors import DiskFullError, InvalidInputError, WrongKindE
             InvalidInputError("device='tpu' is not supported", argument="device", advice="use 'cpu' or 'cuda'"),
             "device='tpu' is not supported; use 'cpu' or 'cuda'",
         ),
+        (UnknownArgumentError("f has no argument x=", argument="x", advice="use y="), "f has no argument x=; use y="),
         (WrongKindError("m is a reranker", "load it with load_reranker('m')", "embedder"), None),
         (DiskFullError(errno.ENOSPC, "9 MB are needed", "index", advice="make room"), None),
     ],

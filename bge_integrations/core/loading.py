@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bge_integrations.core.devices import resolve_devices, resolve_dtype
 from bge_integrations.core.early_exit import EarlyExit
@@ -15,6 +17,7 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.linear import choose_cpu_kernels
 from bge_integrations.models.profile import check_request, embedder_profile, reranker_profile
+from bge_integrations.moved_arguments import raise_unknown
 from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
@@ -23,7 +26,25 @@ if TYPE_CHECKING:
     from bge_integrations.catalog import Family, Pooling
     from bge_integrations.models.profile import RerankerProfile
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+def _known_arguments_only(load: Callable[P, T]) -> Callable[P, T]:
+    """Make `load` refuse unknown arguments with the name of its own argument, if there is one."""
+    known = list(signature(load).parameters)
+
+    @wraps(load)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                raise_unknown(name, load.__name__, known)
+        return load(*args, **kwargs)
+
+    return checked
+
+
+@_known_arguments_only
 def load_embedder(
     model: str | os.PathLike[str],
     *,
@@ -75,6 +96,7 @@ def load_embedder(
         NotSupportedError: This release can't run the checkpoint's family.
         WrongKindError: The checkpoint is a reranker.
         InvalidInputError: An argument is invalid.
+        UnknownArgumentError: There is no such argument.
     """
     check_request(model, "embedder", family, pooling)
     for argument, text in (("query_instruction", query_instruction), ("passage_instruction", passage_instruction)):
@@ -103,6 +125,7 @@ def load_embedder(
         raise
 
 
+@_known_arguments_only
 def load_reranker(
     model: str | os.PathLike[str],
     *,
@@ -149,6 +172,7 @@ def load_reranker(
         NotSupportedError: The checkpoint's config.json requires something that is not supported.
         WrongKindError: The checkpoint is not a reranker.
         InvalidInputError: An argument is invalid.
+        UnknownArgumentError: There is no such argument.
     """
     check_request(model, "reranker", family)
     devices = resolve_devices(device)
