@@ -62,9 +62,10 @@ def download(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Hub ids, or names from the catalogue.")],
     quiet: options.Quiet = False,
 ) -> None:
-    """Download models from the Hugging Face hub, and print their folders."""
+    """Download models from the Hugging Face hub, and print their folders. An adapter's base is downloaded too."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    from bge_integrations.models.adapter import locate_base
     from bge_integrations.models.checkpoint import locate
     from bge_integrations.models.profile import check_supported
 
@@ -75,7 +76,9 @@ def download(
     if not progress_is_shown(quiet):
         disable_progress_bars()
     for name, row in zip(names, rows, strict=True):
-        _, folder = locate(name, row.kind if row else "embedder")
+        kind = row.kind if row else "embedder"
+        _, folder = locate(name, kind)
+        locate_base(folder, kind)
         print(folder)
 
 

@@ -14,6 +14,7 @@ from bge_integrations.core.embedder import Embedder
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.core.session import Session
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.models.adapter import locate_base
 from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.linear import choose_cpu_kernels
 from bge_integrations.models.profile import check_request, embedder_profile, reranker_profile
@@ -66,7 +67,9 @@ def load_embedder(
     """Load a BGE embedding model, or share the copy that this process has already loaded.
 
     Args:
-        model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model.
+        model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model. The
+            folder or id of a LoRA adapter loads the base model that its adapter_config.json names, with the adapter
+            merged in.
         device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available.
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
             float32 on the CPU.
@@ -107,9 +110,11 @@ def load_embedder(
     name, folder = locate(
         model, "embedder", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
     )
+    base = locate_base(folder, "embedder", cache_folder=cache_folder, local_files_only=local_files_only)
     profile = embedder_profile(
         name,
         folder,
+        base=base,
         family=family,
         pooling=pooling,
         query_instruction=query_instruction,
@@ -117,7 +122,7 @@ def load_embedder(
         task=task,
         examples=examples,
     )
-    session = Session(folder, profile.family, *placement)
+    session = Session(folder, base, profile.family, *placement)
     try:
         return Embedder(session, profile, max_length, truncate_dim)
     except BaseException:
@@ -146,7 +151,8 @@ def load_reranker(
     """Load a BGE reranker, or share the copy that this process has already loaded.
 
     Args:
-        model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket".
+        model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket". The folder or id of a LoRA
+            adapter loads its base model with the adapter merged in.
         device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available.
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
             float32 on the CPU.
@@ -180,10 +186,11 @@ def load_reranker(
     name, folder = locate(
         model, "reranker", revision=revision, cache_folder=cache_folder, local_files_only=local_files_only
     )
-    profile = reranker_profile(name, folder, family)
+    base = locate_base(folder, "reranker", cache_folder=cache_folder, local_files_only=local_files_only)
+    profile = reranker_profile(name, folder, family, base=base)
     early = EarlyExit.of(profile, cutoff_layers, compress_ratio, compress_layers)
     prompt = _check_prompt(profile, prompt)
-    session = Session(folder, profile.family, *placement, early.layers)
+    session = Session(folder, base, profile.family, *placement, early.layers)
     try:
         return Reranker(session, profile, max_length, query_max_length, early, prompt)
     except BaseException:

@@ -17,6 +17,7 @@ from bge_integrations.core.request import settle
 from bge_integrations.core.scheduler import Scheduler
 from bge_integrations.core.shared_pass import SharedPass
 from bge_integrations.errors import ClosedError
+from bge_integrations.models.adapter import adapted_digest
 from bge_integrations.models.checkpoint import fingerprint, weights_digest
 from bge_integrations.models.loading import load_model
 
@@ -35,14 +36,15 @@ class ModelKey:
     """The key of a shared model: a checkpoint folder, its state on disk, and how it is loaded.
 
     Attributes:
-        folder: The checkpoint folder.
-        state: The folder's fingerprint, which changes when a file is rewritten.
+        folder: The checkpoint folder, or a LoRA adapter's.
+        state: The fingerprint of the folder and its base, which changes when a file is rewritten.
         family: Which code runs it.
         device: "cpu", "cuda:0", ….
         dtype: "float32", "bfloat16", "float16" or "int8".
         layers: Number of layers to load, for rerankers that stop early; None loads all.
         kernels: Which linear kernels the CPU uses.
         backend: The library that runs the model.
+        base: The checkpoint that the adapter is merged into; None if `folder` is not an adapter.
     """
 
     folder: Path
@@ -53,13 +55,28 @@ class ModelKey:
     layers: int | None
     kernels: CpuKernels
     backend: Backend = "torch"
+    base: Path | None = None
 
     @classmethod
     def of(
-        cls, folder: Path, family: Family, device: str, dtype: str, layers: int | None, kernels: CpuKernels
+        cls,
+        folder: Path,
+        base: Path | None,
+        family: Family,
+        device: str,
+        dtype: str,
+        layers: int | None,
+        kernels: CpuKernels,
     ) -> ModelKey:
-        """Return the key of a folder as it is on disk now."""
-        return cls(folder.resolve(), fingerprint(folder), family, device, dtype, layers, kernels)
+        """Return the key of a folder and its base as they are on disk now."""
+        state = fingerprint(folder) if base is None else (fingerprint(folder), fingerprint(base))
+        resolved = None if base is None else base.resolve()
+        return cls(folder.resolve(), state, family, device, dtype, layers, kernels, base=resolved)
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the weight files, independent of their path."""
+        return weights_digest(self.folder) if self.base is None else adapted_digest(self.folder, self.base)
 
 
 class SharedModel:
@@ -105,14 +122,14 @@ class SharedModel:
         with self.loading:
             if self._model is None:
                 loaded: Future[Model] = Future()
-                arguments = key.folder, key.family, key.device, key.dtype, key.layers, key.kernels, key.backend
+                how = key.family, key.device, key.dtype, key.layers, key.kernels, key.backend
                 loader = threading.Thread(
-                    target=settle, args=(loaded, load_model, *arguments), name="bge-load", daemon=True
+                    target=settle, args=(loaded, load_model, key.folder, *how, key.base), name="bge-load", daemon=True
                 )
                 loader.start()
                 _process.loaders.add(loader)
                 model = loaded.result()
-                self.weights_digest = weights_digest(key.folder)  # now, because the files may change later
+                self.weights_digest = key.weights_digest  # now, because the files may change later
                 self._model = model
 
     def shared_pass(self, settings: Hashable) -> SharedPass:

@@ -36,7 +36,7 @@ class Session:
     to the next one.
 
     Args:
-        folder, family: The checkpoint and how to run it.
+        folder, base, family: The checkpoint and how to run it; see `ModelKey`.
         devices, dtype, kernels: How to load it; see `ModelKey`.
         layers: Number of layers to load; None loads all.
     """
@@ -44,6 +44,7 @@ class Session:
     def __init__(
         self,
         folder: Path,
+        base: Path | None,
         family: Family,
         devices: Sequence[str],
         dtype: str,
@@ -54,7 +55,7 @@ class Session:
         self._turns = count()
         with ExitStack() as held:
             for device in devices:
-                shared = acquire(ModelKey.of(folder, family, device, dtype, layers, kernels))
+                shared = acquire(ModelKey.of(folder, base, family, device, dtype, layers, kernels))
                 held.callback(shared.release)
                 self.shared_models.append(shared)
             self._finalizer = weakref.finalize(self, held.pop_all().close)

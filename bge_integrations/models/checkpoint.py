@@ -30,6 +30,8 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 #: How a Git LFS pointer begins, and more bytes than one has.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LARGEST_POINTER = 1024
@@ -167,12 +169,16 @@ def _wanted(files: Iterable[str]) -> list[str]:
     kept = [f for f in files if f.endswith(".json") and not f.endswith(".index.json")]
     kept += [f for f in files if f in TOKENIZER_FILES or f.endswith("_linear.pt")]
     safe = [f for f in files if "/" not in f and f.endswith((".safetensors", ".safetensors.index.json"))]
-    binary = [f for f in files if f.startswith("pytorch_model") and f.endswith((".bin", ".bin.index.json"))]
+    binary = [
+        f for f in files if f.startswith(("pytorch_model", "adapter_model")) and f.endswith((".bin", ".bin.index.json"))
+    ]
     return kept + (safe or binary)
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether the folder has a config, a tokenizer and all shards of its weights."""
+    """Return whether the folder has a config, a tokenizer and all shards of its weights, or a whole adapter."""
+    if is_adapter(folder):
+        return (folder / ADAPTER_CONFIG).is_file() and any((folder / file).is_file() for file in ADAPTER_FILES)
     if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in TOKENIZER_FILES):
         return False
     try:
@@ -182,6 +188,13 @@ def is_complete(folder: Path) -> bool:
     if len({(folder / head).is_file() for head in M3_HEADS}) > 1:  # one head without the other
         return False
     return all(shard.is_file() for shard in shards)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder has an adapter (LoRA and the like) but no weights of a whole model."""
+    weights = ("model*.safetensors", "pytorch_model*.bin")
+    files = [folder / ADAPTER_CONFIG, *folder.glob("adapter_model.*")]
+    return any(file.exists() for file in files) and not any(any(folder.glob(pattern)) for pattern in weights)
 
 
 def fingerprint(folder: Path) -> Hashable:
@@ -197,7 +210,13 @@ def weights_digest(folder: Path) -> str:
     """
     files = {*tensor_files(folder).values(), *(folder / head for head in M3_HEADS if (folder / head).is_file())}
     whole = hashlib.sha256()
-    for file in sorted(files):
+    hash_files(whole, sorted(files))
+    return whole.hexdigest()
+
+
+def hash_files(whole: hashlib._Hash, files: Iterable[Path]) -> None:
+    """Add the sizes and contents of files to a hash; large files are sampled."""
+    for file in files:
         size = file.stat().st_size
         step = _SAMPLE if size <= _READ_WHOLE else 1 << 20
         whole.update(size.to_bytes(8, "little"))
@@ -205,7 +224,6 @@ def weights_digest(folder: Path) -> str:
             for offset in range(0, size, step):
                 opened.seek(offset)
                 whole.update(opened.read(_SAMPLE))
-    return whole.hexdigest()
 
 
 def check_not_pointer(file: Path) -> None:
@@ -245,26 +263,9 @@ def read_json(folder: Path, file: str) -> dict[str, Any] | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the checkpoint's config.json."""
     config = read_json(folder, "config.json")
-    check_not_adapter(folder)
     if config is None:
         raise CheckpointError(f"{folder} has no config.json; pass a checkpoint folder")
     return config
-
-
-def check_not_adapter(folder: Path) -> None:
-    """Raise CheckpointError if the folder has an adapter (LoRA and the like) but no weights of a whole model."""
-    weights = ("model*.safetensors", "pytorch_model*.bin")
-    files = [folder / "adapter_config.json", *folder.glob("adapter_model.*")]
-    if not any(file.exists() for file in files) or any(any(folder.glob(pattern)) for pattern in weights):
-        return
-    settings = read_json(folder, "adapter_config.json") or {}
-    base = settings.get("base_model_name_or_path") or "a base model that its adapter_config.json does not name"
-    kind = settings.get("peft_type") or "PEFT"
-    raise CheckpointError(
-        f"{folder} is a {kind} adapter of {base}, not a whole model, and adapters are not supported",
-        advice="merge it into its base with peft's merge_and_unload(), save the result and the tokenizer with "
-        "save_pretrained, and load that folder",
-    )
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bge_integrations.errors import CheckpointError
+from bge_integrations.errors import CheckpointError, NotSupportedError
 from bge_integrations.models.batch import PackedBatch
-from bge_integrations.models.checkpoint import read_config
 from bge_integrations.models.decoder import Decoder
 from bge_integrations.models.decoder_config import DecoderConfig
 from bge_integrations.models.decoder_heads import LayerHeads, YesHead
 from bge_integrations.models.heads import truncate_and_normalize
 from bge_integrations.models.interface import SequenceOutput
 from bge_integrations.models.memory import check_room, memory_errors
+from bge_integrations.models.model_files import ModelFiles
 from bge_integrations.models.tokenizer import TextTokenizer
-from bge_integrations.models.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,16 +27,20 @@ if TYPE_CHECKING:
 
 #: The scoring heads by their name in the family's row; embedders have none.
 _HEADS: Mapping[Head, type[YesHead] | type[LayerHeads]] = {"yes": YesHead, "layerwise": LayerHeads}
+#: The tensors that a tied language model shares.
+_TIED = ("embed_tokens.weight", "lm_head.weight")
 
 
 class DecoderModel:
     """A `Model` (see interface.py) with a decoder backbone.
 
     Args:
+        folder: The checkpoint, or a LoRA adapter.
         head: The head of its family.
         is_causal: Whether its family is causal; config.json can also say that a model is not.
         placement: The device, dtype and kernels.
         layers: Number of layers to load (for rerankers that can stop early); None loads all.
+        base: The checkpoint that the adapter is merged into.
 
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
@@ -48,12 +51,18 @@ class DecoderModel:
     multi_vector_size = 0
 
     def __init__(
-        self, folder: Path, head: Head, is_causal: bool, placement: Placement, layers: int | None = None
+        self,
+        folder: Path,
+        head: Head,
+        is_causal: bool,
+        placement: Placement,
+        layers: int | None = None,
+        base: Path | None = None,
     ) -> None:
         self.placement = placement
-        stored = read_config(folder)
-        self.config = DecoderConfig.read(stored, is_causal)
-        self.tokenizer = TextTokenizer(folder)
+        files = ModelFiles(folder, base)
+        self.config = DecoderConfig.read(files.config, is_causal)
+        self.tokenizer = TextTokenizer(files.tokenizer)
         self.hidden_size = self.config.hidden_size
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size
@@ -63,12 +72,16 @@ class DecoderModel:
                 f"{folder}: the tokenizer has {self.tokenizer.vocabulary_size} tokens, but the weights have "
                 f"{self.vocabulary_size}; they belong to different models"
             )
+        if head == "yes" and self.config.tied and files.adapter and files.adapter.changes(*_TIED):
+            raise NotSupportedError(
+                f"{folder} changes the token embeddings or the output layer, which are one tensor in its base",
+                advice="merge it with peft's merge_and_unload(), save the result, and load that folder",
+            )
         self._check_room(folder, layers)
-        with torch.inference_mode(), memory_errors():
-            weights = Weights(folder)
+        with torch.inference_mode(), memory_errors(), files.weights() as weights:
             self._decoder = Decoder(weights, self.config, layers, placement)
             make = _HEADS.get(head)
-            self._head = make(weights, stored, self.config, self.tokenizer, placement) if make else None
+            self._head = make(weights, files.config, self.config, self.tokenizer, placement) if make else None
 
     def _check_room(self, folder: Path, layers: int | None) -> None:
         """Reject a model that does not fit in the free memory, before any weights are read."""

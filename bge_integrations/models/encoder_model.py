@@ -8,15 +8,14 @@ import torch
 
 from bge_integrations.errors import CheckpointError
 from bge_integrations.models.batch import PackedBatch
-from bge_integrations.models.checkpoint import read_config
 from bge_integrations.models.encoder import Encoder
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.graphs import GraphedEncoder
 from bge_integrations.models.heads import ClassificationHead, M3Heads, pool, pooled_rows, truncate_and_normalize
 from bge_integrations.models.interface import SequenceOutput
 from bge_integrations.models.memory import memory_errors
+from bge_integrations.models.model_files import ModelFiles
 from bge_integrations.models.tokenizer import TextTokenizer
-from bge_integrations.models.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +32,12 @@ if TYPE_CHECKING:
 class EncoderModel:
     """A `Model` (see interface.py) with an encoder backbone.
 
+    Args:
+        folder: The checkpoint, or a LoRA adapter.
+        head: The head of its family.
+        placement: The device, dtype and kernels.
+        base: The checkpoint that the adapter is merged into.
+
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
         NotSupportedError: config.json requires something that this backbone does not support.
@@ -40,10 +45,11 @@ class EncoderModel:
 
     is_causal = False
 
-    def __init__(self, folder: Path, head: Head, placement: Placement) -> None:
+    def __init__(self, folder: Path, head: Head, placement: Placement, base: Path | None = None) -> None:
         self.placement = placement
-        self.config = EncoderConfig.read(read_config(folder))
-        self.tokenizer = TextTokenizer(folder)
+        files = ModelFiles(folder, base)
+        self.config = EncoderConfig.read(files.config)
+        self.tokenizer = TextTokenizer(files.tokenizer)
         self.hidden_size = self.config.hidden_size
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size
@@ -53,12 +59,11 @@ class EncoderModel:
                 f"{self.vocabulary_size}; they belong to different models"
             )
         device, dtype = placement.device, placement.compute_dtype
-        with torch.inference_mode(), memory_errors():
-            weights = Weights(folder)
+        with torch.inference_mode(), memory_errors(), files.weights() as weights:
             encoder = Encoder(weights, self.config, placement)
             is_graphed = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
             self._encoder = GraphedEncoder(encoder, device) if is_graphed else encoder
-            self._m3 = M3Heads(folder, self.hidden_size, device, dtype) if head == "m3" else None
+            self._m3 = M3Heads(files.heads, self.hidden_size, device, dtype) if head == "m3" else None
             is_classifier = head == "classification"
             self._classifier = ClassificationHead(weights, self.config, device, dtype) if is_classifier else None
         self.multi_vector_size = self._m3.multi_vector_size if self._m3 else 0

@@ -30,17 +30,19 @@ def load_model(
     layers: int | None,
     kernels: CpuKernels,
     backend: Backend = "torch",
+    base: Path | None = None,
 ) -> Model:
     """Load a checkpoint's model.
 
     Args:
-        folder: The checkpoint.
+        folder: The checkpoint, or a LoRA adapter.
         family: A supported family.
         device: "cpu" or "cuda:0".
         dtype: "float32", "bfloat16", "float16" or "int8".
         layers: Number of layers of a decoder to load; None loads all.
         kernels: The implementation of linears on the CPU; see `choose_cpu_kernels`.
         backend: The library that runs the model.
+        base: The checkpoint that the adapter is merged into; None if `folder` is not an adapter.
 
     Raises:
         CheckpointError: A file or tensor is missing, cut short or of the wrong shape.
@@ -48,7 +50,7 @@ def load_model(
         OutOfMemoryError: The weights do not fit in memory.
     """
     load = _BACKENDS[backend]
-    model = load(folder, family, device, dtype, layers, kernels)
+    model = load(folder, family, device, dtype, layers, kernels, base)
     logger.info(
         "loaded %s: family %s, backend %s, device %s, dtype %s, %d bytes of weight files",
         folder,
@@ -56,19 +58,25 @@ def load_model(
         backend,
         device,
         dtype,
-        weight_bytes(folder),
+        weight_bytes(base or folder),
     )
     return model
 
 
 def _load_torch(
-    folder: Path, family: Family, device: str, dtype: str, layers: int | None, kernels: CpuKernels
+    folder: Path,
+    family: Family,
+    device: str,
+    dtype: str,
+    layers: int | None,
+    kernels: CpuKernels,
+    base: Path | None,
 ) -> Model:
     traits = FAMILIES[family]
     placement = Placement(torch.device(device), dtype, kernels)
     if traits.backbone == "decoder":
-        return DecoderModel(folder, traits.head, traits.is_causal, placement, layers)
-    return EncoderModel(folder, traits.head, placement)
+        return DecoderModel(folder, traits.head, traits.is_causal, placement, layers, base)
+    return EncoderModel(folder, traits.head, placement, base)
 
 
 #: The loading function of each backend, which imports its optional libraries when it is called.

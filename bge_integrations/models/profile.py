@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
@@ -15,7 +15,8 @@ from bge_integrations.errors import (
     UnknownModelError,
     WrongKindError,
 )
-from bge_integrations.models.checkpoint import M3_HEADS, POCKET, published, read_config
+from bge_integrations.models.adapter import AdapterConfig, folder_with
+from bge_integrations.models.checkpoint import M3_HEADS, POCKET, TOKENIZER_FILES, published, read_config
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
@@ -101,6 +102,7 @@ def embedder_profile(
     name: str,
     folder: Path,
     *,
+    base: Path | None = None,
     family: Family | None = None,
     pooling: Pooling | None = None,
     query_instruction: str | None = None,
@@ -108,9 +110,10 @@ def embedder_profile(
     task: str | None = None,
     examples: Sequence[Mapping[str, str]] | None = None,
 ) -> EmbedderProfile:
-    """Return the profile of an embedder checkpoint.
+    """Return the profile of an embedder checkpoint, or of a LoRA adapter and its base.
 
-    Arguments take precedence over the catalogue, and the catalogue over the checkpoint's own files.
+    Arguments take precedence over the catalogue, and the catalogue over the checkpoint's own files. An adapter saved
+    by sentence-transformers has settings that take precedence over its base's.
 
     Raises:
         UnknownModelError: None of them specifies the family or pooling, or the catalogue and the files disagree.
@@ -118,12 +121,18 @@ def embedder_profile(
         WrongKindError: The model is a reranker.
         InvalidInputError: The task is missing, or an argument does not fit the model.
     """
-    row = published(name, folder)
-    config = read_config(folder)
-    if row is None and family is None and _is_classifier(config):
+    row = _row(name, folder, base, "embedder")
+    config = read_config(folder_with(("config.json",), folder, base))
+    is_classifier = base is not None and AdapterConfig.read(folder).is_classifier
+    if is_classifier or (row is None and family is None and _is_classifier(config)):
         raise WrongKindError(f"{name} is a reranker", f"load it with load_reranker({name!r})", "embedder")
-    files = SentenceTransformersFiles(folder)
-    is_m3 = all((folder / head).is_file() for head in M3_HEADS)
+    settings = folder_with(("modules.json",), folder, base)
+    files = SentenceTransformersFiles(settings)
+    has_own_settings = base is not None and settings == folder
+    if row is not None and has_own_settings:
+        row = _with_settings(row, files)
+    heads = folder_with(M3_HEADS, folder, base)
+    is_m3 = all((heads / head).is_file() for head in M3_HEADS)
     if row is not None and pooling is None and files.pooling not in (None, row.pooling):
         raise UnknownModelError(
             f"{name} is named like {row.name} (pooling {row.pooling}), but its 1_Pooling/config.json says "
@@ -160,12 +169,13 @@ def embedder_profile(
         passage_instruction = instructions.passage
     if not files.pools_prompts and (query_instruction or passage_instruction):
         raise NotSupportedError(
-            f"{folder} pools without the prompt (include_prompt false), which is not supported; pass "
+            f"{settings} pools without the prompt (include_prompt false), which is not supported; pass "
             "query_instruction='' and passage_instruction=''"
         )
-    if row is None and files.lowercases and not TextTokenizer(folder).ignores_case:
+    tokenizer = folder_with(TOKENIZER_FILES, folder, base)
+    if row is None and files.lowercases and not TextTokenizer(tokenizer).ignores_case:
         raise NotSupportedError(
-            f"{folder}: do_lower_case in sentence_bert_config.json is not supported with a case-sensitive tokenizer; "
+            f"{settings}: do_lower_case in sentence_bert_config.json is not supported with a case-sensitive tokenizer; "
             'lowercase the texts yourself and set "do_lower_case": false'
         )
     examples = () if examples is None else examples
@@ -174,19 +184,21 @@ def embedder_profile(
     if examples and not traits.takes_examples:
         raise InvalidInputError(f"{name} takes no examples; leave examples= out, which is for bge-en-icl only")
     return EmbedderProfile(
-        name=row.name if row else name,
+        name=row.name if row and base is None else name,
         family=family,
         pooling=pooling,
         instructions=Instructions(query_instruction, passage_instruction),
         max_length=row.max_length if row else files.max_length,
-        truncate_dim=None if row else files.truncate_dim,
+        truncate_dim=None if row and not has_own_settings else files.truncate_dim,
         examples=examples_text(examples, query_instruction, traits.query_suffix),
         query_suffix=traits.query_suffix,
     )
 
 
-def reranker_profile(name: str, folder: Path, family: Family | None = None) -> RerankerProfile:
-    """Return the profile of a reranker checkpoint.
+def reranker_profile(
+    name: str, folder: Path, family: Family | None = None, *, base: Path | None = None
+) -> RerankerProfile:
+    """Return the profile of a reranker checkpoint, or of a LoRA adapter and its base.
 
     Arguments take precedence over the catalogue, and the catalogue over config.json.
 
@@ -195,15 +207,16 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
         NotSupportedError: This release does not support the family.
         WrongKindError: The model is not a reranker.
     """
-    row = published(name, folder)
-    config = read_config(folder)
+    row = _row(name, folder, base, "reranker")
+    config = read_config(folder_with(("config.json",), folder, base))
+    is_classifier = base is not None and AdapterConfig.read(folder).is_classifier
     if family is None and row is not None:
         family = row.family
     if family is not None:
         check_supported(name, family, "reranker")
     elif "start_layer" in config:
         family = "lightweight_reranker" if "layer_sep" in config else "layerwise_reranker"
-    elif _is_classifier(config):
+    elif is_classifier or _is_classifier(config):
         family = "cross_encoder"
     else:
         raise WrongKindError(
@@ -215,7 +228,7 @@ def reranker_profile(name: str, folder: Path, family: Family | None = None) -> R
         )
     traits = catalog.FAMILIES[family]
     return RerankerProfile(
-        name=row.name if row else name,
+        name=row.name if row and base is None else name,
         family=family,
         cutoffs=cutoffs_of(config) if traits.has_cutoffs else (),
         prompt=traits.prompt,
@@ -244,6 +257,22 @@ def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
         raise NotSupportedError(
             f"{name} is of the {family} family, which is not supported yet; supported {wanted}s: {supported}"
         )
+
+
+def _row(name: str, folder: Path, base: Path | None, kind: catalog.Kind) -> catalog.Checkpoint | None:
+    """Return the catalogue's row of a checkpoint, or of an adapter's base if that is of the same kind."""
+    if base is None:
+        return published(name, folder)
+    row = published(os.fspath(base), base)
+    return row if row is not None and row.kind == kind else None
+
+
+def _with_settings(row: catalog.Checkpoint, files: SentenceTransformersFiles) -> catalog.Checkpoint:
+    """Return the row of an adapter's base with the settings that were saved with the adapter."""
+    row = replace(row, pooling=files.pooling or row.pooling, max_length=files.max_length or row.max_length)
+    if not files.instructions.query:  # sentence-transformers writes "" if the user set none
+        return row
+    return replace(row, instructions=files.instructions, tasks={}, instruction_format=None)
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:

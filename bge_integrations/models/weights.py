@@ -33,6 +33,14 @@ def read_state(file: Path) -> Mapping[str, torch.Tensor]:
     return state
 
 
+def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
+    """Read all tensors of a `.safetensors`, `.pt` or `.bin` file."""
+    if file.suffix != ".safetensors":
+        return read_state(file)
+    with _safetensors(file) as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
 class Weights:
     """The tensors of a checkpoint folder by name, read on demand.
 

@@ -403,41 +403,6 @@ def test_other_pointers_to_weights(folder):
         load_embedder(folder)
 
 
-def adapter(tmp_path, settings, *others, weights="adapter_model.safetensors"):
-    path = tmp_path / "adapter"
-    path.mkdir()
-    if settings is not None:
-        (path / "adapter_config.json").write_text(json.dumps(settings))
-    (path / weights).write_bytes(b"")
-    for other in others:
-        shutil.copy(CHECKPOINTS / "bge-m3" / other, path)
-    return path
-
-
-@pytest.mark.parametrize("load", [load_embedder, load_reranker])
-@pytest.mark.parametrize("others", [(), ("tokenizer.json",), ("tokenizer.json", "config.json")])
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"peft_type": "LORA", "base_model_name_or_path": "BAAI/bge-m3"}, "a LORA adapter of BAAI/bge-m3"),
-        ({"peft_type": "IA3", "base_model_name_or_path": "./base"}, "a IA3 adapter of ./base"),
-        ({}, "adapter of a base model that its adapter_config.json does not name"),
-        (None, "adapter of a base model"),
-    ],
-)
-def test_an_adapter_is_named_with_its_base(tmp_path, load, others, settings, said):
-    with pytest.raises(CheckpointError, match=said) as caught:
-        load(adapter(tmp_path, settings, *others))
-    assert "merge_and_unload" in caught.value.advice
-
-
-def test_adapter_weights_in_the_old_format(tmp_path):
-    with pytest.raises(CheckpointError, match="LORA adapter of x"):
-        load_embedder(
-            adapter(tmp_path, {"peft_type": "LORA", "base_model_name_or_path": "x"}, weights="adapter_model.bin")
-        )
-
-
 def test_a_whole_model_with_an_adapter_beside_it_is_loaded(folder, reference):
     (folder / "adapter_config.json").write_text("{}")
     assert_close(vector(folder), reference)
