@@ -43,6 +43,12 @@ def _resolve_device(device: str | None) -> str:
             argument="device",
             advice="use 'cpu', 'cuda', 'cuda:0' or a list of these",
         ) from error
+    if resolved.type == "mps":
+        raise InvalidInputError(
+            f"device={device!r}: Apple's GPUs are not supported",
+            argument="device",
+            advice="leave it out, or use 'cpu': models run on CPUs (Linux, macOS, Windows) and on NVIDIA's GPUs",
+        )
     if resolved.type not in ("cpu", "cuda"):
         raise InvalidInputError(f"device={device!r} is not supported", argument="device", advice="use 'cpu' or 'cuda'")
     if resolved.type == "cpu":

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations import catalog
-from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
+from bge_integrations.errors import BGEError, CheckpointError, CheckpointNotFoundError, UnknownModelError
+from bge_integrations.models.architecture import check_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -54,6 +55,7 @@ def locate(
     Raises:
         CheckpointNotFoundError: No such folder, or not in the cache and the download failed.
         UnknownModelError: The name is not a path, not a hub id and not in the catalogue.
+        NotSupportedError: Its architecture can't be run; its weights were not downloaded.
     """
     name = os.fspath(model)
     folder = Path(name).expanduser()
@@ -118,7 +120,7 @@ def _near(name: str) -> str:
 
 
 def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_files_only: bool) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -148,7 +150,11 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
         # model_info fails at once without network; listing the files would retry for 20 seconds
         siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
         files = _wanted(sibling.rfilename for sibling in siblings)
+        if "config.json" in files:
+            check_architecture(name, read_config(Path(hf_hub_download(**where, filename="config.json")).parent))
         return Path(snapshot_download(**where, allow_patterns=files))
+    except BGEError:
+        raise
     except GatedRepoError as error:
         raise CheckpointNotFoundError(
             f"{name} is gated: accept its terms on its hub page and log in with `hf auth login`"

@@ -92,7 +92,7 @@ class DecoderConfig:
         model_type = config.get("model_type")
         if model_type not in DECODER_TYPES:
             raise NotSupportedError(
-                f"model_type {model_type!r} is not supported; supported: {', '.join(DECODER_TYPES)}"
+                f"a model of type {model_type!r} can't be run as a decoder; decoders are {', '.join(DECODER_TYPES)}"
             )
         try:
             return cls._read({**_DEFAULTS.get(model_type, {}), **config}, is_causal)

@@ -37,7 +37,7 @@ class EncoderConfig:
         model_type = config.get("model_type")
         if model_type not in ENCODER_TYPES:
             raise NotSupportedError(
-                f"model_type {model_type!r} is not supported; supported: {', '.join(ENCODER_TYPES)}"
+                f"a model of type {model_type!r} can't be run as an encoder; encoders are {', '.join(ENCODER_TYPES)}"
             )
         if config.get("hidden_act", "gelu") != "gelu":
             raise NotSupportedError(f"hidden_act {config['hidden_act']!r} is not supported; encoders must use 'gelu'")

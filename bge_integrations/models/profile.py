@@ -16,6 +16,7 @@ from bge_integrations.errors import (
     WrongKindError,
 )
 from bge_integrations.models.adapter import AdapterConfig, folder_with
+from bge_integrations.models.architecture import check_architecture
 from bge_integrations.models.checkpoint import M3_HEADS, POCKET, TOKENIZER_FILES, published, read_config
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
@@ -117,12 +118,13 @@ def embedder_profile(
 
     Raises:
         UnknownModelError: None of them specifies the family or pooling, or the catalogue and the files disagree.
-        NotSupportedError: This release does not support the family.
+        NotSupportedError: This release does not support the architecture or the family.
         WrongKindError: The model is a reranker.
         InvalidInputError: The task is missing, or an argument does not fit the model.
     """
     row = _row(name, folder, base, "embedder")
     config = read_config(folder_with(("config.json",), folder, base))
+    check_architecture(name, config)
     is_classifier = base is not None and AdapterConfig.read(folder).is_classifier
     if is_classifier or (row is None and family is None and _is_classifier(config)):
         raise WrongKindError(f"{name} is a reranker", f"load it with load_reranker({name!r})", "embedder")
@@ -204,11 +206,12 @@ def reranker_profile(
 
     Raises:
         CheckpointError: config.json does not specify the layers to score after.
-        NotSupportedError: This release does not support the family.
+        NotSupportedError: This release does not support the architecture or the family.
         WrongKindError: The model is not a reranker.
     """
     row = _row(name, folder, base, "reranker")
     config = read_config(folder_with(("config.json",), folder, base))
+    check_architecture(name, config)
     is_classifier = base is not None and AdapterConfig.read(folder).is_classifier
     if family is None and row is not None:
         family = row.family

@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from bge_integrations.errors import (
     CheckpointNotFoundError,
     InstructionWarning,
     InvalidInputError,
+    NotSupportedError,
     UnknownModelError,
     WrongKindError,
 )
@@ -437,6 +440,72 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
 def test_what_cannot_be_loaded_is_refused_before_any_download(tmp_path, load, name, error):
     done = offline(f"from bge_integrations import load_{load}; load_{load}({name!r})", tmp_path)
     assert error in done.stderr
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The address of a hub with models of unsupported architectures, and the list of files that were asked for."""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if "/resolve/" in self.path:
+                asked.append(self.path.rpartition("/")[2])
+                body = json.dumps({"model_type": "mpnet"}).encode()
+            else:
+                names = ["config.json", "modules.json", "model.safetensors", "tokenizer.json"]
+                siblings = [{"rfilename": name} for name in names]
+                body = json.dumps({"id": "me/mpnet", "sha": "0" * 40, "siblings": siblings}).encode()
+            self.send_response(200)
+            for name, value in (
+                ("ETag", '"1"'),
+                ("X-Repo-Commit", "0" * 40),
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("load", ["embedder", "reranker"])
+def test_another_architecture_is_refused_before_its_weights_are_downloaded(tmp_path, hub, load):
+    address, asked = hub
+    code = f"from bge_integrations import load_{load}; load_{load}('me/mpnet')"
+    done = offline(code, tmp_path, HF_ENDPOINT=address)
+    assert "NotSupportedError: me/mpnet is a model of type 'mpnet'" in done.stderr
+    assert set(asked) == {"config.json"}
+
+
+@pytest.mark.parametrize("load", [load_embedder, load_reranker])
+@pytest.mark.parametrize("model_type", ["mpnet", "modernbert", "distilbert", "nomic_bert", "qwen3", "llama", None])
+@pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification"])
+def test_another_architecture_is_the_first_thing_said(tmp_path, load, model_type, kind):
+    """Whatever else is missing: weights, tokenizer, sentence-transformers files."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.json").write_text(json.dumps({"model_type": model_type, "architectures": [kind]}))
+    (own / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]))
+    with pytest.raises(NotSupportedError) as caught:
+        load(own)
+    assert repr(model_type) in caught.value.finding
+    assert all(name in caught.value.advice for name in ("bert", "xlm-roberta", "qwen2"))
+
+
+def test_a_supported_architecture_of_the_wrong_family(tmp_path):
+    with pytest.raises(NotSupportedError):
+        load_embedder(shutil.copytree(CHECKPOINTS / "bge-en-icl", tmp_path / "own"), family="encoder", pooling="cls")
 
 
 @pytest.mark.parametrize("model", [None, 5, "", b"x"])
