@@ -126,7 +126,30 @@ class OverloadedError(BGEError, RuntimeError):
 
 
 class TruncationWarning(UserWarning):
-    """Some texts of a call were longer than max_length and were truncated."""
+    """Some texts of a call were longer than max_length and were truncated.
+
+    Attributes:
+        count, total: Number of truncated texts, and of all texts of the call.
+        longest: Number of tokens of the longest text.
+        limit: Maximum number of tokens.
+        positions: Where the truncated texts are in the call's list, counted from 0; at most the first 100.
+        ids: Their ids, if they were added to an index; otherwise empty.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        count: int = 0,
+        total: int = 0,
+        longest: int = 0,
+        limit: int = 0,
+        positions: tuple[int, ...] = (),
+        ids: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.count, self.total, self.longest, self.limit = count, total, longest, limit
+        self.positions, self.ids = positions, ids
 
 
 class PerformanceWarning(UserWarning):

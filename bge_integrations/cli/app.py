@@ -22,6 +22,8 @@ from bge_integrations.cli.search import ask, search
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.interrupts import exit_status
 
+#: Maximum number of truncated texts that are named.
+_NAMED = 5
 #: Advice for a model of the wrong kind, by the kind that the command expects.
 _WRONG_KIND_ADVICE = {
     "embedder": "rerankers are for `bge rerank`, --rerank and --reranker",
@@ -84,11 +86,26 @@ def _message(error: BGEError, options: dict[str, str]) -> str:
 
 def _show(caught: list[warnings.WarningMessage]) -> None:
     """Print each warning once, and a single line for all truncated texts."""
-    if any(issubclass(warning.category, TruncationWarning) for warning in caught):
-        say("some texts were longer than the model's maximum and were truncated; split them, or raise --max-length")
-    others = [warning for warning in caught if not issubclass(warning.category, TruncationWarning)]
-    for message in dict.fromkeys(str(warning.message) for warning in others):
+    truncated = [warning.message for warning in caught if isinstance(warning.message, TruncationWarning)]
+    if truncated:
+        _show_truncated(truncated)
+    others = [warning.message for warning in caught if not isinstance(warning.message, TruncationWarning)]
+    for message in dict.fromkeys(map(str, others)):
         say(message)
+
+
+def _show_truncated(caught: list[TruncationWarning]) -> None:
+    """Print how many texts of a command were truncated, and which ones if it encoded one list of texts."""
+    count, total = sum(each.count for each in caught), sum(each.total for each in caught)
+    which = ""
+    if len(caught) == 1:
+        names = caught[0].ids or [str(position + 1) for position in caught[0].positions]
+        more = ", …" if count > _NAMED else ""
+        which = f": {'ids' if caught[0].ids else 'numbers'} {', '.join(names[:_NAMED])}{more}"
+    say(
+        f"{count} of {total} texts were longer than the model's maximum (the longest has "
+        f"{max(each.longest for each in caught)} tokens) and were truncated{which}; split them, or raise --max-length"
+    )
 
 
 def _print_version(is_given: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 from bge_integrations.cli import options
 from bge_integrations.cli.output import progress_is_shown, say
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.reporting import TruncatedTexts
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -74,8 +75,9 @@ def embed(
             if writer.done and not quiet:
                 say(f"resuming after {writer.done} rows")
             try:
-                for chunk in _remaining(rows, size, writer.done, total, progress_is_shown(quiet)):
-                    writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **arguments)))
+                with TruncatedTexts(writer.done):
+                    for chunk in _remaining(rows, size, writer.done, total, progress_is_shown(quiet)):
+                        writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **arguments)))
             except KeyboardInterrupt:
                 if "-" in (input, output):
                     raise

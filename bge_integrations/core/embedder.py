@@ -108,7 +108,7 @@ class Embedder(Loaded):
         """
         self._session.check_open()
         checked = check_texts(texts, "texts")
-        sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], 0)
+        sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], {})
         return [len(sequence) for sequence in sequences]
 
     def encode(
@@ -238,13 +238,13 @@ class Embedder(Loaded):
         if max_length is not None:
             check_whole_number(max_length, "max_length", most=self._longest)
         spec = OutputSpec(self.pooling if dense else None, sparse, multi_vector, self._dim, bool(normalize))
-        tokenize = self._tokenizing(kind, max_length or self.max_length)
-        return Request.of(checked, tokenize, spec, on_truncate, show_progress)
+        limit = max_length or self.max_length
+        return Request.of(checked, self._tokenizing(kind, limit), limit, spec, on_truncate, show_progress)
 
     def _tokenizing(
         self, kind: TextKind | None, max_length: int
-    ) -> Callable[[Sequence[str]], tuple[list[TokenSequence], int]]:
-        """Return a function that tokenises texts of this kind and counts the truncated ones."""
+    ) -> Callable[[Sequence[str]], tuple[list[TokenSequence], dict[int, int]]]:
+        """Return a function that tokenises texts of this kind, and returns the lengths of the truncated ones."""
         if kind == "query":
             instruction = self.query_instruction
         elif kind == "passage":

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 def tokenize_texts(
     tokenizer: TextTokenizer, texts: Sequence[str], instruction: str, max_length: int, shared: str = ""
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise texts, each after the instruction; also return how many were truncated to `max_length` tokens.
+) -> tuple[list[TokenSequence], dict[int, int]]:
+    """Tokenise texts, each after the instruction, and truncate them to `max_length` tokens.
 
-    `shared` is the text that all of them begin with.
+    `shared` is the text that all of them begin with. Also return {position of a truncated text: its whole length in
+    tokens}, as the other functions here do.
     """
     template = tokenizer.text
     room = max_length - template.size
@@ -38,13 +39,13 @@ def tokenize_texts(
     if shared:
         beginning = np.concatenate([template.parts[0], *tokenizer.ids([shared])])
         sequences = [replace(sequence, shared=_common_prefix(sequence.ids, beginning)) for sequence in sequences]
-    return sequences, sum(len(text) > room for text in ids)
+    return sequences, {i: len(text) + template.size for i, text in enumerate(ids) if len(text) > room}
 
 
 def tokenize_pairs(
     tokenizer: TextTokenizer, pairs: Sequence[tuple[str, str]], max_length: int, query_max_length: int
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise pairs with the pair template; also return how many were truncated.
+) -> tuple[list[TokenSequence], dict[int, int]]:
+    """Tokenise pairs with the pair template; also return the lengths of those that were truncated.
 
     The query is truncated to `query_max_length` tokens, then the passage to what remains of `max_length`. Texts that
     occur in several pairs are tokenised once.
@@ -59,11 +60,12 @@ def tokenize_pairs(
         )
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     ids = dict(zip(texts, tokenizer.ids(texts), strict=True))
-    sequences, truncated = [], 0
-    for query_text, passage_text in pairs:
+    sequences, truncated = [], {}
+    for i, (query_text, passage_text) in enumerate(pairs):
         query, passage = ids[query_text][:query_max_length], ids[passage_text]
         room = max_length - template.size - len(query)
-        truncated += len(query) < len(ids[query_text]) or len(passage) > room
+        if len(query) < len(ids[query_text]) or len(passage) > room:
+            truncated[i] = len(ids[query_text]) + len(passage) + template.size
         sequences.append(_assemble(template, query, passage[:room]))
     return sequences, truncated
 
@@ -76,8 +78,8 @@ def tokenize_with_examples(
     suffix: str,
     max_length: int,
     longest: int,
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise queries as examples, instruction, query and suffix; also return how many were truncated.
+) -> tuple[list[TokenSequence], dict[int, int]]:
+    """Tokenise queries as examples, instruction, query and suffix; also return the lengths of those truncated.
 
     `max_length` covers the instruction and the query. The examples come on top and leave room for `longest` tokens.
     To truncate where FlagEmbedding does, special tokens are counted by tokenising their text, such as "</s>".
@@ -96,7 +98,7 @@ def tokenize_with_examples(
     whole_length = (before + after + max_length + 8) // 8 * 8 + 8
     whole = [examples + query + suffix for query, _ in queries]
     sequences, too_long = tokenize_texts(tokenizer, whole, "", whole_length, shared=examples + instruction)
-    return sequences, max(sum(is_truncated for _, is_truncated in queries), too_long)
+    return sequences, too_long | {i: size + start + end for i, (_, size) in enumerate(queries) if size > room}
 
 
 def examples_room(tokenizer: TextTokenizer, examples: str, suffix: str) -> int:
@@ -112,8 +114,10 @@ def tokenize_prompted_pairs(
     query_max_length: int,
     *,
     always_begin: bool,
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise pairs for LLM rerankers as lines "A: query", "B: passage" and the prompt; also count truncated pairs.
+) -> tuple[list[TokenSequence], dict[int, int]]:
+    """Tokenise pairs for LLM rerankers as lines "A: query", "B: passage" and the prompt.
+
+    Also return the lengths of the pairs that were truncated, without the prompt.
 
     The passage is truncated so that query and passage take at most `max_length` tokens plus the length of the prompt.
     Token types are 0 for the query and its line end, 1 for the passage and 2 for the prompt.
@@ -129,15 +133,16 @@ def tokenize_prompted_pairs(
     queries = list(dict.fromkeys(f"A: {query}" for query, _ in pairs))
     passages = list(dict.fromkeys(f"B: {passage}" for _, passage in pairs))
     ids = dict(zip(queries + passages, tokenizer.ids(queries + passages), strict=True))
-    sequences, truncated = [], 0
-    for query_text, passage_text in pairs:
+    sequences, truncated = [], {}
+    for i, (query_text, passage_text) in enumerate(pairs):
         whole_query, whole_passage = ids[f"A: {query_text}"], ids[f"B: {passage_text}"]
         query = np.concatenate([begin, whole_query[:query_max_length], end_of_line]).astype(np.int32)
         passage = whole_passage[:max_length]
         too_many = len(query) + len(passage) - longest
         if 0 < too_many < len(end_of_line) + len(passage):
             passage = passage[: max(0, len(passage) - too_many)]
-        truncated += len(whole_query) > query_max_length or len(passage) < len(whole_passage)
+        if len(whole_query) > query_max_length or len(passage) < len(whole_passage):
+            truncated[i] = len(begin) + len(whole_query) + len(end_of_line) + len(whole_passage)
         parts = query, passage, np.concatenate([end_of_line, prompt_ids])
         types = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
         sequences.append(TokenSequence(np.concatenate(parts), types, shared=len(query)))

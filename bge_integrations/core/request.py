@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -23,7 +23,8 @@ class Request(Generic[Input]):
     Attributes:
         inputs: The distinct texts or pairs.
         positions: For each text or pair of the call, its position in `inputs`.
-        tokenize: Returns the sequences of some inputs, and how many of these inputs were truncated.
+        tokenize: Returns the sequences of some inputs, and {position: tokens} of those that were truncated.
+        max_length: Maximum number of tokens of an input.
         spec: What to compute.
         on_truncate: "warn" about truncated inputs, "error" to refuse the call before it is computed, or "ignore".
         show_progress: Whether to show a progress bar.
@@ -31,7 +32,8 @@ class Request(Generic[Input]):
 
     inputs: Sequence[Input]
     positions: Sequence[int]
-    tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], int]]
+    tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], dict[int, int]]]
+    max_length: int
     spec: OutputSpec
     on_truncate: OnTruncate
     show_progress: bool
@@ -40,7 +42,8 @@ class Request(Generic[Input]):
     def of(
         cls,
         inputs: Sequence[Input],
-        tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], int]],
+        tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], dict[int, int]]],
+        max_length: int,
         spec: OutputSpec,
         on_truncate: OnTruncate,
         show_progress: bool,
@@ -48,7 +51,11 @@ class Request(Generic[Input]):
         """Create a request from checked inputs, some of which may occur several times."""
         numbers: dict[Input, int] = {}
         positions = [numbers.setdefault(each, len(numbers)) for each in inputs]
-        return cls(list(numbers), positions, tokenize, spec, on_truncate, show_progress)
+        return cls(list(numbers), positions, tokenize, max_length, spec, on_truncate, show_progress)
+
+    def in_call(self, tokens: Mapping[int, int]) -> dict[int, int]:
+        """Return {position in the call: tokens} for {position in `inputs`: tokens}."""
+        return {i: tokens[distinct] for i, distinct in enumerate(self.positions) if distinct in tokens}
 
     @property
     def characters(self) -> int:

@@ -130,12 +130,12 @@ class Reranker(Loaded):
             query_max_length = (self.query_max_length if max_length is None else None) or max(1, longest * 3 // 4)
         check_whole_number(query_max_length, "query_max_length", most=longest)
         tokenize = self._tokenizing(longest, query_max_length)
-        return Request.of(checked, tokenize, self._spec, on_truncate, show_progress)
+        return Request.of(checked, tokenize, longest, self._spec, on_truncate, show_progress)
 
     def _tokenizing(
         self, max_length: int, query_max_length: int
-    ) -> Callable[[Sequence[Pair]], tuple[list[TokenSequence], int]]:
-        """Return a function that tokenises pairs and counts the truncated ones."""
+    ) -> Callable[[Sequence[Pair]], tuple[list[TokenSequence], dict[int, int]]]:
+        """Return a function that tokenises pairs, and returns the lengths of the truncated ones."""
         if not self.prompt:
             return partial(tokenize_pairs, self._tokenizer, max_length=max_length, query_max_length=query_max_length)
         return partial(

@@ -18,9 +18,9 @@ from bge_integrations.core.request import PendingCall, Request, settle
 from bge_integrations.core.residency import ModelKey, SharedModel, acquire
 from bge_integrations.core.runner import ModelRunner
 from bge_integrations.core.scheduler import QueueIsFull
-from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError, TruncationWarning
+from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError
 from bge_integrations.progress import progress_bar
-from bge_integrations.reporting import warn_caller
+from bge_integrations.reporting import TruncatedTexts, report_truncation, warn_caller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +83,7 @@ class Session:
         """Return one output per input of the request."""
         call = self._begin(request)
         try:
-            if (truncated := self._feed(call, request)) and request.on_truncate == "warn":
-                _warn_about_truncation(truncated, len(request.inputs))
+            _report(self._feed(call, request), request)
             outputs = call.future.result()
         except BaseException:
             call.cancel()
@@ -101,8 +100,7 @@ class Session:
                 truncated = self._feed_on_loop(call, request)
             except QueueIsFull:
                 truncated = await self._feed_in_thread(call, request)
-            if truncated and request.on_truncate == "warn":
-                _warn_about_truncation(truncated, len(request.inputs))
+            _report(truncated, request)
             outputs: list[SequenceOutput] = await asyncio.wrap_future(call.future)
         except BaseException:
             call.cancel()
@@ -111,7 +109,7 @@ class Session:
             _warn_about_slowdowns(call)
         return outputs
 
-    def _feed_on_loop(self, call: PendingCall, request: Request[Any]) -> int:
+    def _feed_on_loop(self, call: PendingCall, request: Request[Any]) -> dict[int, int]:
         """Run `_feed` for a call that is small enough to take about a millisecond.
 
         Raises:
@@ -136,15 +134,16 @@ class Session:
         call.future.add_done_callback(lambda _: let_go())
         return call
 
-    def _feed(self, call: PendingCall, request: Request[Any], may_wait: bool = True) -> int:
-        """Tokenise and queue all inputs, one chunk ahead of the devices. Return how many inputs were truncated."""
+    def _feed(self, call: PendingCall, request: Request[Any], may_wait: bool = True) -> dict[int, int]:
+        """Tokenise and queue all inputs, one chunk ahead of the devices. Return {input: tokens} of those truncated."""
         runners = [ModelRunner(shared, request.spec) for shared in self.shared_models]
         turn = next(self._turns)
         policy = runtime.policy
         size = policy.chunk_texts * len(runners)
-        queued = truncated = 0
+        queued = 0
+        truncated: dict[int, int] = {}
         for sequences, truncated_here in _chunks(request, size):
-            truncated += truncated_here
+            truncated |= {queued + i: tokens for i, tokens in truncated_here.items()}
             call.expect(len(sequences), size)
             if call.is_over:
                 break
@@ -161,9 +160,9 @@ class Session:
             queued += len(portion)
         return truncated
 
-    async def _feed_in_thread(self, call: PendingCall, request: Request[Any]) -> int:
+    async def _feed_in_thread(self, call: PendingCall, request: Request[Any]) -> dict[int, int]:
         """Run `_feed` in a dedicated thread, so that long calls don't occupy the application's `to_thread` pool."""
-        fed: Future[int] = Future()
+        fed: Future[dict[int, int]] = Future()
         fed.set_running_or_notify_cancel()  # so that a cancelled task can't cancel the thread's future
         threading.Thread(target=settle, args=(fed, self._feed, call, request), name="bge-feed").start()
         return await asyncio.wrap_future(fed)
@@ -210,28 +209,29 @@ class Loaded:
         return f"{type(self).__name__}({self.name!r}, {settings})"
 
 
-def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequence], int]]:
-    """Yield the sequences of `size` inputs at a time, and how many of these inputs were truncated."""
+def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequence], dict[int, int]]]:
+    """Yield the sequences of `size` inputs at a time, and {position: tokens} of those that were truncated."""
     inputs = request.inputs
     chunks = (request.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
     if request.on_truncate != "error":
         yield from chunks
         return
     tokenized = list(chunks)  # all of them, before anything is computed
-    if truncated := sum(count for _, count in tokenized):
+    truncated = {size * i + j: tokens for i, (_, chunk) in enumerate(tokenized) for j, tokens in chunk.items()}
+    if truncated:
+        report = TruncatedTexts()
+        report.add(request.in_call(truncated), len(request.positions), request.max_length)
         raise TextTooLongError(
-            f"{truncated} of {len(inputs)} distinct inputs are longer than max_length; split them, raise max_length "
-            "if the model allows it, or allow truncation with on_truncate='warn'"
+            report.finding,
+            advice="split them, raise max_length if the model allows it, or allow truncation with on_truncate='warn'",
         )
     yield from tokenized
 
 
-def _warn_about_truncation(truncated: int, inputs: int) -> None:
-    warn_caller(
-        f"{truncated} of {inputs} distinct inputs were longer than max_length and were truncated; split them, or "
-        "raise max_length if the model allows it",
-        TruncationWarning,
-    )
+def _report(truncated: dict[int, int], request: Request[Any]) -> None:
+    """Warn about truncated inputs, if the call is to."""
+    if request.on_truncate == "warn":
+        report_truncation(request.in_call(truncated), len(request.positions), request.max_length)
 
 
 def _warn_about_slowdowns(call: PendingCall) -> None:

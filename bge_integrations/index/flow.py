@@ -14,9 +14,11 @@ it may block to read files or query a storage engine: `arun` runs these steps in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from bge_integrations.reporting import TruncatedTexts
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -32,10 +34,12 @@ class Encode:
     Attributes:
         texts: The texts.
         settings: Keywords of `Embedder.encode`.
+        ids: The ids of the texts, for a warning about truncated ones; None if they have none.
     """
 
     texts: Iterable[str]
     settings: dict[str, Any]
+    ids: Sequence[str] | None = None
 
 
 Flow = Generator[Encode, "Embeddings", T]
@@ -44,25 +48,29 @@ Flow = Generator[Encode, "Embeddings", T]
 def run(flow: Flow[T], embedder: Embedder) -> T:
     """Run a flow to its end and return its result."""
     try:
-        step = _advance(flow, None)
-        while isinstance(step, Encode):
-            step = _advance(flow, embedder.encode(step.texts, **step.settings))
-        return step.value
+        with TruncatedTexts() as truncated:
+            step = _advance(flow, None)
+            while isinstance(step, Encode):
+                truncated.ids = step.ids
+                step = _advance(flow, embedder.encode(step.texts, **step.settings))
+            return step.value
     finally:
         flow.close()
 
 
 async def arun(flow: Flow[T], embedder: Embedder) -> T:
     """Async version of `run`; does not block the event loop. If cancelled, a step in a thread still finishes."""
-    step = await asyncio.to_thread(_advance, flow, None)
-    while isinstance(step, Encode):
-        try:
-            encoded = await embedder.aencode(step.texts, **step.settings)
-        except BaseException:
-            flow.close()  # safe, because no thread is inside the flow here
-            raise
-        step = await asyncio.to_thread(_advance, flow, encoded)
-    return step.value
+    with TruncatedTexts() as truncated:
+        step = await asyncio.to_thread(_advance, flow, None)
+        while isinstance(step, Encode):
+            truncated.ids = step.ids
+            try:
+                encoded = await embedder.aencode(step.texts, **step.settings)
+            except BaseException:
+                flow.close()  # safe, because no thread is inside the flow here
+                raise
+            step = await asyncio.to_thread(_advance, flow, encoded)
+        return step.value
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Writer:
                     plan = self.plan(pending)
                     encoded = None
                     if plan.new:
-                        encoded = yield Encode(plan.texts, {**settings, "on_truncate": on_truncate})
+                        encoded = yield Encode(plan.texts, {**settings, "on_truncate": on_truncate}, plan.ids)
                     pending = self.store(plan, encoded)
                 added += [document.id for document in chunk]
                 bar.update(len(chunk))
@@ -154,6 +154,11 @@ class Plan:
     @property
     def texts(self) -> list[str]:
         return [document.text for document in self.new]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of `texts`."""
+        return [document.id for document in self.new]
 
 
 def _matching_points(engine: Engine, condition: Condition) -> Iterator[str]:

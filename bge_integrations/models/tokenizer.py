@@ -118,12 +118,13 @@ class TextTokenizer:
         name = token.get("content") if isinstance(token, dict) else token
         return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
 
-    def truncate(self, text: str, tokens: int) -> tuple[str, bool]:
-        """Truncate a text to `tokens` tokens, without counting special tokens; also return whether it was longer."""
+    def truncate(self, text: str, tokens: int) -> tuple[str, int]:
+        """Truncate a text to `tokens` tokens, without counting special tokens; also return how many it had."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        if len(encoding.ids) <= tokens:
-            return text, False
-        return text[: encoding.offsets[tokens - 1][1]] if tokens > 0 else "", True
+        size = len(encoding.ids)
+        if size <= tokens:
+            return text, size
+        return text[: encoding.offsets[tokens - 1][1]] if tokens > 0 else "", size
 
     def _template(self, texts: int) -> Template:
         """Derive the template from the encoding of one-letter texts."""

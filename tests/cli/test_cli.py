@@ -736,7 +736,8 @@ def test_truncated_texts_are_reported_once(tmp_path):
     rows_file(tmp_path / "in.jsonl", 300)
     done = in_a_process("embed", tmp_path / "in.jsonl", "-", "--model", "pocket", "--max-length", "4")
     assert done.returncode == 0
-    assert done.stderr.startswith("bge: some texts were longer than the model's maximum and were truncated")
+    assert done.stderr.startswith("bge: 300 of 300 texts were longer")
+    assert "numbers 1, 2, 3, 4, 5, …" in done.stderr  # of the file's rows, although they are encoded in chunks
     assert done.stderr.count("\n") == 1
 
 

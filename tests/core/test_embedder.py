@@ -17,6 +17,7 @@ from bge_integrations.errors import (
     TruncationWarning,
     UnknownModelError,
 )
+from bge_integrations.reporting import TruncatedTexts
 
 LONG = "long " * 2000
 
@@ -121,7 +122,53 @@ def test_truncation_is_counted_once_per_call(base):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         base.encode([LONG, LONG + "x", "short", LONG])
-    assert [str(w.message)[:34] for w in caught] == ["2 of 3 distinct inputs were longer"]
+    (warning,) = [w.message for w in caught]
+    assert (warning.count, warning.total, warning.positions, warning.ids) == (3, 4, (0, 1, 3), ())
+    assert (warning.longest, warning.limit) == (max(base.count_tokens([LONG, LONG + "x"])), base.max_length)
+
+
+@pytest.mark.parametrize("kind", ["query", "passage", None])
+async def test_a_long_call_names_its_truncated_texts(base, kind):
+    """They are in several chunks, and some occur twice."""
+    texts = [f"text {i} " + "word " * 40 * (i % 70 == 69) for i in range(700)] + ["text 69 " + "word " * 40]
+    lengths = base.count_tokens(texts, kind=kind)
+    limit = max(lengths) - 20
+    with pytest.warns(TruncationWarning) as caught:
+        base.encode(texts, kind=kind, max_length=limit)
+    with pytest.warns(TruncationWarning) as caught_later:
+        await base.aencode(texts, kind=kind, max_length=limit)
+    for warning in (each.message for each in (*caught, *caught_later)):
+        too_long = tuple(i for i, length in enumerate(lengths) if length > limit)
+        assert len(too_long) == 11
+        assert warning.positions == too_long
+        assert (warning.count, warning.total, warning.longest) == (11, 701, max(lengths))
+
+
+def test_a_warning_names_at_most_a_hundred_texts(base):
+    with pytest.warns(TruncationWarning) as caught:
+        base.encode([f"{i} b c d e f" for i in range(300)], max_length=4)
+    assert caught[0].message.count == 300
+    assert caught[0].message.positions == tuple(range(100))
+    assert len(str(caught[0].message)) < 300
+
+
+def test_calls_in_a_block_share_one_warning(base):
+    def encode_parts():
+        with TruncatedTexts(first=10):
+            base.encode(["short", LONG])
+            base.encode(["short"])
+            base.encode([LONG])
+
+    with pytest.warns(TruncationWarning) as caught:
+        encode_parts()
+    (warning,) = [each.message for each in caught]
+    assert (warning.count, warning.total, warning.positions) == (2, 4, (11, 13))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with TruncatedTexts():
+            base.encode(["short"])
+    with pytest.warns(TruncationWarning):
+        base.encode([LONG])  # the block is over
 
 
 def test_the_truncation_warning_points_at_the_caller(base):

@@ -65,8 +65,10 @@ def test_empty_texts_are_scored(reranker):
 
 
 def test_truncation_is_counted_warned_about_or_refused(reranker):
-    with pytest.warns(TruncationWarning, match=r"\b2 of 3\b"):
+    with pytest.warns(TruncationWarning, match=r"\b2 of 3\b") as caught:
         reranker.score([("q", LONG), (LONG, "p"), ("q", "p")])
+    assert caught[0].message.positions == (0, 1)
+    assert caught[0].message.longest > caught[0].message.limit == reranker.max_length
     with pytest.raises(TextTooLongError, match="1 of 1"):
         reranker.score([("q", LONG)], on_truncate="error")
 
