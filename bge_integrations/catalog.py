@@ -39,6 +39,8 @@ Head = Literal[
     "layerwise",  # one linear head for each of the upper layers
 ]
 
+#: The name of the two bundled models, an embedder and a reranker.
+POCKET = "pocket"
 ENGLISH = "Represent this sentence for searching relevant passages: "
 CHINESE = "为这个句子生成表示以用于检索相关文章："
 

@@ -157,7 +157,11 @@ class PerformanceWarning(UserWarning):
 
 
 class InstructionWarning(UserWarning):
-    """Nothing says which instruction a model's queries need, so they get none. Issued once per process and model."""
+    """Texts get no instruction although the model may need one.
+
+    Nothing says which instruction its queries need (reported once per process and model), or a call does not say which
+    kind its texts are (reported once per process).
+    """
 
 
 # Show these on every call, not only once per line of code; the user's own filters take precedence.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: FlagEmbedding's keys, and the attribute that has the same vectors here.
+_FLAG_EMBEDDING_NAMES = {"dense_vecs": "dense", "lexical_weights": "sparse", "colbert_vecs": "multi_vector"}
 
 
 class SparseVector(NamedTuple):
@@ -123,6 +126,11 @@ class Embeddings:
     dense: NDArray[np.float32] | None = None
     sparse: SparseVectors | None = None
     multi_vector: MultiVectors | None = None
+
+    def __getitem__(self, key: object) -> NoReturn:
+        name = _FLAG_EMBEDDING_NAMES.get(key) if isinstance(key, str) else None
+        use = name or ", ".join(name for name in ("dense", "sparse", "multi_vector") if getattr(self, name) is not None)
+        raise TypeError(f"Embeddings hold the vectors in attributes; use .{use.replace(', ', ', .')}")
 
     def __repr__(self) -> str:
         dense = None if self.dense is None else f"float32 {self.dense.shape}"

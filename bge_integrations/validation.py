@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bge_integrations.errors import InvalidInputError
 
@@ -23,6 +23,14 @@ def check_texts(texts: object, argument: str) -> list[str]:
     for i, text in enumerate(checked):
         check_text(text, f"{argument}[{i}]")
     return checked
+
+
+def check_not_dict(texts: object) -> None:
+    """Raise InvalidInputError if `texts` is a dict, whose keys would be taken as the texts."""
+    if isinstance(texts, Mapping):
+        raise InvalidInputError(
+            f"texts must be a list of texts, got a {type(texts).__name__}; did you mean list(texts.values())?"
+        )
 
 
 def check_query(text: object) -> list[str]:

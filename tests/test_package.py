@@ -49,7 +49,7 @@ EXPORTED = {
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
         "IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError NonFiniteError NotSupportedError "
         "OutOfMemoryError OverloadedError PerformanceWarning StorageError TextTooLongError TruncationWarning "
-        "UnknownModelError UnreadableFileError WrongKindError WrongModelError"
+        "UnknownArgumentError UnknownModelError UnreadableFileError WrongKindError WrongModelError"
     ),
 }
 

@@ -13,7 +13,7 @@ from bge_integrations.core import runtime
 from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.outputs import Embeddings, SparseVectors
-from bge_integrations.validation import check_texts
+from bge_integrations.validation import check_not_dict, check_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,6 +80,7 @@ class _View(Generic[Rows]):
         return self._finish(plan, kind, computed)
 
     def _plan(self, texts: Iterable[str], kind: TextKind) -> Plan:
+        check_not_dict(texts)
         return self._shared.plan(self._part, kind, check_texts(texts, "texts"))
 
     def _arguments(self, plan: Plan, kind: TextKind, show_progress: bool) -> dict[str, Any]:

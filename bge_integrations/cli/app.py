@@ -64,9 +64,8 @@ class _Command(TyperCommand):
             value = ctx.params.get(parameter.name)
             if "" in (value if isinstance(value, list) else [value]):
                 name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
-                raise InvalidInputError(
-                    f"{name or str(parameter.name).upper()} is empty", advice="give it a value, or leave it out"
-                )
+                advice = "give it a value" if parameter.required else "give it a value, or leave it out"
+                raise InvalidInputError(f"{name or str(parameter.name).upper()} is empty", advice=advice)
         return super().invoke(ctx)
 
 

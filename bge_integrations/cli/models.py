@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -23,18 +23,21 @@ def models(
 ) -> None:
     """List the BGE models, which of them this release supports, and which are downloaded.
 
-    The two bundled 'pocket' models are not listed.
+    The two bundled models are not listed; `bge models pocket` describes them.
     """
+    if name == catalog.POCKET:
+        for kind in get_args(catalog.Kind):
+            _print_details(_pocket(kind), as_json)
+        return
     cached = _cached_repositories()
     if name is not None:
         row = catalog.find(name)
         if row is None:
-            raise UnknownModelError(f"{name} is not in the catalogue", advice="list its models with `bge models`")
-        described = _described(row, cached)
-        if as_json:
-            print_json(described)
-        else:
-            print_table((key, "-" if value in (None, "", {}) else value) for key, value in described.items())
+            from bge_integrations.models.checkpoint import did_you_mean
+
+            advice = did_you_mean(name) or "list its models with `bge models`"
+            raise UnknownModelError(f"{name} is not in the catalogue", advice=advice)
+        _print_details(_described(row, cached), as_json)
         return
     rows = [_described(row, cached) for row in catalog.CHECKPOINTS]
     if as_json:
@@ -80,6 +83,34 @@ def download(
         _, folder = locate(name, kind)
         locate_base(folder, kind)
         print(folder)
+
+
+def _print_details(described: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(described)
+    else:
+        print_table((key, "-" if value in (None, "", {}) else value) for key, value in described.items())
+
+
+def _pocket(kind: catalog.Kind) -> dict[str, Any]:
+    """Describe one of the two bundled models."""
+    from bge_integrations.models.checkpoint import locate, read_config, weight_bytes
+    from bge_integrations.models.encoder_config import EncoderConfig
+    from bge_integrations.models.profile import embedder_profile, reranker_profile
+
+    _, folder = locate(catalog.POCKET, kind)
+    config = EncoderConfig.read(read_config(folder))
+    embedder = embedder_profile(catalog.POCKET, folder) if kind == "embedder" else None
+    family = embedder.family if embedder else reranker_profile(catalog.POCKET, folder).family
+    row = catalog.Checkpoint(
+        catalog.POCKET,
+        family,
+        config.max_length,
+        "en",
+        config.hidden_size if embedder else None,
+        embedder.pooling if embedder else None,
+    )
+    return {**_described(row, {}), "cached": "bundled", "size": weight_bytes(folder)}
 
 
 def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> dict[str, Any]:

@@ -7,18 +7,19 @@ import os
 import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from bge_integrations.catalog import POCKET
 from bge_integrations.core import inputs, runtime
-from bge_integrations.core.request import OnTruncate, Request
+from bge_integrations.core.request import OnTruncate, Request, off_loop
 from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.checkpoint import POCKET
+from bge_integrations.models.instructions import hint_at_kind
 from bge_integrations.models.interface import OutputSpec
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
-from bge_integrations.validation import check_on_truncate, check_texts, check_whole_number
+from bge_integrations.validation import check_not_dict, check_on_truncate, check_texts, check_whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     from bge_integrations.models.profile import EmbedderProfile
 
 TextKind = Literal["query", "passage"]
+
+
+class _Unsaid:
+    def __repr__(self) -> str:
+        return "None"
+
+
+#: The default of `kind`. It means None, but tells a call that leaves `kind` out from one that passes None.
+UNSAID: Any = _Unsaid()
 #: (dense, sparse, multi_vector) of a call that returns dense vectors only.
 _DENSE = (True, False, False)
 
@@ -69,6 +79,8 @@ class Embedder(Loaded):
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
         check_whole_number(self.max_length, "max_length", most=self._longest)
+        for kind in (None, "query", "passage"):
+            self._tokenizing(kind, self.max_length)(["a"])  # raises if max_length leaves no room
         truncate_dim = profile.truncate_dim if truncate_dim is None else truncate_dim
         if truncate_dim is not None:
             check_whole_number(truncate_dim, "truncate_dim", most=model.hidden_size)
@@ -107,6 +119,7 @@ class Embedder(Loaded):
             ClosedError: After `close()`.
         """
         self._session.check_open()
+        check_not_dict(texts)
         checked = check_texts(texts, "texts")
         sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], {})
         return [len(sequence) for sequence in sequences]
@@ -115,7 +128,7 @@ class Embedder(Loaded):
         self,
         texts: Iterable[str],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         dense: bool = True,
         sparse: bool = False,
         multi_vector: bool = False,
@@ -128,7 +141,8 @@ class Embedder(Loaded):
 
         Args:
             texts: The n texts. An empty list returns arrays of length 0; an empty text is embedded like any other.
-            kind: "query" or "passage" prepends the instruction for that kind to each text; None prepends nothing.
+            kind: "query" or "passage" prepends the instruction for that kind to each text; None prepends nothing. If
+                it is left out although the model has instructions, an `InstructionWarning` says so once per process.
             dense: Return `.dense`, float32 (n, dimension).
             sparse: Return `.sparse`, lexical weights by token id.
             multi_vector: Return `.multi_vector`, float32 (tokens, width) for each text.
@@ -150,13 +164,14 @@ class Embedder(Loaded):
         """
         representations = dense, sparse, multi_vector
         request = self._request(texts, kind, representations, max_length, normalize, on_truncate, show_progress)
+        self._hint_at_kind(kind)
         return self._gather(request, self._session.run(request))
 
     async def aencode(
         self,
         texts: Iterable[str],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         dense: bool = True,
         sparse: bool = False,
         multi_vector: bool = False,
@@ -166,8 +181,9 @@ class Embedder(Loaded):
         show_progress: bool = False,
     ) -> Embeddings:
         """Embed texts without blocking the event loop; cancelling drops work that has not started. See `encode`."""
-        representations = dense, sparse, multi_vector
-        request = self._request(texts, kind, representations, max_length, normalize, on_truncate, show_progress)
+        arguments = texts, kind, (dense, sparse, multi_vector), max_length, normalize, on_truncate, show_progress
+        request = await off_loop(texts, self._request, *arguments)
+        self._hint_at_kind(kind)
         outputs = await self._session.arun(request)
         if len(request.positions) > runtime.policy.inline_texts:
             return await asyncio.to_thread(self._gather, request, outputs)
@@ -177,7 +193,7 @@ class Embedder(Loaded):
         self,
         texts: Iterable[str],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         max_length: int | None = None,
         normalize: bool = True,
         on_truncate: OnTruncate = "warn",
@@ -185,20 +201,23 @@ class Embedder(Loaded):
     ) -> NDArray[np.float32]:
         """Return the dense vectors of texts, float32 (n, dimension). See `encode`."""
         request = self._request(texts, kind, _DENSE, max_length, normalize, on_truncate, show_progress)
+        self._hint_at_kind(kind)
         return self._gather_dense(request, self._session.run(request))
 
     async def aencode_dense(
         self,
         texts: Iterable[str],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         max_length: int | None = None,
         normalize: bool = True,
         on_truncate: OnTruncate = "warn",
         show_progress: bool = False,
     ) -> NDArray[np.float32]:
         """Return the dense vectors of texts without blocking the event loop. See `encode`."""
-        request = self._request(texts, kind, _DENSE, max_length, normalize, on_truncate, show_progress)
+        arguments = texts, kind, _DENSE, max_length, normalize, on_truncate, show_progress
+        request = await off_loop(texts, self._request, *arguments)
+        self._hint_at_kind(kind)
         outputs = await self._session.arun(request)
         if len(request.positions) > runtime.policy.inline_texts:
             return await asyncio.to_thread(self._gather_dense, request, outputs)
@@ -215,6 +234,11 @@ class Embedder(Loaded):
         """All text around a query: examples, instruction and suffix."""
         return self._examples + self.query_instruction + self._query_suffix
 
+    def _hint_at_kind(self, kind: TextKind | None) -> None:
+        """Hint at `kind` once per process, if a call leaves it out and the model has instructions."""
+        if kind is UNSAID and (self._query_surroundings or self.passage_instruction):
+            hint_at_kind(self.name)
+
     def _request(
         self,
         texts: Iterable[str],
@@ -226,6 +250,7 @@ class Embedder(Loaded):
         show_progress: bool,
     ) -> Request[str]:
         """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
+        check_not_dict(texts)
         checked = check_texts(texts, "texts")
         dense, sparse, multi_vector = map(bool, representations)
         if not (dense or sparse or multi_vector):
@@ -249,7 +274,7 @@ class Embedder(Loaded):
             instruction = self.query_instruction
         elif kind == "passage":
             instruction = self.passage_instruction
-        elif kind is None:
+        elif kind is None or kind is UNSAID:
             instruction = ""
         else:
             raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")

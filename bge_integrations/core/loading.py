@@ -102,6 +102,7 @@ def load_embedder(
         UnknownArgumentError: There is no such argument.
     """
     check_request(model, "embedder", family, pooling)
+    _check_source(revision, cache_folder)
     for argument, text in (("query_instruction", query_instruction), ("passage_instruction", passage_instruction)):
         if text is not None:
             check_text(text, argument)
@@ -181,6 +182,7 @@ def load_reranker(
         UnknownArgumentError: There is no such argument.
     """
     check_request(model, "reranker", family)
+    _check_source(revision, cache_folder)
     devices = resolve_devices(device)
     placement = devices, resolve_dtype(dtype, devices[0]), choose_cpu_kernels(cpu_kernels)
     name, folder = locate(
@@ -196,6 +198,16 @@ def load_reranker(
     except BaseException:
         session.close()
         raise
+
+
+def _check_source(revision: object, cache_folder: object) -> None:
+    """Refuse what the hub's library would misunderstand."""
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise InvalidInputError(
+            f"revision={revision!r} must be a branch, a tag or a commit, as a str", argument="revision"
+        )
+    if cache_folder is not None and (not isinstance(cache_folder, (str, os.PathLike)) or not os.fspath(cache_folder)):
+        raise InvalidInputError(f"cache_folder={cache_folder!r} must be a path", argument="cache_folder")
 
 
 def _check_prompt(profile: RerankerProfile, prompt: str | None) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
+
+from bge_integrations.core import runtime
 
 if TYPE_CHECKING:
     from bge_integrations.models.interface import OutputSpec, TokenSequence
 
 OnTruncate = Literal["warn", "error", "ignore"]
+P = ParamSpec("P")
 T = TypeVar("T")
 Input = TypeVar("Input", str, tuple[str, str])
 
@@ -61,6 +65,13 @@ class Request(Generic[Input]):
     def characters(self) -> int:
         """Number of characters in the distinct inputs."""
         return sum(len(each) if isinstance(each, str) else sum(map(len, each)) for each in self.inputs)
+
+
+async def off_loop(inputs: object, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `check`, which reads all inputs of a call; in a thread if they are so many that it would block the loop."""
+    if isinstance(inputs, (list, tuple)) and len(inputs) > runtime.policy.inline_texts:
+        return await asyncio.to_thread(check, *args, **kwargs)
+    return check(*args, **kwargs)
 
 
 class PendingCall:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bge_integrations.core.inputs import tokenize_pairs, tokenize_prompted_pairs
-from bge_integrations.core.request import OnTruncate, Request
+from bge_integrations.core.request import OnTruncate, Request, off_loop
 from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.interface import OutputSpec
@@ -60,6 +60,7 @@ class Reranker(Loaded):
         self._spec = OutputSpec(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
         self._always_begin = profile.always_begin
         self._tokenizer = session.model.tokenizer
+        self._request([("a", "a")], None, None, "warn", False).tokenize([("a", "a")])  # raises if lengths leave no room
 
     def score(
         self,
@@ -110,7 +111,8 @@ class Reranker(Loaded):
         show_progress: bool = False,
     ) -> NDArray[np.float32]:
         """Score pairs without blocking the event loop; cancelling drops work that has not started. See `score`."""
-        request = self._request(pairs, max_length, query_max_length, on_truncate, show_progress)
+        arguments = pairs, max_length, query_max_length, on_truncate, show_progress
+        request = await off_loop(pairs, self._request, *arguments)
         return self._gather(request, await self._session.arun(request), normalize)
 
     def _request(
@@ -161,7 +163,7 @@ class Reranker(Loaded):
 
 
 def _check_pairs(pairs: object) -> list[Pair]:
-    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+    if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
         raise InvalidInputError(f"pairs must be a list of (query, passage), got {type(pairs).__name__}")
     checked = []
     for i, pair in enumerate(pairs):

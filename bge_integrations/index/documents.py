@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import can_be_named
 from bge_integrations.index.records import NewDocument, Record, checked_metadata
-from bge_integrations.validation import check_text
+from bge_integrations.validation import check_not_dict, check_text
 
 if TYPE_CHECKING:
     from bge_integrations.index.engine import FieldKind
@@ -28,6 +28,7 @@ def documents_of(
     texts: Iterable[str], ids: Iterable[str | None] | None, metadatas: Iterable[Mapping[str, Any]] | None
 ) -> Iterator[NewDocument]:
     """Check and return the documents of an `add`. A list is checked as a whole, an iterator as it is read."""
+    check_not_dict(texts)
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise InvalidInputError(
             f"texts must be a list of texts, got one {type(texts).__name__}", argument="texts", advice="wrap it: [text]"

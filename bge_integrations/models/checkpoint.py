@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations import catalog
+from bge_integrations.catalog import POCKET
 from bge_integrations.errors import BGEError, CheckpointError, CheckpointNotFoundError, UnknownModelError
 from bge_integrations.models.architecture import check_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 #: Seconds to wait for the hub.
 _HUB_TIMEOUT = 20.0
@@ -71,7 +71,9 @@ def locate(
     if row is not None and name.lower() in (row.short_name, row.name.lower()):
         name = row.name
     elif "/" not in name:
-        raise UnknownModelError(_unknown(name))
+        choices = "pass a folder, a hub id owner/name, or a name that `bge models` lists"
+        hint = did_you_mean(name)
+        raise UnknownModelError(f"unknown model {name!r}", advice=f"{hint} Otherwise {choices}" if hint else choices)
     return name, _from_hub(name, revision, cache_folder, local_files_only)
 
 
@@ -105,18 +107,17 @@ def _places(folder: Path) -> Iterator[Path]:
     yield from sorted({file.resolve().parent for file in files if file.is_symlink()})
 
 
-def _unknown(name: str) -> str:
-    known = [row.short_name for row in catalog.CHECKPOINTS]
-    near = difflib.get_close_matches(name.lower(), [POCKET, *known], n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"unknown model {name!r}.{hint} Pass a folder, a hub id owner/name, or one of: {', '.join(known)}"
+def did_you_mean(name: str) -> str:
+    """Return a question with up to three names that a misspelt name may mean; "" if none is similar."""
+    names = {POCKET: POCKET, **{row.short_name: row.name for row in catalog.CHECKPOINTS}}
+    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), names, n=3)
+    return f"did you mean {' or '.join(names[each] for each in near)}?" if near else ""
 
 
 def _near(name: str) -> str:
     """Return a hint with similar names from the catalogue, unless this name is in it."""
-    known = [row.name for row in catalog.CHECKPOINTS]
-    near = [] if name in known else difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = "" if any(row.name == name for row in catalog.CHECKPOINTS) else did_you_mean(name)
+    return hint.replace("did", " Did", 1)
 
 
 def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_files_only: bool) -> Path:

@@ -14,6 +14,8 @@ from bge_integrations.validation import check_text
 
 #: The folders whose missing instruction was reported in this process.
 _reported: set[Path] = set()
+#: Whether this process was told that calls can name the kind of their texts.
+_hinted = False
 
 
 def task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
@@ -78,6 +80,18 @@ def examples_text(examples: Sequence[Mapping[str, str]], instruction: str, suffi
         own = formatted_instruction(catalog.BGE_FORMAT, example["instruct"]) if "instruct" in example else instruction
         parts.append(f"{own}{example['query']}{suffix}{example['response']}\n\n")
     return "".join(parts)
+
+
+def hint_at_kind(name: str) -> None:
+    """Hint once per process that a call leaves out `kind`, so that the model's instructions are not used."""
+    global _hinted
+    if not _hinted:
+        _hinted = True
+        warn_caller(
+            f"{name} has instructions, and this call gets none, because it says no kind: pass kind='query' for "
+            "questions and kind='passage' for documents, or kind=None to compare texts of the same kind",
+            InstructionWarning,
+        )
 
 
 def warn_no_instruction(name: str, folder: Path, config: Mapping[str, Any]) -> None:

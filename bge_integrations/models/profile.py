@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
-from bge_integrations.catalog import Family, Instructions, Pooling
+from bge_integrations.catalog import POCKET, Family, Instructions, Pooling
 from bge_integrations.errors import (
     InvalidInputError,
     NotSupportedError,
@@ -17,7 +17,7 @@ from bge_integrations.errors import (
 )
 from bge_integrations.models.adapter import AdapterConfig, folder_with
 from bge_integrations.models.architecture import check_architecture
-from bge_integrations.models.checkpoint import M3_HEADS, POCKET, TOKENIZER_FILES, published, read_config
+from bge_integrations.models.checkpoint import M3_HEADS, TOKENIZER_FILES, published, read_config
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
@@ -252,13 +252,9 @@ def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
         article = "an" if kind == "embedder" else "a"
         raise WrongKindError(f"{name} is {article} {kind}", f"load it with load_{kind}({name!r})", wanted)
     if family not in catalog.SUPPORTED_FAMILIES:
-        supported = ", ".join(
-            row.short_name
-            for row in catalog.CHECKPOINTS
-            if row.kind == wanted and row.family in catalog.SUPPORTED_FAMILIES
-        )
         raise NotSupportedError(
-            f"{name} is of the {family} family, which is not supported yet; supported {wanted}s: {supported}"
+            f"{name} is of the {family} family, which is not supported yet",
+            advice=f"`bge models` lists the {wanted}s that run",
         )
 
 
@@ -290,6 +286,6 @@ def _choices(name: str, config: dict[str, Any]) -> str:
         "files that say how to run it; pass family='encoder' with "
         f"pooling= one of {', '.join(get_args(Pooling))}, family='m3' (needs {' and '.join(M3_HEADS)}), or "
         "family='decoder', 'bidirectional_decoder' or 'icl', and also "
-        "query_instruction= if its queries need one. Published checkpoints are recognised by the folder's name: "
-        + ", ".join(row.short_name for row in catalog.CHECKPOINTS if row.kind == "embedder")
+        "query_instruction= if its queries need one. A published checkpoint is recognised by its folder's "
+        "name; `bge models` lists them"
     )

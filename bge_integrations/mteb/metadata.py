@@ -9,7 +9,7 @@ from mteb.models import ModelMeta
 from mteb.models.model_meta import ScoringFunction
 
 from bge_integrations import catalog
-from bge_integrations.models.checkpoint import POCKET
+from bge_integrations.catalog import POCKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

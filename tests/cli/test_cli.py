@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BASE, M3, PUBLISHED, TESTS
 
-from bge_integrations import load_reranker
+from bge_integrations import load_embedder, load_reranker
 from bge_integrations.catalog import CHECKPOINTS
 from bge_integrations.cli import embed as embed_command
 from bge_integrations.cli import main, output, partial
@@ -161,7 +161,9 @@ def test_empty_arguments_are_refused(bge, docs, monkeypatch):
         (["eval", ".", "--model", "pocket", "--reranker", ""], "--reranker"),
         (["embed", "", "out.jsonl"], "INPUT"),
     ):
-        assert bge(*arguments) == (1, "", f"bge: {name} is empty; give it a value, or leave it out\n")
+        status, out, err = bge(*arguments)
+        assert (status, out) == (1, "")
+        assert err.startswith(f"bge: {name} is empty; ")
     assert sorted(path.name for path in docs.iterdir()) == ["heron.html", "pandas.md", "sub"]
 
 
@@ -802,10 +804,27 @@ def test_models_shows_what_is_cached(hub_environment, bge):
     assert shown["pooling"] == "cls"
     shown = json.loads(bge("models", "bge-en-icl", "--json")[1])
     assert shown["tasks"]["sts"] == {"query": "Retrieve semantically similar text.", "passage": ""}
-    assert bge("models", "bge-nonsense")[::2] == (
+    status, _, err = bge("models", "bge-m4")
+    assert (status, "BAAI/bge-m3" in err, "visualized" in err) == (1, True, False)
+    assert bge("models", "nonsense")[::2] == (
         1,
-        "bge: bge-nonsense is not in the catalogue; list its models with `bge models`\n",
+        "bge: nonsense is not in the catalogue; list its models with `bge models`\n",
     )
+
+
+def test_the_pocket_models_are_described(bge):
+    embedder, reranker = lines(bge("models", "pocket", "--json")[1])
+    assert (embedder["name"], embedder["kind"], embedder["family"], embedder["pooling"]) == (
+        "pocket",
+        "embedder",
+        "m3",
+        "cls",
+    )
+    with load_embedder("pocket") as loaded:
+        assert (embedder["dimension"], embedder["max_length"]) == (loaded.dimension, loaded.max_length)
+    assert (reranker["kind"], reranker["family"], reranker["dimension"]) == ("reranker", "cross_encoder", None)
+    assert all(row["cached"] == "bundled" and row["size"] > 0 and row["supported"] for row in (embedder, reranker))
+    assert "bundled" in bge("models", "pocket")[1]
 
 
 def test_download(bge, hub_environment):

@@ -5,9 +5,20 @@ import shutil
 import pytest
 from conftest import BASE, assert_close
 
-from bge_integrations import load_embedder
+from bge_integrations import load_embedder, load_reranker
 from bge_integrations.core.residency import models_in_memory
 from bge_integrations.errors import CheckpointError, InvalidInputError
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0", ["mps"]])
+@pytest.mark.parametrize("load", [load_embedder, load_reranker])
+def test_apples_gpus_are_refused_by_name(load, device):
+    with pytest.raises(InvalidInputError) as caught:
+        load("pocket", device=device)
+    assert caught.value.argument == "device"
+    assert "Apple" in caught.value.finding
+    assert all(name in caught.value.advice for name in ("'cpu'", "macOS", "NVIDIA"))
+
 
 TEXTS = [f"text {i} " + "word " * (i % 50) for i in range(300)]
 

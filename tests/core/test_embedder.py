@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import warnings
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from conftest import BASE, CHECKPOINTS, M3, MODEL_FILES, TESTS, assert_close
 
 from bge_integrations import load_embedder, load_reranker
+from bge_integrations.core import embedder as embedder_module
 from bge_integrations.errors import (
     ClosedError,
+    InstructionWarning,
     InvalidInputError,
     NotSupportedError,
     TextTooLongError,
@@ -29,6 +32,7 @@ LONG = "long " * 2000
         (b"bytes", "list of texts, got one bytes"),
         (None, "list of texts, got NoneType"),
         (7, "list of texts, got int"),
+        ({"id": "a text"}, r"got a dict; did you mean list\(texts\.values\(\)\)\?"),
         (["fine", None], r"texts\[1\] must be a str, got NoneType"),
         ([1.5], r"texts\[0\] must be a str, got float"),
         ([b"bytes"], r"texts\[0\] must be a str, got bytes"),
@@ -142,6 +146,80 @@ async def test_a_long_call_names_its_truncated_texts(base, kind):
         assert len(too_long) == 11
         assert warning.positions == too_long
         assert (warning.count, warning.total, warning.longest) == (11, 701, max(lengths))
+
+
+@pytest.fixture
+def fresh_hint(monkeypatch):
+    monkeypatch.setattr("bge_integrations.models.instructions._hinted", False)
+
+
+async def test_a_call_without_a_kind_is_hinted_at_once(base, fresh_hint, recwarn):
+    base.encode(["a"], kind=None)
+    base.encode_dense(["a"], kind="query")
+    assert not recwarn
+    found = base.encode(["a"]).dense
+    (warning,) = recwarn
+    assert warning.category is InstructionWarning
+    assert warning.filename == __file__
+    assert_close(found, base.encode(["a"], kind=None).dense, 0)
+    base.encode_dense(["a"])
+    await base.aencode(["a"])
+    await base.aencode_dense(["a"])
+    assert len(recwarn) == 1
+
+
+async def test_the_hint_of_an_async_call_names_the_callers_line(base, fresh_hint):
+    with pytest.warns(InstructionWarning) as caught:
+        await base.aencode_dense(["a"] * 1000)
+    assert caught[0].filename == __file__
+
+
+def test_a_model_without_instructions_gives_no_hint(m3, fresh_hint, recwarn):
+    m3.encode(["a"])
+    assert not recwarn
+
+
+async def test_the_texts_of_a_large_async_call_are_checked_outside_the_loop(base, monkeypatch):
+    threads = []
+    check = embedder_module.check_texts
+    monkeypatch.setattr(
+        embedder_module, "check_texts", lambda *given: threads.append(threading.current_thread()) or check(*given)
+    )
+    await base.aencode(["a"] * 5000, kind=None)
+    await base.aencode_dense(["a"] * 5000, kind=None)
+    assert threading.main_thread() not in threads
+    with pytest.raises(InvalidInputError, match=r"texts\[4999\]"):
+        await base.aencode(["a"] * 4999 + [None], kind=None)
+
+
+@pytest.mark.parametrize("key", [0, "dense", "dense_vecs", slice(1)])
+def test_embeddings_are_not_a_list(base, key):
+    with pytest.raises(TypeError, match=r"\.dense"):
+        base.encode(["a"], kind=None)[key]
+
+
+def test_flagembeddings_keys_name_our_attributes(m3):
+    out = m3.encode(["a"], sparse=True, multi_vector=True)
+    for key, name in (("dense_vecs", "dense"), ("lexical_weights", "sparse"), ("colbert_vecs", "multi_vector")):
+        with pytest.raises(TypeError, match=rf"\.{name}$"):
+            out[key]
+
+
+@pytest.mark.parametrize("max_length", [1, 2])
+def test_a_max_length_without_room_is_refused_at_load(max_length):
+    with pytest.raises(InvalidInputError) as caught:
+        load_embedder(BASE, max_length=max_length)
+    assert caught.value.argument == "max_length"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("revision", 3), ("revision", ""), ("cache_folder", 3), ("cache_folder", "")]
+)
+def test_a_source_of_the_wrong_type(argument, value):
+    for load in (load_embedder, load_reranker):
+        with pytest.raises(InvalidInputError) as caught:
+            load("pocket", **{argument: value})
+        assert caught.value.argument == argument
 
 
 def test_a_warning_names_at_most_a_hundred_texts(base):

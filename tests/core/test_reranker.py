@@ -101,3 +101,14 @@ def test_closed_rerankers_raise():
         pass
     with pytest.raises(ClosedError):
         loaded.score([("q", "p")])
+
+
+def test_a_max_length_without_room_is_refused_at_load():
+    with pytest.raises(InvalidInputError) as caught:
+        load_reranker(RERANKER, max_length=4)
+    assert caught.value.argument == "max_length"
+
+
+def test_a_dict_is_not_a_list_of_pairs(reranker):
+    with pytest.raises(InvalidInputError):
+        reranker.score({"query": "passage"})

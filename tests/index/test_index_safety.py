@@ -782,6 +782,7 @@ def test_extremes(index):
     [
         lambda index: index.add("a text"),
         lambda index: index.add(None),
+        lambda index: index.add({"id": "a text"}),
         lambda index: index.add(["ok", 3]),
         lambda index: index.add(["ok", "\ud800"]),
         lambda index: index.add(["ok"], ids=["\ud800"]),

@@ -17,6 +17,7 @@ from conftest import CHECKPOINTS, M3, RERANKER, assert_close
 from safetensors.torch import load_file, save_file
 
 from bge_integrations import load_embedder, load_reranker
+from bge_integrations.catalog import CHECKPOINTS as CHECKPOINTS_OF_CATALOGUE
 from bge_integrations.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -256,6 +257,15 @@ def test_nothing_stays_in_memory_after_a_failed_load(folder):
 def test_a_missing_folder(name):
     with pytest.raises(CheckpointNotFoundError, match=re.escape(Path(name).name)):
         load_embedder(name)
+
+
+@pytest.mark.parametrize("name", ["bge-m4", "BGE_M3_", "pockt", "panda"])
+def test_an_unknown_name_gets_similar_names_only(name):
+    with pytest.raises(UnknownModelError) as caught:
+        load_embedder(name)
+    message = str(caught.value)
+    assert sum(row.short_name in message for row in CHECKPOINTS_OF_CATALOGUE) <= 3
+    assert ("pocket" in message) == (name == "pockt")
 
 
 def test_an_unknown_name_gets_suggestions():
