@@ -132,6 +132,8 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     where: dict[str, Any] = {"repo_id": name, "revision": revision, "cache_dir": cache_folder}
     try:
         folder = Path(snapshot_download(**where, local_files_only=True))
+        if (folder / "config.json").is_file():
+            check_architecture(name, read_config(folder))
         row = catalog.find(name)
         has_heads = all((folder / head).is_file() for head in M3_HEADS)
         if is_complete(folder) and (has_heads or row is None or row.family != "m3"):

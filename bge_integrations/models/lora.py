@@ -52,6 +52,14 @@ class _Update:
     bias: Tensor | None = None
     magnitude: Tensor | None = None
 
+    def fits(self, stored: Tensor, kind: str) -> bool:
+        """Return whether the shapes fit a stored weight or bias; torch would broadcast some that do not."""
+        rows = len(self.delta[0])
+        if kind == "weight":
+            has_shape = stored.shape == (rows, self.delta[1].shape[1])
+            return has_shape and (self.magnitude is None or self.magnitude.shape == (rows,))
+        return self.bias is None or stored.shape == self.bias.shape == (rows,)
+
     def weight(self, stored: Tensor) -> Tensor:
         """Return the merged weight in float32."""
         merged = torch.addmm(stored.float(), self.delta[0].float(), self.delta[1].float(), alpha=self.scaling)
@@ -158,14 +166,13 @@ class AdaptedWeights(Weights):
         update = self._adapter.updates.get(module)
         if update is None:
             return stored
-        try:
-            if kind == "weight":
-                return update.weight(stored)
-            return stored if update.bias is None else stored.float() + update.bias.float() * update.scaling
-        except RuntimeError as error:
+        if not update.fits(stored, kind):
             raise CheckpointError(
-                f"{self._adapter.file}: the update of {module} does not fit the base's {tuple(stored.shape)}"
-            ) from error
+                f"{self._adapter.file}: the update of {module} does not fit the base's {kind} {tuple(stored.shape)}"
+            )
+        if kind == "weight":
+            return update.weight(stored)
+        return stored if update.bias is None else stored.float() + update.bias.float() * update.scaling
 
     def check_all_used(self) -> None:
         """Raise CheckpointError if the model has not taken a tensor that the base does not have."""

@@ -496,6 +496,8 @@ def test_another_architecture_is_refused_before_its_weights_are_downloaded(tmp_p
     done = offline(code, tmp_path, HF_ENDPOINT=address)
     assert "NotSupportedError: me/mpnet is a model of type 'mpnet'" in done.stderr
     assert set(asked) == {"config.json"}
+    again = offline(code, tmp_path)  # the small file is in the cache now
+    assert "NotSupportedError: me/mpnet is a model of type 'mpnet'" in again.stderr
 
 
 @pytest.mark.parametrize("load", [load_embedder, load_reranker])

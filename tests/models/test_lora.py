@@ -425,6 +425,7 @@ _QUERY = "base_model.model.encoder.layer.0.attention.self.query"
         (f"{_QUERY}.lora_A.weight", (3, 64)),  # another rank
         (f"{_QUERY}.lora_A.weight", (4, 65)),  # another width
         (f"{_QUERY}.lora_B.weight", (65, 4)),
+        (f"{_QUERY}.lora_B.bias", (1,)),
         (f"{_QUERY}.lora_C.weight", (4, 4)),
         (f"{_QUERY}.lora_magnitude_vector", (64,)),
         ("base_model.model.head.weight", (4, 4)),  # a module that the model does not have
