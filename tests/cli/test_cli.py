@@ -241,12 +241,12 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
         "files": 3, "passages": 3, "added": 3, "unchanged": 0, "removed": 0, "left_out": 0, "seconds": 0,
     }  # fmt: skip
 
-    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+    for name in ("contract.doc", "prices.ods", "other.ods", ".env"):
         (docs / name).write_text("not read")
     status, out, err = bge("index", docs, *where)
-    assert (status, err) == (0, "bge: not read: 2 .csv, 1 .docx, 1 hidden\n")
-    assert json.loads(out)["passed_over"] == {".csv": 2, ".docx": 1, "hidden": 1}
-    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+    assert (status, err) == (0, "bge: not read: 2 .ods, 1 .doc, 1 hidden\n")
+    assert json.loads(out)["passed_over"] == {".ods": 2, ".doc": 1, "hidden": 1}
+    for name in ("contract.doc", "prices.ods", "other.ods", ".env"):
         (docs / name).unlink()
 
     encoded = []

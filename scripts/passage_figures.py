@@ -1,0 +1,85 @@
+"""Measure how a data set's documents are found when they are files that are split into passages.
+
+    python scripts/passage_figures.py DATA --sizes 256,64,0 --sizes 256,1,32
+
+DATA is a data set in BEIR's layout. Each of its documents becomes a Markdown file and a text file: the title, a blank
+line and the text. A file's score is the score of its best passage. Prints nDCG@10, one line per suffix and sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bge_integrations import Embedder, load_embedder
+from bge_integrations.documents import Passage, read_passages
+from bge_integrations.evaluation import Dataset, Run, measure_run
+from bge_integrations.index import M3Index
+
+DEPTH = 100
+SIZES = ("passage_tokens", "min_tokens", "overlap_tokens")
+
+
+def write_files(data: Path, folder: Path, suffix: str) -> None:
+    """Write each document of the data set as a file named by its id."""
+    for line in (data / "corpus.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        title = f"# {row['title']}" if suffix == ".md" else row["title"]
+        (folder / f"{row['_id']}{suffix}").write_text(f"{title}\n\n{row['text']}\n", "utf-8")
+
+
+def search(passages: list[Passage], embedder: Embedder, queries: list[str]) -> list[list[tuple[str, float]]]:
+    """Return (file, score) for each query's best passages: hybrid if the model allows it, otherwise dense."""
+    texts = [passage.text for passage in passages]
+    if embedder.has_multi_vector:
+        with tempfile.TemporaryDirectory() as folder, M3Index.open(Path(folder) / "index", embedder) as index:
+            index.add(texts, [p.id for p in passages], [p.metadata for p in passages])
+            found = index.search_many(queries, DEPTH)
+            return [[(str(hit.metadata["source"]), hit.score) for hit in hits] for hits in found]
+    vectors = embedder.encode(texts, kind="passage").dense
+    scores = embedder.encode(queries, kind="query").dense @ vectors.T
+    best = np.argsort(-scores, axis=1)[:, :DEPTH]
+    return [[(passages[i].source, float(row[i])) for i in ids] for row, ids in zip(scores, best, strict=True)]
+
+
+def ranking(hits: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return each document once, with the score of its best passage."""
+    best: dict[str, float] = {}
+    for source, score in hits:
+        best.setdefault(Path(source).stem, score)
+    return list(best.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data set in BEIR's layout")
+    parser.add_argument("--model", default="pocket", help="embedding model: hub id, folder, or 'pocket'")
+    parser.add_argument("--suffixes", nargs="*", default=[".md", ".txt"])
+    parser.add_argument("--sizes", action="append", help="tokens: most, least, overlap (default: the defaults)")
+    options = parser.parse_args()
+    data = Dataset.read(options.data)
+    queries = {key: data.queries[key] for key in data.qrels}
+    with load_embedder(options.model) as embedder:
+        for suffix in options.suffixes:
+            with tempfile.TemporaryDirectory() as folder:
+                write_files(options.data, Path(folder), suffix)
+                for sizes in options.sizes or [""]:
+                    settings = dict(zip(SIZES, map(int, sizes.split(",")), strict=False)) if sizes else {}
+                    passages = list(read_passages(folder, embedder, **settings))
+                    tokens = embedder.count_tokens([passage.text for passage in passages])
+                    found = search(passages, embedder, list(queries.values()))
+                    run = Run("files", dict(zip(queries, map(ranking, found), strict=True)))
+                    short = sum(count < 40 for count in tokens)
+                    print(
+                        f"{options.model} {suffix} {sizes or 'defaults'}: {len(passages)} passages, {short} under 40 "
+                        f"tokens, mean {np.mean(tokens):.0f}, nDCG@10 {measure_run(data, run).means['nDCG@10']:.4f}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()
