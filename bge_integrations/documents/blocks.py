@@ -57,7 +57,7 @@ def blocks_of(text: str, layout: Layout) -> list[Block]:
         return list(_markdown_blocks(text))
     pattern = _LINE if layout == "rows" else _PARAGRAPH
     kind: BlockKind = "code" if layout == "code" else "paragraph"
-    found = [match.span() for match in pattern.finditer(text)]
+    found = [(match.start(), match.start() + len(match[0].rstrip())) for match in pattern.finditer(text)]
     if layout == "code":
         found = _outermost(text, found)
     return [Block(start, end, kind) for start, end in found]

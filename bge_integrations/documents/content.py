@@ -11,8 +11,8 @@ from pathlib import Path
 from bge_integrations.documents.blocks import Layout
 from bge_integrations.errors import UnreadableFileError
 
-#: A value of a file's metadata, such as a tag or a date.
-Property = str | int | float | bool | list[str]
+#: A value of a file's metadata, such as its author or date.
+Property = str | int | float | bool
 _HALVES = re.compile("[\ud800-\udfff]")
 
 

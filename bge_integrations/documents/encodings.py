@@ -22,8 +22,11 @@ _SAMPLE = 200_000
 #: Up to this many bytes that are not ASCII are too few for a guess. Western European is the most frequent encoding.
 _TOO_FEW = 2
 _WESTERN = "cp1252"
-#: Control characters that no text contains.
+#: Control characters, of which texts contain less than one in 20 characters.
+_LEAST_CHARACTERS = 20
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+#: How ISO 2022, a Japanese and Korean encoding in ASCII characters, begins.
+_ESCAPE = "\x1b$"
 #: A letter of another alphabet in a Latin word, which shows that a guess is wrong.
 _OTHER = "\u0370-\u05ff\u0600-\u06ff\u0e00-\u0e7f"
 _MIXED = re.compile(f"[A-Za-z][{_OTHER}]|[{_OTHER}][A-Za-z]")
@@ -43,7 +46,7 @@ def decode(data: bytes, file: Path) -> str:
             return _decoded(data[len(mark) :], encoding, file)
     try:
         text = _decoded(data, "utf-8", file)
-        if not _CONTROL.search(text):
+        if _is_text(text):
             return text
     except UnreadableFileError:
         pass
@@ -51,10 +54,14 @@ def decode(data: bytes, file: Path) -> str:
     if guessed is None:
         raise UnreadableFileError(f"{file} is not text, or in an unknown encoding", advice="convert it to UTF-8")
     text = _decoded(data, guessed, file)
-    if _CONTROL.search(text):
+    if not _is_text(text):
         raise UnreadableFileError(f"{file} is not text", advice="convert it, or move it out of the folder")
     _log.warning("%s is not UTF-8, and was read as %s; if that is wrong, convert it to UTF-8", file, guessed)
     return text
+
+
+def _is_text(text: str) -> bool:
+    return _ESCAPE not in text and len(_CONTROL.findall(text)) * _LEAST_CHARACTERS <= len(text)
 
 
 def _decoded(data: bytes, encoding: str, file: Path) -> str:

@@ -53,7 +53,8 @@ def read_html(data: bytes, file: Path) -> tuple[str, str]:
 
 def _decoded(data: bytes, file: Path, dammit: Any) -> str:
     """Decode a page with the encoding that it declares, or else as other files are decoded."""
-    if dammit.EncodingDetector.find_declared_encoding(data, is_html=True):
+    declared = dammit.EncodingDetector.find_declared_encoding(data, is_html=True)
+    if declared and not declared.lower().startswith(("utf-16", "utf-32")):  # it could not be read from such bytes
         decoded = dammit.UnicodeDammit(data, is_html=True)
         if decoded.unicode_markup and decoded.original_encoding == decoded.declared_html_encoding:
             return str(decoded.unicode_markup)

@@ -35,6 +35,8 @@ def read_markdown(file: Path) -> Content:
 
 def _mapping(front_matter: str) -> Mapping[object, object] | None:
     """Return the front matter if it is a mapping in YAML. Otherwise it is text between two rules."""
+    if "<<" in front_matter and "&" in front_matter:
+        return None  # repeated merges of mappings can take for ever
     library = import_library("yaml", "files", "reading Markdown")
     try:
         loaded = library.safe_load(front_matter)
@@ -44,11 +46,11 @@ def _mapping(front_matter: str) -> Mapping[object, object] | None:
 
 
 def _plain(value: object) -> Property | None:
-    """Return a value that can be metadata: a word, a number, a date as text, or a list of words."""
+    """Return a value that every store takes as metadata: words, a number, or a date or list as text."""
     if isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _MOST_NUMBER):
         return value
     if isinstance(value, str | int | float | date):
         return whole_characters(str(value))
     if isinstance(value, list) and all(isinstance(item, str | int | float | date) for item in value):
-        return [whole_characters(str(item)) for item in value]
+        return whole_characters(", ".join(map(str, value)))
     return None

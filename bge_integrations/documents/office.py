@@ -12,6 +12,8 @@ from bge_integrations.documents.content import Content, Part, reading_as
 from bge_integrations.documents.tables import markdown_table
 from bge_integrations.optional import import_library
 
+#: Text boxes, which are separate texts, and tab stops.
+_NOT_TEXT = "ancestor::w:txbxContent or ancestor::w:tabs"
 _HEADING = re.compile(r"heading ([1-6])", re.IGNORECASE)
 
 
@@ -22,7 +24,7 @@ def read_docx(file: Path) -> Content:
         check_archive(file, "a Word document")
         document = library.Document(str(file))
         blocks: list[tuple[str, str]] = []  # style and Markdown
-        for block in document.iter_inner_content():
+        for block in _blocks(library, document, document.element.body):
             style, text = _paragraph(block) if hasattr(block, "runs") else ("table", _table(block))
             if text:
                 blocks.append((style, text))
@@ -47,10 +49,27 @@ def read_pptx(file: Path) -> Content:
     return Content(parts, title, layout="markdown")
 
 
+def _blocks(library: Any, document: Any, element: Any) -> Iterator[Any]:
+    """Yield the paragraphs and tables in an element, also in content controls."""
+    for child in element.iterchildren():
+        if child.tag.endswith("}p"):
+            yield library.text.paragraph.Paragraph(child, document)
+        elif child.tag.endswith("}tbl"):
+            yield library.table.Table(child, document)
+        elif child.tag.endswith(("}sdt", "}sdtContent", "}ins")):
+            yield from _blocks(library, document, child)
+
+
+def _text(paragraph: Any) -> str:
+    """Return the text of a paragraph, also in content controls and insertions, without text boxes."""
+    parts = paragraph._p.xpath(f"(.//w:t | .//w:tab | .//w:br)[not({_NOT_TEXT})]")
+    return "".join(part.text or "" if part.tag.endswith("}t") else " " for part in parts).strip()
+
+
 def _paragraph(paragraph: Any) -> tuple[str, str]:
     """Return the style of a paragraph and its text as Markdown."""
     style = paragraph.style.name or ""
-    text = paragraph.text.strip()
+    text = _text(paragraph)
     if not text:
         return style, ""
     if style == "Title" or (heading := _HEADING.match(style)):
@@ -68,7 +87,7 @@ def _cells(cells: Iterable[Any]) -> list[str]:
     texts: list[str] = []
     before = None
     for cell in cells:
-        texts.append("" if cell._tc is before else cell.text)
+        texts.append("" if cell._tc is before else cell.text.strip())
         before = cell._tc
     return texts
 

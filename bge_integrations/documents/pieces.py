@@ -113,9 +113,8 @@ class PieceDivider:
         repeated = context
         if block.kind == "table" and block.parts:
             repeated = self._with_header(text[block.start : block.parts[0]].rstrip() + "\n", context)
-        spans = self._fitting(text, _parts(text, block), self._room - repeated.tokens)
-        counts = self._count([text[span.start : span.end] for span in spans])
-        for number, (span, tokens) in enumerate(zip(spans, counts, strict=True)):
+        fitting = self._fitting(text, _parts(text, block), self._room - repeated.tokens)
+        for number, (span, tokens) in enumerate(fitting):
             is_header = repeated is not context and span.start < block.parts[0]
             yield Piece(span.start, span.end, span.level, tokens, context if number == 0 else repeated, is_header)
 
@@ -126,18 +125,17 @@ class PieceDivider:
             return context
         return Context(context.text + header, context.tokens + tokens, context.section)
 
-    def _fitting(self, text: str, spans: list[Span], limit: int) -> list[Span]:
-        """Divide what is too long into words."""
-        fitting: list[Span] = []
+    def _fitting(self, text: str, spans: list[Span], limit: int) -> Iterator[tuple[Span, int]]:
+        """Yield the spans and their lengths, and divide what is too long into words."""
         counts = self._count([text[span.start : span.end] for span in spans])
         for span, tokens in zip(spans, counts, strict=True):
             if tokens <= limit:
-                fitting.append(span)
+                yield span, tokens
                 continue
             for number, (at, part) in enumerate(self.words(text[span.start : span.end], limit)):
                 start = span.start + at
-                fitting.append(Span(start, start + len(part), _WORDS if number else span.level))
-        return fitting
+                level = _WORDS if number else span.level
+                yield Span(start, start + len(part), level), self._count([part])[0]
 
 
 def _section(path: list[tuple[Block, int]]) -> str:

@@ -28,8 +28,8 @@ _limit_lock = threading.Lock()
 def read_csv(file: Path) -> Content:
     """Read comma-separated values; the delimiter may also be a semicolon, a tab or a vertical bar."""
     text = decode(read_bytes(file), file)
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else _delimiter_of(text[:_SAMPLE_CHARACTERS])
     with reading_as("CSV", file):
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else _delimiter_of(text[:_SAMPLE_CHARACTERS])
         return Content([Part("\n".join(row_lines(_rows(text, delimiter))))], layout="rows")
 
 

@@ -17,21 +17,26 @@ def markdown_table(rows: Iterable[Sequence[str]]) -> str:
 def row_lines(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield the rows of a spreadsheet as lines that stand for themselves: "Animal: Panda; Food: bamboo".
 
-    The header is the first row with more than one cell, if none of them is a number. Rows before it, and the rows of a
-    sheet without a header, become "Panda; bamboo". Empty cells and rows are left out.
+    The header is the first row with more than one cell, if none of them is a number. Rows before it, the rows of a
+    sheet without a header, and a header without rows become "Panda; bamboo". Empty cells and rows are left out.
     """
-    header: Sequence[str] | None = None
+    header: list[str] | None = None
+    is_alone = False  # the header has no rows yet
     for row in rows:
         cells = [_one_line(cell) for cell in row]
         filled = [cell for cell in cells if cell]
         if header is None and len(filled) > 1:
-            header = () if any(map(_is_number, filled)) else cells
-            if header:
+            is_alone = not any(map(_is_number, filled))
+            header = cells if is_alone else []
+            if is_alone:
                 continue
-        if not filled:
-            continue
-        names = [*(header or ()), *[""] * len(cells)]
-        yield "; ".join(f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell)
+        if filled:
+            is_alone = False
+            names = [*(header or ()), *[""] * len(cells)]
+            named = zip(names, cells, strict=False)
+            yield "; ".join(f"{name}: {cell}" if name else cell for name, cell in named if cell)
+    if header and is_alone:
+        yield "; ".join(filter(None, header))
 
 
 def _one_line(cell: str) -> str:
