@@ -21,13 +21,19 @@ from bge_integrations.evaluation import Dataset, Run, measure_run
 from bge_integrations.index import M3Index
 
 DEPTH = 100
+SHORT = 40
 SIZES = ("passage_tokens", "min_tokens", "overlap_tokens")
 
 
-def write_files(data: Path, folder: Path, suffix: str) -> None:
-    """Write each document of the data set as a file named by its id."""
-    for line in (data / "corpus.jsonl").read_text("utf-8").splitlines():
-        row = json.loads(line)
+def chosen(data: Path, judged: set[str], number: int | None) -> list[dict[str, str]]:
+    """Return the judged documents and the first others, as many as asked for; None means all."""
+    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text("utf-8").splitlines()]
+    return sorted(rows, key=lambda row: row["_id"] not in judged)[:number]
+
+
+def write_files(rows: list[dict[str, str]], folder: Path, suffix: str) -> None:
+    """Write each document as a file named by its id."""
+    for row in rows:
         title = f"# {row['title']}" if suffix == ".md" else row["title"]
         (folder / f"{row['_id']}{suffix}").write_text(f"{title}\n\n{row['text']}\n", "utf-8")
 
@@ -58,25 +64,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in BEIR's layout")
     parser.add_argument("--model", default="pocket", help="embedding model: hub id, folder, or 'pocket'")
+    parser.add_argument("--documents", type=int, help="number of documents, the judged ones first (default: all)")
     parser.add_argument("--suffixes", nargs="*", default=[".md", ".txt"])
     parser.add_argument("--sizes", action="append", help="tokens: most, least, overlap (default: the defaults)")
     options = parser.parse_args()
     data = Dataset.read(options.data)
     queries = {key: data.queries[key] for key in data.qrels}
+    judged = {document for grades in data.qrels.values() for document in grades}
+    rows = chosen(options.data, judged, options.documents)
     with load_embedder(options.model) as embedder:
         for suffix in options.suffixes:
             with tempfile.TemporaryDirectory() as folder:
-                write_files(options.data, Path(folder), suffix)
+                write_files(rows, Path(folder), suffix)
                 for sizes in options.sizes or [""]:
                     settings = dict(zip(SIZES, map(int, sizes.split(",")), strict=False)) if sizes else {}
                     passages = list(read_passages(folder, embedder, **settings))
                     tokens = embedder.count_tokens([passage.text for passage in passages])
                     found = search(passages, embedder, list(queries.values()))
                     run = Run("files", dict(zip(queries, map(ranking, found), strict=True)))
-                    short = sum(count < 40 for count in tokens)
+                    short = sum(count < SHORT for count in tokens)
+                    ndcg = measure_run(data, run).means["nDCG@10"]
                     print(
-                        f"{options.model} {suffix} {sizes or 'defaults'}: {len(passages)} passages, {short} under 40 "
-                        f"tokens, mean {np.mean(tokens):.0f}, nDCG@10 {measure_run(data, run).means['nDCG@10']:.4f}",
+                        f"{Path(options.model).name} {suffix} {sizes or 'defaults'}: {len(passages)} passages, "
+                        f"{short} under {SHORT} tokens, mean {np.mean(tokens):.0f}, nDCG@10 {ndcg:.4f}",
                         flush=True,
                     )
 

@@ -53,6 +53,7 @@ def survey(
     included, excluded = _matcher(include, "include"), _matcher(exclude, "exclude")
     kinds: Counter[str] = Counter()
     files: list[Path] = []
+    found: Iterator[tuple[Path, str | None]]
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise InvalidInputError(

@@ -72,8 +72,9 @@ def _paragraph(paragraph: Any) -> tuple[str, str]:
     text = _text(paragraph)
     if not text:
         return style, ""
-    if style == "Title" or (heading := _HEADING.match(style)):
-        level = 1 if style == "Title" else int(heading[1])
+    heading = _HEADING.match(style)
+    if heading or style == "Title":
+        level = int(heading[1]) if heading else 1
         return style, "#" * level + " " + " ".join(text.split())
     return style, f"- {text}" if style.startswith("List") else text
 
