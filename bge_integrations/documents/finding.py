@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bge_integrations.documents.reading import SUFFIXES
+from bge_integrations.documents.reading import DOCUMENT_SUFFIXES, SUFFIXES
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.optional import import_library
 
@@ -57,7 +57,7 @@ def survey(
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise InvalidInputError(
-                f"{path} is not a supported file", advice=f"convert it to one of {', '.join(SUFFIXES)}"
+                f"{path} is not a supported file", advice=f"convert it to one of {', '.join(DOCUMENT_SUFFIXES)}"
             )
         found = iter([(path, None)])
         root = path.parent
@@ -76,7 +76,9 @@ def survey(
         else:
             kinds[kind] += 1
     if not files:
-        advice = "change the patterns" if kinds["excluded"] else f"add files that end with {', '.join(SUFFIXES)}"
+        advice = (
+            "change the patterns" if kinds["excluded"] else f"add files that end with {', '.join(DOCUMENT_SUFFIXES)}"
+        )
         raise InvalidInputError(f"{path} contains no supported files", advice=advice)
     return Survey(sorted(files), dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))))
 

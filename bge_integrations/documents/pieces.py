@@ -19,6 +19,7 @@ _ITEM, _SENTENCE, _WORDS = BLOCK + 1, BLOCK + 2, BLOCK + 3
 _JOINT = 2
 #: Blank lines in code, and line ends.
 _GAP, _LINE_END = re.compile(r"\n(?:[^\S\n]*\n)+"), re.compile(r"\n")
+_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,9 @@ class PieceDivider:
             if block.kind == "heading" and length + _JOINT <= self._room // 2:
                 while path and path[-1][0].level >= block.level:
                     path.pop()
-                above = self._context(text, path)
                 path.append((block, length))
-                context = replace(above, section=_section(path))
-                yield Piece(block.start, block.end, block.level, length, context, is_heading=True)
+                above = self._context(text, path, without_last=True)
+                yield Piece(block.start, block.end, block.level, length, above, is_heading=True)
             else:
                 yield from self._content(text, block, length, self._context(text, path))
 
@@ -94,16 +94,25 @@ class PieceDivider:
             self._splitters[limit] = library.TextSplitter.from_callback(lambda part: self._count([part])[0], limit, 0)
         return chunk_indices(self._splitters[limit], text, limit)
 
-    def _context(self, text: str, path: list[tuple[Block, int]]) -> Context:
-        """Return the innermost headings of a path, as many as take half of a passage at most."""
-        used = 0
-        lines: list[str] = []
+    def _context(self, text: str, path: list[tuple[Block, int]], without_last: bool = False) -> Context:
+        """Return the innermost headings of a path, as many as take half of a passage at most.
+
+        The context of a heading is without the heading itself, but leaves room for it.
+        """
+        room = self._room // 2
+        repeated: list[tuple[Block, int]] = []
         for heading, length in reversed(path):
-            if used + length + _JOINT > self._room // 2:
+            room -= length + _JOINT
+            if room < 0:
                 break
-            used += length + _JOINT
-            lines.insert(0, text[heading.start : heading.end] + "\n\n")
-        return Context("".join(lines), used, _section(path))
+            repeated.insert(0, (heading, length + _JOINT))
+        if without_last:
+            repeated.pop()
+        return Context(
+            "".join(text[heading.start : heading.end] + "\n\n" for heading, _ in repeated),
+            sum(tokens for _, tokens in repeated),
+            " > ".join(heading.title for heading, _ in path),
+        )
 
     def _content(self, text: str, block: Block, length: int, context: Context) -> Iterator[Piece]:
         limit = self._room - context.tokens
@@ -126,20 +135,25 @@ class PieceDivider:
         return Context(context.text + header, context.tokens + tokens, context.section)
 
     def _fitting(self, text: str, spans: list[Span], limit: int) -> Iterator[tuple[Span, int]]:
-        """Yield the spans and their lengths, and divide what is too long into words."""
-        counts = self._count([text[span.start : span.end] for span in spans])
-        for span, tokens in zip(spans, counts, strict=True):
+        """Yield the spans and their lengths. What is too long is divided at spaces, and words without spaces anywhere."""
+        for span, tokens in self._with_lengths(text, spans):
             if tokens <= limit:
                 yield span, tokens
                 continue
-            for number, (at, part) in enumerate(self.words(text[span.start : span.end], limit)):
-                start = span.start + at
-                level = _WORDS if number else span.level
-                yield Span(start, start + len(part), level), self._count([part])[0]
+            words = [Span(word.start(), word.end(), _WORDS) for word in _WORD.finditer(text, span.start, span.end)]
+            words[0] = replace(words[0], level=span.level)
+            for word, length in self._with_lengths(text, words):
+                if length <= limit:
+                    yield word, length
+                    continue
+                for number, (at, part) in enumerate(self.words(text[word.start : word.end], limit)):
+                    start = word.start + at
+                    level = _WORDS if number else word.level
+                    yield Span(start, start + len(part), level), self._count([part])[0]
 
-
-def _section(path: list[tuple[Block, int]]) -> str:
-    return " > ".join(heading.title for heading, _ in path)
+    def _with_lengths(self, text: str, spans: list[Span]) -> Iterator[tuple[Span, int]]:
+        counts = self._count([text[span.start : span.end] for span in spans])
+        return zip(spans, counts, strict=True)
 
 
 def _parts(text: str, block: Block) -> list[Span]:

@@ -25,7 +25,7 @@ _CODE = (
 
 
 def read_content(file: Path) -> Content:
-    """Return what a file contains, without parts that have no text.
+    """Return what a file contains, without parts that have no text. Files of an unknown kind are read as text.
 
     Raises:
         UnreadableFileError: The file can't be read, its name is not UTF-8, or it contains no text.
@@ -36,7 +36,7 @@ def read_content(file: Path) -> Content:
         raise UnreadableFileError(
             f"{shown} has a name that is not UTF-8", advice="rename it, or move it out of the folder"
         )
-    content = _READERS[file.suffix.lower()](file)
+    content = _READERS.get(file.suffix.lower(), _read_text)(file)
     parts = [part for part in content.parts if part.text.strip()]
     if not parts:
         advice = "if it is scanned, run text recognition (OCR) first" if file.suffix.lower() == ".pdf" else None
@@ -97,5 +97,7 @@ _READERS: dict[str, Callable[[Path], Content]] = {
     ".epub": read_epub,
     **dict.fromkeys(_CODE, _read_code),
 }
-#: The suffixes of the files that can be read.
+#: The suffixes of the files that are read in a folder.
 SUFFIXES = tuple(_READERS)
+#: Those that are not source code.
+DOCUMENT_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in _CODE)

@@ -26,7 +26,7 @@ def test_data(text):
     "text",
     [
         "Pandas eat bamboo.",
-        "Donaudampfschifffahrtskapitän Rindfleischetikettierungsüberwachung. " * 5,
+        "Die Rindfleischetikettierungsüberwachung ist ein langes Wort. " * 5,
         "大熊猫吃竹子，生活在中国西部的山区。" * 30,
         "แพนด้ากินไผ่และอาศัยอยู่ในภูเขาของจีน" * 30,
         "https://example.org/a/long/address/of/a/page/with/seventy/characters\n" * 20,
