@@ -135,7 +135,7 @@ class PieceDivider:
         return Context(context.text + header, context.tokens + tokens, context.section)
 
     def _fitting(self, text: str, spans: list[Span], limit: int) -> Iterator[tuple[Span, int]]:
-        """Yield the spans and their lengths. What is too long is divided at spaces, and words without spaces anywhere."""
+        """Yield spans with their lengths. What is too long is divided at spaces, and long words anywhere."""
         for span, tokens in self._with_lengths(text, spans):
             if tokens <= limit:
                 yield span, tokens
