@@ -13,6 +13,9 @@ from bge_integrations.documents.reading import DOCUMENT_SUFFIXES, SUFFIXES
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.optional import import_library
 
+#: The files that an M3Index keeps in its folder, which may be inside the folder that it is made from.
+_INDEX_FILES = ("manifest.json", "current.json")
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -20,8 +23,8 @@ class Survey:
 
     Attributes:
         files: The files to read, sorted.
-        passed_over: Number of other files and folders by kind: ".zip", "without suffix", "hidden", "excluded", "linked
-            folder". A folder counts once. The most frequent kinds come first.
+        passed_over: Number of other files and folders by kind: ".zip", "without suffix", "hidden", "excluded", "index",
+            "linked folder". A folder counts once. The most frequent kinds come first.
     """
 
     files: list[Path]
@@ -127,6 +130,8 @@ def _walk(path: Path, excluded: Callable[[str], bool] | None, follow_links: bool
                 yield subfolder, "hidden"
             elif excluded and excluded(_name(subfolder, path) + "/"):
                 yield subfolder, "excluded"
+            elif all((subfolder / file).is_file() for file in _INDEX_FILES):
+                yield subfolder, "index"
             elif subfolder.is_symlink() and not _is_new(subfolder, searched, follow_links):
                 yield subfolder, "linked folder"
             else:

@@ -36,7 +36,7 @@ class FolderChanges:
         unchanged: Number of unchanged passages, which were not encoded again.
         removed: Number of passages removed, because they are gone from the files.
         passed_over: Number of files and folders that were not read, by kind: ".zip", "without suffix", "hidden",
-            "excluded", "linked folder".
+            "excluded", "index", "linked folder".
         encoded_data: Number of passages that are no language at all, such as Base64 or minified code.
     """
 
