@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Survey:
 
 
 def find_files(
-    path: Path, *, include: Iterable[str] = (), exclude: Iterable[str] = (), follow_links: bool = False
+    path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False
 ) -> list[Path]:
     """Return the supported files in a folder and its subfolders, sorted and without hidden ones; or `path`, if a file.
 
@@ -50,7 +50,7 @@ def find_files(
 
 
 def survey(
-    path: Path, *, include: Iterable[str] = (), exclude: Iterable[str] = (), follow_links: bool = False
+    path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False
 ) -> Survey:
     """Return the files that `find_files` returns, and count the others. Arguments and errors are the same."""
     included, excluded = _matcher(include, "include"), _matcher(exclude, "exclude")
@@ -100,7 +100,7 @@ def sources_of(files: Sequence[Path], path: Path) -> list[str]:
     ]
 
 
-def _matcher(patterns: Iterable[str], argument: str) -> Callable[[str], bool] | None:
+def _matcher(patterns: Sequence[str], argument: str) -> Callable[[str], bool] | None:
     """Return a function that says whether a name in a folder matches a pattern; None if there are no patterns."""
     if isinstance(patterns, str):
         raise InvalidInputError(f"{argument}={patterns!r} must be a list of patterns", argument=argument)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,8 @@ def follow_folder(
     passage_tokens: int | None = None,
     min_tokens: int | None = None,
     overlap_tokens: int | None = None,
-    include: Iterable[str] = (),
-    exclude: Iterable[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     follow_links: bool = False,
     on_unreadable: Callable[[UnreadableFileError], None] | None = None,
     show_progress: bool = False,
@@ -78,7 +78,6 @@ def follow_folder(
         InvalidInputError: The index was made from another folder, or there are no files to read.
         UnreadableFileError: A file can't be read; the message names it.
     """
-    include, exclude = list(include), list(exclude)
     found = survey(folder, include=include, exclude=exclude, follow_links=follow_links)
     passages = read_passages(
         folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,8 +73,8 @@ def read_passages(
     passage_tokens: int | None = None,
     min_tokens: int | None = None,
     overlap_tokens: int | None = None,
-    include: Iterable[str] = (),
-    exclude: Iterable[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     follow_links: bool = False,
     on_unreadable: Callable[[UnreadableFileError], None] | None = None,
 ) -> Iterator[Passage]:
