@@ -560,6 +560,22 @@ def test_a_foreign_folder_at_the_path_of_the_rows_is_kept(bge, tmp_path):
     assert not thesis.parent.exists()
 
 
+def test_index_chooses_files_and_sizes(bge, tmp_path):
+    data = "".join(f"{i * 7919:08x}" for i in range(300))
+    files = {"a.md": "Owls hunt at night. " * 60, "drafts/b.md": "Bees.", "c.txt": "Ants.", "d.md": f"Data.\n\n{data}"}
+    docs = write_files(tmp_path / "docs", files)
+    chosen = ("--include", "*.md", "--exclude", "drafts/", "--follow-links", "--index", tmp_path / "index")
+    sizes = ("--passage-tokens", 64, "--min-passage-tokens", 16, "--overlap", 8)
+    status, out, err = bge("index", docs, *chosen, *sizes, "--model", "pocket", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found.items() >= {"files": 2, "passed_over": {"excluded": 2}}.items()
+    assert 0 < found["encoded_data"] < found["passages"]
+    assert "not text" in err
+    assert max(len(text.split()) for text, _ in contents(tmp_path / "index").values()) < 64
+    assert bge("index", docs, *chosen, "--overlap", 900)[0] == 1
+
+
 def test_an_index_inside_its_folder_does_not_index_itself(bge, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path, {"a.txt": "Owls hunt at night."})
