@@ -22,7 +22,6 @@ from bge_integrations.index import M3Index
 
 DEPTH = 100
 SHORT = 40
-SIZES = ("passage_tokens", "min_tokens", "overlap_tokens")
 
 
 def chosen(data: Path, judged: set[str], number: int | None) -> list[dict[str, str]]:
@@ -46,8 +45,8 @@ def search(passages: list[Passage], embedder: Embedder, queries: list[str]) -> l
             index.add(texts, [p.id for p in passages], [p.metadata for p in passages])
             found = index.search_many(queries, DEPTH)
             return [[(str(hit.metadata["source"]), hit.score) for hit in hits] for hits in found]
-    vectors = embedder.encode(texts, kind="passage").dense
-    scores = embedder.encode(queries, kind="query").dense @ vectors.T
+    vectors = embedder.encode_dense(texts, kind="passage")
+    scores = embedder.encode_dense(queries, kind="query") @ vectors.T
     best = np.argsort(-scores, axis=1)[:, :DEPTH]
     return [[(passages[i].source, float(row[i])) for i in ids] for row, ids in zip(scores, best, strict=True)]
 
@@ -77,8 +76,11 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 write_files(rows, Path(folder), suffix)
                 for sizes in options.sizes or [""]:
-                    settings = dict(zip(SIZES, map(int, sizes.split(",")), strict=False)) if sizes else {}
-                    passages = list(read_passages(folder, embedder, **settings))
+                    most, least, overlap = map(int, sizes.split(",")) if sizes else (None, None, None)
+                    split = read_passages(
+                        folder, embedder, passage_tokens=most, min_tokens=least, overlap_tokens=overlap
+                    )
+                    passages = list(split)
                     tokens = embedder.count_tokens([passage.text for passage in passages])
                     found = search(passages, embedder, list(queries.values()))
                     run = Run("files", dict(zip(queries, map(ranking, found), strict=True)))
