@@ -76,7 +76,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 write_files(rows, Path(folder), suffix)
                 for sizes in options.sizes or [""]:
-                    most, least, overlap = map(int, sizes.split(",")) if sizes else (None, None, None)
+                    given: list[int | None] = [int(size) for size in sizes.split(",")] if sizes else [None] * 3
+                    most, least, overlap = given
                     split = read_passages(
                         folder, embedder, passage_tokens=most, min_tokens=least, overlap_tokens=overlap
                     )
