@@ -37,10 +37,12 @@ def write_files(rows: list[dict[str, str]], folder: Path, suffix: str) -> None:
         (folder / f"{row['_id']}{suffix}").write_text(f"{title}\n\n{row['text']}\n", "utf-8")
 
 
-def search(passages: list[Passage], embedder: Embedder, queries: list[str]) -> list[list[tuple[str, float]]]:
-    """Return (file, score) for each query's best passages: hybrid if the model allows it, otherwise dense."""
+def search(
+    passages: list[Passage], embedder: Embedder, queries: list[str], is_hybrid: bool
+) -> list[list[tuple[str, float]]]:
+    """Return (file, score) for each query's best passages."""
     texts = [passage.text for passage in passages]
-    if embedder.has_multi_vector:
+    if is_hybrid:
         with tempfile.TemporaryDirectory() as folder, M3Index.open(Path(folder) / "index", embedder) as index:
             index.add(texts, [p.id for p in passages], [p.metadata for p in passages])
             found = index.search_many(queries, DEPTH)
@@ -63,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in BEIR's layout")
     parser.add_argument("--model", default="pocket", help="embedding model: hub id, folder, or 'pocket'")
+    parser.add_argument("--dense", action="store_true", help="use only dense vectors (default: hybrid if possible)")
     parser.add_argument("--documents", type=int, help="number of documents, the judged ones first (default: all)")
     parser.add_argument("--suffixes", nargs="*", default=[".md", ".txt"])
     parser.add_argument("--sizes", action="append", help="tokens: most, least, overlap (default: the defaults)")
@@ -72,6 +75,7 @@ def main() -> None:
     judged = {document for grades in data.qrels.values() for document in grades}
     rows = chosen(options.data, judged, options.documents)
     with load_embedder(options.model) as embedder:
+        is_hybrid = embedder.has_multi_vector and not options.dense
         for suffix in options.suffixes:
             with tempfile.TemporaryDirectory() as folder:
                 write_files(rows, Path(folder), suffix)
@@ -83,7 +87,7 @@ def main() -> None:
                     )
                     passages = list(split)
                     tokens = embedder.count_tokens([passage.text for passage in passages])
-                    found = search(passages, embedder, list(queries.values()))
+                    found = search(passages, embedder, list(queries.values()), is_hybrid)
                     run = Run("files", dict(zip(queries, map(ranking, found), strict=True)))
                     short = sum(count < SHORT for count in tokens)
                     ndcg = measure_run(data, run).means["nDCG@10"]
