@@ -48,7 +48,11 @@ def index(
     ] = None,
     overlap_tokens: Annotated[
         int | None,
-        typer.Option("--overlap", min=0, help="Tokens of a passage that the next one repeats. Defaults to 0."),
+        typer.Option(
+            "--overlap",
+            min=0,
+            help="Tokens of a passage that the next one repeats. Defaults to an eighth of the maximum.",
+        ),
     ] = None,
     include: Annotated[
         list[str] | None,

@@ -27,6 +27,8 @@ _KINDS: dict[str, BlockKind] = {
     "fence": "code",
     "code_block": "code",
 }
+#: The kinds of the blocks of other layouts than Markdown and text.
+_WHOLE_KINDS: dict[Layout, BlockKind] = {"code": "code", "rows": "table"}
 #: The nesting of a list's items and of a table's rows among the parser's tokens.
 _PART_LEVELS: dict[str, int] = {"list": 1, "table": 2}
 
@@ -56,7 +58,7 @@ def blocks_of(text: str, layout: Layout) -> list[Block]:
     if layout == "markdown":
         return list(_markdown_blocks(text))
     pattern = _LINE if layout == "rows" else _PARAGRAPH
-    kind: BlockKind = "code" if layout == "code" else "paragraph"
+    kind = _WHOLE_KINDS.get(layout, "paragraph")
     found = [(match.start(), match.start() + len(match[0].rstrip())) for match in pattern.finditer(text)]
     if layout == "code":
         found = _outermost(text, found)

@@ -137,7 +137,7 @@ class Packer:
             budget -= pieces[i].tokens
         if i < first:
             return pieces[i].start
-        words = self._last_words(text, pieces[first - 1], budget)
+        words = self._last_words(text, pieces[first - 1], budget) if pieces[first - 1].is_prose else None
         return start if words is None else words
 
     def _last_words(self, text: str, piece: Piece, budget: int) -> int | None:

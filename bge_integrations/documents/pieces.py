@@ -52,11 +52,13 @@ class Piece(Span):
 
     Attributes:
         is_heading: It is a heading or the header of a table, and goes with the piece that follows.
+        is_prose: It is not a heading, nor a part of a table or code.
     """
 
     tokens: int
     context: Context
     is_heading: bool = False
+    is_prose: bool = False
 
 
 class PieceDivider:
@@ -125,7 +127,15 @@ class PieceDivider:
         fitting = self._fitting(text, _parts(text, block), self._room - repeated.tokens)
         for number, (span, tokens) in enumerate(fitting):
             is_header = repeated is not context and span.start < block.parts[0]
-            yield Piece(span.start, span.end, span.level, tokens, context if number == 0 else repeated, is_header)
+            yield Piece(
+                span.start,
+                span.end,
+                span.level,
+                tokens,
+                context if number == 0 else repeated,
+                is_heading=is_header,
+                is_prose=block.kind in ("paragraph", "list"),
+            )
 
     def _with_header(self, header: str, context: Context) -> Context:
         """Add a table's header, unless it takes more than half of what is left."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: Default passage length in tokens: enough context for an answer, and within every model's limit.
 PASSAGE_TOKENS = 256
-#: A passage has at least this share of the maximum by default.
-_LEAST_SHARE = 4
+#: By default, a passage has at least a quarter of the maximum, and the next one repeats an eighth.
+_LEAST_SHARE, _OVERLAP_SHARE = 4, 8
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ def read_passages(
         min_tokens: Tokens that a passage should have at least: a shorter one takes text from its neighbours. None means
             a quarter of passage_tokens.
         overlap_tokens: Maximum tokens of a passage that the next one in its section repeats, in whole sentences or
-            words if they fit; None means 0.
+            words if they fit; None means an eighth of passage_tokens.
         include: Patterns as in .gitignore, such as "*.md" or "guides/**"; only files that match one are read.
         exclude: Patterns of files and folders to leave out, such as "drafts/".
         follow_links: Also read linked folders.
@@ -115,7 +115,7 @@ def read_passages(
         )
     least = most // _LEAST_SHARE if min_tokens is None else min_tokens
     check_whole_number(least, "min_tokens", least=0, most=most)
-    overlap = 0 if overlap_tokens is None else overlap_tokens
+    overlap = room // _OVERLAP_SHARE if overlap_tokens is None else overlap_tokens
     check_whole_number(overlap, "overlap_tokens", least=0, most=room - 1)
     import_library("semantic_text_splitter", "files", "reading files")
 

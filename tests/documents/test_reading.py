@@ -86,7 +86,7 @@ def test_passages_fit_overlap_and_omit_nothing(folder, pocket, longest, overlap)
     assert covered[-1][1] == len(text)
     gaps = [following[0] - before[1] for before, following in pairwise(covered)]
     assert max(gaps) <= 1  # one space
-    assert (min(gaps) < 0) == bool(overlap)
+    assert (min(gaps) < 0) == (overlap != 0)
     if overlap:
         repeated = [text[b[0] : a[1]] for a, b in pairwise(covered)]
         assert max(n - 2 for n in pocket.count_tokens(repeated)) <= overlap
