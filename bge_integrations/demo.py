@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bge_integrations.demo_documents import bundled_questions
-from bge_integrations.documents import SUFFIXES, Passage, find_files
+from bge_integrations.documents import Passage, find_files
 from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
 from bge_integrations.interrupts import exit_status
 from bge_integrations.terminal import prepare_output
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--docs",
         default=docs,
-        help=f"file, or folder of {', '.join(SUFFIXES)} files (default: the bundled documents)",
+        help="file, or folder of files (default: the bundled documents)",
     )
     parser.add_argument("--question", default=question, help="your question (default: the bundled questions)")
     parser.add_argument("--model", default=model, help="embedding model: hub id, folder, or 'pocket'")

@@ -19,7 +19,11 @@ from bge_integrations.errors import InvalidInputError, UnreadableFileError
 
 def index(
     path: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Folder of text, Markdown, HTML and PDF files, or one such file.")
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder of documents, spreadsheets, web pages, text and code files, or one such file.",
+        ),
     ],
     index: options.Index,
     model: Annotated[
@@ -31,6 +35,34 @@ def index(
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
+    passage_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum tokens per passage. Defaults to 256, or the model's limit.")
+    ] = None,
+    min_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--min-passage-tokens",
+            min=0,
+            help="Tokens that a passage should have at least. Defaults to a quarter of the maximum.",
+        ),
+    ] = None,
+    overlap_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--overlap",
+            min=0,
+            help="Tokens of a passage that the next one repeats. Defaults to an eighth of the maximum.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Read only files like '*.md' or 'guides/**'; can be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out files and folders like 'drafts/'; can be repeated."),
+    ] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also read linked folders.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -44,12 +76,21 @@ def index(
     start = time.perf_counter()
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # unreadable files are reported below
     folder = Path(path)
-    _check_some_readable(find_files(folder))
+    patterns = {"include": include or [], "exclude": exclude or []}
+    _check_some_readable(find_files(folder, **patterns, follow_links=follow_links))
     unreadable: list[UnreadableFileError] = []
     with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
         try:
             changes = follow_folder(
-                opened, folder, on_unreadable=unreadable.append, show_progress=progress_is_shown(quiet)
+                opened,
+                folder,
+                passage_tokens=passage_tokens,
+                min_tokens=min_tokens,
+                overlap_tokens=overlap_tokens,
+                **patterns,
+                follow_links=follow_links,
+                on_unreadable=unreadable.append,
+                show_progress=progress_is_shown(quiet),
             )
         except KeyboardInterrupt:
             message = f"{index} contains {len(opened)} passages; run the same command again to finish"
@@ -58,10 +99,13 @@ def index(
         say(f"skipped: {error}")
     if changes.passed_over:
         say("not read: " + ", ".join(f"{count} {kind}" for kind, count in changes.passed_over.items()))
+    if changes.encoded_data:
+        say(f"not text: {changes.encoded_data} of {changes.passages} passages are encoded data, such as Base64")
     summary = {**asdict(changes), "left_out": len(unreadable), "seconds": round(time.perf_counter() - start, 1)}
     if as_json:
-        if not changes.passed_over:
-            del summary["passed_over"]
+        for name in ("passed_over", "encoded_data"):
+            if not summary[name]:
+                del summary[name]
         print_json(summary)
     else:
         print(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.documents.reading import find_files, passed_over
-from bge_integrations.documents.splitting import Passage, read_passages, sources_of
+from bge_integrations.documents.encoded_data import is_encoded_data
+from bge_integrations.documents.finding import sources_of, survey
+from bge_integrations.documents.splitting import Passage, read_passages
 from bge_integrations.documents.sync import sync
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.progress import progress_bar
@@ -34,8 +35,9 @@ class FolderChanges:
         added: Number of new and changed passages.
         unchanged: Number of unchanged passages, which were not encoded again.
         removed: Number of passages removed, because they are gone from the files.
-        passed_over: Number of files and folders that were not read, by kind: ".docx", "without suffix", "hidden",
-            "linked folder".
+        passed_over: Number of files and folders that were not read, by kind: ".zip", "without suffix", "hidden",
+            "excluded", "index", "linked folder".
+        encoded_data: Number of passages that are no language at all, such as Base64 or minified code.
     """
 
     files: int
@@ -44,20 +46,30 @@ class FolderChanges:
     unchanged: int
     removed: int
     passed_over: Mapping[str, int] = field(default_factory=dict, hash=False)
+    encoded_data: int = 0
 
 
 def follow_folder(
     index: M3Index,
     folder: Path,
     *,
+    passage_tokens: int | None = None,
+    min_tokens: int | None = None,
+    overlap_tokens: int | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    follow_links: bool = False,
     on_unreadable: Callable[[UnreadableFileError], None] | None = None,
     show_progress: bool = False,
 ) -> FolderChanges:
     """Update an index with the files of a folder. Documents that were added by hand are kept.
 
+    The index does not remember how the files were chosen and split. With other arguments, the next call changes it.
+
     Args:
         index: The index. It can't be used with another folder later, because that would remove all its passages.
         folder: A folder, including its subfolders, or one file.
+        passage_tokens, min_tokens, overlap_tokens, include, exclude, follow_links: As for `read_passages`.
         on_unreadable: Called with the error of a file that can't be read, whose passages are then removed; None raises
             the error.
         show_progress: Show a progress bar.
@@ -66,16 +78,32 @@ def follow_folder(
         InvalidInputError: The index was made from another folder, or there are no files to read.
         UnreadableFileError: A file can't be read; the message names it.
     """
-    files = find_files(folder)
-    _check_same_folder(index, folder, files)
+    found = survey(folder, include=include, exclude=exclude, follow_links=follow_links)
+    passages = read_passages(
+        folder,
+        index.embedder,
+        passage_tokens=passage_tokens,
+        min_tokens=min_tokens,
+        overlap_tokens=overlap_tokens,
+        include=include,
+        exclude=exclude,
+        follow_links=follow_links,
+        on_unreadable=on_unreadable,
+    )
+    _check_same_folder(index, folder, found.files)
     _remember(index, folder)
-    passages = read_passages(folder, index.embedder, on_unreadable=on_unreadable)
-    with progress_bar(len(files), "file", show_progress) as bar:
+    with progress_bar(len(found.files), "file", show_progress) as bar:
         store = _IndexedFiles(index, bar)
         removed = sync(store, ((passage.id, passage) for passage in passages))
     added = store.passages - store.unchanged
     return FolderChanges(
-        len(store.sources), store.passages, added, store.unchanged, removed, passed_over=passed_over(folder)
+        len(store.sources),
+        store.passages,
+        added,
+        store.unchanged,
+        removed,
+        passed_over=found.passed_over,
+        encoded_data=store.encoded_data,
     )
 
 
@@ -88,6 +116,7 @@ class _IndexedFiles:
         self.sources: set[str] = set()
         self.passages = 0
         self.unchanged = 0
+        self.encoded_data = 0
 
     def put(self, passages: Mapping[str, Passage]) -> None:
         stored = {entry.id: entry.text for entry in self._index.get(passages)}
@@ -95,6 +124,7 @@ class _IndexedFiles:
         batch = list(passages.values())
         self._index.add([p.text for p in batch], list(passages), [p.metadata for p in batch])
         self.passages += len(batch)
+        self.encoded_data += sum(is_encoded_data(passage.text) for passage in batch)
         self.sources.update(passage.source for passage in batch)
         self._bar.update(len(self.sources) - self._bar.n)
         self._bar.set_postfix_str(f"{self.passages} passages")

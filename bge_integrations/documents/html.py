@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+from bge_integrations.documents.encodings import decode
 from bge_integrations.optional import import_library
 
 #: Elements that are not content, and are left out.
@@ -28,16 +30,16 @@ _INLINE = ("b", "code", "del", "em", "i", "kbd", "q", "s", "samp", "strong", "su
 _INVISIBLE = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.IGNORECASE)
 
 
-def read_html(data: bytes) -> tuple[str, str]:
-    """Return the title of an HTML page and its content as Markdown.
+def read_html(data: bytes, file: Path) -> tuple[str, str]:
+    """Return the title of an HTML page and its content as Markdown. `file` is named in messages.
 
     Raises:
+        UnreadableFileError: The page is not text, or in an unknown encoding.
         RecursionError: The page is nested too deeply.
     """
     libraries = {name: import_library(name, "files", "reading HTML") for name in ("bs4", "bs4.dammit", "markdownify")}
     import_library("html5lib", "files", "reading HTML")  # parses as browsers do
-    decoded = libraries["bs4.dammit"].UnicodeDammit(data, is_html=True).unicode_markup
-    soup = libraries["bs4"].BeautifulSoup(decoded or "", "html5lib")
+    soup = libraries["bs4"].BeautifulSoup(_decoded(data, file, libraries["bs4.dammit"]), "html5lib")
     for element in soup(_NOT_CONTENT):
         element.decompose()
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
@@ -47,6 +49,16 @@ def read_html(data: bytes) -> tuple[str, str]:
         heading_style="ATX", strip=["a", "img"], escape_asterisks=False, escape_underscores=False, escape_misc=False
     )
     return title, converter.convert_soup(soup.body or soup).strip()
+
+
+def _decoded(data: bytes, file: Path, dammit: Any) -> str:
+    """Decode a page with the encoding that it declares, or else as other files are decoded."""
+    declared = dammit.EncodingDetector.find_declared_encoding(data, is_html=True)
+    if declared and not declared.lower().startswith(("utf-16", "utf-32")):  # it could not be read from such bytes
+        decoded = dammit.UnicodeDammit(data, is_html=True)
+        if decoded.unicode_markup and decoded.original_encoding == decoded.declared_html_encoding:
+            return str(decoded.unicode_markup)
+    return decode(data, file)
 
 
 def _keep_visible(soup: Any) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bge_integrations.documents import SUFFIXES
 from bge_integrations.errors import BGEError, UnreadableFileError, WrongKindError
 from bge_integrations.interrupts import INTERRUPTED, exit_status
 from bge_integrations.optional import how_to_install
@@ -56,7 +55,7 @@ def run(program: str, ask: Callable[[Options], Answer], arguments: list[str] | N
         "path",
         nargs="?",
         type=Path,
-        help=f"file, or folder of {', '.join(SUFFIXES)} files (default: the bundled documents)",
+        help="file, or folder of files (default: the bundled documents)",
     )
     parser.add_argument("question", help="the question to answer")
     parser.add_argument("--pipeline", choices=get_args(Pipeline), default="dense", help="how to retrieve passages")

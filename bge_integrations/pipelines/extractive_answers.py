@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bge_integrations.pipelines.sentence_ends import sentences
+from bge_integrations.documents.sentence_ends import sentences
 from bge_integrations.scoring import select_best
 from bge_integrations.validation import check_top_n
 

@@ -243,12 +243,12 @@ def test_index_follows_the_folder(bge, docs, tmp_path, monkeypatch):
         "files": 3, "passages": 3, "added": 3, "unchanged": 0, "removed": 0, "left_out": 0, "seconds": 0,
     }  # fmt: skip
 
-    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+    for name in ("contract.doc", "prices.ods", "other.ods", ".env"):
         (docs / name).write_text("not read")
     status, out, err = bge("index", docs, *where)
-    assert (status, err) == (0, "bge: not read: 2 .csv, 1 .docx, 1 hidden\n")
-    assert json.loads(out)["passed_over"] == {".csv": 2, ".docx": 1, "hidden": 1}
-    for name in ("contract.docx", "prices.csv", "other.csv", ".env"):
+    assert (status, err) == (0, "bge: not read: 2 .ods, 1 .doc, 1 hidden\n")
+    assert json.loads(out)["passed_over"] == {".ods": 2, ".doc": 1, "hidden": 1}
+    for name in ("contract.doc", "prices.ods", "other.ods", ".env"):
         (docs / name).unlink()
 
     encoded = []
@@ -560,6 +560,22 @@ def test_a_foreign_folder_at_the_path_of_the_rows_is_kept(bge, tmp_path):
     assert "--overwrite" in err
     assert bge(*embed, "--overwrite")[0] == 0
     assert not thesis.parent.exists()
+
+
+def test_index_chooses_files_and_sizes(bge, tmp_path):
+    data = "".join(f"{i * 7919:08x}" for i in range(300))
+    files = {"a.md": "Owls hunt at night. " * 60, "drafts/b.md": "Bees.", "c.txt": "Ants.", "d.md": f"Data.\n\n{data}"}
+    docs = write_files(tmp_path / "docs", files)
+    chosen = ("--include", "*.md", "--exclude", "drafts/", "--follow-links", "--index", tmp_path / "index")
+    sizes = ("--passage-tokens", 64, "--min-passage-tokens", 16, "--overlap", 8)
+    status, out, err = bge("index", docs, *chosen, *sizes, "--model", "pocket", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found.items() >= {"files": 2, "passed_over": {"excluded": 2}}.items()
+    assert 0 < found["encoded_data"] < found["passages"]
+    assert "not text" in err
+    assert max(len(text.split()) for text, _ in contents(tmp_path / "index").values()) < 64
+    assert bge("index", docs, *chosen, "--overlap", 900)[0] == 1
 
 
 def test_an_index_inside_its_folder_does_not_index_itself(bge, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import os
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -55,7 +54,7 @@ def folder(tmp_path):
         "utf-8",
     )
     (tmp_path / "d.pdf").write_bytes(pdf("Herons eat fish.", "Owls hunt at night.", title="Birds"))
-    (tmp_path / "e.docx").write_bytes(b"not read")
+    (tmp_path / "e.doc").write_bytes(b"not read")
     (tmp_path / ".hidden.txt").write_text("not read")
     return tmp_path
 
@@ -67,6 +66,7 @@ def test_all_kinds_are_read(folder, pocket):
     assert (by_source["sub/b.md"].title, by_source["a.txt"].title) == ("Bears", "a")
     html = by_source["c.html"]
     assert (html.title, html.text) == ("The Tiber", "# Rome\n\nRome lies on the Tiber.")
+    assert (html.section, by_source["sub/b.md"].section) == ("Rome", "")
     assert [(p.id, p.text, p.title, p.metadata) for p in passages if p.source == "d.pdf"] == [
         ("d.pdf#p1-0", "Herons eat fish.", "Birds", {"source": "d.pdf", "title": "Birds", "start": 0, "page": 1}),
         ("d.pdf#p2-0", "Owls hunt at night.", "Birds", {"source": "d.pdf", "title": "Birds", "start": 0, "page": 2}),
@@ -74,7 +74,7 @@ def test_all_kinds_are_read(folder, pocket):
     assert len({p.id for p in passages}) == len(passages)
 
 
-@pytest.mark.parametrize(("longest", "overlap"), [(None, None), (64, 0), (64, 30), (20, 0)])
+@pytest.mark.parametrize(("longest", "overlap"), [(None, None), (256, 32), (64, 0), (64, 7), (64, 30), (20, 0)])
 def test_passages_fit_overlap_and_omit_nothing(folder, pocket, longest, overlap):
     text = (folder / "a.txt").read_text()
     passages = list(read_passages(folder / "a.txt", pocket, passage_tokens=longest, overlap_tokens=overlap))
@@ -87,6 +87,9 @@ def test_passages_fit_overlap_and_omit_nothing(folder, pocket, longest, overlap)
     gaps = [following[0] - before[1] for before, following in pairwise(covered)]
     assert max(gaps) <= 1  # one space
     assert (min(gaps) < 0) == (overlap != 0)
+    if overlap:
+        repeated = [text[b[0] : a[1]] for a, b in pairwise(covered)]
+        assert max(n - 2 for n in pocket.count_tokens(repeated)) <= overlap
 
 
 def test_a_model_with_an_instruction_and_a_short_length(folder):
@@ -101,6 +104,8 @@ def test_a_model_with_an_instruction_and_a_short_length(folder):
             read_passages(folder, embedder, passage_tokens=41)
         with pytest.raises(InvalidInputError, match="overlap_tokens=40"):
             read_passages(folder, embedder, overlap_tokens=40)
+        with pytest.raises(InvalidInputError, match="min_tokens=41"):
+            read_passages(folder, embedder, min_tokens=41)
 
 
 def test_tokens_are_counted_as_they_are_encoded(pocket):
@@ -118,7 +123,7 @@ def test_tokens_are_counted_as_they_are_encoded(pocket):
 
 
 BAD = {
-    "latin.txt": (b"caf\xe9", "not UTF-8"),
+    "binary.txt": (bytes(range(256)) * 4, "is not text"),
     "empty.md": (b" \n", "has no text"),
     "script.html": (b"<script>x()</script>", "has no text"),
     "cut.pdf": (pdf("Herons eat fish.")[:150], "can't be read as a PDF"),
@@ -170,7 +175,12 @@ def test_a_page_in_another_encoding(tmp_path):
 
 
 def test_nothing_to_read(tmp_path, pocket):
-    mistakes = {tmp_path: "contains no supported files", tmp_path / "x": "does not exist", Path(__file__): "convert it"}
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    mistakes = {
+        tmp_path: "contains no supported files",
+        tmp_path / "x": "does not exist",
+        tmp_path / "a.zip": "convert it",
+    }
     for path, why in mistakes.items():
         with pytest.raises(InvalidInputError, match=why):
             read_passages(path, pocket)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bge_integrations.pipelines.sentence_ends import sentences
+from bge_integrations.documents.sentence_ends import sentences
 
 
 @pytest.mark.parametrize(
