@@ -5,9 +5,12 @@
     {"lang": {"$in": ["de", "en"]}}                  also $nin, $eq, $ne
     {"author.name": "Eco"}                           a dot enters a nested dict; '"a.b"' is the key a.b
     {"isbn": {"$exists": False}}                     missing, None or []
+    {"title": {"$contains": "git"}}                  text that contains this text; $icontains ignores case
     {"$or": [{"year": 2020}, {"lang": "de"}]}        also $and, and {"$not": {...}}
 
-All keys of a dict must match. `$ne`, `$nin` and `$not` also match documents that lack the key.
+All keys of a dict must match. `$ne`, `$nin` and `$not` also match documents that lack the key. `$contains` and
+`$icontains` match only text, never the elements of a list. No engine has them, so each call that uses them reads the
+metadata of every document that has the key (see `substrings.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ _MAX_DEPTH = 32
 _MAX_EXACT = 2**53
 _PART = re.compile(r'"([^"\\]+)"|([^."\\\[\]]+)')
 _RANGES = ("$gt", "$gte", "$lt", "$lte")
-_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_RANGES, "$exists")
+_SUBSTRINGS = ("$contains", "$icontains")
+_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_RANGES, "$exists", *_SUBSTRINGS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,22 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Contains:
+    """The value is a str that contains this text. `substrings.resolve` replaces it before an engine sees it."""
+
+    path: Path
+    text: str
+    ignore_case: bool
+
+
+@dataclass(frozen=True)
+class IsPoint:
+    """The document is one of these points of the engine."""
+
+    points: frozenset[str]
+
+
+@dataclass(frozen=True)
 class AllOf:
     """All conditions hold."""
 
@@ -81,7 +101,7 @@ class Not:
     condition: Condition
 
 
-Condition = Matches | Between | Missing | AllOf | AnyOf | Not
+Condition = Matches | Between | Missing | Contains | IsPoint | AllOf | AnyOf | Not
 
 
 def parse(filter: object) -> Condition:
@@ -190,6 +210,10 @@ def _operator(path: Path, operator: str, value: object, where: str) -> Condition
         if not isinstance(value, bool):
             raise InvalidInputError(f"{where} must be True or False, got {value!r:.80}")
         return Not(Missing(path)) if value else Missing(path)
+    if operator in _SUBSTRINGS:
+        if not isinstance(value, str):
+            raise InvalidInputError(f"{where} must be a str, got {value!r:.80}")
+        return Contains(path, _plain_str(value, where), ignore_case=operator == "$icontains")
     condition = _equals(path, value, where) if operator in ("$eq", "$ne") else _one_of(path, value, where)
     return Not(condition) if operator in ("$ne", "$nin") else condition
 

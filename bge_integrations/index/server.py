@@ -17,7 +17,7 @@ except ImportError as error:
     raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
 
 from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
-from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
+from bge_integrations.index.filters import AllOf, AnyOf, Between, IsPoint, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.outputs import SparseVector
 
@@ -273,6 +273,8 @@ def _translate(condition: Condition) -> Any:
             return models.Filter(must_not=[_translate(inner)])
         case Missing(path):
             return models.IsEmptyCondition(is_empty=models.PayloadField(key=json_path(path)))
+        case IsPoint(points):
+            return models.HasIdCondition(has_id=list(points))
         case Matches(path, (value,)):
             return models.FieldCondition(key=json_path(path), match=models.MatchValue(value=value))
         case Matches(path, values):

@@ -463,6 +463,14 @@ FILTERS = [
     {"n": {"$gt": 1, "$in": [1, 2, 3], "$ne": 3}},
     {'"odd.key [1]"': "here"},
     {"schlüssel": "ß"},
+    *({"x": {"$contains": text}} for text in ("a", "B", "", "nowhere")),
+    *({"x": {"$icontains": text}} for text in ("A", "B")),
+    {"schlüssel": {"$contains": "ß"}},
+    {"x": {"$contains": "a", "$icontains": "B"}},
+    {'"odd.key [1]"': {"$contains": "er"}},
+    {"when": {"$contains": "2020-0"}, "n": {"$gte": 2}},
+    {"$or": [{"$not": {"x": {"$contains": "a"}}}, {"n": 0}]},
+    {"x.y": {"$contains": "e"}},
 ]
 
 
@@ -481,7 +489,14 @@ def _matches_one(key, wanted, metadata):
         value = value.get(name) if isinstance(value, dict) else None
     values = value if isinstance(value, list) else [] if value is None else [value]
     operators = wanted if isinstance(wanted, dict) else {"$eq": wanted}
-    return all(_holds(operator, operand, values) for operator, operand in operators.items())
+    return all(
+        isinstance(value, str) and operand in value
+        if operator == "$contains"
+        else isinstance(value, str) and operand.lower() in value.lower()
+        if operator == "$icontains"
+        else _holds(operator, operand, values)
+        for operator, operand in operators.items()
+    )
 
 
 def _holds(operator, operand, values):
@@ -543,6 +558,8 @@ def test_string_enum_members_are_stored_as_their_text(new_index):
 
 
 WRONG_FILTERS = [
+    ({"x": {"$contains": 1}}, r"filter\['x'\]\['\$contains'\].*str"),
+    ({"x": {"$icontains": ["a"]}}, r"filter\['x'\]\['\$icontains'\].*str"),
     ("year > 2000", "must be a dict"),
     ({}, "empty"),
     ({"": 1}, r"filter\[''\]"),
