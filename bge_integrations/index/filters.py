@@ -7,10 +7,11 @@
     {"isbn": {"$exists": False}}                     missing, None or []
     {"title": {"$contains": "git"}}                  text that contains this text; $icontains ignores case
     {"$or": [{"year": 2020}, {"lang": "de"}]}        also $and, and {"$not": {...}}
+    {"$ids": ["a", "b"]}                             the document has one of these ids
 
 All keys of a dict must match. `$ne`, `$nin` and `$not` also match documents that lack the key. `$contains` and
-`$icontains` match only text, never the elements of a list. No engine has them, so each call that uses them reads the
-metadata of every document that has the key (see `substrings.py`).
+`$icontains` match only text, never the elements of a list. No engine has them, so they cost more the more documents
+match, and most for a key without an index (see `substrings.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.index.records import point_of
 from bge_integrations.validation import check_text
 
 Filter = Mapping[str, Any]
@@ -153,7 +155,7 @@ def _all(filter: object, where: str, depth: int) -> Condition:
 
 def _one(key: object, value: object, where: str, depth: int) -> Condition:
     if not isinstance(key, str) or not key:
-        raise InvalidInputError(f"{where} is not a valid key", advice="use a metadata key, $and, $or or $not")
+        raise InvalidInputError(f"{where} is not a valid key", advice="use a metadata key, $and, $or, $not or $ids")
     if key in ("$and", "$or"):
         if not isinstance(value, (list, tuple)) or not value:
             raise InvalidInputError(f"{where} must be a list of filters with at least one, got {value!r:.80}")
@@ -161,9 +163,13 @@ def _one(key: object, value: object, where: str, depth: int) -> Condition:
         return AllOf(conditions) if key == "$and" else AnyOf(conditions)
     if key == "$not":
         return Not(_all(value, where, depth + 1))
+    if key == "$ids":
+        if not isinstance(value, (list, tuple, set, frozenset)):
+            raise InvalidInputError(f"{where} must be a list of ids, got {value!r:.80}")
+        return IsPoint(frozenset(point_of(_plain_str(identifier, where)) for identifier in value))
     if key.startswith("$"):
         raise InvalidInputError(
-            f"{where}: {key} is not one of $and, $or, $not",
+            f"{where}: {key} is not one of $and, $or, $not, $ids",
             advice="put operators after a key: {'year': {'$gte': 2000}}",
         )
     check_text(key, where)

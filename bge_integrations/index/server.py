@@ -36,6 +36,8 @@ _FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
 }
 #: Seconds to wait for a response.
 _TIMEOUT = 60
+#: More distinct strings than a key has.
+_MAX_TEXTS = 2**31
 #: The manifest's key in the collection's metadata.
 _MANIFEST = "bge_integrations"
 
@@ -130,6 +132,11 @@ class QdrantEngine:
         with self._errors():
             fields = self._client.get_collection(self._name).payload_schema
         return {key_of(path): kinds[field.data_type] for path, field in fields.items() if field.data_type in kinds}
+
+    def texts(self, key: str) -> list[str]:
+        with self._errors():
+            answer = self._client.facet(self._name, json_path((key,)), limit=_MAX_TEXTS, exact=True, timeout=_TIMEOUT)
+        return [hit.value for hit in answer.hits if isinstance(hit.value, str)]
 
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         with self._errors():

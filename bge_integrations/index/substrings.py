@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bge_integrations.index.filters import AllOf, AnyOf, Contains, IsPoint, Missing, Not, json_path
+from bge_integrations.index.filters import AllOf, AnyOf, Contains, IsPoint, Matches, Missing, Not, json_path
 from bge_integrations.index.records import point_of
 
 if TYPE_CHECKING:
-    from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition
     from bge_integrations.index.store import Store
 
@@ -19,8 +18,9 @@ _PAGE = 1000
 def resolve(condition: Condition | None, store: Store) -> Condition | None:
     """Return a condition that engines can check, with the same meaning.
 
-    Each `Contains` reads this value of every document that has it. Documents that are added or changed meanwhile may or
-    may not match.
+    For a key with an index, each `Contains` asks the engine for the distinct values, and reads the documents with a
+    value that contains the text. For another key, it reads every document that has the key. Documents that are added or
+    changed meanwhile may or may not match.
     """
     match condition:
         case Contains():
@@ -40,24 +40,28 @@ def _resolved(condition: Condition, store: Store) -> Condition:
 
 def _containing(condition: Contains, store: Store) -> Iterator[str]:
     """Yield the points that meet a condition. Pages are read one by one, so that writers do not wait for all."""
+    possible = _possible(condition, store)
+    keys = ["id", json_path(condition.path)]
     after: str | None = None
     while True:
         with store.read() as engine:
-            points, after = _page(condition, engine, after)
-        yield from points
+            payloads, after = engine.page(possible, after, _PAGE, keys)
+        for payload in payloads:
+            if _contains(_value(payload["metadata"], condition), condition):
+                yield point_of(payload["id"])
         if after is None:
             return
 
 
-def _page(condition: Contains, engine: Engine, after: str | None) -> tuple[list[str], str | None]:
-    keys = ["id", json_path(condition.path)]
-    payloads, following = engine.page(Not(Missing(condition.path)), after, _PAGE, keys)
-    points = [
-        point_of(payload["id"])
-        for payload in payloads
-        if _contains(_value(payload["metadata"], condition), condition)
-    ]
-    return points, following
+def _possible(condition: Contains, store: Store) -> Condition:
+    """Return a condition for engines that holds wherever this one does: it also holds for elements of lists."""
+    key = condition.path[0]
+    if len(condition.path) > 1 or store.shared.fields.get(key) != "keyword":
+        return Not(Missing(condition.path))
+    with store.read() as engine:
+        texts = engine.texts(key)
+    containing = tuple(text for text in texts if _contains(text, condition))
+    return Matches(condition.path, containing) if containing else AnyOf(())
 
 
 def _value(metadata: object, condition: Contains) -> object:

@@ -472,6 +472,7 @@ FILTERS = [
     {"$or": [{"$not": {"x": {"$contains": "a"}}}, {"n": 0}]},
     {"x.y": {"$contains": "e"}},
 ]
+OF_IDS = [({"$ids": ["1", "3", "unknown"]}, "13"), ({"$ids": ["1", "3"], "n": 3}, "3"), ({"$ids": []}, "")]
 
 
 def matches(filter, metadata):
@@ -542,6 +543,9 @@ def test_filters_mean_the_same_everywhere(new_index, request):
         assert index.count(filter) == len(expected), filter
         for mode in ("dense", "hybrid"):
             assert {hit.id for hit in index.search("document", k=50, mode=mode, filter=filter)} == expected, filter
+    for filter, ids in OF_IDS:
+        assert {entry.id for entry in index.scan(filter)} == set(ids), filter
+    assert index.count({"$not": {"$ids": ["1"]}}) == len(index) - 1
     assert {entry.id: entry.metadata for entry in index} == {str(i): m for i, m in enumerate(metadatas)}
 
 
@@ -558,6 +562,8 @@ def test_string_enum_members_are_stored_as_their_text(new_index):
 
 
 WRONG_FILTERS = [
+    ({"$ids": "ab"}, r"filter\['\$ids'\].*list"),
+    ({"$ids": [1]}, r"filter\['\$ids'\].*str"),
     ({"x": {"$contains": 1}}, r"filter\['x'\]\['\$contains'\].*str"),
     ({"x": {"$icontains": ["a"]}}, r"filter\['x'\]\['\$icontains'\].*str"),
     ("year > 2000", "must be a dict"),
