@@ -107,22 +107,38 @@ def replacement(
 
 
 def outdated_nodes(index: M3Index, nodes: Sequence[BaseNode]) -> list[str]:
-    """Return the ids of stored nodes that were made from other versions of the documents of these nodes.
+    """Return the ids of stored nodes that these nodes replace.
 
-    A node records the hash of the document that it was made from. Nodes without one are never outdated.
+    They were made from another version of the same document, or they are the same chunk of it under another id. A node
+    records the hash of the document that it was made from; nodes without one replace nothing.
     """
     versions: dict[str, set[str]] = defaultdict(set)
     for node in nodes:
         if node.source_node and node.source_node.hash:
             versions[node.source_node.node_id].add(node.source_node.hash)
+    chunks = {_chunk(node, _text(node)) for node in nodes} - {None}
+    given = {node.node_id for node in nodes}
     outdated = []
     for ids in iter_batch(sorted(versions), _LOOKUP_BATCH):
         for stored in index.scan({REF_DOC: {"$in": ids}}):
-            source = to_node(stored).source_node if is_node(stored) else None
-            if source and source.hash and source.hash not in versions[source.node_id]:
+            if stored.id in given or not is_node(stored):
+                continue
+            node = to_node(stored)
+            source = node.source_node
+            is_old = source is not None and source.hash and source.hash not in versions[source.node_id]
+            if is_old or _chunk(node, stored.text) in chunks:
                 outdated.append(stored.id)
-    given = {node.node_id for node in nodes}
-    return [node_id for node_id in outdated if node_id not in given]
+    return outdated
+
+
+def _chunk(node: BaseNode, text: str) -> tuple[Any, ...] | None:
+    """Return what identifies a chunk of a document's version whatever its id; None if the node does not say where it
+    begins. A parent that has the same text as its only child is another chunk."""
+    start = getattr(node, "start_char_idx", None)
+    if start is None or node.source_node is None:
+        return None
+    family = node.parent_node is None, not node.child_nodes
+    return node.source_node.node_id, node.source_node.hash, start, text, family
 
 
 def rows_of(nodes: Sequence[BaseNode], versions: Mapping[str, str]) -> Rows:

@@ -242,8 +242,8 @@ class BGEM3Index(BaseIndex[IndexDict]):
     def insert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
         """Insert nodes without transformations. A node whose id exists replaces the stored one.
 
-        Stored nodes that were made from another version of the same document are deleted. Nodes of one document can be
-        inserted in several calls.
+        Stored nodes that were made from another version of the same document are deleted, and so are the same chunks
+        under other ids. Nodes of one document can be inserted in several calls.
         """
         with self._callback_manager.as_trace("insert_nodes"):
             self._insert(nodes)
