@@ -88,8 +88,8 @@ def advice_for(name: str, known: Collection[str]) -> str | None:
         return f"use {other}="
     if name in _ADVICE:
         return _ADVICE[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else None
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def moved(arguments: Mapping[str, object] | Iterable[str], known: Collection[str]) -> tuple[str, str] | None:

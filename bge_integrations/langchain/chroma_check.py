@@ -1,9 +1,8 @@
-"""A check that a Chroma collection's vectors come from the model that LangChain's Chroma class is used with.
+"""A check that the model that LangChain's Chroma class is used with made the vectors in the collection.
 
 LangChain's class gives the texts to an embeddings object and the vectors to Chroma, so neither can notice that another
-model of the same width made the vectors that are stored. Chroma's record of embedding functions is not used either. The
-store can't be reached from an embeddings object, except through the call stack. It is looked up there, and one of its
-documents is embedded again to compare the vectors.
+model of the same width made the stored vectors. From an embeddings object, the store can be found only on the call
+stack. A few of its documents are embedded again, to compare the vectors.
 """
 
 from __future__ import annotations

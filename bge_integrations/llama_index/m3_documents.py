@@ -107,7 +107,7 @@ def replacement(
 
 
 def outdated_nodes(index: M3Index, nodes: Sequence[BaseNode]) -> list[str]:
-    """Return the ids of stored nodes that these nodes replace.
+    """Return the ids of stored nodes that these nodes replace, before these nodes are added.
 
     They were made from another version of the same document, or they are the same chunk of it under another id. A node
     records the hash of the document that it was made from; nodes without one replace nothing.

@@ -251,10 +251,10 @@ class BGEM3Index(BaseIndex[IndexDict]):
     async def ainsert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
         """Async version of `insert_nodes`; does not block the event loop."""
         with self._callback_manager.as_trace("ainsert_nodes"):
-            async with self._areplacing():
-                rows = await asyncio.to_thread(self._rows, nodes)
-                await self._m3_index.aadd(*rows, show_progress=self._show_progress)
-                await asyncio.to_thread(self._inserted, nodes)
+            outdated = await asyncio.to_thread(outdated_nodes, self._m3_index, nodes)
+            rows = await asyncio.to_thread(self._rows, nodes)
+            await self._m3_index.aadd(*rows, show_progress=self._show_progress)
+            await asyncio.to_thread(self._inserted, nodes, outdated)
 
     def insert(self, document: Document) -> None:  # type: ignore[override]
         """Insert a document, or replace it."""
@@ -339,13 +339,13 @@ class BGEM3Index(BaseIndex[IndexDict]):
         return IndexDict()
 
     def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        with self._replacing:
-            self._m3_index.add(*self._rows(nodes), show_progress=self._show_progress)
-            self._inserted(nodes)
+        outdated = outdated_nodes(self._m3_index, nodes)
+        self._m3_index.add(*self._rows(nodes), show_progress=self._show_progress)
+        self._inserted(nodes, outdated)
 
-    def _inserted(self, nodes: Sequence[BaseNode]) -> None:
-        """Delete nodes of other versions of the same documents, and keep the parents of the new nodes."""
-        if outdated := outdated_nodes(self._m3_index, nodes):
+    def _inserted(self, nodes: Sequence[BaseNode], outdated: list[str]) -> None:
+        """Delete the nodes that these nodes replace, and keep the parents of these nodes."""
+        if outdated:
             self._m3_index.delete(outdated)
         self._nodes.keep_parents(nodes)
 

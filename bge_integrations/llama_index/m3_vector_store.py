@@ -128,14 +128,18 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Encode and store nodes, and return their ids once all are on disk. `kwargs` are ignored."""
+        outdated = outdated_nodes(self._index, nodes)
         ids = self._index.add(*rows_of(nodes, {}))
-        self._delete_outdated(nodes)
+        if outdated:
+            self._index.delete(outdated)
         return ids
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Async version of `add`; does not block the event loop."""
+        outdated = await asyncio.to_thread(outdated_nodes, self._index, nodes)
         ids = await self._index.aadd(*await asyncio.to_thread(rows_of, nodes, {}))
-        await asyncio.to_thread(self._delete_outdated, nodes)
+        if outdated:
+            await self._index.adelete(outdated)
         return ids
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -209,10 +213,6 @@ class BGEM3VectorStore(BasePydanticVectorStore):
             return await asyncio.to_thread(self.query, query, **kwargs)
         k, settings = _search_of(query)
         return _result(await self._index.asearch(query.query_str, k, **{**settings, **kwargs}))
-
-    def _delete_outdated(self, nodes: Sequence[BaseNode]) -> None:
-        if outdated := outdated_nodes(self._index, nodes):
-            self._index.delete(outdated)
 
 
 class StoreEmbedding(BaseEmbedding):

@@ -15,7 +15,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from qdrant_client import QdrantClient
 
 from bge_integrations.errors import StorageError
-from bge_integrations.llama_index import BGEM3Index, BGERerank
+from bge_integrations.llama_index import BGEM3Index, BGEM3VectorStore, BGERerank
 from bge_integrations.llama_index.file_kvstore import FileKVStore
 
 TEXT = " ".join(f"Sentence {n} says that pandas eat bamboo in forest number {n}." for n in range(24))
@@ -138,7 +138,7 @@ def test_inserting_the_nodes_of_a_changed_document_replaces_the_old_ones(insert)
         assert {node.node_id for node in again} <= {stored.id for stored in index.m3_index}
 
 
-def test_equal_texts_in_one_document_are_several_nodes(hierarchy):
+def test_equal_texts_in_one_document_are_several_nodes():
     twice = chunks("Pandas eat bamboo leaves every single day of the year. " * 20)
     assert len({node.text for node in twice}) < len(twice)
     with BGEM3Index(model="pocket") as index:
@@ -150,6 +150,22 @@ def test_equal_texts_in_one_document_are_several_nodes(hierarchy):
         for node in family:
             index.insert_nodes([node])
         assert index.m3_index.count() == len(twice) + len(family)
+
+
+def test_a_pipeline_can_keep_its_state_in_the_index(tmp_path):
+    def run(text):
+        store = BGEM3VectorStore(index.m3_index)
+        steps = [SPLITTER, store.embed_model]
+        pipeline = IngestionPipeline(transformations=steps, vector_store=store, docstore=index.docstore)
+        return len(pipeline.run(documents=[Document(text=text, id_="pandas")]))
+
+    with BGEM3Index(model="pocket", path=tmp_path / "index") as index:
+        added = run(TEXT)
+        assert index.m3_index.count() == added > 1
+    with BGEM3Index.load(tmp_path / "index") as index:
+        assert run(TEXT) == 0
+        assert run("Pandas sleep.") == 1
+        assert [stored.text for stored in index.m3_index] == ["Pandas sleep."]
 
 
 def test_bad_nodes_replace_nothing():
