@@ -86,6 +86,11 @@ class BGEM3Retriever(BaseRetriever):
         check_search(**self._settings)
         super().__init__(callback_manager=callback_manager, object_map=object_map, verbose=verbose)
 
+    @property
+    def model_name(self) -> str:
+        """The model of the index."""
+        return self._m3_index.embedder.name
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         hits = self._m3_index.search(_query(query_bundle), self.similarity_top_k, **self._settings)
         return list(nodes_with_scores(hits))

@@ -265,7 +265,9 @@ def test_an_index_is_shared_with_other_classes():
         store.add([TextNode(text=PANDAS, id_="1")])
         index.add(["Added elsewhere."], ids=["2"], metadatas=[{"year": 1}])
         assert {(node.node_id, node.text) for node in store.get_nodes()} == {("1", PANDAS), ("2", "Added elsewhere.")}
-        assert len(BGEM3Retriever(_Index(index)).retrieve(QUERY)) == 2
+        retriever = BGEM3Retriever(_Index(index))
+        assert len(retriever.retrieve(QUERY)) == 2
+        assert retriever.model_name == store.model_name == "pocket"
 
 
 class _Index:
