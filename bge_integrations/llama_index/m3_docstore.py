@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.docstore.keyval_docstore import KVDocumentStore
 from llama_index.core.storage.docstore.types import DEFAULT_PERSIST_PATH, BaseDocumentStore, RefDocInfo
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE
+from llama_index.core.storage.storage_context import StorageContext
 
 from bge_integrations.llama_index.file_kvstore import FileKVStore
 from bge_integrations.llama_index.filters import REF_DOC
@@ -204,6 +206,13 @@ class M3DocumentStore(BaseDocumentStore):
 
     async def aget_all_document_hashes(self) -> dict[str, str]:
         return await asyncio.to_thread(self.get_all_document_hashes)
+
+
+def with_docstore(storage_context: StorageContext | None, docstore: M3DocumentStore) -> StorageContext:
+    """Return a storage context with this docstore; the user's is not changed."""
+    if storage_context is None:
+        return StorageContext.from_defaults(docstore=docstore)
+    return replace(storage_context, docstore=docstore)
 
 
 def _file_of(index: M3Index) -> FileKVStore | None:

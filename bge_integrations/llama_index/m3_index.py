@@ -8,8 +8,6 @@ import os
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from inspect import signature
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -18,13 +16,12 @@ from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.ingestion import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, TransformComponent
-from llama_index.core.storage.storage_context import StorageContext
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.opening import MEMORY
 from bge_integrations.llama_index.filters import REF_DOC
-from bge_integrations.llama_index.m3_docstore import M3DocumentStore
+from bge_integrations.llama_index.m3_docstore import M3DocumentStore, with_docstore
 from bge_integrations.llama_index.m3_documents import (
     atransform,
     changed,
@@ -35,13 +32,13 @@ from bge_integrations.llama_index.m3_documents import (
     rows_of,
     versions_of,
 )
-from bge_integrations.llama_index.m3_retriever import BGEM3Retriever, check_search
+from bge_integrations.llama_index.m3_retriever import BGEM3Retriever, check_search, retriever_arguments
 from bge_integrations.llama_index.m3_settings import M3Settings, own_names
-from bge_integrations.moved_arguments import advice_for
 
 if TYPE_CHECKING:
     from llama_index.core.callbacks.base import CallbackManager
     from llama_index.core.storage.docstore.types import RefDocInfo
+    from llama_index.core.storage.storage_context import StorageContext
     from qdrant_client import QdrantClient
 
     from bge_integrations.llama_index.m3_documents import KnownDocument, Rows
@@ -118,7 +115,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             super().__init__(
                 nodes=list(nodes or ()),
                 objects=list(objects or ()),
-                storage_context=_with_docstore(storage_context, self._nodes),
+                storage_context=with_docstore(storage_context, self._nodes),
                 callback_manager=callback_manager,
                 transformations=transformations,
                 show_progress=show_progress,
@@ -230,11 +227,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         Raises:
             InvalidInputError: An argument is unknown to the retriever and to LlamaIndex's engines.
         """
-        known = signature(BGEM3Retriever).parameters
-        if unknown := sorted(kwargs.keys() - known.keys() - _engine_arguments()):
-            advice = advice_for(unknown[0], known) or f"use {', '.join(known)}"
-            raise InvalidInputError(f"BGEM3Retriever has no argument {unknown[0]}", argument=unknown[0], advice=advice)
-        arguments = {name: value for name, value in kwargs.items() if name in known}
+        arguments = retriever_arguments(kwargs)
         return BGEM3Retriever(
             self, **{"callback_manager": self._callback_manager, "object_map": self._object_map, **arguments}
         )
@@ -399,27 +392,6 @@ class BGEM3Index(BaseIndex[IndexDict]):
                 except ValueError:
                     self._object_map[node.index_id] = node.obj
                     node.obj = None
-
-
-def _with_docstore(storage_context: StorageContext | None, docstore: M3DocumentStore) -> StorageContext:
-    """Return a storage context with this docstore; the user's is not changed."""
-    if storage_context is None:
-        return StorageContext.from_defaults(docstore=docstore)
-    return replace(storage_context, docstore=docstore)
-
-
-def _engine_arguments() -> set[str]:
-    """Return the arguments of LlamaIndex's engines, which `as_query_engine` and `as_chat_engine` pass on."""
-    from llama_index.core import chat_engine, query_engine
-
-    factories = (
-        query_engine.RetrieverQueryEngine.from_args,
-        chat_engine.CondenseQuestionChatEngine.from_defaults,
-        chat_engine.ContextChatEngine.from_defaults,
-        chat_engine.CondensePlusContextChatEngine.from_defaults,
-        chat_engine.SimpleChatEngine.from_defaults,
-    )
-    return {name for factory in factories for name in signature(factory).parameters}
 
 
 def _warn_if_none_deleted(ref_doc_id: str, deleted: int) -> None:

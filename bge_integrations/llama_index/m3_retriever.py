@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -13,6 +15,7 @@ from bge_integrations.index.filters import parse
 from bge_integrations.index.search_arguments import Search
 from bge_integrations.llama_index.filters import search_filter
 from bge_integrations.llama_index.m3_nodes import nodes_with_scores
+from bge_integrations.moved_arguments import advice_for
 from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
@@ -120,3 +123,30 @@ def check_search(
     """Raise InvalidInputError for invalid arguments now rather than at the first query."""
     condition = None if filter is None else parse(filter)
     Search.of(1, condition, mode=mode, weights=weights, fusion=fusion, candidates=candidates)
+
+
+def retriever_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the arguments of `as_retriever` that a retriever takes, rather than LlamaIndex's engines.
+
+    Raises:
+        InvalidInputError: An argument is unknown to both.
+    """
+    known = signature(BGEM3Retriever).parameters
+    if unknown := sorted(arguments.keys() - known.keys() - _engine_arguments()):
+        advice = advice_for(unknown[0], known) or f"use {', '.join(known)}"
+        raise InvalidInputError(f"BGEM3Retriever has no argument {unknown[0]}", argument=unknown[0], advice=advice)
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def _engine_arguments() -> set[str]:
+    """Return the arguments of LlamaIndex's engines, which `as_query_engine` and `as_chat_engine` pass on."""
+    from llama_index.core import chat_engine, query_engine
+
+    factories = (
+        query_engine.RetrieverQueryEngine.from_args,
+        chat_engine.CondenseQuestionChatEngine.from_defaults,
+        chat_engine.ContextChatEngine.from_defaults,
+        chat_engine.CondensePlusContextChatEngine.from_defaults,
+        chat_engine.SimpleChatEngine.from_defaults,
+    )
+    return {name for factory in factories for name in signature(factory).parameters}
