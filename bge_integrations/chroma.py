@@ -63,7 +63,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         device: str | list[str] | None = None,
         **settings: Any,
     ) -> None:
-        checked = checked_settings(load_embedder, {"device": device, **settings})
+        checked = checked_settings(load_embedder, {"device": device, **settings}, model="model_name")
         if checked["dtype"] is not None:
             checked["dtype"] = str(checked["dtype"]).removeprefix("torch.")
         self._set_up({"model": path_as_text(model_name), **checked}, LazyModel(load_embedder))

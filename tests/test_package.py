@@ -23,7 +23,9 @@ EXPORTED = {
         "Embedder Embeddings MultiVectors Reranker SparseVector SparseVectors load_embedder load_reranker"
     ),
     "bge_integrations.langchain": "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker RerankedRetriever",
-    "bge_integrations.llama_index": "BGEEmbedding BGEM3Index BGEM3Retriever BGERerank BGESparseEmbedding",
+    "bge_integrations.llama_index": (
+        "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding"
+    ),
     "bge_integrations.chroma": "BGEEmbeddingFunction",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
     "bge_integrations.evaluation": (

@@ -8,15 +8,15 @@ frameworks name differently: the model and the instruction for passages.
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.moved_arguments import advice_for, moved
 from bge_integrations.validation import check_score_threshold, check_top_n
 
 
@@ -62,6 +62,21 @@ class ModelSettings(BaseModel):
     """Never use the network."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_moved_arguments(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and (found := moved(settings, _accepted(cls))):
+            name, advice = found
+            raise InvalidInputError(f"{cls.__name__} has no argument {name}", argument=name, advice=advice)
+        return settings
+
+
+def _accepted(settings: type[BaseModel]) -> set[str]:
+    """Return the names of all fields and their aliases."""
+    aliases = [field.validation_alias for field in settings.model_fields.values()]
+    choices = [choice for alias in aliases if isinstance(alias, AliasChoices) for choice in alias.choices]
+    return {*settings.model_fields, *(choice for choice in choices if isinstance(choice, str))}
 
 
 class QuerySettings(ModelSettings):
@@ -148,10 +163,15 @@ class SelectionSettings(BaseModel):
 TopN = Annotated[int | None, AfterValidator(check_top_n)]
 
 
-def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any], model: str = "model") -> dict[str, Any]:
     """Return all arguments of `load` except the model: those in `settings`, and the defaults of the others.
 
     For frameworks whose objects take keywords without declaring them.
+
+    Args:
+        load: `load_embedder` or `load_reranker`.
+        settings: The keywords.
+        model: The adapter's name for the model.
 
     Raises:
         TypeError: `load` has no such argument.
@@ -159,7 +179,6 @@ def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any]) -> d
     defaults = {name: parameter.default for name, parameter in signature(load).parameters.items() if name != "model"}
     for name in settings:
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(defaults)}"
+            hint = advice_for(name, [*defaults, model]) or f"use one of {', '.join(defaults)}"
             raise TypeError(f"{name} is not an argument of {load.__name__}; {hint}")
     return {**defaults, **copy.deepcopy(dict(settings))}

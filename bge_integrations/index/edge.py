@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.records import NewDocument, Record
 
 _logger = logging.getLogger(__name__)
+#: More distinct strings than a key has.
+_MAX_TEXTS = 2**31
 
 
 class EdgeEngine:
@@ -87,6 +89,11 @@ class EdgeEngine:
         with engine_errors():
             fields = self._shard.info().payload_schema
         return {key_of(path): kinds[field.data_type] for path, field in fields.items()}
+
+    def texts(self, key: str) -> list[str]:
+        with engine_errors():
+            answer = self._shard.facet(edge.FacetRequest(json_path((key,)), limit=_MAX_TEXTS, exact=True))
+        return [hit.value for hit in answer.hits if isinstance(hit.value, str)]
 
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         with engine_errors():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import qdrant_edge as edge
 
 from bge_integrations.errors import StorageError
-from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path
+from bge_integrations.index.filters import AllOf, AnyOf, Between, IsPoint, Matches, Missing, Not, json_path
 from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def _translate(condition: Condition) -> Any:
             return edge.Filter(must_not=[_translate(inner)])
         case Missing(path):
             return edge.IsEmptyCondition(json_path(path))
+        case IsPoint(points):
+            return edge.HasIdCondition(set(points))
         case Matches(path, (bool(value),)):
             return edge.FieldCondition(json_path(path), match=edge.MatchValue(_EngineBool(value)))  # type: ignore[arg-type]
         case Matches(path, (int(value),)):

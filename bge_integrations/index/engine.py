@@ -70,6 +70,9 @@ class Engine(Protocol):
     def indexed_fields(self) -> dict[str, FieldKind]:
         """Return the metadata keys that have an index, with its kind."""
 
+    def texts(self, key: str) -> list[str]:
+        """Return the distinct strings at a metadata key with a "keyword" index, including elements of lists."""
+
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Return the payloads of existing points, or only these keys of the payloads."""
 

@@ -5,9 +5,13 @@
     {"lang": {"$in": ["de", "en"]}}                  also $nin, $eq, $ne
     {"author.name": "Eco"}                           a dot enters a nested dict; '"a.b"' is the key a.b
     {"isbn": {"$exists": False}}                     missing, None or []
+    {"title": {"$contains": "git"}}                  text that contains this text; $icontains ignores case
     {"$or": [{"year": 2020}, {"lang": "de"}]}        also $and, and {"$not": {...}}
+    {"$ids": ["a", "b"]}                             the document has one of these ids
 
-All keys of a dict must match. `$ne`, `$nin` and `$not` also match documents that lack the key.
+All keys of a dict must match. `$ne`, `$nin` and `$not` also match documents that lack the key. `$contains` and
+`$icontains` match only text, never the elements of a list. No engine has them, so they cost more the more documents
+match, and most for a key without an index (see `substrings.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.index.records import point_of
 from bge_integrations.validation import check_text
 
 Filter = Mapping[str, Any]
@@ -31,7 +36,8 @@ _MAX_DEPTH = 32
 _MAX_EXACT = 2**53
 _PART = re.compile(r'"([^"\\]+)"|([^."\\\[\]]+)')
 _RANGES = ("$gt", "$gte", "$lt", "$lte")
-_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_RANGES, "$exists")
+_SUBSTRINGS = ("$contains", "$icontains")
+_OPERATORS = ("$eq", "$ne", "$in", "$nin", *_RANGES, "$exists", *_SUBSTRINGS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,22 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Contains:
+    """The value is a str that contains this text. `substrings.resolve` replaces it before an engine sees it."""
+
+    path: Path
+    text: str
+    ignore_case: bool
+
+
+@dataclass(frozen=True)
+class IsPoint:
+    """The document is one of these points of the engine."""
+
+    points: frozenset[str]
+
+
+@dataclass(frozen=True)
 class AllOf:
     """All conditions hold."""
 
@@ -81,7 +103,7 @@ class Not:
     condition: Condition
 
 
-Condition = Matches | Between | Missing | AllOf | AnyOf | Not
+Condition = Matches | Between | Missing | Contains | IsPoint | AllOf | AnyOf | Not
 
 
 def parse(filter: object) -> Condition:
@@ -133,7 +155,7 @@ def _all(filter: object, where: str, depth: int) -> Condition:
 
 def _one(key: object, value: object, where: str, depth: int) -> Condition:
     if not isinstance(key, str) or not key:
-        raise InvalidInputError(f"{where} is not a valid key", advice="use a metadata key, $and, $or or $not")
+        raise InvalidInputError(f"{where} is not a valid key", advice="use a metadata key, $and, $or, $not or $ids")
     if key in ("$and", "$or"):
         if not isinstance(value, (list, tuple)) or not value:
             raise InvalidInputError(f"{where} must be a list of filters with at least one, got {value!r:.80}")
@@ -141,9 +163,13 @@ def _one(key: object, value: object, where: str, depth: int) -> Condition:
         return AllOf(conditions) if key == "$and" else AnyOf(conditions)
     if key == "$not":
         return Not(_all(value, where, depth + 1))
+    if key == "$ids":
+        if not isinstance(value, (list, tuple, set, frozenset)):
+            raise InvalidInputError(f"{where} must be a list of ids, got {value!r:.80}")
+        return IsPoint(frozenset(point_of(_plain_str(identifier, where)) for identifier in value))
     if key.startswith("$"):
         raise InvalidInputError(
-            f"{where}: {key} is not one of $and, $or, $not",
+            f"{where}: {key} is not one of $and, $or, $not, $ids",
             advice="put operators after a key: {'year': {'$gte': 2000}}",
         )
     check_text(key, where)
@@ -190,6 +216,10 @@ def _operator(path: Path, operator: str, value: object, where: str) -> Condition
         if not isinstance(value, bool):
             raise InvalidInputError(f"{where} must be True or False, got {value!r:.80}")
         return Not(Missing(path)) if value else Missing(path)
+    if operator in _SUBSTRINGS:
+        if not isinstance(value, str):
+            raise InvalidInputError(f"{where} must be a str, got {value!r:.80}")
+        return Contains(path, _plain_str(value, where), ignore_case=operator == "$icontains")
     condition = _equals(path, value, where) if operator in ("$eq", "$ne") else _one_of(path, value, where)
     return Not(condition) if operator in ("$ne", "$nin") else condition
 

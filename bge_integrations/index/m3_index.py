@@ -18,6 +18,7 @@ from bge_integrations.index.opening import open_index
 from bge_integrations.index.records import from_payload, point_of
 from bge_integrations.index.search import Searcher
 from bge_integrations.index.search_arguments import Search
+from bge_integrations.index.substrings import resolve
 from bge_integrations.index.writing import Writer
 from bge_integrations.validation import check_query, check_texts
 
@@ -205,7 +206,7 @@ class M3Index:
 
         Documents added or deleted during the scan may or may not appear. Every other document appears once.
         """
-        condition = self._condition(filter)
+        condition = resolve(self._condition(filter), self._store)
         after: str | None = None
         while True:
             with self._store.read() as engine:
@@ -216,7 +217,7 @@ class M3Index:
 
     def count(self, filter: Filter | None = None) -> int:
         """Return the number of documents, or of the documents that match a filter."""
-        condition = self._condition(filter)
+        condition = resolve(self._condition(filter), self._store)
         with self._store.read() as engine:
             return engine.count(condition)
 

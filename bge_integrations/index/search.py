@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.index.batches import batches_of
@@ -11,6 +11,7 @@ from bge_integrations.index.candidates import find_candidates, rank, size_of, ve
 from bge_integrations.index.flow import Encode
 from bge_integrations.index.records import Hit, from_payload
 from bge_integrations.index.search_arguments import Search
+from bge_integrations.index.substrings import resolve
 from bge_integrations.outputs import MultiVectors
 from bge_integrations.scoring import max_sim
 
@@ -60,6 +61,7 @@ class Searcher:
 
     def search_by_vector(self, dense: NDArray[np.float32], search: Search) -> list[Hit]:
         """Find the hits for one dense vector."""
+        search = replace(search, condition=resolve(search.condition, self._store))
         with self._store.read() as engine:
             return self._answer(engine, [{"dense": dense}], search)[0].hits()
 
@@ -68,6 +70,7 @@ class Searcher:
 
     def _answer_all(self, encoded: Embeddings, search: Search) -> list[_Answer]:
         """Answer the queries in batches, so that writers do not wait for all of them."""
+        search = replace(search, condition=resolve(search.condition, self._store))
         engine = self._store.engine
         at_once = min(engine.queries_at_once, max(1, _CANDIDATES_AT_ONCE // search.candidates))
         answers: list[_Answer] = []

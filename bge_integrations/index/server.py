@@ -17,7 +17,7 @@ except ImportError as error:
     raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
 
 from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
-from bge_integrations.index.filters import AllOf, AnyOf, Between, Matches, Missing, Not, json_path, key_of
+from bge_integrations.index.filters import AllOf, AnyOf, Between, IsPoint, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.outputs import SparseVector
 
@@ -36,6 +36,8 @@ _FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
 }
 #: Seconds to wait for a response.
 _TIMEOUT = 60
+#: More distinct strings than a key has.
+_MAX_TEXTS = 2**31
 #: The manifest's key in the collection's metadata.
 _MANIFEST = "bge_integrations"
 
@@ -130,6 +132,11 @@ class QdrantEngine:
         with self._errors():
             fields = self._client.get_collection(self._name).payload_schema
         return {key_of(path): kinds[field.data_type] for path, field in fields.items() if field.data_type in kinds}
+
+    def texts(self, key: str) -> list[str]:
+        with self._errors():
+            answer = self._client.facet(self._name, json_path((key,)), limit=_MAX_TEXTS, exact=True, timeout=_TIMEOUT)
+        return [hit.value for hit in answer.hits if isinstance(hit.value, str)]
 
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         with self._errors():
@@ -273,6 +280,8 @@ def _translate(condition: Condition) -> Any:
             return models.Filter(must_not=[_translate(inner)])
         case Missing(path):
             return models.IsEmptyCondition(is_empty=models.PayloadField(key=json_path(path)))
+        case IsPoint(points):
+            return models.HasIdCondition(has_id=list(points))
         case Matches(path, (value,)):
             return models.FieldCondition(key=json_path(path), match=models.MatchValue(value=value))
         case Matches(path, values):

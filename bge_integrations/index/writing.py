@@ -10,6 +10,7 @@ from bge_integrations.index.batches import batches_of
 from bge_integrations.index.documents import chunks_of, documents_of, field_kind, records_of
 from bge_integrations.index.flow import Encode
 from bge_integrations.index.records import point_of
+from bge_integrations.index.substrings import resolve
 from bge_integrations.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Writer:
 
     def delete(self, ids: Sequence[str], condition: Condition | None) -> int:
         """Delete the documents with these ids, or those that match the condition. Return their number."""
+        condition = resolve(condition, self._store)
         with self._store.write() as engine:
             if condition is not None:
                 points = list(_matching_points(engine, condition))

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.adapter_kit import DenseView, HoldsModel, LazyModel, arguments_of, load_dense
 from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName, ModelNameAlias
+from bge_integrations.langchain.chroma_check import check_chroma
 from bge_integrations.outputs import to_lists
 from bge_integrations.validation import check_query
 
@@ -25,7 +26,8 @@ class BGEEmbeddings(ModelNameAlias, HoldsModel, EmbedderSettings, Embeddings):
         >>> vector = embeddings.embed_query("What is a dense retriever?")
 
     The model is loaded when the object is created, so a wrong name fails right away. Pickles, copies and `model_dump`
-    contain the settings, never the weights.
+    contain the settings, never the weights. In LangChain's Chroma, a collection whose vectors another model made raises
+    WrongModelError when texts are added or searched.
     """
 
     model: ModelName = Field(
@@ -44,10 +46,12 @@ class BGEEmbeddings(ModelNameAlias, HoldsModel, EmbedderSettings, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one unit vector per text, each embedded as a passage."""
+        check_chroma(self._loaded())
         return to_lists(self._loaded().encode(texts, "passage", self.show_progress))
 
     def embed_query(self, text: str) -> list[float]:
         """Return the unit vector of a query, embedded with its instruction."""
+        check_chroma(self._loaded())
         return to_lists(self._loaded().encode(check_query(text), "query"))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from bge_integrations.index import M3Index
 from bge_integrations.index.search_arguments import Fusion
-from bge_integrations.langchain.m3_documents import columns, open_index, to_document
+from bge_integrations.langchain.m3_documents import columns, found_document, open_index, storable
 from bge_integrations.langchain.reranker import BGEReranker
 from bge_integrations.scoring import Mode
 from bge_integrations.validation import check_whole_number
@@ -20,8 +20,6 @@ from bge_integrations.validation import check_whole_number
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.retrievers import LangSmithRetrieverParams
-
-    from bge_integrations.index import Hit
 
 
 class BGEM3Retriever(BaseRetriever):
@@ -34,6 +32,9 @@ class BGEM3Retriever(BaseRetriever):
 
     With `path="folder"`, documents are stored on disk and not encoded again; with `path="https://…"`, they are stored
     on a Qdrant server. `invoke(query, k=3, filter={"year": 2020})` sets k, mode, weights or the filter for one call.
+
+    Results have their score in `metadata["relevance_score"]`, and the individual scores that it combines in
+    `dense_score`, `sparse_score` and `multi_vector_score`. Scores are never stored, even if results are added again.
 
     The index belongs to this process: copies of the retriever share it, and neither can be pickled.
     """
@@ -53,7 +54,7 @@ class BGEM3Retriever(BaseRetriever):
     candidates: int = Field(default=200, ge=1)
     """Number of candidates from dense and from sparse search in "hybrid" and "multi_vector"."""
     reranker: BGEReranker | None = None
-    """Reranks the documents and stores its score in `metadata["relevance_score"]`; the best k are returned."""
+    """Reranks the documents, and its score replaces `metadata["relevance_score"]`; the best k are returned."""
     fetch_k: int = Field(default=20, ge=1)
     """Number of documents to rerank, at least k."""
 
@@ -114,7 +115,8 @@ class BGEM3Retriever(BaseRetriever):
         **settings: Any,
     ) -> Self:
         """Like `from_documents`, for texts with metadata and ids."""
-        return cls._create({"texts": texts, "metadatas": metadatas, "ids": ids}, path, show_progress, settings)
+        columns = {"texts": texts, "metadatas": storable(metadatas), "ids": ids}
+        return cls._create(columns, path, show_progress, settings)
 
     @classmethod
     def _create(
@@ -128,6 +130,11 @@ class BGEM3Retriever(BaseRetriever):
             index.close()
             raise
         return retriever
+
+    @property
+    def model_name(self) -> str:
+        """The model of the index."""
+        return self.index.embedder.name
 
     def close(self) -> None:
         """Close the index, so that it can be opened elsewhere."""
@@ -145,7 +152,7 @@ class BGEM3Retriever(BaseRetriever):
     ) -> list[Document]:
         k = self.k if k is None else k
         hits = self.index.search(query, **self._arguments(k, mode, weights, filter))
-        documents = _documents(hits)
+        documents = [found_document(hit) for hit in hits]
         return self.reranker._rerank(documents, query, k) if self.reranker else documents
 
     async def _aget_relevant_documents(
@@ -160,7 +167,7 @@ class BGEM3Retriever(BaseRetriever):
     ) -> list[Document]:
         k = self.k if k is None else k
         hits = await self.index.asearch(query, **self._arguments(k, mode, weights, filter))
-        documents = _documents(hits)
+        documents = [found_document(hit) for hit in hits]
         return await self.reranker._arerank(documents, query, k) if self.reranker else documents
 
     def _arguments(
@@ -183,9 +190,5 @@ class BGEM3Retriever(BaseRetriever):
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
         params["ls_embedding_provider"] = "bge_integrations"
-        params["ls_embedding_model"] = self.index.embedder.name
+        params["ls_embedding_model"] = self.model_name
         return params
-
-
-def _documents(hits: Iterable[Hit]) -> list[Document]:
-    return [to_document(hit) for hit in hits]

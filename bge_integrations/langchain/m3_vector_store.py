@@ -17,7 +17,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.langchain.embeddings import BGEEmbeddings
-from bge_integrations.langchain.m3_documents import columns, open_index, to_document
+from bge_integrations.langchain.m3_documents import columns, found_document, open_index, storable, to_document
 from bge_integrations.outputs import to_lists
 from bge_integrations.validation import check_query
 
@@ -41,7 +41,8 @@ class BGEM3VectorStore(VectorStore):
         >>> store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "filter": {"page": {"$lte": 10}}})
 
     A document whose id exists replaces the stored one, and is not encoded again if its text is unchanged. A missing id
-    is derived from text and metadata. Each search also accepts `mode`, `weights`, `fusion` and `candidates`.
+    is derived from text and metadata. Each search also accepts `mode`, `weights`, `fusion` and `candidates`. Results
+    have their scores in the metadata, as those of `BGEM3Retriever`.
 
     Args:
         index: The index of the documents.
@@ -110,7 +111,7 @@ class BGEM3VectorStore(VectorStore):
         index, arguments = open_index(path, {**_settings_of(embedding), **settings}, inspect.signature(cls).parameters)
         try:
             store = cls(index, **arguments)
-            index.add(texts, ids, metadatas, show_progress=show_progress)
+            index.add(texts, ids, storable(metadatas), show_progress=show_progress)
         except BaseException:
             index.close()
             raise
@@ -146,6 +147,11 @@ class BGEM3VectorStore(VectorStore):
         return await asyncio.to_thread(cls.from_documents, documents, embedding, **settings)
 
     @property
+    def model_name(self) -> str:
+        """The model of the index."""
+        return self.index.embedder.name
+
+    @property
     def embeddings(self) -> Embeddings:
         """The dense embeddings of the index's model."""
         return _DenseEmbeddings(self.index.embedder)
@@ -166,7 +172,7 @@ class BGEM3VectorStore(VectorStore):
             batch_size: Ignored. LangChain's `index()` passes it to every store; this store forms its own batches.
             settings: show_progress and on_truncate, as in `M3Index.add`.
         """
-        return self.index.add(texts, ids, metadatas, **settings)
+        return self.index.add(texts, ids, storable(metadatas), **settings)
 
     async def aadd_texts(
         self,
@@ -178,7 +184,7 @@ class BGEM3VectorStore(VectorStore):
         **settings: Any,
     ) -> list[str]:
         """Async version of `add_texts`; does not block the event loop."""
-        return await self.index.aadd(texts, ids, metadatas, **settings)
+        return await self.index.aadd(texts, ids, storable(metadatas), **settings)
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **settings: Any) -> bool:
         """Delete documents by ids or by a filter. Return True, even if some do not exist.
@@ -219,20 +225,21 @@ class BGEM3VectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """Return the k best documents and their scores; higher is better."""
         hits = self.index.search(query, k, filter=filter, **{**self._search_settings, **settings})
-        return [(to_document(hit), hit.score) for hit in hits]
+        return [(found_document(hit), hit.score) for hit in hits]
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[tuple[Document, float]]:
         """Async version of `similarity_search_with_score`; does not block the event loop."""
         hits = await self.index.asearch(query, k, filter=filter, **{**self._search_settings, **settings})
-        return [(to_document(hit), hit.score) for hit in hits]
+        return [(found_document(hit), hit.score) for hit in hits]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
     ) -> list[Document]:
         """Return the k best documents for a dense query vector."""
-        return _documents(self.index.search_by_vector(embedding, k, filter=filter, **settings))
+        hits = self.index.search_by_vector(embedding, k, filter=filter, **settings)
+        return [found_document(hit) for hit in hits]
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Filter | None = None, **settings: Any
@@ -306,7 +313,7 @@ class BGEM3VectorStore(VectorStore):
         hits = [hit for hit in hits if hit.id in vectors]  # some may have been deleted in the meantime
         rows: list[Any] = [vectors[hit.id] for hit in hits]
         chosen = maximal_marginal_relevance(query, rows, lambda_mult, k) if rows else []
-        return _documents(hits[i] for i in chosen)
+        return [found_document(hits[i]) for i in chosen]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """Return a function that clips scores to [0, 1]. They are rarely below 0 or above 1 with bge-m3.

@@ -12,11 +12,11 @@ from langchain_core.runnables.config import RunnableConfig, ensure_config
 from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr
 
 from bge_integrations.adapter_kit import HoldsModel, LazyModel, arguments_of
+from bge_integrations.adapter_kit.scored_metadata import reranked_metadata
 from bge_integrations.adapter_kit.settings import ModelName, ModelNameAlias, RerankerSettings, SelectionSettings, TopN
 from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.langchain.scored_metadata import SCORE, ScoredMetadata
 from bge_integrations.scoring import select_best
 from bge_integrations.validation import check_whole_number
 
@@ -41,7 +41,8 @@ class BGEReranker(
         >>> retriever.invoke("What do pandas eat?")[0].metadata["relevance_score"]
 
     The input documents are never modified: the results are copies with the same ids and with the score in
-    `metadata["relevance_score"]`. Pickles and copies contain the settings, never the weights.
+    `metadata["relevance_score"]`. The scores of a `BGEM3Retriever` or `BGEM3VectorStore` stay beside it, the one that
+    it sorted by as `metadata["retrieval_score"]`. Pickles and copies contain the settings, never the weights.
     """
 
     model: ModelName = Field(
@@ -94,7 +95,7 @@ class BGEReranker(
     def _select(self, documents: Sequence[Document], scores: list[float], top_n: int | None) -> list[Document]:
         chosen = [(documents[i], scores[i]) for i in select_best(scores, top_n, self.score_threshold)]
         return [
-            document.model_copy(update={"metadata": ScoredMetadata({**document.metadata, SCORE: score})})
+            document.model_copy(update={"metadata": reranked_metadata(document.metadata, score)})
             for document, score in chosen
         ]
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices
 
 from bge_integrations.adapter_kit import DenseView, LazyModel, arguments_of, load_dense
 from bge_integrations.adapter_kit.settings import EmbedderSettings, ModelName
-from bge_integrations.llama_index.component import Component
+from bge_integrations.llama_index.component import EmbeddingComponent
 from bge_integrations.llama_index.keyed_cache import KeyedCache
 from bge_integrations.outputs import to_lists
 from bge_integrations.validation import check_query
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind
 
 
-class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
+class BGEEmbedding(EmbeddingComponent, EmbedderSettings, BaseEmbedding):
     """Dense vectors of any BGE embedding model, with the right instruction, pooling and length.
 
     Queries and texts are embedded as the model was trained: queries are prefixed with the query instruction. All
@@ -35,8 +36,10 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
     a query never gets the vector of a text.
     """
 
-    model_name: ModelName = Field(default="BAAI/bge-base-en-v1.5", min_length=1)
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
+    model_name: ModelName = Field(
+        default="BAAI/bge-base-en-v1.5", validation_alias=AliasChoices("model_name", "model"), min_length=1
+    )
+    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model=` works too."""
     text_instruction: str | None = None
     """Prepended to each text; None uses the catalogue's for this model, "" disables it."""
     normalize: bool = True
@@ -51,6 +54,7 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
 
     model_config = ConfigDict(
         validate_assignment=True,
+        populate_by_name=True,
         protected_namespaces=("pydantic_model_",),
         arbitrary_types_allowed=True,
     )

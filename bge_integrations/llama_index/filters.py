@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from bge_integrations.errors import InvalidInputError
 
+#: LlamaIndex's metadata key for the id of a node's document.
+REF_DOC = "ref_doc_id"
+#: Operators that M3Index has, too. On a list, they hold if one of its elements meets them.
 _OPERATORS = {
     FilterOperator.EQ: "$eq",
     FilterOperator.NE: "$ne",
@@ -17,8 +21,8 @@ _OPERATORS = {
     FilterOperator.LTE: "$lte",
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
-    FilterOperator.CONTAINS: "$eq",  # a list matches if one of its elements does
-    FilterOperator.ANY: "$in",
+    FilterOperator.TEXT_MATCH: "$contains",
+    FilterOperator.TEXT_MATCH_INSENSITIVE: "$icontains",
 }
 
 
@@ -26,7 +30,7 @@ def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | Non
     """Return the filter for `M3Index`, or None if there are no conditions. An `M3Index` filter is returned unchanged.
 
     Raises:
-        InvalidInputError: An operator is not supported.
+        InvalidInputError: A value has the wrong type for its operator.
     """
     if isinstance(filters, dict):
         return filters
@@ -43,20 +47,44 @@ def to_filter(filters: MetadataFilters | dict[str, Any]) -> dict[str, Any] | Non
             return {"$and": conditions}
 
 
-def _condition(part: MetadataFilter) -> dict[str, Any] | None:
+def search_filter(
+    filters: MetadataFilters | dict[str, Any] | None, doc_ids: Sequence[str] | None
+) -> dict[str, Any] | None:
+    """Return the filter for `M3Index` of a search among the nodes of these documents; None stands for all of them."""
+    documents = None if doc_ids is None else {REF_DOC: {"$in": list(doc_ids)}}
+    return _all_of([None if filters is None else to_filter(filters), documents])
+
+
+def _condition(part: MetadataFilter) -> dict[str, Any]:
     key = f'"{part.key}"'  # LlamaIndex's keys are flat: a dot is part of the name
-    if part.operator is FilterOperator.IS_EMPTY:
-        return {key: {"$exists": False}}
-    if part.operator is FilterOperator.ALL:
-        if not isinstance(part.value, list):
-            raise InvalidInputError(f"the filter on {part.key!r} with operator 'all' needs a list, got {part.value!r}")
-        return {"$and": [{key: value} for value in part.value]} if part.value else None
-    if part.operator not in _OPERATORS:
-        known = ", ".join(
-            f"'{operator.value}'" for operator in (*_OPERATORS, FilterOperator.ALL, FilterOperator.IS_EMPTY)
-        )
-        raise InvalidInputError(
-            f"the filter on {part.key!r} has the operator '{part.operator.value}', which BGEM3Index does not support",
-            advice=f"use {known}",
-        )
+    match part.operator:
+        case FilterOperator.IS_EMPTY:
+            return {"$or": [{key: {"$exists": False}}, {key: ""}]}
+        case FilterOperator.CONTAINS:
+            return _contains(key, part.value)
+        case FilterOperator.ANY:
+            parts = [_contains(key, value) for value in _listed(part)]
+            return {"$or": parts} if parts else {key: {"$in": []}}
+        case FilterOperator.ALL:
+            return {"$and": [{key: {"$exists": True}}, *(_contains(key, value) for value in _listed(part))]}
     return {key: {_OPERATORS[part.operator]: part.value}}
+
+
+def _contains(key: str, value: Any) -> dict[str, Any]:
+    """Return the condition that a list has this element, or that a str contains this text."""
+    if not isinstance(value, str):
+        return {key: value}
+    return {"$or": [{key: value}, {key: {"$contains": value}}]}
+
+
+def _listed(part: MetadataFilter) -> list[Any]:
+    if not isinstance(part.value, list):
+        raise InvalidInputError(
+            f"the filter on {part.key!r} with operator '{part.operator.value}' needs a list, got {part.value!r}"
+        )
+    return part.value
+
+
+def _all_of(conditions: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
+    parts = [condition for condition in conditions if condition is not None]
+    return {"$and": parts} if parts else None

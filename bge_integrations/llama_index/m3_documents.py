@@ -16,7 +16,9 @@ from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from pydantic_core import PydanticSerializationError
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.llama_index.m3_retriever import REF_DOC, is_node, to_node
+from bge_integrations.llama_index.filters import REF_DOC
+from bge_integrations.llama_index.m3_nodes import is_node, to_node
+from bge_integrations.llama_index.scored_nodes import without_scores
 from bge_integrations.validation import check_text
 
 if TYPE_CHECKING:
@@ -63,10 +65,10 @@ def known_documents(index: M3Index, documents: Iterable[Document]) -> dict[str, 
     return dict(known)
 
 
-def ref_doc_info(index: M3Index) -> dict[str, RefDocInfo]:
-    """Return the ids of each document's nodes and the metadata of one of them."""
+def ref_doc_info(index: M3Index, filter: dict[str, Any] | None = None) -> dict[str, RefDocInfo]:
+    """Return the ids of each document's nodes and the metadata of one of them, among the nodes that match a filter."""
     documents: dict[str, RefDocInfo] = {}
-    for stored in index.scan():
+    for stored in index.scan(filter):
         document_id = stored.metadata.get(REF_DOC)
         if document_id is None or not is_node(stored):
             continue
@@ -104,8 +106,47 @@ def replacement(
     return rows_of(nodes, versions), [i for document in before.values() for i in document.texts if i not in now]
 
 
+def outdated_nodes(index: M3Index, nodes: Sequence[BaseNode]) -> list[str]:
+    """Return the ids of stored nodes that these nodes replace, before these nodes are added.
+
+    They were made from another version of the same document, or they are the same chunk of it under another id. A node
+    records the hash of the document that it was made from; nodes without one replace nothing.
+    """
+    versions: dict[str, set[str]] = defaultdict(set)
+    for node in nodes:
+        if node.source_node and node.source_node.hash:
+            versions[node.source_node.node_id].add(node.source_node.hash)
+    chunks = {_chunk(node, _text(node)) for node in nodes} - {None}
+    given = {node.node_id for node in nodes}
+    outdated = []
+    for ids in iter_batch(sorted(versions), _LOOKUP_BATCH):
+        for stored in index.scan({REF_DOC: {"$in": ids}}):
+            if stored.id in given or not is_node(stored):
+                continue
+            node = to_node(stored)
+            source = node.source_node
+            is_old = source is not None and source.hash and source.hash not in versions[source.node_id]
+            if is_old or _chunk(node, stored.text) in chunks:
+                outdated.append(stored.id)
+    return outdated
+
+
+def _chunk(node: BaseNode, text: str) -> tuple[Any, ...] | None:
+    """Return what identifies a chunk of a document's version whatever its id; None if the node does not say where it
+    begins. A parent that has the same text as its only child is another chunk."""
+    start = getattr(node, "start_char_idx", None)
+    if start is None or node.source_node is None:
+        return None
+    family = node.parent_node is None, not node.child_nodes
+    return node.source_node.node_id, node.source_node.hash, start, text, family
+
+
 def rows_of(nodes: Sequence[BaseNode], versions: Mapping[str, str]) -> Rows:
-    """Return the arguments of `M3Index.add`. `versions` contains the documents whose nodes are all in `nodes`."""
+    """Return the arguments of `M3Index.add`. `versions` contains the documents whose nodes are all in `nodes`.
+
+    The scores of an earlier search are left out.
+    """
+    nodes = [without_scores(node) for node in nodes]
     parts = Counter(map(_document_id, nodes))
     metadatas = []
     for node in nodes:

@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from inspect import signature
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -21,16 +20,19 @@ from llama_index.core.schema import BaseNode, Document, IndexNode, TransformComp
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.opening import MEMORY
+from bge_integrations.llama_index.filters import REF_DOC
+from bge_integrations.llama_index.m3_docstore import M3DocumentStore, with_docstore
 from bge_integrations.llama_index.m3_documents import (
     atransform,
     changed,
     known_documents,
+    outdated_nodes,
     ref_doc_info,
     replacement,
     rows_of,
     versions_of,
 )
-from bge_integrations.llama_index.m3_retriever import REF_DOC, BGEM3Retriever, check_search
+from bge_integrations.llama_index.m3_retriever import BGEM3Retriever, check_search, retriever_arguments
 from bge_integrations.llama_index.m3_settings import M3Settings, own_names
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ _logger = logging.getLogger(__name__)
 class BGEM3Index(BaseIndex[IndexDict]):
     """A LlamaIndex index with bge-m3's dense, sparse and multi-vectors, encoded in one pass and searched together.
 
-    Nodes, metadata and document state are stored only in the `M3Index`: `docstore` stays empty, `load` opens a stored
-    index, and LlamaIndex's embedding model is not used. Nodes are encoded with their metadata for embeddings.
+    Nodes, metadata and document state are stored only in the `M3Index`: `load` opens a stored index, and LlamaIndex's
+    embedding model is not used. Nodes are encoded with their metadata for embeddings. `docstore` is a view of the
+    stored nodes, for postprocessors and retrievers that follow a node to its neighbours or parents. Parents that are
+    not to be searched are added with `index.docstore.add_documents(nodes)`, and stored in the index's folder.
 
     Example:
         >>> from llama_index.core import Document
@@ -61,8 +65,8 @@ class BGEM3Index(BaseIndex[IndexDict]):
         >>> index.as_retriever(similarity_top_k=1).retrieve("What do pandas eat?")
 
     Inserting a document again replaces it: only new and changed chunks are encoded, and chunks that no longer belong to
-    it are deleted. Give documents stable ids (`id_=`, or a reader's `filename_as_id=True`): by default, LlamaIndex
-    generates a new one each time.
+    it are deleted. Inserting nodes of a document deletes the nodes of its other versions. Give documents stable ids
+    (`id_=`, or a reader's `filename_as_id=True`): by default, LlamaIndex generates a new one each time.
 
     Args:
         nodes: Nodes to insert without transformations; a node whose id exists replaces the stored one.
@@ -107,10 +111,11 @@ class BGEM3Index(BaseIndex[IndexDict]):
         else:
             self._m3_index = m3_index
         try:
+            self._nodes = M3DocumentStore(self._m3_index, storage_context.docstore if storage_context else None)
             super().__init__(
                 nodes=list(nodes or ()),
                 objects=list(objects or ()),
-                storage_context=storage_context,
+                storage_context=with_docstore(storage_context, self._nodes),
                 callback_manager=callback_manager,
                 transformations=transformations,
                 show_progress=show_progress,
@@ -170,6 +175,11 @@ class BGEM3Index(BaseIndex[IndexDict]):
     load_from_disk = load
 
     @property
+    def model_name(self) -> str:
+        """The model of the index."""
+        return self._m3_index.embedder.name
+
+    @property
     def m3_index(self) -> M3Index:
         """The underlying index, for features that LlamaIndex has no interface for."""
         return self._m3_index
@@ -194,6 +204,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
             self._m3_index.flush()
         else:
             self._m3_index.copy_to(persist_dir)
+            self._nodes.copy_others_to(Path(persist_dir).expanduser())
 
     def close(self) -> None:
         """Close the underlying index, so that it can be opened elsewhere."""
@@ -216,25 +227,27 @@ class BGEM3Index(BaseIndex[IndexDict]):
         Raises:
             InvalidInputError: An argument is unknown to the retriever and to LlamaIndex's engines.
         """
-        known = signature(BGEM3Retriever).parameters
-        if unknown := sorted(kwargs.keys() - known.keys() - _engine_arguments()):
-            raise InvalidInputError(
-                f"BGEM3Retriever has no argument {', '.join(unknown)}", advice=f"use {', '.join(known)}"
-            )
-        arguments = {name: value for name, value in kwargs.items() if name in known}
+        arguments = retriever_arguments(kwargs)
         return BGEM3Retriever(
             self, **{"callback_manager": self._callback_manager, "object_map": self._object_map, **arguments}
         )
 
     def insert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
-        """Insert nodes without transformations. A node whose id exists replaces the stored one."""
+        """Insert nodes without transformations. A node whose id exists replaces the stored one.
+
+        Stored nodes that were made from another version of the same document are deleted, and so are the same chunks
+        under other ids. Nodes of one document can be inserted in several calls.
+        """
         with self._callback_manager.as_trace("insert_nodes"):
             self._insert(nodes)
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode]) -> None:  # type: ignore[override]
         """Async version of `insert_nodes`; does not block the event loop."""
         with self._callback_manager.as_trace("ainsert_nodes"):
-            await self._m3_index.aadd(*await asyncio.to_thread(self._rows, nodes), show_progress=self._show_progress)
+            outdated = await asyncio.to_thread(outdated_nodes, self._m3_index, nodes)
+            rows = await asyncio.to_thread(self._rows, nodes)
+            await self._m3_index.aadd(*rows, show_progress=self._show_progress)
+            await asyncio.to_thread(self._inserted, nodes, outdated)
 
     def insert(self, document: Document) -> None:  # type: ignore[override]
         """Insert a document, or replace it."""
@@ -286,26 +299,30 @@ class BGEM3Index(BaseIndex[IndexDict]):
                 return refreshed
 
     def delete_nodes(self, node_ids: list[str], delete_from_docstore: bool = False) -> None:  # type: ignore[override]
-        """Delete nodes by their ids. `delete_from_docstore` is ignored: there is no docstore."""
+        """Delete nodes by their ids, with `delete_from_docstore` also nodes that are not searched."""
         self._m3_index.delete(node_ids)
+        for node_id in node_ids if delete_from_docstore else ():
+            self._nodes.delete_document(node_id, raise_error=False)
 
     async def adelete_nodes(  # type: ignore[override]
         self, node_ids: list[str], delete_from_docstore: bool = False
     ) -> None:
         """Async version of `delete_nodes`; does not block the event loop."""
-        await self._m3_index.adelete(node_ids)
+        await asyncio.to_thread(self.delete_nodes, node_ids, delete_from_docstore)
 
     def delete_ref_doc(  # type: ignore[override]
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
-        """Delete a document's nodes. `delete_from_docstore` is ignored: there is no docstore."""
+        """Delete a document's nodes, with `delete_from_docstore` also those that are not searched."""
         _warn_if_none_deleted(ref_doc_id, self._m3_index.delete(filter={REF_DOC: ref_doc_id}))
+        if delete_from_docstore:
+            self._nodes.delete_ref_doc(ref_doc_id, raise_error=False)
 
     async def adelete_ref_doc(  # type: ignore[override]
         self, ref_doc_id: str, delete_from_docstore: bool = False
     ) -> None:
         """Async version of `delete_ref_doc`; does not block the event loop."""
-        _warn_if_none_deleted(ref_doc_id, await self._m3_index.adelete(filter={REF_DOC: ref_doc_id}))
+        await asyncio.to_thread(self.delete_ref_doc, ref_doc_id, delete_from_docstore)
 
     def build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> IndexDict:
         return self._build_index_from_nodes(nodes)  # LlamaIndex's own method adds them to the docstore, too
@@ -315,7 +332,15 @@ class BGEM3Index(BaseIndex[IndexDict]):
         return IndexDict()
 
     def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        outdated = outdated_nodes(self._m3_index, nodes)
         self._m3_index.add(*self._rows(nodes), show_progress=self._show_progress)
+        self._inserted(nodes, outdated)
+
+    def _inserted(self, nodes: Sequence[BaseNode], outdated: list[str]) -> None:
+        """Delete the nodes that these nodes replace, and keep the parents of these nodes."""
+        if outdated:
+            self._m3_index.delete(outdated)
+        self._nodes.keep_parents(nodes)
 
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
         self.delete_nodes([node_id])
@@ -367,20 +392,6 @@ class BGEM3Index(BaseIndex[IndexDict]):
                 except ValueError:
                     self._object_map[node.index_id] = node.obj
                     node.obj = None
-
-
-def _engine_arguments() -> set[str]:
-    """Return the arguments of LlamaIndex's engines, which `as_query_engine` and `as_chat_engine` pass on."""
-    from llama_index.core import chat_engine, query_engine
-
-    factories = (
-        query_engine.RetrieverQueryEngine.from_args,
-        chat_engine.CondenseQuestionChatEngine.from_defaults,
-        chat_engine.ContextChatEngine.from_defaults,
-        chat_engine.CondensePlusContextChatEngine.from_defaults,
-        chat_engine.SimpleChatEngine.from_defaults,
-    )
-    return {name for factory in factories for name in signature(factory).parameters}
 
 
 def _warn_if_none_deleted(ref_doc_id: str, deleted: int) -> None:

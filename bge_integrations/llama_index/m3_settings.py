@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.index.opening import EMBEDDER_SETTINGS
+from bge_integrations.moved_arguments import advice_for
 
 if TYPE_CHECKING:
     import os
@@ -58,6 +60,9 @@ class M3Settings(TypedDict, total=False):
     """Alias of `weights`."""
 
 
+_KNOWN = {*M3Settings.__annotations__, *_RENAMED, *EMBEDDER_SETTINGS}
+
+
 def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings under this package's names.
 
@@ -66,8 +71,8 @@ def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     named: dict[str, Any] = {}
     for name, value in settings.items():
-        if name in _REPLACED:
-            raise InvalidInputError(f"BGEM3Index has no setting {name}", argument=name, advice=_REPLACED[name])
+        if name not in _KNOWN and (advice := _REPLACED.get(name) or advice_for(name, _KNOWN)):
+            raise InvalidInputError(f"BGEM3Index has no setting {name}", argument=name, advice=advice)
         own = _RENAMED.get(name, name)
         if own in named:
             raise InvalidInputError(f"{own} is given under two names", argument=own, advice=f"pass {own}= only")

@@ -16,18 +16,18 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import AliasChoices
 
 from bge_integrations.adapter_kit import LazyModel, arguments_of
-from bge_integrations.adapter_kit.settings import ModelName, RerankerSettings, SelectionSettings, TopN
+from bge_integrations.adapter_kit.settings import ModelName, ModelNameAlias, RerankerSettings, SelectionSettings, TopN
 from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.llama_index.component import Component
+from bge_integrations.llama_index.scored_nodes import reranked_node, without_scores
 from bge_integrations.scoring import select_best
 
 _dispatcher = get_dispatcher(__name__)
-_RETRIEVAL_SCORE = "retrieval_score"
 
 
-class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostprocessor):
+class BGERerank(ModelNameAlias, Component, RerankerSettings, SelectionSettings, BaseNodePostprocessor):
     """A node postprocessor that reranks nodes with a BGE reranker, best first.
 
     Example:
@@ -37,8 +37,9 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Pandas eat bamboo.", "Rome is in Italy.")]
         >>> reranker.postprocess_nodes(nodes, query_str="What do pandas eat?")
 
-    The input nodes are never modified: the results are new `NodeWithScore`s. The model is loaded when the object is
-    created; copies, pickles and `to_dict` contain the settings, never the weights.
+    The input nodes are never modified: the results are new `NodeWithScore`s. If a node has scores in its metadata, as
+    those of a `BGEM3Retriever` do, its copy has the new `relevance_score`, and the old one as `retrieval_score`. The
+    model is loaded when the object is created; copies, pickles and `to_dict` contain the settings, never the weights.
     """
 
     model: ModelName = Field(
@@ -93,7 +94,9 @@ class BGERerank(Component, RerankerSettings, SelectionSettings, BaseNodePostproc
         """Return the best nodes, best first, as new objects."""
         chosen = [(nodes[i], scores[i]) for i in select_best(scores, self.top_n, self.score_threshold)]
         return [
-            NodeWithScore(node=_with_retrieval_score(scored) if self.keep_retrieval_score else scored.node, score=score)
+            NodeWithScore(
+                node=reranked_node(scored.node, score, scored.score if self.keep_retrieval_score else None), score=score
+            )
             for scored, score in chosen
         ]
 
@@ -122,26 +125,5 @@ def _query(query_bundle: QueryBundle | None) -> str:
 
 
 def _text(node: BaseNode, mode: MetadataMode) -> str:
-    """Return the text that the model reads, without a retrieval score kept in the metadata."""
-    if _has_retrieval_score(node):
-        metadata = {key: value for key, value in node.metadata.items() if key != _RETRIEVAL_SCORE}
-        node = node.model_copy(update={"metadata": metadata})
-    return node.get_content(metadata_mode=mode)
-
-
-def _with_retrieval_score(scored: NodeWithScore) -> BaseNode:
-    """Return a copy of the node with its original score; a score kept by an earlier reranking stays."""
-    node = scored.node
-    if _has_retrieval_score(node):
-        return node
-    return node.model_copy(
-        update={
-            "metadata": {**node.metadata, _RETRIEVAL_SCORE: scored.score},
-            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, _RETRIEVAL_SCORE],
-            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, _RETRIEVAL_SCORE],
-        }
-    )
-
-
-def _has_retrieval_score(node: BaseNode) -> bool:
-    return _RETRIEVAL_SCORE in node.metadata and _RETRIEVAL_SCORE in node.excluded_embed_metadata_keys
+    """Return the text that the model reads, without scores in the metadata."""
+    return without_scores(node).get_content(metadata_mode=mode)

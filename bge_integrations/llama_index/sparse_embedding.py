@@ -6,15 +6,16 @@ import asyncio
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices
 
 from bge_integrations.adapter_kit import LazyModel, SparseView, arguments_of, load_sparse
 from bge_integrations.adapter_kit.settings import ModelName, QuerySettings
-from bge_integrations.llama_index.component import Component
+from bge_integrations.llama_index.component import EmbeddingComponent
 from bge_integrations.outputs import SparseVectors
 from bge_integrations.validation import check_query
 
 
-class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
+class BGESparseEmbedding(EmbeddingComponent, QuerySettings, BaseSparseEmbedding):
     """Lexical weights of bge-m3: {token id: weight > 0} for each text.
 
     Pass `sparse_doc_fn` and `sparse_query_fn` to LlamaIndex's `QdrantVectorStore` as arguments of the same names.
@@ -32,8 +33,10 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
     The model is loaded when the object is created; copies and pickles contain the settings, never the weights.
     """
 
-    model_name: ModelName = Field(default="BAAI/bge-m3", min_length=1)
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
+    model_name: ModelName = Field(
+        default="BAAI/bge-m3", validation_alias=AliasChoices("model_name", "model"), min_length=1
+    )
+    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model=` works too."""
     text_instruction: str | None = None
     """Prepended to each text; None uses the catalogue's for this model (bge-m3 has none), "" disables it."""
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
@@ -41,6 +44,7 @@ class BGESparseEmbedding(Component, QuerySettings, BaseSparseEmbedding):
 
     model_config = ConfigDict(
         validate_assignment=True,
+        populate_by_name=True,
         protected_namespaces=("pydantic_model_",),
     )
 

@@ -1,12 +1,9 @@
 """Arguments of the packages that users come from are refused with the argument to use here."""
 
-import inspect
-
 import pytest
 
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.errors import UnknownArgumentError
-from bge_integrations.moved_arguments import ADVICE
 
 LOADERS = (load_embedder, load_reranker)
 
@@ -39,14 +36,10 @@ def test_the_error_names_our_argument(load, name, value, ours):
 def test_the_error_says_why_there_is_no_such_argument(load, name):
     with pytest.raises(UnknownArgumentError) as caught:
         load("no/such-model", **{name: None})  # refused before anything is looked up
-    assert caught.value.advice == ADVICE[name]
+    assert caught.value.argument == name
+    assert caught.value.advice.startswith(("leave it out", "log in"))
 
 
 def test_python_catches_it_as_a_type_error():
     with pytest.raises(TypeError):
         load_embedder("pocket", nonsense=1)
-
-
-@pytest.mark.parametrize("load", LOADERS)
-def test_no_argument_of_ours_is_in_the_table(load):
-    assert not ADVICE.keys() & inspect.signature(load).parameters.keys()

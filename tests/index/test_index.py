@@ -463,7 +463,16 @@ FILTERS = [
     {"n": {"$gt": 1, "$in": [1, 2, 3], "$ne": 3}},
     {'"odd.key [1]"': "here"},
     {"schlüssel": "ß"},
+    *({"x": {"$contains": text}} for text in ("a", "B", "", "nowhere")),
+    *({"x": {"$icontains": text}} for text in ("A", "B")),
+    {"schlüssel": {"$contains": "ß"}},
+    {"x": {"$contains": "a", "$icontains": "B"}},
+    {'"odd.key [1]"': {"$contains": "er"}},
+    {"when": {"$contains": "2020-0"}, "n": {"$gte": 2}},
+    {"$or": [{"$not": {"x": {"$contains": "a"}}}, {"n": 0}]},
+    {"x.y": {"$contains": "e"}},
 ]
+OF_IDS = [({"$ids": ["1", "3", "unknown"]}, "13"), ({"$ids": ["1", "3"], "n": 3}, "3"), ({"$ids": []}, "")]
 
 
 def matches(filter, metadata):
@@ -481,7 +490,14 @@ def _matches_one(key, wanted, metadata):
         value = value.get(name) if isinstance(value, dict) else None
     values = value if isinstance(value, list) else [] if value is None else [value]
     operators = wanted if isinstance(wanted, dict) else {"$eq": wanted}
-    return all(_holds(operator, operand, values) for operator, operand in operators.items())
+    return all(
+        isinstance(value, str) and operand in value
+        if operator == "$contains"
+        else isinstance(value, str) and operand.lower() in value.lower()
+        if operator == "$icontains"
+        else _holds(operator, operand, values)
+        for operator, operand in operators.items()
+    )
 
 
 def _holds(operator, operand, values):
@@ -527,6 +543,9 @@ def test_filters_mean_the_same_everywhere(new_index, request):
         assert index.count(filter) == len(expected), filter
         for mode in ("dense", "hybrid"):
             assert {hit.id for hit in index.search("document", k=50, mode=mode, filter=filter)} == expected, filter
+    for filter, ids in OF_IDS:
+        assert {entry.id for entry in index.scan(filter)} == set(ids), filter
+    assert index.count({"$not": {"$ids": ["1"]}}) == len(index) - 1
     assert {entry.id: entry.metadata for entry in index} == {str(i): m for i, m in enumerate(metadatas)}
 
 
@@ -543,6 +562,10 @@ def test_string_enum_members_are_stored_as_their_text(new_index):
 
 
 WRONG_FILTERS = [
+    ({"$ids": "ab"}, r"filter\['\$ids'\].*list"),
+    ({"$ids": [1]}, r"filter\['\$ids'\].*str"),
+    ({"x": {"$contains": 1}}, r"filter\['x'\]\['\$contains'\].*str"),
+    ({"x": {"$icontains": ["a"]}}, r"filter\['x'\]\['\$icontains'\].*str"),
     ("year > 2000", "must be a dict"),
     ({}, "empty"),
     ({"": 1}, r"filter\[''\]"),
