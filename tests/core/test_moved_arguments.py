@@ -21,7 +21,7 @@ LOADERS = (load_embedder, load_reranker)
         ("devices", ["cpu"], "device="),
         ("max_seq_length", 128, "max_length="),
         ("peft_model_id", "adapter", "as the model"),
-        ("max_lenght", 128, "max_length="),  # a slip, not another package's name
+        ("max_lenght", 128, "max_length"),  # a slip, not another package's name
     ],
 )
 def test_the_error_names_our_argument(load, name, value, ours):
