@@ -38,10 +38,7 @@ Candidates = Annotated[
     ),
 ]
 #: For commands that work without a reranker.
-OptionalReranker = Annotated[
-    str | None,
-    typer.Option("--rerank", "--reranker", metavar="MODEL", help=f"Rerank with this model: {_MODEL}."),
-]
+OptionalReranker = Annotated[str | None, typer.Option(metavar="MODEL", help=f"Rerank with this model: {_MODEL}.")]
 Device = Annotated[
     list[str] | None,
     typer.Option(

@@ -30,7 +30,9 @@ _ANSWER_PASSAGES = 5
 #: Number of queries from standard input to encode together.
 _BATCH = 64
 
-#: The value of --rerank for no reranker.
+#: The names of the option for a reranker.
+_RERANK = ("--rerank", "--reranker")
+#: Its value for no reranker.
 _NONE = "none"
 
 _Filters = Annotated[
@@ -53,7 +55,14 @@ def search(
     weights: options.SearchWeights = None,
     candidates: options.Candidates = None,
     filters: _Filters = None,
-    rerank: options.OptionalReranker = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            *_RERANK,
+            metavar="MODEL",
+            help="Rerank with this model: hub id, checkpoint folder, or 'pocket'. Off by default, or with 'none'.",
+        ),
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
@@ -93,8 +102,7 @@ def ask(
     rerank: Annotated[
         str | None,
         typer.Option(
-            "--rerank",
-            "--reranker",
+            *_RERANK,
             metavar="MODEL",
             help="Reranker that chooses the sentences: hub id, checkpoint folder, or 'pocket'; 'none' chooses them by "
             "the index's model. Defaults to the reranker that goes with that model.",
@@ -162,7 +170,9 @@ def _settings_of(opened: M3Index, given: DefaultSettings) -> dict[str, Any]:
     from bge_integrations.index.search_arguments import NO_DEFAULTS, SearchDefaults
 
     usual = asdict(SearchDefaults.of(opened.representations, NO_DEFAULTS))
-    settings = {**asdict(opened.defaults), **({"mode": "hybrid"} if "weights" in given else {}), **given}
+    if "weights" in given:
+        given = {"mode": "hybrid", **given}
+    settings = {**asdict(opened.defaults), **given}
     effective = {"hybrid": ("mode", "weights", "fusion", "candidates"), "multi_vector": ("mode", "candidates")}
     settings = {name: settings[name] for name in effective.get(settings["mode"], ("mode",))}
     own = [f"{name} {_shown(value)}" for name, value in settings.items() if name not in given and value != usual[name]]

@@ -181,7 +181,8 @@ def _open_engine(
     try:
         from bge_integrations.index.edge import EdgeEngine
     except ImportError as error:
-        raise ImportError("an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'") from error
+        advice = "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
+        raise ImportError(advice, name=error.name) from error
     assert isinstance(place, OpenFolder)
     engine = EdgeEngine(container, new, lock)
     place.owned.callback(engine.close)

@@ -851,6 +851,40 @@ def test_eval_is_the_evaluation(bge, tmp_path):
     assert "--rerank-depth" in out
 
 
+def test_eval_saves_tuned_weights_in_an_index(bge, tmp_path):
+    animals = [f"animal{i} eats food{i}" for i in range(20)]
+    write_files(
+        tmp_path / "data",
+        {
+            "corpus.jsonl": "".join(
+                json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(animals)
+            ),
+            "queries.jsonl": "".join(json.dumps({"_id": f"q{i}", "text": f"food{i}"}) + "\n" for i in range(20)),
+            "qrels/test.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(20)),
+        },
+    )
+    index = tmp_path / "index"
+    M3Index.open(index, "pocket").close()
+    run = ("eval", tmp_path / "data", "--model", "pocket", "--no-baseline", "--json", "-")
+    status, out, err = bge(*run, "--tune", "--save-to", index)
+    assert status == 0, err
+    with M3Index.open(index) as opened:
+        assert list(opened.defaults.weights) == json.loads(out)[0]["tuned"]["weights"]
+        opened.set_defaults(weights=(1, 0, 0))
+    M3Index.open(tmp_path / "other", M3).close()
+    for wrong in (
+        ["--save-to", index],
+        ["--tune", "--save-to", tmp_path / "nowhere"],
+        ["--tune", "--save-to", tmp_path / "other"],
+    ):
+        status, out, err = bge(*run, *wrong)
+        assert (status, out) == (1, "")
+        assert err.startswith("bge: ")
+    with M3Index.open(index) as opened:
+        assert opened.defaults.weights == (1, 0, 0)
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_models_shows_what_is_cached(hub_environment, bge):
     done = subprocess.run(
         [sys.executable, "-m", "bge_integrations", "models", "--json"],
