@@ -980,8 +980,9 @@ def test_documents_without_words_are_in_no_ranking(pocket, tmp_path):
     assert found.document_ids == ["panda", "rome"]
     for mode in ("dense", "hybrid", "multi_vector"):
         ranking = [document for document, _ in found.run(mode).rankings["q"]]
-        with M3Index.open(tmp_path / mode, pocket) as index, pytest.warns(EmptyTextWarning):
-            index.add(documents.values(), documents.keys())
+        with M3Index.open(tmp_path / mode, pocket) as index:
+            with pytest.warns(EmptyTextWarning):
+                index.add(documents.values(), documents.keys())
             assert [hit.id for hit in index.search("heron", mode=mode)] == ranking
     with pytest.raises(InvalidInputError):
         find_candidates(Dataset(queries={"q": "a"}, documents={"d": " "}, qrels={"q": {"d": 1}}), pocket)
