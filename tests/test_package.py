@@ -48,8 +48,8 @@ EXPORTED = {
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError "
         "EmptyTextWarning IndexFormatError IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError "
-        "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning StorageError TextTooLongError "
-        "TruncationWarning UnknownModelError UnreadableFileError WrongKindError WrongModelError"
+        "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning StorageError "
+        "TextTooLongError TruncationWarning UnknownModelError UnreadableFileError WrongKindError WrongModelError"
     ),
 }
 
