@@ -1,4 +1,4 @@
-"""Retrieve and rerank passages with LangChain and Chroma; `make demo` runs this.
+"""Retrieve and rerank passages with LangChain; `make demo` runs this.
 
 For its options, run `python -m bge_integrations.demo --help`.
 """
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +19,22 @@ from bge_integrations.demo_documents import bundled_questions
 from bge_integrations.documents import Passage, find_files
 from bge_integrations.errors import BGEError, InvalidInputError, WrongKindError
 from bge_integrations.interrupts import exit_status
+from bge_integrations.optional import how_to_install
 from bge_integrations.terminal import prepare_output
 
 if TYPE_CHECKING:
-    from langchain_chroma import Chroma
     from langchain_core.documents import Document
     from rich.console import Console
     from rich.table import Table
 
-    from bge_integrations.langchain import BGEEmbeddings, BGEReranker
+    from bge_integrations.langchain import BGEM3VectorStore, BGEReranker
 
 CANDIDATES = 20
 SHOWN = 3
 _BATCH = 256
-_REAL = "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3"
+_REAL = {"model": "BAAI/bge-m3", "reranker": "BAAI/bge-reranker-v2-m3"}
+#: The variables of `make demo` by the option that they set.
+_VARIABLES = {"docs": "DOCS", "question": "Q", "model": "MODEL", "reranker": "RERANKER"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,25 +62,30 @@ def main(arguments: list[str] | None = None) -> int:
         with exit_status("demo: interrupted") as ended:
             _demonstrate(options)
     except WrongKindError as error:
-        print(f"demo: {error.finding}; pass an embedding model as MODEL= and a reranker as RERANKER=", file=sys.stderr)
+        advice = f"pass an embedding model as {_typed('model')} and a reranker as {_typed('reranker')}"
+        print(f"demo: {error.finding}; {advice}", file=sys.stderr)
         return 1
     except (BGEError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(
-            f"demo: {error.name or error} is not installed; in a clone of the project, run pip install '.[demo]'",
-            file=sys.stderr,
-        )
+        print(f"demo: {error.name or error} is not installed: {how_to_install('demo')}", file=sys.stderr)
         return 1
     return ended.status
+
+
+def _typed(option: str, value: str = "") -> str:
+    """Return an option as users type it: after `make demo`, or after `python -m bge_integrations.demo`."""
+    if "BGE_DEMO_MODEL" in os.environ:  # set by make, if only to nothing
+        return f"{_VARIABLES[option]}={value}"
+    return f"--{option} {value}".strip()
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
     """Retrieve, rerank and print the results."""
     from rich.console import Console
 
-    from bge_integrations.langchain import BGEEmbeddings, BGEReranker
+    from bge_integrations.langchain import BGEM3VectorStore, BGEReranker
     from bge_integrations.pipelines.passages import passages_of
 
     console = Console()
@@ -88,60 +95,60 @@ def _demonstrate(options: argparse.Namespace) -> None:
     if "pocket" in (options.model, options.reranker):
         console.print(
             "'pocket' is the small English model bundled with this package for a first try. For real answers:\n"
-            f"  {_REAL}\n"
+            f"  {_command()}\n"
             "It matches words more than meanings, and its reranker is weak: it shows how reranking works, not how much "
             "it helps.",
             highlight=False,
         )
-    with _timed(console, "loaded both models"):
-        embeddings = BGEEmbeddings(model=options.model)
-        reranker = BGEReranker(model=options.reranker, top_n=None)
-    passages = passages_of(
-        folder, options.model, lambda error: console.print(f"skipped: {error}", highlight=False, markup=False)
-    )
     with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as store_folder:
-        store = _index(console, passages, embeddings, store_folder)
-        for number, question in enumerate(questions, start=1):
-            _ask(console, store, reranker, question, f"{number}/{len(questions)}")
+        with _timed(console, "loaded both models"):
+            store = BGEM3VectorStore.from_texts([], path=store_folder, model=options.model)
+            reranker = BGEReranker(model=options.reranker, top_n=None)
+        with closing(store):
+            passages = passages_of(
+                folder, options.model, lambda error: console.print(f"skipped: {error}", highlight=False, markup=False)
+            )
+            _add(console, store, passages)
+            for number, question in enumerate(questions, start=1):
+                _ask(console, store, reranker, question, f"{number}/{len(questions)}")
+
+
+def _command() -> str:
+    """Return the command that runs the demo with real models."""
+    start = "make demo" if "BGE_DEMO_MODEL" in os.environ else "python -m bge_integrations.demo"
+    return " ".join([start, *(_typed(option, model) for option, model in _REAL.items())])
 
 
 def _questions(docs: Path | None, question: str | None) -> list[str]:
     """Return the user's question or the bundled questions, after checking that there are documents to search."""
     if question is not None and not question.strip():
-        raise InvalidInputError("the question is empty", advice='ask one with Q="your question"')
+        raise InvalidInputError("the question is empty", advice=_ask_one())
     if docs is not None:
         if question is None:
-            raise InvalidInputError(
-                "there is no question about your documents", advice='ask one with Q="your question"'
-            )
+            raise InvalidInputError("there is no question about your documents", advice=_ask_one())
         find_files(docs)
     if question is not None:
         return [question]
     return bundled_questions()
 
 
-def _index(console: Console, passages: list[Passage], embeddings: BGEEmbeddings, folder: str) -> Chroma:
-    """Embed the passages into a Chroma collection in a folder."""
-    import chromadb
-    from langchain_chroma import Chroma
+def _ask_one() -> str:
+    return "ask one with " + _typed("question", '"your question"')
+
+
+def _add(console: Console, store: BGEM3VectorStore, passages: list[Passage]) -> None:
+    """Add the passages to the store."""
     from langchain_core.documents import Document
     from rich.progress import track
 
     documents = [Document(passage.text, id=passage.id, metadata=passage.metadata) for passage in passages]
-    client = chromadb.PersistentClient(folder, settings=chromadb.Settings(anonymized_telemetry=False))
-    store = Chroma(
-        "demo",
-        embedding_function=embeddings,
-        client=client,
-        collection_configuration={"hnsw": {"space": "cosine"}},  # LangChain's default is l2
-    )
-    with _timed(console, f"embedded {len(documents)} passages into Chroma on disk ({folder}, deleted at the end)"):
-        for start in track(range(0, len(documents), _BATCH), "Embedding", console=console, transient=True):
+    where = f"on disk ({store.index.location}, deleted at the end)"
+    with _timed(console, f"indexed {len(documents)} passages in an M3Index {where}"):
+        for start in track(range(0, len(documents), _BATCH), "Indexing", console=console, transient=True):
             store.add_documents(documents[start : start + _BATCH])
-    return store
 
 
-def _ask(console: Console, store: Chroma, reranker: BGEReranker, question: str, number: str) -> None:
+def _ask(console: Console, store: BGEM3VectorStore, reranker: BGEReranker, question: str, number: str) -> None:
     """Print the best passages for a question, before and after reranking."""
     from rich.text import Text
 
@@ -151,17 +158,15 @@ def _ask(console: Console, store: Chroma, reranker: BGEReranker, question: str, 
     ranked = reranker.compress_documents([document for document, _ in candidates], question)
     reranked = time.perf_counter()
     console.print(f"\n[bold]{number}[/]  ", Text(question, style="bold"), sep="")
-    before = [(f"{1 - distance:.3f}", "", document) for document, distance in candidates[:SHOWN]]
+    before = [(f"{score:.3f}", "", document) for document, score in candidates[:SHOWN]]
     ranks = {document.id: rank for rank, (document, _) in enumerate(candidates, start=1)}
     after = [
         (f"{document.metadata['relevance_score']:+.2f}", f"was {ranks[document.id]}", document)
         for document in ranked[:SHOWN]
     ]
-    console.print(
-        _table(
-            f"Retrieved: best {len(before)} of {store._collection.count()}, cosine, {_ms(retrieved - start)}", before
-        )
-    )
+    scores = "cosine" if len(store.index.representations) == 1 else "mean of dense, sparse and multi-vector scores"
+    title = f"Retrieved: best {len(before)} of {len(store.index)}, {scores}, {_ms(retrieved - start)}"
+    console.print(_table(title, before))
     title = f"Reranked: best {len(after)} of {len(candidates)}, logit, {_ms(reranked - retrieved)}"
     console.print(_table(title, after))
 

@@ -152,6 +152,10 @@ class TruncationWarning(UserWarning):
         self.positions, self.ids = positions, ids
 
 
+class EmptyTextWarning(UserWarning):
+    """Documents without any word were added to an index; they are stored, but no search finds them."""
+
+
 class PerformanceWarning(UserWarning):
     """A slower path was taken; the results are correct."""
 
@@ -166,5 +170,6 @@ class InstructionWarning(UserWarning):
 
 # Show these on every call, not only once per line of code; the user's own filters take precedence.
 warnings.filterwarnings("always", category=TruncationWarning, append=True)
+warnings.filterwarnings("always", category=EmptyTextWarning, append=True)
 warnings.filterwarnings("always", category=PerformanceWarning, append=True)
 warnings.filterwarnings("always", category=InstructionWarning, append=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from bge_integrations.errors import InvalidInputError
@@ -52,6 +53,11 @@ def check_text(text: object, argument: str) -> None:
                 f"{argument} contains a lone surrogate at character {error.start}, which is not valid text; clean it "
                 "with text.encode('utf-8', 'replace').decode()"
             ) from error
+
+
+def has_words(text: str) -> bool:
+    """Return whether a text says anything: it has a letter, a digit or a symbol such as an emoji."""
+    return any(character.isalnum() or unicodedata.category(character) == "So" for character in text)
 
 
 def check_whole_number(number: object, argument: str, *, least: int = 1, most: int | None = None) -> int:

@@ -24,7 +24,7 @@ def test_make_passes_quotes_and_dollars_untouched(tmp_path):
     command = [
         "make",
         "-o",
-        ".venv/.ready",
+        ".venv/.demo-ready",
         "demo",
         f"BIN={Path(sys.executable).parent}",
         f"DOCS={docs}",
@@ -35,6 +35,7 @@ def test_make_passes_quotes_and_dollars_untouched(tmp_path):
     assert question in done.stdout
     assert "note.txt" in done.stdout
     assert ".hidden" not in done.stdout
+    assert "make demo MODEL=BAAI/bge-m3 RERANKER=BAAI/bge-reranker-v2-m3" in done.stdout
 
 
 def run_demo(folder, *arguments):
@@ -53,10 +54,11 @@ def test_the_bundled_documents(tmp_path):
     done = run_demo(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Embedding model pocket" in done.stdout
-    assert "make demo MODEL=BAAI/bge-base-en-v1.5 RERANKER=BAAI/bge-reranker-v2-m3" in done.stdout
+    command = "python -m bge_integrations.demo --model BAAI/bge-m3 --reranker BAAI/bge-reranker-v2-m3"
+    assert command in " ".join(done.stdout.split())
     assert done.stdout.count("Retrieved: best 3") >= 6
     assert done.stdout.count("Reranked: best 3 of 20") == done.stdout.count("Retrieved: best 3")
-    assert "into Chroma on disk" in done.stdout
+    assert "in an M3Index on disk" in " ".join(done.stdout.split())
     first = done.stdout[: done.stdout.index("2/")]
     retrieved, reranked = first[first.index("1/") :].split("Reranked: ")
     for best in (retrieved.splitlines(), reranked.splitlines()):  # the first question shows both at their best
@@ -100,13 +102,13 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
     ("arguments", "message"),
     [
         (["--docs", "nowhere", "--question", "q"], "nowhere does not exist"),
-        (["--docs", "."], 'Q="your question"'),
+        (["--docs", "."], '--question "your question"'),
         (["--docs", ".", "--question", "q"], "contains no supported files"),
         (["--question", "  "], "the question is empty"),
         (["--model", "bge-nonsense"], "unknown model 'bge-nonsense'"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
-        (["--model", "bge-reranker-base"], "pass an embedding model as MODEL="),
-        (["--reranker", "bge-m3"], "pass an embedding model as MODEL="),
+        (["--model", "bge-reranker-base"], "pass an embedding model as --model"),
+        (["--reranker", "bge-m3"], "pass an embedding model as --model"),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(tmp_path, monkeypatch, capsys, arguments, message):
@@ -127,3 +129,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch, capsys):
     assert "empty.md has no text" in done.out
     assert "latin.txt is not UTF-8" in done.out
     assert "no file in . could be read" in done.err
+
+
+@pytest.mark.parametrize("package", ["langchain_core", "qdrant_edge", "rich"])
+def test_a_missing_package_is_one_line(tmp_path, package):
+    """Someone who has installed the package without the extra is told which extra it is."""
+    code = f"import sys; sys.modules[{package!r}] = None; from bge_integrations.demo import main; sys.exit(main([]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("demo: ")
+    assert done.stderr.count("\n") == 1
+    assert "[demo]" in done.stderr

@@ -48,10 +48,11 @@ EXPORTED = {
         "chat_engine dense_retriever hybrid_retriever parent_retriever read_nodes"
     ),
     "bge_integrations.errors": (
-        "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
-        "IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError NonFiniteError NotSupportedError "
-        "OutOfMemoryError OverloadedError PerformanceWarning StorageError TextTooLongError TruncationWarning "
-        "UnknownArgumentError UnknownModelError UnreadableFileError WrongKindError WrongModelError"
+        "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError "
+        "EmptyTextWarning IndexFormatError IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError "
+        "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning StorageError "
+        "TextTooLongError TruncationWarning UnknownArgumentError UnknownModelError UnreadableFileError WrongKindError "
+        "WrongModelError"
     ),
 }
 

@@ -63,17 +63,22 @@ class _Command(TyperCommand):
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
             if "" in (value if isinstance(value, list) else [value]):
-                name = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
+                name = _name_of(parameter) if parameter.param_type_name == "option" else parameter.metavar
                 advice = "give it a value" if parameter.required else "give it a value, or leave it out"
                 raise InvalidInputError(f"{name or str(parameter.name).upper()} is empty", advice=advice)
         return super().invoke(ctx)
+
+
+def _name_of(option: Any) -> str:
+    """Return an option's first long name."""
+    return next((name for name in option.opts if name.startswith("--")), str(option.opts[0]))
 
 
 def _option_names(commands: TyperGroup, ctx: Any) -> dict[str, str]:
     """Return the options of the command that was run, by the Python argument that they set."""
     command = commands.get_command(ctx, ctx.invoked_subcommand or "")
     parameters = command.params if command else []
-    return {str(each.name): max(each.opts, key=len) for each in parameters if each.param_type_name == "option"}
+    return {str(each.name): _name_of(each) for each in parameters if each.param_type_name == "option"}
 
 
 def _message(error: BGEError, options: dict[str, str]) -> str:

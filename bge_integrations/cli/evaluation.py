@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bge_integrations.cli import options
-from bge_integrations.cli.output import progress_is_shown
-from bge_integrations.errors import InvalidInputError, TruncationWarning, WrongKindError
+from bge_integrations.cli.output import progress_is_shown, say
+from bge_integrations.errors import InvalidInputError, TruncationWarning, WrongKindError, WrongModelError
 
 if TYPE_CHECKING:
     from bge_integrations.cli.evaluation_options import EvaluationOptions
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.evaluation import Dataset, Report, Tuned
+    from bge_integrations.index import M3Index
 
 
 def evaluate(
@@ -57,6 +58,10 @@ def evaluate(
             "--tune", help="Tune the hybrid weights on half of the queries, and measure them on the other half."
         ),
     ] = False,
+    save_to: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Keep the tuned weights in this index, as the defaults of its searches."),
+    ] = None,
     json_file: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write all figures as JSON; - prints them instead of the tables."),
@@ -83,6 +88,7 @@ def evaluate(
         language=language,
         no_baseline=no_baseline,
         tune=tune,
+        save_to=save_to,
         json=json_file,
         runs=runs,
         markdown=markdown,
@@ -95,6 +101,8 @@ def evaluate(
     with ExitStack() as stack:
         embedder = stack.enter_context(_load_embedder(given))
         given.check_embedder(embedder)
+        if save_to is not None:
+            _open_index(save_to, given, embedder).close()  # so that a mistake shows before the measuring
         loaded_reranker = stack.enter_context(_load_reranker(reranker, given)) if reranker else None
         outcomes = []
         try:
@@ -103,6 +111,29 @@ def evaluate(
         finally:  # keep the results of earlier data sets if a later one fails
             if outcomes:
                 _write(outcomes, given)
+        if save_to is not None and (tuned := outcomes[0][1]):
+            with _open_index(save_to, given, embedder) as index:
+                index.set_defaults(weights=tuned.weights)
+            say(f"{save_to} keeps these weights now; its searches use them")
+
+
+def _open_index(folder: str, given: EvaluationOptions, embedder: Embedder) -> M3Index:
+    """Open the index that the tuned weights are for.
+
+    Raises:
+        WrongModelError: It was made with another model than the evaluated one.
+    """
+    from bge_integrations.index import M3Index
+
+    index = M3Index.open(folder, create=False, device=given.device, dtype=given.dtype)
+    if index.embedder.weights_digest != embedder.weights_digest:
+        made_with = index.embedder.name
+        index.close()
+        raise WrongModelError(
+            f"--save-to: the index in {folder} was made with {made_with}, not with {embedder.name}",
+            advice=f"pass --model {made_with}",
+        )
+    return index
 
 
 def _load_embedder(given: EvaluationOptions) -> Embedder:

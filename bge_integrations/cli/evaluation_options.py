@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from bge_integrations.cli.options import parse_weights
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.baseline import check_language, languages
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.evaluation.files import check_file, check_folder
 from bge_integrations.evaluation.runs import check_trec_id
 from bge_integrations.evaluation.tuning import check_enough_queries
-from bge_integrations.scoring import Mode, Weights, weights_by_name
+from bge_integrations.scoring import Mode
 from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class EvaluationOptions:
     language: str | None
     no_baseline: bool
     tune: bool
+    save_to: str | None
     json: str | None
     runs: str | None
     markdown: str | None
@@ -47,6 +49,15 @@ class EvaluationOptions:
         modes = self.search.get("modes", ["hybrid"])
         if self.tune and self.modes is not None:
             raise InvalidInputError("--tune needs all modes", advice="leave --modes out")
+        if self.save_to is not None and not self.tune:
+            raise InvalidInputError(
+                "--save-to has no effect without --tune", advice="add --tune, or leave --save-to out"
+            )
+        if self.save_to is not None and len(self.folders) > 1:
+            raise InvalidInputError(
+                "--save-to needs weights tuned on one data set, but there are several",
+                advice="pass the data set that is most like the index",
+            )
         if self.weights is not None and "hybrid" not in modes:
             raise InvalidInputError(
                 "--weights has no effect, because hybrid is not among --modes",
@@ -75,7 +86,7 @@ class EvaluationOptions:
         if self.modes is not None:
             arguments["modes"] = _parse_modes(self.modes)
         if self.weights is not None:
-            arguments["weights"] = _parse_weights(self.weights)
+            arguments["weights"] = parse_weights(self.weights)
         if self.rerank_depth is not None:
             arguments["rerank_depth"] = check_whole_number(self.rerank_depth, "--rerank-depth")
         return arguments
@@ -141,15 +152,3 @@ def _parse_modes(text: str) -> list[Any]:
             f"--modes {text} must be a comma-separated list of {', '.join(get_args(Mode))} without repeats"
         )
     return modes
-
-
-def _parse_weights(text: str) -> Weights:
-    try:
-        dense, sparse, multi_vector = map(float, text.split(","))
-        weights_by_name((dense, sparse, multi_vector))
-    except ValueError as error:  # includes InvalidInputError
-        raise InvalidInputError(
-            f"--weights {text} must be three comma-separated numbers, such as 1,0.3,1: none negative or huge, and at "
-            "least one above 0"
-        ) from error
-    return dense, sparse, multi_vector

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.scoring import Weights, weights_by_name
 
 _MODEL = "hub id, checkpoint folder, or 'pocket'"
 
@@ -20,6 +21,22 @@ def _check_index(index: str) -> str:
 Index = Annotated[str, typer.Option("--index", metavar="DIR", help="Folder of the index.", callback=_check_index)]
 Embedder = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Embedding model: {_MODEL}.")]
 Reranker = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Reranker: {_MODEL}.")]
+SearchWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="D,S,M",
+        help="Weights of the dense, sparse and multi-vector scores: 1,0.3,1. Defaults to the index's own, or 1,1,1.",
+    ),
+]
+Candidates = Annotated[
+    int | None,
+    typer.Option(
+        "--candidates",
+        min=1,
+        help="Number of passages that dense and sparse search propose. Defaults to the index's, or 200.",
+    ),
+]
 #: For commands that work without a reranker.
 OptionalReranker = Annotated[str | None, typer.Option(metavar="MODEL", help=f"Rerank with this model: {_MODEL}.")]
 Device = Annotated[
@@ -41,3 +58,20 @@ MaxLength = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress or notes.")]
+
+
+def parse_weights(text: str) -> Weights:
+    """Return the weights in the value of --weights.
+
+    Raises:
+        InvalidInputError: They are not three weights.
+    """
+    try:
+        dense, sparse, multi_vector = map(float, text.split(","))
+        weights_by_name((dense, sparse, multi_vector))
+    except ValueError as error:  # includes InvalidInputError
+        raise InvalidInputError(
+            f"--weights {text} must be three comma-separated numbers, such as 1,0.3,1: none negative or huge, and at "
+            "least one above 0"
+        ) from error
+    return dense, sparse, multi_vector

@@ -20,7 +20,8 @@ from bge_integrations.scoring import Mode
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
-    from bge_integrations.index import Hit
+    from bge_integrations.index import Hit, M3Index
+    from bge_integrations.index.search_arguments import DefaultSettings
 
 #: Minimum number of passages to rerank.
 _CANDIDATES = 20
@@ -28,6 +29,11 @@ _CANDIDATES = 20
 _ANSWER_PASSAGES = 5
 #: Number of queries from standard input to encode together.
 _BATCH = 64
+
+#: The names of the option for a reranker.
+_RERANK = ("--rerank", "--reranker")
+#: Its value for no reranker.
+_NONE = "none"
 
 _Filters = Annotated[
     list[str] | None,
@@ -43,65 +49,93 @@ def search(
     query: Annotated[str, typer.Argument(help="The question; - reads questions from standard input, one per line.")],
     index: options.Index,
     top_n: Annotated[int, typer.Option(min=1, help="Number of passages.")] = 5,
-    mode: Annotated[Mode, typer.Option(help="Which scores to rank by.")] = "hybrid",
+    mode: Annotated[
+        Mode | None, typer.Option(help="Which scores to rank by. Defaults to the index's default, or to all it has.")
+    ] = None,
+    weights: options.SearchWeights = None,
+    candidates: options.Candidates = None,
     filters: _Filters = None,
-    rerank: options.OptionalReranker = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            *_RERANK,
+            metavar="MODEL",
+            help="Rerank with this model: hub id, checkpoint folder, or 'pocket'. Off by default, or with 'none'.",
+        ),
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Search an index for the best passages."""
     condition = _filter_of(filters)
+    given = _given(mode, weights, candidates)
     queries = _queries_of(query)
     from bge_integrations.core.loading import load_reranker
     from bge_integrations.index import M3Index
 
-    k = max(top_n, _CANDIDATES) if rerank else top_n
+    reranker_name = None if rerank == _NONE else rerank
+    k = max(top_n, _CANDIDATES) if reranker_name else top_n
     with ExitStack() as stack:
-        opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, create=False))
-        reranker = stack.enter_context(load_reranker(rerank, device=device, dtype=dtype)) if rerank else None
+        opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, read_only=True))
+        settings = _settings_of(opened, given)
+        reranker = None
+        if reranker_name is not None:
+            reranker = stack.enter_context(load_reranker(reranker_name, device=device, dtype=dtype))
         while batch := list(islice(queries, _BATCH)):
-            results = opened.search_many(batch, k, mode=mode, filter=condition)
+            results = opened.search_many(batch, k, filter=condition, **given)
             for each, hits in zip(batch, results, strict=True):
                 best = _reranked(each, hits, reranker)[:top_n] if reranker else hits
-                _print_hits(each, best, titled=query == "-", as_json=as_json)
+                if as_json:
+                    _print_rows(each, best, {"search": settings, "reranker": reranker_name})
+                else:
+                    _print_hits(each, best, titled=query == "-")
 
 
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     index: options.Index,
     top_n: Annotated[int, typer.Option(min=1, help="Number of sentences.")] = 3,
+    weights: options.SearchWeights = None,
+    candidates: options.Candidates = None,
     filters: _Filters = None,
     rerank: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="MODEL", help="Reranker that chooses the sentences: hub id, checkpoint folder, or 'pocket'."
+            *_RERANK,
+            metavar="MODEL",
+            help="Reranker that chooses the sentences: hub id, checkpoint folder, or 'pocket'; 'none' chooses them by "
+            "the index's model. Defaults to the reranker that goes with that model.",
         ),
-    ] = "BAAI/bge-reranker-v2-m3",
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer a question with the best sentences of an index, and cite their sources."""
     condition = _filter_of(filters)
+    given = _given(None, weights, candidates)
     _check_query(question)
     from bge_integrations.core.loading import load_reranker
     from bge_integrations.index import M3Index
-    from bge_integrations.pipelines.extractive_answers import extract
+    from bge_integrations.pipelines.extractive_answers import EmbedderScorer, Scorer, extract
 
-    with (
-        M3Index.open(index, device=device, dtype=dtype, create=False) as opened,
-        load_reranker(rerank, device=device, dtype=dtype) as reranker,
-    ):
-        hits = opened.search(question, _ANSWER_PASSAGES, filter=condition)
-        quotes = extract(question, [hit.text for hit in hits], reranker, top_n=top_n) if hits else []
+    with ExitStack() as stack:
+        opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, read_only=True))
+        settings = _settings_of(opened, given)
+        reranker = _reranker_of(opened, rerank)
+        scorer: Scorer = EmbedderScorer(opened.embedder)
+        if reranker is not None:
+            scorer = stack.enter_context(load_reranker(reranker, device=device, dtype=dtype))
+        hits = opened.search(question, _ANSWER_PASSAGES, filter=condition, **given)
+        quotes = extract(question, [hit.text for hit in hits], scorer, top_n=top_n) if hits else []
     if not quotes:
         say("no passage found")
     if as_json:
         answer = [
             {"text": quote.text, "score": quote.score, "passage": asdict(hits[quote.passage - 1])} for quote in quotes
         ]
-        print_json({"question": question, "answer": answer})
+        print_json({"question": question, "answer": answer, "search": settings, "reranker": reranker})
         return
     numbers = {passage: i for i, passage in enumerate(dict.fromkeys(quote.passage for quote in quotes), start=1)}
     for quote in quotes:
@@ -110,6 +144,60 @@ def ask(
         print()
     for passage, number in numbers.items():
         print(f"[{number}] {hits[passage - 1].id}")
+
+
+def _given(mode: Mode | None, weights: str | None, candidates: int | None) -> DefaultSettings:
+    """Return the options that were given as arguments of `M3Index.search`.
+
+    Raises:
+        InvalidInputError: An option is invalid, or has no effect in this mode.
+    """
+    given: DefaultSettings = {}
+    if mode is not None:
+        given["mode"] = mode
+    if weights is not None:
+        given["weights"] = options.parse_weights(weights)
+    if candidates is not None:
+        given["candidates"] = candidates
+    ineffective = {"hybrid": [], "multi_vector": ["weights"]}.get(mode or "hybrid", ["weights", "candidates"])
+    if unused := [name for name in ineffective if name in given]:
+        raise InvalidInputError(f"--{unused[0]} has no effect with --mode {mode}", advice="leave one of them out")
+    return given
+
+
+def _settings_of(opened: M3Index, given: DefaultSettings) -> dict[str, Any]:
+    """Return the settings that a search uses, and say which of them are the index's own."""
+    from bge_integrations.index.search_arguments import NO_DEFAULTS, SearchDefaults
+
+    usual = asdict(SearchDefaults.of(opened.representations, NO_DEFAULTS))
+    if "weights" in given:
+        given = {"mode": "hybrid", **given}
+    settings = {**asdict(opened.defaults), **given}
+    effective = {"hybrid": ("mode", "weights", "fusion", "candidates"), "multi_vector": ("mode", "candidates")}
+    settings = {name: settings[name] for name in effective.get(settings["mode"], ("mode",))}
+    own = [f"{name} {_shown(value)}" for name, value in settings.items() if name not in given and value != usual[name]]
+    if own:
+        say(f"defaults of this index: {', '.join(own)}")
+    return settings
+
+
+def _shown(value: object) -> str:
+    return ",".join(f"{weight:g}" for weight in value) if isinstance(value, tuple) else str(value)
+
+
+def _reranker_of(opened: M3Index, rerank: str | None) -> str | None:
+    """Return the reranker to use: the given one, or the one that goes with the index's model. None for "none"."""
+    if rerank is not None:
+        return None if rerank == _NONE else rerank
+    from bge_integrations.pipelines.rerankers import reranker_for
+
+    model = opened.embedder.name
+    reranker = reranker_for(model)
+    if reranker is None:
+        say(f"the sentences are chosen by the index's own model {model}; choose a reranker with --rerank")
+    else:
+        say(f"the sentences are chosen by {reranker}, which goes with the index's model {model}")
+    return reranker
 
 
 def _queries_of(query: str) -> Iterator[str]:
@@ -160,13 +248,19 @@ def _reranked(query: str, hits: list[Hit], reranker: Reranker) -> list[Hit]:
     return sorted(scored, key=lambda hit: -hit.score)
 
 
-def _print_hits(query: str, hits: list[Hit], titled: bool, as_json: bool) -> None:
+def _print_rows(query: str, hits: list[Hit], settings: dict[str, Any]) -> None:
+    _say_if_none(query, hits)
+    for rank, hit in enumerate(hits, start=1):
+        print_json({"query": query, "rank": rank, **asdict(hit), **settings})
+
+
+def _say_if_none(query: str, hits: list[Hit]) -> None:
     if not hits:
         say(f"no passage found for {query!r}")
-    if as_json:
-        for rank, hit in enumerate(hits, start=1):
-            print_json({"query": query, "rank": rank, **asdict(hit)})
-        return
+
+
+def _print_hits(query: str, hits: list[Hit], titled: bool) -> None:
+    _say_if_none(query, hits)
     if titled:
         print(f"# {query}")
     print_table(((f"{hit.score:.3f}", hit.id, hit.text) for hit in hits), ("score", "passage", "text"), cut=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.validation import check_text
+from bge_integrations.validation import check_text, has_words
 
 _LAYOUT = "a data set is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 #: Highest grade allowed: the measures keep a counter for every grade up to the highest.
@@ -100,6 +100,11 @@ class Dataset:
             return cls(queries=queries, documents=documents, qrels=judgements, name=path.resolve().name)
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: {error.finding}", advice=error.advice) from error
+
+    @property
+    def searchable(self) -> list[str]:
+        """The sorted ids of the documents with words. No search finds the others, as in an M3Index."""
+        return sorted(key for key, text in self.documents.items() if has_words(text))
 
     @property
     def judged(self) -> list[str]:

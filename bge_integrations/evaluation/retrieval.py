@@ -50,7 +50,7 @@ class Candidates:
         weights: Weights of the dense, sparse and multi-vector scores in "hybrid".
         kept: Maximum number of documents kept per mode and query.
         query_ids: The judged queries.
-        document_ids: All documents, sorted.
+        document_ids: All documents with words, sorted.
         places: For each query, int64 (n,): positions of its documents in `document_ids`, ascending.
         scores: For each query, float32 (n,) by representation: the scores of the documents at `places`.
         seconds: "encode" is the time for the documents; each mode has its search time, including encoding the queries.
@@ -130,7 +130,8 @@ def find_candidates(
     """Search all documents exhaustively for each judged query.
 
     Queries and documents are encoded once for all modes. A document with the query's own id is excluded from that
-    query's ranking, as in BEIR, where it is the query itself.
+    query's ranking, as in BEIR, where it is the query itself. Documents without words are in no ranking, as in an
+    M3Index.
 
     Args:
         data: Queries and documents.
@@ -157,7 +158,9 @@ def find_candidates(
     seconds: dict[str, float] = dict.fromkeys(chosen, time.perf_counter() - started)
     seconds["encode"] = 0.0
 
-    document_ids = sorted(data.documents)  # ties are ranked by id
+    document_ids = data.searchable  # sorted, because ties are ranked by id
+    if not document_ids:
+        raise InvalidInputError(f"{data.name}: no document has any words", argument="data", advice="pass documents")
     position_of = {key: position for position, key in enumerate(document_ids)}
     own = [position_of.get(key, -1) for key in query_ids]
     kept = max(depth, _CANDIDATES)

@@ -110,7 +110,7 @@ def tune_weights(
             argument="source",
             advice="search without modes=",
         )
-    if candidates.query_ids != data.judged or candidates.document_ids != sorted(data.documents):
+    if candidates.query_ids != data.judged or candidates.document_ids != data.searchable:
         raise InvalidInputError(
             f"source has the candidates of other data than {data.name!r}",
             argument="source",

@@ -12,15 +12,12 @@ from bge_integrations.index.engine import SubQuery
 from bge_integrations.scoring import REPRESENTATIONS, Representation, reciprocal_rank_fusion
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.search_arguments import Search
-    from bge_integrations.outputs import Embeddings, SparseVector
+    from bge_integrations.index.vectors import Vectors
 
 #: Scores by representation and point.
 Scores = dict[Representation, dict[str, float]]
-QueryVectors = dict[Representation, "NDArray[np.float32] | SparseVector"]
 
 #: Minimum ef_search. With less, an approximate search misses some of the best points.
 _MIN_EF_SEARCH = 128
@@ -36,7 +33,7 @@ class Candidates:
     scores: Scores
 
 
-def find_candidates(engine: Engine, queries: Sequence[QueryVectors], search: Search) -> list[Candidates]:
+def find_candidates(engine: Engine, queries: Sequence[Vectors], search: Search) -> list[Candidates]:
     """Return each query's candidates with all scores that the search combines.
 
     The engine gets two requests: one for the candidates, and one for their missing scores.
@@ -78,21 +75,7 @@ def rank(scores: Scores, search: Search) -> list[tuple[str, float]]:
     return [(points[i], float(fused[i])) for i in best]
 
 
-def vectors_of(encoded: Embeddings, i: int) -> QueryVectors:
-    """Return the vectors of text i."""
-    parts = {name: getattr(encoded, name) for name in REPRESENTATIONS}
-    return {name: part[i] for name, part in parts.items() if part is not None}
-
-
-def size_of(query: QueryVectors) -> int:
-    """Return the size of a query's vectors in bytes."""
-    return sum(
-        sum(array.nbytes for array in vector) if isinstance(vector, tuple) else vector.nbytes
-        for vector in query.values()
-    )
-
-
-def _candidate_queries(query: QueryVectors, search: Search) -> list[SubQuery]:
+def _candidate_queries(query: Vectors, search: Search) -> list[SubQuery]:
     """Return the sub-queries that retrieve candidates."""
     return [
         SubQuery(
@@ -107,7 +90,7 @@ def _candidate_queries(query: QueryVectors, search: Search) -> list[SubQuery]:
     ]
 
 
-def _missing_scores(query: QueryVectors, points: Sequence[str], scores: Scores, search: Search) -> Iterator[SubQuery]:
+def _missing_scores(query: Vectors, points: Sequence[str], scores: Scores, search: Search) -> Iterator[SubQuery]:
     """Yield sub-queries for the scores that the candidates lack."""
     for r in search.weights:
         if r in query and (missing := [point for point in points if point not in scores[r]]):

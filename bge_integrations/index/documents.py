@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import can_be_named
 from bge_integrations.index.records import NewDocument, Record, checked_metadata
-from bge_integrations.validation import check_not_dict, check_text
+from bge_integrations.index.vectors import vectors_of
+from bge_integrations.validation import check_not_dict, check_text, has_words
 
 if TYPE_CHECKING:
     from bge_integrations.index.engine import FieldKind
     from bge_integrations.outputs import Embeddings
 
+#: What to do with texts that have no words.
+OnEmpty = Literal["warn", "skip", "error"]
 #: Maximum documents and characters that are encoded and stored together. They limit the memory that `add` needs.
 _CHUNK_DOCUMENTS = 64
 _CHUNK_CHARACTERS = 100_000
@@ -25,7 +28,10 @@ _MISSING: Any = object()
 
 
 def documents_of(
-    texts: Iterable[str], ids: Iterable[str | None] | None, metadatas: Iterable[Mapping[str, Any]] | None
+    texts: Iterable[str],
+    ids: Iterable[str | None] | None,
+    metadatas: Iterable[Mapping[str, Any]] | None,
+    on_empty: OnEmpty,
 ) -> Iterator[NewDocument]:
     """Check and return the documents of an `add`. A list is checked as a whole, an iterator as it is read."""
     check_not_dict(texts)
@@ -36,12 +42,15 @@ def documents_of(
     for name, column in (("ids", ids), ("metadatas", metadatas)):
         if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
             raise InvalidInputError(f"{name} must be a list with one item per text, got one {type(column).__name__}")
-    documents = _read_documents(texts, ids, metadatas)
+    documents = _read_documents(texts, ids, metadatas, on_empty == "error")
     return documents if isinstance(texts, Iterator) else iter(list(documents))
 
 
 def _read_documents(
-    texts: Iterable[str], ids: Iterable[str | None] | None, metadatas: Iterable[Mapping[str, Any]] | None
+    texts: Iterable[str],
+    ids: Iterable[str | None] | None,
+    metadatas: Iterable[Mapping[str, Any]] | None,
+    refuse_empty: bool,
 ) -> Iterator[NewDocument]:
     columns = {"texts": texts, "ids": ids, "metadatas": metadatas}
     given = {name: column for name, column in columns.items() if column is not None}
@@ -56,6 +65,12 @@ def _read_documents(
             )
         text, identifier, metadata = values["texts"], values.get("ids"), values.get("metadatas")
         check_text(text, f"texts[{i}]")
+        if refuse_empty and not has_words(text):
+            raise InvalidInputError(
+                f"texts[{i}] has no words: {text!r:.80}",
+                argument="texts",
+                advice='leave it out, or pass on_empty="skip"',
+            )
         checked = checked_metadata({} if metadata is None else metadata, f"metadatas[{i}]")
         if identifier is not None:
             check_text(identifier, f"ids[{i}]")
@@ -88,14 +103,14 @@ def chunks_of(documents: Iterator[NewDocument]) -> Iterator[list[NewDocument]]:
 
 
 def records_of(documents: Sequence[NewDocument], encoded: Embeddings | None) -> Iterator[Record]:
-    """Yield the documents with their vectors. `encoded` is None if there are no documents."""
-    if encoded is None:
-        return
-    assert encoded.dense is not None
-    assert encoded.sparse is not None
-    for i, document in enumerate(documents):
-        multi_vector = None if encoded.multi_vector is None else encoded.multi_vector[i]
-        yield Record(document, encoded.dense[i], encoded.sparse[i], multi_vector)
+    """Yield the documents with their vectors. `encoded` has those of the texts with words; None if there are none."""
+    row = 0
+    for document in documents:
+        if encoded is None or not document.has_words:
+            yield Record(document, {})
+        else:
+            yield Record(document, vectors_of(encoded, row))
+            row += 1
 
 
 def field_kind(key: str, value: object) -> FieldKind | None:

@@ -103,7 +103,8 @@ class EdgeEngine:
     def dense_vectors(self, points: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         with engine_errors():
             stored = self._shard.retrieve(list(points), with_payload=False, with_vector=["dense"])
-        return {str(point.id): np.asarray(point.vector["dense"], np.float32) for point in stored}  # type: ignore[call-overload,index]
+        vectors = {str(point.id): point.vector for point in stored}
+        return {i: np.asarray(named["dense"], np.float32) for i, named in vectors.items() if named}  # type: ignore[call-overload]
 
     def page(
         self, condition: Condition | None, after: str | None, size: int, keys: Sequence[str] | None = None
@@ -169,6 +170,9 @@ class EdgeEngine:
             copy_shard(self._current, shard, folder, times=1)
             sync(shard)
             folder.complete(shard, manifest, self._folder.optimized_points())
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        self._folder.write_manifest(manifest)
 
     @property
     def _shard(self) -> edge.EdgeShard:

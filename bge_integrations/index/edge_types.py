@@ -50,7 +50,7 @@ def config_of(manifest: Manifest) -> edge.EdgeConfig:
             quantization_config=int8 if manifest.quantization == "int8" else None,
         )
     }
-    if manifest.multi_vectors != "recompute":
+    if "multi_vector" in manifest.stored:
         float16, float32 = edge.VectorStorageDatatype.Float16, edge.VectorStorageDatatype.Float32
         vectors["multi_vector"] = edge.EdgeVectorParams(
             size=manifest.multi_vector_dimension,
@@ -62,13 +62,12 @@ def config_of(manifest: Manifest) -> edge.EdgeConfig:
             ),  # no graph: multi-vectors only score candidates
             memory=edge.Memory.Cold,
         )
-    return edge.EdgeConfig(vectors=vectors, sparse_vectors={"sparse": edge.EdgeSparseVectorParams()})
+    sparse_vectors = {"sparse": edge.EdgeSparseVectorParams()} if "sparse" in manifest.stored else {}
+    return edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse_vectors)
 
 
 def point_to_store(record: Record) -> edge.Point:
-    vectors = {"dense": _vector_of(record.dense), "sparse": _vector_of(record.sparse)}
-    if record.multi_vector is not None:
-        vectors["multi_vector"] = _vector_of(record.multi_vector)
+    vectors = {str(name): _vector_of(vector) for name, vector in record.vectors.items()}
     return edge.Point(record.document.point, vectors, record.document.payload)
 
 

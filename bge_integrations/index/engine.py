@@ -77,7 +77,7 @@ class Engine(Protocol):
         """Return the payloads of existing points, or only these keys of the payloads."""
 
     def dense_vectors(self, points: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the dense vectors of existing points."""
+        """Return the dense vectors of existing points that have one."""
 
     def page(
         self, condition: Condition | None, after: str | None, size: int, keys: Sequence[str] | None = None
@@ -95,6 +95,9 @@ class Engine(Protocol):
 
     def optimize(self) -> None:
         """Build the search graphs, and wait until they are done."""
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the index's manifest."""
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
         """Copy the index to this folder."""

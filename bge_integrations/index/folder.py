@@ -187,6 +187,11 @@ class Folder(IndexFiles):
         self._is_index = True
         self.switch(shard, optimized_points)
 
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest of the index."""
+        self.check_exists()
+        self._write(_MANIFEST, manifest.to_dict())
+
     def switch(self, shard: Path, optimized_points: int) -> None:
         """Make this the shard in use."""
         self._write(_CURRENT, {"shard": shard.name, "optimized_points": optimized_points})

@@ -1,4 +1,4 @@
-"""M3Index stores and searches documents with bge-m3's three representations."""
+"""M3Index stores documents and searches them by bge-m3's three representations, or by any model's dense vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bge_integrations.index.folder import Folder
 from bge_integrations.index.opening import open_index
 from bge_integrations.index.records import from_payload, point_of
 from bge_integrations.index.search import Searcher
-from bge_integrations.index.search_arguments import Search
+from bge_integrations.index.search_arguments import NO_DEFAULTS, Search, SearchDefaults
 from bge_integrations.index.substrings import resolve
 from bge_integrations.index.writing import Writer
 from bge_integrations.validation import check_query, check_texts
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.request import OnTruncate
+    from bge_integrations.index.documents import OnEmpty
     from bge_integrations.index.filters import Condition, Filter
     from bge_integrations.index.manifest import MultiVectorStorage, Quantization
     from bge_integrations.index.opening import OpenedIndex
     from bge_integrations.index.records import Hit, StoredDocument
-    from bge_integrations.index.search_arguments import Fusion, SearchSettings
-    from bge_integrations.scoring import Mode, Weights
+    from bge_integrations.index.search_arguments import DefaultSettings, Fusion, SearchSettings
+    from bge_integrations.scoring import Mode, Representation, Weights
 
 _PAGE = 256
 
@@ -43,8 +44,8 @@ _PAGE = 256
 class M3Index:
     """An index of documents with bge-m3's dense, sparse and multi-vectors, searched by one or by all of them.
 
-    Open it with `M3Index.open`. It is safe to use from any number of threads and tasks, and works as a context manager
-    (`with` and `async with`).
+    Open it with `M3Index.open`. With a model that computes only dense vectors, it holds only these. It is safe to use
+    from any number of threads and tasks, and works as a context manager (`with` and `async with`).
 
     Example:
         >>> from bge_integrations.index import M3Index
@@ -63,11 +64,9 @@ class M3Index:
     def __init__(self, opened: OpenedIndex) -> None:
         self.embedder = opened.embedder
         self.location = opened.location
-        self._manifest = opened.manifest
         self._store = opened.store
-        stores_multi_vectors = opened.manifest.multi_vectors != "recompute"
-        self._writer = Writer(self._store, stores_multi_vectors)
-        self._searcher = Searcher(self._store, stores_multi_vectors)
+        self._writer = Writer(self._store)
+        self._searcher = Searcher(self._store)
         self._finalizer = weakref.finalize(self, _close, opened.owned, os.getpid())
 
     @classmethod
@@ -92,10 +91,12 @@ class M3Index:
         Args:
             path_or_url: A folder; "http://…" or "https://…", the URL of a Qdrant server (1.16 or newer) or cluster; a
                 `QdrantClient`; or ":memory:", a temporary folder that is removed when the index is closed.
-            model: A model of the bge-m3 family: hub id, folder, "pocket", or a loaded embedder, which stays open when
-                the index is closed. Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
+            model: An embedding model: hub id, folder, "pocket", or a loaded embedder, which stays open when the index
+                is closed. Models of the bge-m3 family have all three representations, all others only dense vectors.
+                Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
             multi_vectors: "float16" or "float32" stores them, in 2 or 4 kB per token with bge-m3; "recompute" stores
-                none and encodes each query's candidates. Defaults to the index's setting, or "float16" for a new one.
+                none and encodes each query's candidates. Defaults to the index's setting, or "float16" for a new one
+                whose model has multi-vectors.
             quantization: "int8" searches the dense vectors with a quarter of the memory once the index is optimised
                 (see `optimize`), and scores the results exactly. Defaults to the index's setting, or None for a new
                 one.
@@ -117,7 +118,7 @@ class M3Index:
             IndexFormatError: The folder or collection contains something else, or an index of a newer release.
             DiskFullError: There is not enough disk space for a new index, or for the copy of `read_only`.
             StorageError: The engine failed, or the server could not be reached.
-            InvalidInputError: An argument is invalid, or the model has no sparse and multi-vector heads.
+            InvalidInputError: An argument is invalid.
         """
         storage = {"multi_vectors": multi_vectors, "quantization": quantization}
         return cls(open_index(path_or_url, model, storage, collection, api_key, create, read_only, settings))
@@ -130,6 +131,7 @@ class M3Index:
         *,
         show_progress: bool = False,
         on_truncate: OnTruncate = "warn",
+        on_empty: OnEmpty = "warn",
     ) -> list[str]:
         """Add documents, or replace those with the same id. A document with unchanged text is not encoded again.
 
@@ -144,15 +146,18 @@ class M3Index:
                 metadata is removed.
             show_progress: Show a progress bar.
             on_truncate: As in `Embedder.encode`, but for each few dozen texts that are stored together.
+            on_empty: What to do with texts that have no words: "" or "***". "warn" stores them and issues one
+                EmptyTextWarning: `get` and `scan` return them, but no search finds them. "skip" leaves them out, and
+                removes a stored document with the same id; "error" raises.
 
         Returns:
-            The ids in the order of the texts, once all documents are on disk.
+            The ids of the stored documents in the order of the texts, once they are on disk.
 
         Raises:
             InvalidInputError: A text, id or metadata is invalid; the message says which.
             DiskFullError: There is not enough disk space. Documents stored before are kept.
         """
-        return flow.run(self._writer.add(texts, ids, metadatas, show_progress, on_truncate), self.embedder)
+        return flow.run(self._writer.add(texts, ids, metadatas, show_progress, on_truncate, on_empty), self.embedder)
 
     async def aadd(
         self,
@@ -162,9 +167,12 @@ class M3Index:
         *,
         show_progress: bool = False,
         on_truncate: OnTruncate = "warn",
+        on_empty: OnEmpty = "warn",
     ) -> list[str]:
         """Async version of `add`; does not block the event loop. If cancelled, documents stored before are kept."""
-        return await flow.arun(self._writer.add(texts, ids, metadatas, show_progress, on_truncate), self.embedder)
+        return await flow.arun(
+            self._writer.add(texts, ids, metadatas, show_progress, on_truncate, on_empty), self.embedder
+        )
 
     def delete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
         """Delete documents by their ids, or those that match a filter.
@@ -195,7 +203,10 @@ class M3Index:
         return await asyncio.to_thread(self.get, ids)
 
     def dense_vectors(self, ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the dense vectors, float32 (dimension,), of the documents with these ids. Unknown ids are skipped."""
+        """Return the dense vectors, float32 (dimension,), of the documents with these ids.
+
+        Unknown ids are skipped, and so are documents without words, which have none.
+        """
         id_of = {point_of(i): i for i in check_texts(ids, "ids")}
         with self._store.read() as engine:
             vectors = engine.dense_vectors(list(id_of)) if id_of else {}
@@ -221,16 +232,50 @@ class M3Index:
         with self._store.read() as engine:
             return engine.count(condition)
 
+    @property
+    def representations(self) -> tuple[Representation, ...]:
+        """What the index can be searched by: "dense", and with bge-m3 also "sparse" and "multi_vector"."""
+        return self._store.shared.manifest.representations
+
+    @property
+    def defaults(self) -> SearchDefaults:
+        """The mode, weights, fusion and candidates of a search that does not choose its own."""
+        manifest = self._store.shared.manifest
+        return SearchDefaults.of(manifest.representations, manifest.defaults)
+
+    def set_defaults(self, **settings: Unpack[DefaultSettings]) -> None:
+        """Keep defaults for `mode`, `weights`, `fusion` or `candidates` in the index; None removes one.
+
+        They are on disk when this returns, and every search that does not choose its own uses them, here and wherever
+        the index is opened later.
+
+        Example:
+            >>> index.set_defaults(weights=(0.4, 0.2, 0.4), candidates=50)
+
+        Raises:
+            InvalidInputError: A value is invalid, or the index lacks a representation that it needs.
+            NotSupportedError: The index was opened with `read_only=True`.
+        """
+        if unknown := settings.keys() - NO_DEFAULTS.keys():
+            raise InvalidInputError(
+                f"an index keeps no default for {', '.join(sorted(unknown))}",
+                advice=f"use {', '.join(NO_DEFAULTS)}",
+            )
+        with self._store.write() as engine:
+            changed = self._store.shared.manifest.with_defaults(settings)
+            engine.write_manifest(changed)
+            self._store.shared.manifest = changed
+
     def search(
         self,
         query: str,
         k: int = 10,
         *,
-        mode: Mode = "hybrid",
-        weights: Weights = (1.0, 1.0, 1.0),
-        fusion: Fusion = "weighted",
+        mode: Mode | None = None,
+        weights: Weights | None = None,
+        fusion: Fusion | None = None,
         filter: Filter | None = None,
-        candidates: int = 200,
+        candidates: int | None = None,
     ) -> list[Hit]:
         """Return the k best documents for a query, best first.
 
@@ -238,19 +283,22 @@ class M3Index:
         `candidates` by dense and by sparse scores, and then compute all scores of all of these. So a document that only
         one of the two searches retrieved still gets its real score in the other.
 
+        Arguments that are None take the index's `defaults`: "hybrid" ("dense" if the index has only dense vectors),
+        weights of 1, "weighted" and 200 candidates, unless `set_defaults` has changed them.
+
         Args:
             query: The query.
             k: Maximum number of hits. A sparse search finds only documents that share a token with the query.
             mode: The scores to use.
-            weights: Weights of the dense, sparse and multi-vector scores in "hybrid". A score of weight 0 is not
-                computed.
+            weights: Weights of the dense, sparse and multi-vector scores in "hybrid", which they imply. A score of
+                weight 0 is not computed.
             fusion: "weighted" for the weighted mean of the scores, as in `scoring.hybrid_scores`; "rrf" for
                 `scoring.reciprocal_rank_fusion` of the candidates' ranks by each score.
             filter: A filter on the metadata; see `bge_integrations.index.filters`.
             candidates: Number of candidates from dense and from sparse search, at least k.
 
         Raises:
-            InvalidInputError: An argument is invalid.
+            InvalidInputError: An argument is invalid, or the index lacks a representation that it needs.
             ClosedError: The index was closed.
         """
         return self.search_many(
@@ -323,7 +371,7 @@ class M3Index:
         try:
             if folder.manifest() is not None:
                 raise IndexFormatError(f"{folder.location} is already an index", advice="copy to a new folder")
-            engine.copy_to(folder, self._manifest)
+            engine.copy_to(folder, self._store.shared.manifest)
         finally:
             folder.close()
 
@@ -383,7 +431,8 @@ class M3Index:
 
     def _search(self, k: int, filter: Filter | None = None, **settings: Any) -> Search:
         _ = self._store.engine  # raises ClosedError before anything is encoded
-        return Search.of(k, self._condition(filter), **settings)
+        manifest = self._store.shared.manifest
+        return Search.of(k, self._condition(filter), held=manifest.representations, kept=manifest.defaults, **settings)
 
 
 def _close(owned: ExitStack, pid: int) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.errors import IndexFormatError, InvalidInputError, WrongModelError
+from bge_integrations.index.search_arguments import NO_DEFAULTS, DefaultSettings, checked_defaults
+from bge_integrations.scoring import REPRESENTATIONS, Representation
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
 
 #: Incremented when a release stores something that older ones would misread.
-FORMAT = 1
+FORMAT = 2
 
 MultiVectorStorage = Literal["float16", "float32", "recompute"]
 Quantization = Literal["int8"]
 #: The ways to store multi-vectors and dense vectors.
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "multi_vectors": ("float16", "float32", "recompute"),
+    "multi_vectors": (None, "float16", "float32", "recompute"),
     "quantization": (None, "int8"),
 }
 
@@ -33,7 +35,9 @@ class Manifest:
         pooling, instruction, max_length: How passages are encoded.
         dimension, multi_vector_dimension, vocabulary_size: Widths of the three representations.
         dtype: The dtype that the first documents were encoded in. Other dtypes count as the same model.
-        multi_vectors, quantization: How vectors are stored.
+        multi_vectors, quantization: How vectors are stored; `multi_vectors` is None if the model has none.
+        representations: What the model computes and the index can be searched by.
+        defaults: What searches use unless they say otherwise; the only part that can change later.
     """
 
     model: str
@@ -46,20 +50,37 @@ class Manifest:
     multi_vector_dimension: int
     vocabulary_size: int
     dtype: str
-    multi_vectors: MultiVectorStorage
+    multi_vectors: MultiVectorStorage | None
     quantization: Quantization | None
+    representations: tuple[Representation, ...]
+    defaults: DefaultSettings = field(default_factory=NO_DEFAULTS.copy)
     format: int = FORMAT
 
     @classmethod
-    def of(cls, embedder: Embedder, multi_vectors: MultiVectorStorage, quantization: Quantization | None) -> Manifest:
+    def of(
+        cls, embedder: Embedder, multi_vectors: MultiVectorStorage | None, quantization: Quantization | None
+    ) -> Manifest:
+        """Return the manifest of a new index.
+
+        Raises:
+            InvalidInputError: `multi_vectors` is given, but the embedder has none.
+        """
+        has = {"dense": True, "sparse": embedder.has_sparse, "multi_vector": embedder.has_multi_vector}
+        if multi_vectors is not None and not embedder.has_multi_vector:
+            raise InvalidInputError(
+                f"multi_vectors={multi_vectors!r} has no effect, because {embedder.name} has no multi-vectors",
+                argument="multi_vectors",
+                advice="leave it out, or use BAAI/bge-m3 (or 'pocket')",
+            )
         settings: dict[str, Any] = dict(embedder.vector_settings("passage"))
         return cls(
             model=embedder.source,
             revision=embedder.revision,
             multi_vector_dimension=embedder.multi_vector_dimension,
             vocabulary_size=embedder.vocabulary_size,
-            multi_vectors=multi_vectors,
+            multi_vectors=multi_vectors or ("float16" if embedder.has_multi_vector else None),
             quantization=quantization,
+            representations=tuple(name for name in REPRESENTATIONS if has[name]),
             **settings,
         )
 
@@ -79,14 +100,39 @@ class Manifest:
                 f"{source} has format {stored['format']}, but this release reads only up to {FORMAT}",
                 advice="upgrade bge-integrations",
             )
+        if stored["format"] == 1:  # before there were indexes of other models, and defaults
+            stored = {**stored, "representations": list(REPRESENTATIONS), "defaults": {}}
         known = {field.name: field for field in fields(cls)}
         wrong = sorted(known.keys() ^ stored.keys()) or [n for n in known if not _fits(known[n], stored[n])]
-        if wrong:
-            raise IndexFormatError(f"{source} is damaged ({', '.join(wrong)})", advice="restore it from a copy")
-        return cls(**stored)
+        if not wrong and ("multi_vector" in stored["representations"]) != (stored["multi_vectors"] is not None):
+            wrong = ["multi_vectors"]
+        if not wrong:
+            held = tuple(stored["representations"])
+            try:
+                return cls(
+                    **{
+                        **stored,
+                        "representations": held,
+                        "defaults": checked_defaults(held, **stored["defaults"]),
+                        "format": FORMAT,
+                    }
+                )
+            except (InvalidInputError, TypeError):
+                wrong = ["defaults"]
+        raise IndexFormatError(f"{source} is damaged ({', '.join(wrong)})", advice="restore it from a copy")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "representations": list(self.representations)}
+
+    def with_defaults(self, settings: DefaultSettings) -> Manifest:
+        """Return the manifest with these defaults changed; None removes a default."""
+        merged: DefaultSettings = {**self.defaults, **settings}
+        return replace(self, defaults=checked_defaults(self.representations, **merged))
+
+    @property
+    def stored(self) -> tuple[Representation, ...]:
+        """The representations whose vectors are stored."""
+        return tuple(r for r in self.representations if r != "multi_vector" or self.multi_vectors != "recompute")
 
     def check_weights(self, embedder: Embedder) -> None:
         """Raise WrongModelError unless `embedder` has the weights that the index was made with."""
@@ -101,7 +147,7 @@ class Manifest:
     def check(self, embedder: Embedder) -> None:
         """Raise WrongModelError unless the embedder's vectors can be compared with those in the index."""
         self.check_weights(embedder)
-        other = Manifest.of(embedder, self.multi_vectors, self.quantization)
+        other = Manifest.of(embedder, None, self.quantization)
         for name in ("pooling", "instruction", "max_length", "dimension", "multi_vector_dimension", "vocabulary_size"):
             if getattr(other, name) != getattr(self, name):
                 raise WrongModelError(
@@ -124,4 +170,10 @@ class Manifest:
 def _fits(field: Field[Any], value: object) -> bool:
     if field.name in CHOICES:
         return value in CHOICES[field.name]
+    if field.name == "representations":
+        return (
+            isinstance(value, list) and value[:1] == ["dense"] and value == [r for r in REPRESENTATIONS if r in value]
+        )
+    if field.name == "defaults":
+        return isinstance(value, dict)
     return isinstance(value, {"int": int, "str": str, "str | None": str | None}[str(field.type)])

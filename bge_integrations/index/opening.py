@@ -50,14 +50,12 @@ class OpenedIndex:
     Attributes:
         embedder: Encodes documents and queries.
         store: Stores the documents.
-        manifest: The settings that the index was made with.
         location: The folder, URL, or ":memory:".
         owned: Closes everything that was opened for the index.
     """
 
     embedder: Embedder
     store: Store
-    manifest: Manifest
     location: str
     owned: ExitStack
 
@@ -100,15 +98,16 @@ def open_index(
         if stored is not None:
             stored.check(embedder)
         multi_vectors, quantization = storage["multi_vectors"], storage["quantization"]
-        manifest = stored or Manifest.of(embedder, multi_vectors or "float16", quantization)
-        shared = _open_engine(place, container, None if stored else manifest, owned)
+        manifest = stored or Manifest.of(embedder, multi_vectors, quantization)
+        shared = _open_engine(place, container, manifest, stored is None)
         location = MEMORY if path_or_url == MEMORY else place.location
-        opened = OpenedIndex(embedder, Store(shared, read_only), manifest, location, owned.pop_all())
+        opened = OpenedIndex(embedder, Store(shared, read_only), location, owned.pop_all())
     _logger.info(
-        "%s the index at %s with %r, multi_vectors=%s, quantization=%s",
+        "%s the index at %s with %r: %s, multi_vectors=%s, quantization=%s",
         "opened" if stored else "created",
         location,
         embedder,
+        ", ".join(manifest.representations),
         manifest.multi_vectors,
         manifest.quantization,
     )
@@ -168,24 +167,26 @@ def _check_not_server(path: str | os.PathLike[str]) -> None:
 
 
 def _open_engine(
-    place: OpenFolder | Collection, container: Folder | Collection, manifest: Manifest | None, owned: ExitStack
+    place: OpenFolder | Collection, container: Folder | Collection, manifest: Manifest, create: bool
 ) -> SharedEngine:
-    """Return the engine of an index. If there is a manifest, create a new index."""
+    """Return the engine of an index, which is created with this manifest if `create` is True."""
     if isinstance(place, OpenFolder) and place.engine is not None:
         return place.engine
     lock = ReadWriteLock()
+    new = manifest if create else None
     if not isinstance(container, Folder):
         from bge_integrations.index.server import QdrantEngine
 
-        return SharedEngine(QdrantEngine(container, manifest), lock)
+        return SharedEngine(QdrantEngine(container, new), lock, manifest)
     try:
         from bge_integrations.index.edge import EdgeEngine
     except ImportError as error:
-        raise ImportError("an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'") from error
+        advice = "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
+        raise ImportError(advice, name=error.name) from error
     assert isinstance(place, OpenFolder)
-    engine = EdgeEngine(container, manifest, lock)
+    engine = EdgeEngine(container, new, lock)
     place.owned.callback(engine.close)
-    place.engine = SharedEngine(engine, lock)
+    place.engine = SharedEngine(engine, lock, manifest)
     return place.engine
 
 
@@ -219,8 +220,4 @@ def _open_embedder(
             manifest.check_weights(embedder)
             embedder = load_embedder(name, **{**settings, "max_length": manifest.max_length})
             owned.callback(embedder.close)
-    if not embedder.has_sparse:
-        raise InvalidInputError(
-            f"{embedder.name} has no sparse and multi-vector heads", advice="use BAAI/bge-m3 (or 'pocket')"
-        )
     return embedder

@@ -8,16 +8,11 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.validation import check_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from bge_integrations.outputs import SparseVector
+from bge_integrations.index.vectors import Vectors, size_of
+from bge_integrations.validation import check_text, has_words
 
 #: Engines accept only UUIDs, which are derived from the documents' ids in this namespace.
 _NAMESPACE = uuid.UUID("6f0c1f3a-3c0e-5c5e-9d53-0b1d6f7a4b2e")
@@ -88,6 +83,11 @@ class NewDocument:
         return cls(identifier, text, metadata, point_of(identifier), text_digest, metadata_digest)
 
     @property
+    def has_words(self) -> bool:
+        """Whether the text says anything, so that it has vectors."""
+        return has_words(self.text)
+
+    @property
     def derived_id(self) -> str:
         """The id that this document gets if none is given."""
         return derived_id(self.text_digest, self.metadata_digest)
@@ -110,22 +110,16 @@ class Record:
 
     Attributes:
         document: The document.
-        dense: float32 (dimension,).
-        sparse: Lexical weights.
-        multi_vector: float32 (tokens, width); None if the index does not store multi-vectors.
+        vectors: Those that the index stores; none for a text without words, which no search can find then.
     """
 
     document: NewDocument
-    dense: NDArray[np.float32]
-    sparse: SparseVector
-    multi_vector: NDArray[np.float32] | None
+    vectors: Vectors
 
     @property
     def size(self) -> int:
         """Approximate size of vectors and text in bytes."""
-        vectors = self.dense.nbytes + self.sparse.indices.nbytes + self.sparse.values.nbytes
-        multi_vector = 0 if self.multi_vector is None else self.multi_vector.nbytes
-        return vectors + multi_vector + 4 * len(self.document.text)
+        return size_of(self.vectors) + 4 * len(self.document.text)
 
 
 def point_of(identifier: str) -> str:

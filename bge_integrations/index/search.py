@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.index.batches import batches_of
-from bge_integrations.index.candidates import find_candidates, rank, size_of, vectors_of
+from bge_integrations.index.candidates import find_candidates, rank
 from bge_integrations.index.flow import Encode
 from bge_integrations.index.records import Hit, from_payload
 from bge_integrations.index.search_arguments import Search
 from bge_integrations.index.substrings import resolve
+from bge_integrations.index.vectors import size_of, vectors_of
 from bge_integrations.outputs import MultiVectors
 from bge_integrations.scoring import max_sim
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bge_integrations.index.candidates import QueryVectors, Scores
+    from bge_integrations.index.candidates import Scores
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.flow import Flow
     from bge_integrations.index.store import Store
+    from bge_integrations.index.vectors import Vectors
     from bge_integrations.outputs import Embeddings
 
 
@@ -37,12 +39,11 @@ class Searcher:
 
     Args:
         store: The store.
-        stores_multi_vectors: Whether the store has multi-vectors; if not, they are computed for the candidates.
     """
 
-    def __init__(self, store: Store, stores_multi_vectors: bool) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._stores_multi_vectors = stores_multi_vectors
+        self._stored = store.shared.manifest.stored
 
     def search(self, queries: Iterable[str], search: Search) -> Flow[list[list[Hit]]]:
         """Find the hits for each query."""
@@ -66,7 +67,8 @@ class Searcher:
             return self._answer(engine, [{"dense": dense}], search)[0].hits()
 
     def _recomputes(self, search: Search) -> bool:
-        return "multi_vector" in search.weights and not self._stores_multi_vectors
+        """Whether to compute the multi-vectors of the candidates, because they are not stored."""
+        return "multi_vector" in search.weights and "multi_vector" not in self._stored
 
     def _answer_all(self, encoded: Embeddings, search: Search) -> list[_Answer]:
         """Answer the queries in batches, so that writers do not wait for all of them."""
@@ -79,9 +81,8 @@ class Searcher:
                 answers += self._answer(engine, queries, search)
         return answers
 
-    def _answer(self, engine: Engine, queries: Sequence[QueryVectors], search: Search) -> list[_Answer]:
-        if not self._stores_multi_vectors:
-            queries = [{r: vector for r, vector in query.items() if r != "multi_vector"} for query in queries]
+    def _answer(self, engine: Engine, queries: Sequence[Vectors], search: Search) -> list[_Answer]:
+        queries = [{r: vector for r, vector in query.items() if r in self._stored} for query in queries]
         recomputes = self._recomputes(search)
         answers = []
         for candidates in find_candidates(engine, queries, search):
@@ -140,6 +141,6 @@ class _Answer:
         ]
 
 
-def _query_vectors(encoded: Embeddings) -> Iterator[QueryVectors]:
+def _query_vectors(encoded: Embeddings) -> Iterator[Vectors]:
     rows = next(part for part in (encoded.dense, encoded.sparse, encoded.multi_vector) if part is not None)
     return (vectors_of(encoded, i) for i in range(len(rows)))

@@ -90,6 +90,11 @@ class Collection:
                 "the server does not store collection metadata", advice="upgrade it to Qdrant 1.16 or newer"
             )
 
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest in the collection's metadata."""
+        with _server_errors(self.location):
+            self.client.update_collection(self.name, metadata={_MANIFEST: manifest.to_dict()})
+
 
 class QdrantEngine:
     """An `Engine` on a server.
@@ -146,7 +151,12 @@ class QdrantEngine:
     def dense_vectors(self, points: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         with self._errors():
             stored = self._client.retrieve(self._name, list(points), with_payload=False, with_vectors=["dense"])
-        return {str(p.id): np.asarray(p.vector["dense"], np.float32) for p in stored if isinstance(p.vector, dict)}
+        vectors = {str(point.id): point.vector for point in stored}
+        return {
+            i: np.asarray(named["dense"], np.float32)
+            for i, named in vectors.items()
+            if isinstance(named, dict) and "dense" in named
+        }
 
     def page(
         self, condition: Condition | None, after: str | None, size: int, keys: Sequence[str] | None = None
@@ -184,6 +194,9 @@ class QdrantEngine:
 
     def optimize(self) -> None:
         """Do nothing: the server optimises by itself."""
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        self._collection.write_manifest(manifest)
 
     def copy_to(self, folder: Folder, manifest: Manifest) -> None:
         raise NotSupportedError("an index on a server can't be copied to a folder", advice="use the server's snapshots")
@@ -223,7 +236,7 @@ def _schema(manifest: Manifest) -> dict[str, Any]:
             quantization_config=int8 if manifest.quantization == "int8" else None,
         )
     }
-    if manifest.multi_vectors != "recompute":
+    if "multi_vector" in manifest.stored:
         float16, float32 = models.Datatype.FLOAT16, models.Datatype.FLOAT32
         vectors["multi_vector"] = models.VectorParams(
             size=manifest.multi_vector_dimension,
@@ -235,15 +248,13 @@ def _schema(manifest: Manifest) -> dict[str, Any]:
         )
     return {
         "vectors_config": vectors,
-        "sparse_vectors_config": {"sparse": models.SparseVectorParams()},
+        "sparse_vectors_config": {"sparse": models.SparseVectorParams()} if "sparse" in manifest.stored else None,
         "on_disk_payload": True,
     }
 
 
 def _point(record: Record) -> models.PointStruct:
-    vectors: dict[str, Any] = {"dense": record.dense.tolist(), "sparse": _vector(record.sparse)}
-    if record.multi_vector is not None:
-        vectors["multi_vector"] = record.multi_vector.tolist()
+    vectors = {str(name): _vector(vector) for name, vector in record.vectors.items()}
     return models.PointStruct(id=record.document.point, vector=vectors, payload=record.document.payload)
 
 

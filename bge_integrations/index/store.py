@@ -12,6 +12,7 @@ from bge_integrations.errors import ClosedError, NotSupportedError
 if TYPE_CHECKING:
     from bge_integrations.index.engine import Engine, FieldKind
     from bge_integrations.index.locking import ReadWriteLock
+    from bge_integrations.index.manifest import Manifest
 
 
 class SharedEngine:
@@ -20,13 +21,15 @@ class SharedEngine:
     Attributes:
         engine: The engine.
         lock: The engine's lock.
+        manifest: The settings of the index; only its defaults change, under the lock.
         fields: The metadata keys that have an index.
         written, flushed: Numbers of documents, updated under the lock.
     """
 
-    def __init__(self, engine: Engine, lock: ReadWriteLock) -> None:
+    def __init__(self, engine: Engine, lock: ReadWriteLock, manifest: Manifest) -> None:
         self.engine = engine
         self.lock = lock
+        self.manifest = manifest
         self.fields: dict[str, FieldKind] = engine.indexed_fields()
         self.written = 0
         self.flushed = 0

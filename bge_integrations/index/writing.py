@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from bge_integrations.errors import EmptyTextWarning
 from bge_integrations.index.batches import batches_of
-from bge_integrations.index.documents import chunks_of, documents_of, field_kind, records_of
+from bge_integrations.index.documents import OnEmpty, chunks_of, documents_of, field_kind, records_of
 from bge_integrations.index.flow import Encode
 from bge_integrations.index.records import point_of
 from bge_integrations.index.substrings import resolve
 from bge_integrations.progress import progress_bar
+from bge_integrations.reporting import warn_caller
+from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
     from bge_integrations.core.request import OnTruncate
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 _PAGE = 256
 #: An `add` flushes after this many documents; the cost of a flush barely depends on their number.
 _FLUSHED_DOCUMENTS = 256
+#: Maximum number of ids in a warning.
+_SHOWN_IDS = 5
 #: Maximum number of metadata keys with an index, because each index takes memory.
 _MAX_FIELDS = 100
 
@@ -34,13 +39,11 @@ class Writer:
 
     Args:
         store: The store.
-        stores_multi_vectors: Whether multi-vectors are computed and stored, too.
     """
 
-    def __init__(self, store: Store, stores_multi_vectors: bool) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._shared = store.shared
-        self._stores_multi_vectors = stores_multi_vectors
 
     def add(
         self,
@@ -49,26 +52,38 @@ class Writer:
         metadatas: Iterable[Mapping[str, Any]] | None,
         show_progress: bool,
         on_truncate: OnTruncate,
+        on_empty: OnEmpty,
     ) -> Flow[list[str]]:
         """Add documents, as `M3Index.add` describes, and return their ids."""
         self._store.check_writable()  # even if there are no documents
-        settings = {"kind": "passage", "sparse": True, "multi_vector": self._stores_multi_vectors}
+        check_choice(on_empty, "on_empty", get_args(OnEmpty))
+        stored = self._shared.manifest.stored
+        settings = {"kind": "passage", "sparse": "sparse" in stored, "multi_vector": "multi_vector" in stored}
         added: list[str] = []
+        empty: list[str] = []
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
-            for chunk in chunks_of(documents_of(texts, ids, metadatas)):
+            for chunk in chunks_of(documents_of(texts, ids, metadatas, on_empty)):
+                read = len(chunk)
+                without_words = [document.id for document in chunk if not document.has_words]
+                if on_empty == "skip" and without_words:
+                    self.delete(without_words, None)  # what is stored under these ids is outdated
+                    chunk = [document for document in chunk if document.has_words]
+                empty += without_words
                 pending: Sequence[NewDocument] = list({document.id: document for document in chunk}.values())
                 while pending:
                     plan = self.plan(pending)
                     encoded = None
-                    if plan.new:
+                    if plan.texts:
                         encoded = yield Encode(plan.texts, {**settings, "on_truncate": on_truncate}, plan.ids)
                     pending = self.store(plan, encoded)
                 added += [document.id for document in chunk]
-                bar.update(len(chunk))
+                bar.update(read)
         if (
             self._shared.written > self._shared.flushed
         ):  # by this call, or by another one whose documents were skipped here
             self.flush()
+        if empty and on_empty == "warn":
+            _warn(empty)
         return added
 
     def plan(self, documents: Sequence[NewDocument]) -> Plan:
@@ -155,12 +170,24 @@ class Plan:
 
     @property
     def texts(self) -> list[str]:
-        return [document.text for document in self.new]
+        """The texts to encode."""
+        return [document.text for document in self.new if document.has_words]
 
     @property
     def ids(self) -> list[str]:
         """The ids of `texts`."""
-        return [document.id for document in self.new]
+        return [document.id for document in self.new if document.has_words]
+
+
+def _warn(empty: Sequence[str]) -> None:
+    """Warn that the texts of these documents have no words."""
+    shown = ", ".join(map(repr, empty[:_SHOWN_IDS]))
+    more = f" and {len(empty) - _SHOWN_IDS} more" if len(empty) > _SHOWN_IDS else ""
+    warn_caller(
+        f"{len(empty)} of the texts have no words, so no search finds them (ids: {shown}{more}); they are stored all "
+        'the same, and on_empty="skip" leaves them out',
+        EmptyTextWarning,
+    )
 
 
 def _matching_points(engine: Engine, condition: Condition) -> Iterator[str]:

@@ -43,15 +43,15 @@ class BGEM3Retriever(BaseRetriever):
     """The index of the documents. `retriever.index.add(...)` adds more, `.close()` releases the folder."""
     k: int = Field(default=4, ge=1)
     """Number of documents to return."""
-    mode: Mode = "hybrid"
-    """"dense", "sparse", "multi_vector", or "hybrid" for all three."""
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mode: Mode | None = None
+    """"dense", "sparse", "multi_vector", or "hybrid" for all three. None takes the index's default, as all of these."""
+    weights: tuple[float, float, float] | None = None
     """Weights of the dense, sparse and multi-vector scores in "hybrid"."""
-    fusion: Fusion = "weighted"
+    fusion: Fusion | None = None
     """"weighted", the mean of the scores, or "rrf", reciprocal rank fusion."""
     filter: dict[str, Any] | None = None
     """A metadata filter: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
-    candidates: int = Field(default=200, ge=1)
+    candidates: int | None = Field(default=None, ge=1)
     """Number of candidates from dense and from sparse search in "hybrid" and "multi_vector"."""
     reranker: BGEReranker | None = None
     """Reranks the documents, and its score replaces `metadata["relevance_score"]`; the best k are returned."""

@@ -46,7 +46,7 @@ class BGEM3VectorStore(VectorStore):
 
     Args:
         index: The index of the documents.
-        mode: "dense", "sparse", "multi_vector" or "hybrid".
+        mode: "dense", "sparse", "multi_vector" or "hybrid". None takes the index's default, as for all of these.
         weights: Weights of the dense, sparse and multi-vector scores in "hybrid".
         fusion: "weighted" or "rrf".
         candidates: Number of candidates from dense and from sparse search.
@@ -56,10 +56,10 @@ class BGEM3VectorStore(VectorStore):
         self,
         index: M3Index,
         *,
-        mode: Mode = "hybrid",
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        fusion: Fusion = "weighted",
-        candidates: int = 200,
+        mode: Mode | None = None,
+        weights: tuple[float, float, float] | None = None,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
     ) -> None:
         if not isinstance(index, M3Index):
             raise InvalidInputError(

@@ -97,7 +97,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         **settings: Unpack[M3Settings],
     ) -> None:
         arguments = own_names(settings)
-        self.weights: Weights = arguments.pop("weights", (1.0, 1.0, 1.0))
+        self.weights: Weights | None = arguments.pop("weights", None)
         check_search(weights=self.weights)
         self._show_progress = show_progress
         self._replacing = threading.Lock()  # held while documents are looked up and replaced

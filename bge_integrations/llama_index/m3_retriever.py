@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class SearchableIndex(Protocol):
     """The part of a `BGEM3Index` that a retriever uses."""
 
-    weights: Weights
+    weights: Weights | None
 
     @property
     def m3_index(self) -> M3Index: ...
@@ -50,7 +50,7 @@ class BGEM3Retriever(BaseRetriever):
     Args:
         index: The `BGEM3Index` to search.
         similarity_top_k: Number of nodes to return.
-        mode: "hybrid", or "dense", "sparse" or "multi_vector" alone.
+        mode: "hybrid", or "dense", "sparse" or "multi_vector" alone. None takes the index's default.
         weights: Weights of the dense, sparse and multi-vector scores; defaults to the index's weights.
         fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal rank fusion.
         filters: Metadata filters, or a filter of `M3Index`. On a list in the metadata, comparisons and "in" hold if one
@@ -67,12 +67,12 @@ class BGEM3Retriever(BaseRetriever):
         self,
         index: SearchableIndex,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
-        mode: Mode = "hybrid",
+        mode: Mode | None = None,
         weights: Weights | None = None,
-        fusion: Fusion = "weighted",
+        fusion: Fusion | None = None,
         filters: MetadataFilters | dict[str, Any] | None = None,
         doc_ids: list[str] | None = None,
-        candidates: int = 200,
+        candidates: int | None = None,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         verbose: bool = False,
@@ -114,11 +114,11 @@ def _query(query_bundle: QueryBundle) -> str:
 
 
 def check_search(
-    weights: Weights,
-    mode: Mode = "hybrid",
-    fusion: Fusion = "weighted",
+    weights: Weights | None,
+    mode: Mode | None = None,
+    fusion: Fusion | None = None,
     filter: dict[str, Any] | None = None,
-    candidates: int = 1,
+    candidates: int | None = None,
 ) -> None:
     """Raise InvalidInputError for invalid arguments now rather than at the first query."""
     condition = None if filter is None else parse(filter)

@@ -55,7 +55,7 @@ class M3Settings(TypedDict, total=False):
     api_key: str | None
     create: bool
     weights: Weights
-    """Default weights of the dense, sparse and multi-vector scores; (1, 1, 1) if not set."""
+    """Default weights of the dense, sparse and multi-vector scores; the index's own if not set."""
     weights_for_different_modes: Weights
     """Alias of `weights`."""
 

@@ -282,7 +282,6 @@ def test_documents_from_elsewhere_stay_in_the_index(bge, docs, tmp_path):
     [
         ("nowhere", "new", "pocket", "nowhere does not exist"),
         ("docs", "docs", "pocket", "is not an index and not empty"),
-        ("docs", "new", BASE, "has no sparse and multi-vector heads; use BAAI/bge-m3"),
         ("docs", "made", M3, "the index was made with pocket"),
         ("other", "made", "pocket", "docs, and indexing other would remove passages from it"),
         ("docs/pandas.md", "made", "pocket", "docs, and indexing docs/pandas.md would remove passages from it"),
@@ -411,6 +410,75 @@ def test_search_reads_queries_from_standard_input(bge, made):
     assert bge("search", "-", "--index", made, stdin=b"\n")[::2] == (1, "bge: standard input is empty\n")
 
 
+def test_searches_use_the_defaults_of_the_index(bge, docs, tmp_path):
+    index = tmp_path / "index"
+    assert bge("index", docs, "--index", index, "--model", "pocket")[0] == 0
+    asked = ("search", QUESTION, "--index", index, "--json")
+    status, out, err = bge(*asked)
+    assert (status, err) == (0, "")
+    usual = {"mode": "hybrid", "weights": [1, 1, 1], "fusion": "weighted", "candidates": 200}
+    assert [row["search"] for row in lines(out)] == [usual] * 3
+    with M3Index.open(index) as opened:
+        opened.set_defaults(weights=(0, 1, 0), candidates=7)
+    status, out, err = bge(*asked)
+    assert status == 0
+    assert err.startswith("bge: ")
+    assert "weights 0,1,0" in err
+    assert "candidates 7" in err
+    assert {tuple(row["search"]["weights"]) for row in lines(out)} == {(0, 1, 0)}
+    with M3Index.open(index) as opened:
+        assert [row["score"] for row in lines(out)] == [hit.score for hit in opened.search(QUESTION)]
+    status, out, err = bge(*asked, "--weights", "1,0,0", "--candidates", 9)
+    assert (status, err) == (0, "")
+    assert lines(out)[0]["search"] == {**usual, "weights": [1, 0, 0], "candidates": 9}
+    answer = lines(bge("ask", QUESTION, "--index", index, "--json", "--weights", "1,1,0")[1])[0]
+    assert answer["search"] == {**usual, "weights": [1, 1, 0], "candidates": 7}
+
+
+def test_a_model_with_dense_vectors_only(bge, docs, tmp_path):
+    index = tmp_path / "index"
+    assert bge("index", docs, "--index", index, "--model", BASE)[0] == 0
+    status, out, err = bge("search", QUESTION, "--index", index, "--json")
+    assert (status, err) == (0, "")
+    assert [set(row["scores"]) for row in lines(out)] == [{"dense"}] * 3
+    assert lines(out)[0]["search"] == {"mode": "dense"}
+    for options in (("--mode", "hybrid"), ("--weights", "1,0,0"), ("--mode", "multi_vector")):
+        status, out, err = bge("search", QUESTION, "--index", index, *options)
+        assert (status, out) == (1, "")
+        assert err.startswith("bge: --mode: ")
+    status, out, _ = bge("ask", QUESTION, "--index", index, "--rerank", "none", "--json")
+    assert status == 0
+    assert len(lines(out)[0]["answer"]) == 3
+
+
+def test_two_processes_search_an_index_and_change_nothing(bge, made):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    command = [sys.executable, "-m", "bge_integrations", "search", "-", "--index", str(made), "--json"]
+    with subprocess.Popen(command, env=OFFLINE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        other.stdin.write(b"panda\n" * 64)  # enough for an answer before the end of its input
+        other.stdin.flush()
+        assert other.stdout is not None
+        other.stdout.readline()  # its index is open
+        assert bge("search", QUESTION, "--index", made)[0] == 0
+        other.communicate()
+        assert other.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+
+
+@pytest.mark.parametrize("given", [(), ("--reranker", "none")])
+def test_ask_without_a_reranker(bge, made, given, monkeypatch):
+    """An index of the pocket model needs no download: the model itself chooses the sentences."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, out, err = bge("ask", QUESTION, "--index", made, "--top-n", 1, *given)
+    assert status == 0
+    assert out == "The giant panda eats bamboo. [1]\n\n[1] pandas.md#0\n"
+    assert err.count("pocket") == (0 if given else 1)
+    answer = lines(bge("ask", QUESTION, "--index", made, "--top-n", 1, "--json", *given)[1])[0]
+    assert answer["reranker"] is None
+    assert answer["answer"][0]["text"] == "The giant panda eats bamboo."
+
+
 def test_ask_quotes_sentences_with_their_sources(bge, made):
     status, out, err = bge("ask", QUESTION, "--index", made, "--rerank", "pocket", "--top-n", 1)
     assert (status, err) == (0, "")
@@ -424,7 +492,11 @@ def test_ask_quotes_sentences_with_their_sources(bge, made):
     ("arguments", "message"),
     [
         (["search", "q", "--index", "nowhere"], "there is no index in"),
-        (["search", "q", "--index", "docs"], "is not an index and not empty"),
+        (["search", "q", "--index", "docs"], "there is no index in"),
+        (["search", "q", "--index", "made", "--mode", "dense", "--weights", "1,1,1"], "no effect with --mode dense"),
+        (["search", "q", "--index", "made", "--mode", "sparse", "--candidates", "9"], "no effect with --mode sparse"),
+        (["search", "q", "--index", "made", "--weights", "1,1"], "--weights 1,1 must be three"),
+        (["ask", "q", "--index", "made", "--weights", "0,0,0", "--rerank", "pocket"], "--weights 0,0,0 must be three"),
         (["search", " ", "--index", "made"], "the question is empty"),
         (
             ["search", "q", "--index", "made", "--rerank", BASE],
@@ -796,6 +868,40 @@ def test_eval_is_the_evaluation(bge, tmp_path):
     assert status == 0
     assert out.split()[:3] == ["Usage:", "bge", "eval"]
     assert "--rerank-depth" in out
+
+
+def test_eval_saves_tuned_weights_in_an_index(bge, tmp_path):
+    animals = [f"animal{i} eats food{i}" for i in range(20)]
+    write_files(
+        tmp_path / "data",
+        {
+            "corpus.jsonl": "".join(
+                json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(animals)
+            ),
+            "queries.jsonl": "".join(json.dumps({"_id": f"q{i}", "text": f"food{i}"}) + "\n" for i in range(20)),
+            "qrels/test.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(20)),
+        },
+    )
+    index = tmp_path / "index"
+    M3Index.open(index, "pocket").close()
+    run = ("eval", tmp_path / "data", "--model", "pocket", "--no-baseline", "--json", "-")
+    status, out, err = bge(*run, "--tune", "--save-to", index)
+    assert status == 0, err
+    with M3Index.open(index) as opened:
+        assert list(opened.defaults.weights) == json.loads(out)[0]["tuned"]["weights"]
+        opened.set_defaults(weights=(1, 0, 0))
+    M3Index.open(tmp_path / "other", M3).close()
+    for wrong in (
+        ["--save-to", index],
+        ["--tune", "--save-to", tmp_path / "nowhere"],
+        ["--tune", "--save-to", tmp_path / "other"],
+    ):
+        status, out, err = bge(*run, *wrong)
+        assert (status, out) == (1, "")
+        assert err.startswith("bge: ")
+    with M3Index.open(index) as opened:
+        assert opened.defaults.weights == (1, 0, 0)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_models_shows_what_is_cached(hub_environment, bge):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import BASE, M3, RERANKER, assert_close
 
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import EmptyTextWarning, InvalidInputError
 from bge_integrations.evaluation import (
     Candidates,
     Dataset,
@@ -27,6 +27,7 @@ from bge_integrations.evaluation import (
 )
 from bge_integrations.evaluation.__main__ import main
 from bge_integrations.evaluation.measures import bootstrap_intervals, randomisation_test
+from bge_integrations.index import M3Index
 from bge_integrations.scoring import hybrid_scores
 
 MODES = ("dense", "sparse", "multi_vector", "hybrid")
@@ -970,3 +971,18 @@ def test_a_missing_library_is_named_with_the_extra(monkeypatch, library):
     data = tiny({"q1": {"a": 1}}, ["a", "word"])
     with pytest.raises(ImportError, match=rf"needs {library}: pip install -e '\.\[eval\]' in a clone"):
         measure_run(data, bm25(data))
+
+
+def test_documents_without_words_are_in_no_ranking(pocket, tmp_path):
+    documents = {"empty": "", "marks": "?!", "panda": "Pandas eat bamboo.", "rome": "Rome lies on the Tiber."}
+    data = Dataset(queries={"q": "heron"}, documents=documents, qrels={"q": {"panda": 1}})
+    found = find_candidates(data, pocket)
+    assert found.document_ids == ["panda", "rome"]
+    for mode in ("dense", "hybrid", "multi_vector"):
+        ranking = [document for document, _ in found.run(mode).rankings["q"]]
+        with M3Index.open(tmp_path / mode, pocket) as index:
+            with pytest.warns(EmptyTextWarning):
+                index.add(documents.values(), documents.keys())
+            assert [hit.id for hit in index.search("heron", mode=mode)] == ranking
+    with pytest.raises(InvalidInputError):
+        find_candidates(Dataset(queries={"q": "a"}, documents={"d": " "}, qrels={"q": {"d": 1}}), pocket)

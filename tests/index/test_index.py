@@ -34,7 +34,6 @@ from bge_integrations.index.folder import Folder
 from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.index.records import NewDocument, Record, point_of
-from bge_integrations.outputs import SparseVector
 from bge_integrations.scoring import hybrid_scores, reciprocal_rank_fusion
 
 PARTS = ("dense", "sparse", "multi_vector")
@@ -380,8 +379,7 @@ def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
     query, vectors = vectors[-1], vectors[:-1]
     manifest = replace(Manifest.of(pocket, "recompute", "int8"), dimension=width)
     engine = EdgeEngine(Folder(tmp_path / "index"), manifest, ReadWriteLock())
-    nothing = SparseVector(np.empty(0, np.int32), np.empty(0, np.float32))
-    engine.write([Record(NewDocument.of("", {}, str(i)), vector, nothing, None) for i, vector in enumerate(vectors)])
+    engine.write([Record(NewDocument.of("", {}, str(i)), {"dense": vector}) for i, vector in enumerate(vectors)])
     engine.optimize()
     exact = {point_of(str(i)): float(score) for i, score in enumerate(vectors @ query)}
     some = sorted(exact)[:50]

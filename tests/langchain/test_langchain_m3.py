@@ -143,7 +143,7 @@ def test_copies_and_mistakes():
     with pytest.raises(InvalidInputError, match=r"topk; .*weights"):
         BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
     with pytest.raises(InvalidInputError, match=r"bge-base-en-v1\.5"):
-        BGEM3Retriever.from_texts(TEXTS, model=BASE)
+        BGEM3Retriever.from_texts(TEXTS, model=BASE, multi_vectors="float16")
     with pytest.raises(InvalidInputError, match="model_name"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE, model_name=M3)
     with pytest.raises(InvalidInputError, match="NoneType"):
@@ -160,14 +160,9 @@ def test_copies_and_mistakes():
 
 def test_the_default_model_of_an_embedding_is_not_replaced(run_as_user):
     run_as_user("""
-from bge_integrations.errors import InvalidInputError
 from bge_integrations.langchain import BGEEmbeddings, BGEM3VectorStore
-try:
-    BGEM3VectorStore.from_texts(["a"], BGEEmbeddings())
-except InvalidInputError as error:
-    assert "bge-base-en-v1.5" in str(error), error
-else:
-    raise AssertionError("it took bge-m3")
+index = BGEM3VectorStore.from_texts(["a"], BGEEmbeddings()).index
+assert (index.embedder.name, index.representations) == ("BAAI/bge-base-en-v1.5", ("dense",))
 """)
 
 
@@ -286,3 +281,20 @@ def test_store_under_langchains_indexing(store):
     result = index(changed, records, store, **run)
     assert (result["num_added"], result["num_deleted"]) == (1, 1)
     assert len(store.index) == 8, "four of the fixture, four of these"
+
+
+def test_an_index_of_dense_vectors_and_its_defaults():
+    for store in (BGEM3Retriever, BGEM3VectorStore):
+        opened = store.from_texts(TEXTS, model=BASE)
+        expected = [hit.text for hit in opened.index.search("pandas", 4, mode="dense")]
+        found = opened.invoke("pandas") if store is BGEM3Retriever else opened.similarity_search("pandas")
+        assert [document.page_content for document in found] == expected
+        opened.close()
+    with BGEM3Retriever.from_texts(TEXTS, model=M3).index as index:
+        index.set_defaults(mode="sparse")
+        expected = [hit.text for hit in index.search("pandas", 4, mode="sparse")]
+        for found in (
+            BGEM3Retriever.from_index(index).invoke("pandas"),
+            BGEM3VectorStore(index).similarity_search("pandas"),
+        ):
+            assert [document.page_content for document in found] == expected

@@ -18,6 +18,7 @@ from llama_index.core.llms import ChatMessage, CompletionResponse, CustomLLM, LL
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 
+from bge_integrations import catalog
 from bge_integrations.errors import (
     InvalidInputError,
     NotSupportedError,
@@ -27,7 +28,8 @@ from bge_integrations.errors import (
 from bge_integrations.pipelines import langchain, llama_index
 from bge_integrations.pipelines.answers import NOTHING_FOUND, Source, cited_answer
 from bge_integrations.pipelines.command import run
-from bge_integrations.pipelines.extractive_answers import Quote, cited, extract, sentences
+from bge_integrations.pipelines.extractive_answers import EmbedderScorer, Quote, cited, extract, sentences
+from bge_integrations.pipelines.rerankers import reranker_for
 from bge_integrations.pipelines.stores import ChromaStore, open_chroma
 
 FILES = {
@@ -538,3 +540,38 @@ def test_missing_packages_are_named_with_the_extra(monkeypatch, framework, packa
         importlib.import_module(name)
     with pytest.raises(SystemExit, match=rf"{package}: pip install -e '\.\[pipelines\]' in a clone"):
         runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "reranker"),
+    [
+        ("pocket", None),
+        ("/models/our-own", None),
+        ("BAAI/bge-m3", "BAAI/bge-reranker-v2-m3"),
+        ("/models/bge-m3", "BAAI/bge-reranker-v2-m3"),
+        ("BAAI/bge-multilingual-gemma2", "BAAI/bge-reranker-v2-m3"),
+        ("BAAI/bge-small-en-v1.5", "BAAI/bge-reranker-base"),
+        ("BAAI/bge-base-zh-v1.5", "BAAI/bge-reranker-base"),
+        ("BAAI/bge-large-en-v1.5", "BAAI/bge-reranker-large"),
+    ],
+)
+def test_a_reranker_goes_with_each_model(model, reranker):
+    assert reranker_for(model) == reranker
+
+
+def test_every_embedding_model_of_the_catalogue_has_a_reranker_of_the_catalogue():
+    for row in catalog.CHECKPOINTS:
+        if row.kind == "embedder":
+            reranker = catalog.find(reranker_for(row.name) or "")
+            assert reranker is not None
+            assert reranker.kind == "reranker"
+
+
+def test_an_embedder_alone_scores_sentences(pocket, base):
+    pairs = [("What do pandas eat?", "Rome is old."), ("What do pandas eat?", "Pandas eat bamboo."), ("Rome?", "Rome.")]
+    for embedder in (pocket, base):
+        scores = EmbedderScorer(embedder).score(pairs)
+        alone = [EmbedderScorer(embedder).score([pair])[0] for pair in pairs]
+        assert scores.tolist() == pytest.approx([float(score) for score in alone], abs=1e-5)
+    first, *_ = extract(pairs[0][0], [text for _, text in pairs], EmbedderScorer(pocket))
+    assert first.text == "Pandas eat bamboo."
