@@ -26,7 +26,8 @@ _NAME = "bge_integrations"
 #: The `Embedder.vector_settings` that must be equal for document vectors to be comparable.
 _MADE_BY = ("weights", "instruction", "pooling", "dimension")
 
-_CONFIG = {"model_name", "made_by", *signature(load_embedder).parameters} - {"model"}
+#: The keys of a stored configuration. The key of a server is not stored: it comes from the environment then.
+_CONFIG = {"model_name", "made_by", *signature(load_embedder).parameters} - {"model", "api_key"}
 
 
 @register_embedding_function
@@ -96,7 +97,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
     def get_config(self) -> dict[str, Any]:
         """Return the settings, and what document vectors depend on, as JSON-compatible values."""
-        settings = {name: value for name, value in self._settings.items() if name != "model"}
+        settings = {name: value for name, value in self._settings.items() if name not in ("model", "api_key")}
         made_by = self._made_by or _made_by(self._embedder())
         return {"model_name": self._settings["model"], **settings, "made_by": made_by}
 
