@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def tokenize_texts(
     tokenizer: TextTokenizer, texts: Sequence[str], instruction: str, max_length: int, shared: str = ""
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise texts, each after the instruction; also return how many were truncated to `max_length` tokens.
+) -> tuple[list[TokenSequence], list[bool]]:
+    """Tokenise texts, each after the instruction; also return whether each was truncated to `max_length` tokens.
 
     `shared` is the text that all of them begin with.
     """
@@ -38,13 +38,13 @@ def tokenize_texts(
     if shared:
         beginning = np.concatenate([template.parts[0], *tokenizer.ids([shared])])
         sequences = [replace(sequence, shared=_common_prefix(sequence.ids, beginning)) for sequence in sequences]
-    return sequences, sum(len(text) > room for text in ids)
+    return sequences, [len(text) > room for text in ids]
 
 
 def tokenize_pairs(
     tokenizer: TextTokenizer, pairs: Sequence[tuple[str, str]], max_length: int, query_max_length: int
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise pairs with the pair template; also return how many were truncated.
+) -> tuple[list[TokenSequence], list[bool]]:
+    """Tokenise pairs with the pair template; also return whether each was truncated.
 
     The query is truncated to `query_max_length` tokens, then the passage to what remains of `max_length`. Texts that
     occur in several pairs are tokenised once.
@@ -59,11 +59,11 @@ def tokenize_pairs(
         )
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     ids = dict(zip(texts, tokenizer.ids(texts), strict=True))
-    sequences, truncated = [], 0
+    sequences, truncated = [], []
     for query_text, passage_text in pairs:
         query, passage = ids[query_text][:query_max_length], ids[passage_text]
         room = max_length - template.size - len(query)
-        truncated += len(query) < len(ids[query_text]) or len(passage) > room
+        truncated.append(len(query) < len(ids[query_text]) or len(passage) > room)
         sequences.append(_assemble(template, query, passage[:room]))
     return sequences, truncated
 
@@ -76,8 +76,8 @@ def tokenize_with_examples(
     suffix: str,
     max_length: int,
     longest: int,
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise queries as examples, instruction, query and suffix; also return how many were truncated.
+) -> tuple[list[TokenSequence], list[bool]]:
+    """Tokenise queries as examples, instruction, query and suffix; also return whether each was truncated.
 
     `max_length` covers the instruction and the query. The examples come on top and leave room for `longest` tokens.
     To truncate where FlagEmbedding does, special tokens are counted by tokenising their text, such as "</s>".
@@ -96,7 +96,7 @@ def tokenize_with_examples(
     whole_length = (before + after + max_length + 8) // 8 * 8 + 8
     whole = [examples + query + suffix for query, _ in queries]
     sequences, too_long = tokenize_texts(tokenizer, whole, "", whole_length, shared=examples + instruction)
-    return sequences, max(sum(is_truncated for _, is_truncated in queries), too_long)
+    return sequences, [is_cut or was_cut for (_, was_cut), is_cut in zip(queries, too_long, strict=True)]
 
 
 def examples_room(tokenizer: TextTokenizer, examples: str, suffix: str) -> int:
@@ -112,8 +112,10 @@ def tokenize_prompted_pairs(
     query_max_length: int,
     *,
     always_begin: bool,
-) -> tuple[list[TokenSequence], int]:
-    """Tokenise pairs for LLM rerankers as lines "A: query", "B: passage" and the prompt; also count truncated pairs.
+) -> tuple[list[TokenSequence], list[bool]]:
+    """Tokenise pairs for LLM rerankers as lines "A: query", "B: passage" and the prompt.
+
+    Also return whether each pair was truncated.
 
     The passage is truncated so that query and passage take at most `max_length` tokens plus the length of the prompt.
     Token types are 0 for the query and its line end, 1 for the passage and 2 for the prompt.
@@ -129,7 +131,7 @@ def tokenize_prompted_pairs(
     queries = list(dict.fromkeys(f"A: {query}" for query, _ in pairs))
     passages = list(dict.fromkeys(f"B: {passage}" for _, passage in pairs))
     ids = dict(zip(queries + passages, tokenizer.ids(queries + passages), strict=True))
-    sequences, truncated = [], 0
+    sequences, truncated = [], []
     for query_text, passage_text in pairs:
         whole_query, whole_passage = ids[f"A: {query_text}"], ids[f"B: {passage_text}"]
         query = np.concatenate([begin, whole_query[:query_max_length], end_of_line]).astype(np.int32)
@@ -137,7 +139,7 @@ def tokenize_prompted_pairs(
         too_many = len(query) + len(passage) - longest
         if 0 < too_many < len(end_of_line) + len(passage):
             passage = passage[: max(0, len(passage) - too_many)]
-        truncated += len(whole_query) > query_max_length or len(passage) < len(whole_passage)
+        truncated.append(len(whole_query) > query_max_length or len(passage) < len(whole_passage))
         parts = query, passage, np.concatenate([end_of_line, prompt_ids])
         types = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
         sequences.append(TokenSequence(np.concatenate(parts), types, shared=len(query)))

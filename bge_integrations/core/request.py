@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from bge_integrations.core import report
+
 if TYPE_CHECKING:
     from bge_integrations.models.interface import OutputSpec, TokenSequence
 
@@ -23,24 +25,26 @@ class Request(Generic[Input]):
     Attributes:
         inputs: The distinct texts or pairs.
         positions: For each text or pair of the call, its position in `inputs`.
-        tokenize: Returns the sequences of some inputs, and how many of these inputs were truncated.
+        tokenize: Returns the sequences of some inputs, and whether each of these inputs was truncated.
         spec: What to compute.
         on_truncate: "warn" about truncated inputs, "error" to refuse the call before it is computed, or "ignore".
         show_progress: Whether to show a progress bar.
+        report: Where to report what the call did; None if the caller collects no report.
     """
 
     inputs: Sequence[Input]
     positions: Sequence[int]
-    tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], int]]
+    tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], list[bool]]]
     spec: OutputSpec
     on_truncate: OnTruncate
     show_progress: bool
+    report: report.CallReport | None
 
     @classmethod
     def of(
         cls,
         inputs: Sequence[Input],
-        tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], int]],
+        tokenize: Callable[[Sequence[Input]], tuple[list[TokenSequence], list[bool]]],
         spec: OutputSpec,
         on_truncate: OnTruncate,
         show_progress: bool,
@@ -48,7 +52,7 @@ class Request(Generic[Input]):
         """Create a request from checked inputs, some of which may occur several times."""
         numbers: dict[Input, int] = {}
         positions = [numbers.setdefault(each, len(numbers)) for each in inputs]
-        return cls(list(numbers), positions, tokenize, spec, on_truncate, show_progress)
+        return cls(list(numbers), positions, tokenize, spec, on_truncate, show_progress, report.current())
 
     @property
     def characters(self) -> int:
@@ -68,11 +72,14 @@ class PendingCall:
     Attributes:
         future: Resolves to the results, in order.
         slowdowns: Why the call was slower than expected, to warn the caller about.
+        queued_at, started_at: When its first input was queued, and when its first batch was started; None before that.
     """
 
     def __init__(self, size: int, progress: Any = None) -> None:
         self.future: Future[list[Any]] = Future()
         self.slowdowns: set[str] = set()
+        self.queued_at: float | None = None
+        self.started_at: float | None = None
         self._results: list[Any] = [None] * size
         self._missing = size
         self._computing = 0

@@ -134,8 +134,8 @@ class Reranker(Loaded):
 
     def _tokenizing(
         self, max_length: int, query_max_length: int
-    ) -> Callable[[Sequence[Pair]], tuple[list[TokenSequence], int]]:
-        """Return a function that tokenises pairs and counts the truncated ones."""
+    ) -> Callable[[Sequence[Pair]], tuple[list[TokenSequence], list[bool]]]:
+        """Return a function that tokenises pairs and says which were truncated."""
         if not self.prompt:
             return partial(tokenize_pairs, self._tokenizer, max_length=max_length, query_max_length=query_max_length)
         return partial(

@@ -88,6 +88,7 @@ class Session:
         except BaseException:
             call.cancel()
             raise
+        _report_times(call, request)
         if call.slowdowns:
             _warn_about_slowdowns(call)
         return outputs
@@ -106,6 +107,7 @@ class Session:
         except BaseException:
             call.cancel()
             raise
+        _report_times(call, request)
         if call.slowdowns:
             _warn_about_slowdowns(call)
         return outputs
@@ -148,6 +150,7 @@ class Session:
             if call.is_over:
                 break
             now = time.perf_counter()
+            call.queued_at = call.queued_at or now
             portion = [QueuedSequence(sequence, call, queued + i, now) for i, sequence in enumerate(sequences)]
             portion.sort(key=lambda each: -len(each.sequence))
             urgent = len(sequences) == len(request.inputs) and sum(map(len, sequences)) <= policy.urgent_tokens
@@ -212,7 +215,7 @@ class Loaded:
 def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequence], int]]:
     """Yield the sequences of `size` inputs at a time, and how many of these inputs were truncated."""
     inputs = request.inputs
-    chunks = (request.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
+    chunks = (_tokenize(request, begin, begin + size) for begin in range(0, len(inputs), size))
     if request.on_truncate != "error":
         yield from chunks
         return
@@ -223,6 +226,29 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
             "if the model allows it, or allow truncation with on_truncate='warn'"
         )
     yield from tokenized
+
+
+def _tokenize(request: Request[Any], begin: int, end: int) -> tuple[list[TokenSequence], int]:
+    """Return the sequences of the inputs from `begin` to `end`, and how many of these inputs were truncated."""
+    started = time.perf_counter()
+    sequences, is_truncated = request.tokenize(request.inputs[begin:end])
+    if request.report is not None:
+        here = [(position, i - begin) for position, i in enumerate(request.positions) if begin <= i < end]
+        request.report.tokens += sum(len(sequences[i]) for _, i in here)
+        request.report.characters += sum(_characters(request.inputs[begin + i]) for _, i in here)
+        request.report.truncated += [position for position, i in here if is_truncated[i]]
+        request.report.tokenizing_seconds += time.perf_counter() - started
+    return sequences, sum(is_truncated)
+
+
+def _characters(given: str | tuple[str, str]) -> int:
+    return len(given) if isinstance(given, str) else sum(map(len, given))
+
+
+def _report_times(call: PendingCall, request: Request[Any]) -> None:
+    if request.report is not None and call.queued_at is not None and call.started_at is not None:
+        request.report.queue_seconds += call.started_at - call.queued_at
+        request.report.computing_seconds += time.perf_counter() - call.started_at
 
 
 def _warn_about_truncation(truncated: int, inputs: int) -> None:
