@@ -138,7 +138,7 @@ class OwnDialect:
             raise NotSupportedError(
                 "a server does not truncate tokens at a length", argument="max_length", advice="leave max_length out"
             )
-        body = {"model": self._model.name, **self._inputs(texts, prompt), "truncate": False}
+        body = {"model": self._model.name, **self._inputs(texts, prompt), "truncate": False, "weights": False}
         prefix = 0 if prompt.is_own or prompt.kind == "query" else len(prompt.text)
         answer = await self._transport.post("/v1/tokens", body)
         try:
@@ -162,7 +162,7 @@ class OwnDialect:
 
     def _check_same(self, digest: object) -> None:
         """Raise WrongModelError if the server has been restarted with other weights since this client was made."""
-        if digest is not None and digest != self._model.weights:
+        if digest and digest != self._model.weights:
             raise WrongModelError(
                 f"{self._transport.address.base} now serves other weights as {self._model.name}",
                 advice="load the model again, and do not mix its vectors with the earlier ones",

@@ -215,7 +215,9 @@ def _checked_key(api_key: Any) -> str:
         InvalidInputError: It is not a str, or can't be sent in a header. The message does not quote it.
     """
     reveal = getattr(api_key, "get_secret_value", None)  # pydantic's SecretStr, which adapters keep
-    key = os.environ.get(API_KEY, "") if api_key is None else reveal() if reveal else api_key
+    if api_key is None:  # the server's variable may have several keys, separated by spaces
+        return _checked_key(os.environ.get(API_KEY, "").partition(" ")[0])
+    key = reveal() if reveal else api_key
     if not isinstance(key, str) or not key.isascii() or not key.isprintable() or key != key.strip():
         raise InvalidInputError("the API key must be printable ASCII without spaces around it", argument="api_key")
     return key

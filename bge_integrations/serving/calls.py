@@ -107,6 +107,7 @@ async def embed(
     name: str,
     truncate: bool | None,
     dimensions: int | None = None,
+    max_length: int | None = None,
     dense: bool = True,
     sparse: bool = False,
     multi_vector: bool = False,
@@ -122,6 +123,7 @@ async def embed(
         name: The field that the texts come from, for messages.
         truncate: Whether to truncate texts that are too long; None means as the server is set.
         dimensions: Dimensions to keep; None keeps all.
+        max_length: Maximum number of tokens of a text; None means the model's own.
         dense, sparse, multi_vector, normalize: As in `Embedder.encode`.
 
     Raises:
@@ -139,6 +141,7 @@ async def embed(
             return await embedder.aencode(
                 texts,
                 kind=choice.kind,
+                max_length=max_length,
                 dense=dense,
                 sparse=sparse,
                 multi_vector=multi_vector,
@@ -156,6 +159,7 @@ async def score(
     normalize: bool,
     truncate: bool | None,
     max_length: int | None = None,
+    query_max_length: int | None = None,
 ) -> NDArray[np.float32]:
     """Score pairs; the last cut-off's scores if the reranker has several. `name` and `truncate` are as in `embed`.
 
@@ -168,7 +172,11 @@ async def score(
     async with service.models.use(served) as reranker:
         with too_long_named(request, name):
             scores = await reranker.ascore(
-                pairs, normalize=normalize, max_length=max_length, on_truncate=on_truncate(service, truncate)
+                pairs,
+                normalize=normalize,
+                max_length=max_length,
+                query_max_length=query_max_length,
+                on_truncate=on_truncate(service, truncate),
             )
     return scores if scores.ndim == 1 else scores[-1]
 

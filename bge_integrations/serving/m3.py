@@ -39,6 +39,7 @@ class M3Request(StrictModel):
     multi_vector: bool = False
     query_instruction: str | None = Field(None, description="Instead of the model's own, for kind query.")
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
     normalize: bool = True
     truncate: bool | None = None
 
@@ -66,11 +67,13 @@ class ScoreRequest(StrictModel):
     model: str | None = None
     normalize: bool = False
     max_length: Annotated[int, Field(ge=1)] | None = None
+    query_max_length: Annotated[int, Field(ge=1)] | None = None
     truncate: bool | None = None
 
 
 class ScoreAnswer(BaseModel):
     model: str
+    digest: str | None
     scores: list[float]
     usage: TokenUsage
     truncated: list[int]
@@ -80,6 +83,9 @@ class TokensRequest(StrictModel):
     inputs: list[str]
     model: str | None = None
     kind: Literal["query", "passage"] | None = None
+    query_instruction: str | None = Field(None, description="Instead of the model's own, for kind query.")
+    truncate: bool = True
+    weights: bool = True
 
 
 class TokenWithWeight(BaseModel):
@@ -121,6 +127,7 @@ async def m3(request: Request, body: M3Request) -> Response:
         name="inputs",
         truncate=body.truncate,
         dimensions=body.truncate_dim,
+        max_length=body.max_length,
         dense=body.dense,
         sparse=body.sparse,
         multi_vector=body.multi_vector,
@@ -129,7 +136,12 @@ async def m3(request: Request, body: M3Request) -> Response:
     report = exchange_of(request).report
     if request.headers.get("accept", "").partition(";")[0].strip() in _BINARY:
         truncated = ",".join(map(str, report.truncated))
-        metadata = {"model": served.id, "tokens": str(report.tokens), "truncated": truncated}
+        metadata = {
+            "model": served.id,
+            "digest": served.digest or "",
+            "tokens": str(report.tokens),
+            "truncated": truncated,
+        }
         return safetensors_response(encoded, metadata)
     answer: dict[str, Any] = {"model": served.id}
     if encoded.dense is not None:
@@ -155,11 +167,13 @@ async def score_pairs(request: Request, body: ScoreRequest) -> Response:
         normalize=body.normalize,
         truncate=body.truncate,
         max_length=body.max_length,
+        query_max_length=body.query_max_length,
     )
     report = exchange_of(request).report
     return json_response(
         {
             "model": served.id,
+            "digest": served.digest,
             "scores": scores,
             "usage": {"tokens": report.tokens},
             "truncated": report.truncated,
@@ -171,16 +185,20 @@ async def score_pairs(request: Request, body: ScoreRequest) -> Response:
 async def tokens(request: Request, body: TokensRequest) -> Response:
     """Return the tokens of texts as the model sees them, each with its lexical weight if the model has these.
 
-    Texts are truncated to the model's maximum length. Row i of a text's multi-vectors belongs to its token i + 1.
+    Texts are truncated to the model's maximum length, unless `truncate` is false. Row i of a text's multi-vectors
+    belongs to its token i + 1.
     """
     service = service_of(request)
     served, alias = find_embedder(request, body.model)
     check_batch(request, body.inputs, service.settings.batch_limit, "inputs")
     choice = choose_kind(request, body.kind, "kind", alias)
+    if body.query_instruction is not None:
+        choice = TextKindChoice(choice.kind, body.query_instruction)
     async with service.models.use(served) as model:
         embedder = await service.models.variant(served, choice.instruction, None)
-        rows = embedder.tokens(body.inputs, kind=choice.kind, max_length=embedder.max_length)
-        has_weights = model.has_sparse
+        most = embedder.max_length if body.truncate else None
+        rows = embedder.tokens(body.inputs, kind=choice.kind, max_length=most)
+        has_weights = model.has_sparse and body.weights
     weights: list[dict[int, float]] = [{} for _ in rows]
     if has_weights:
         encoded = await embed(

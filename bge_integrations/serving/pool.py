@@ -53,6 +53,11 @@ class ServedModel:
     def id(self) -> str:
         return self.names[0]
 
+    @property
+    def digest(self) -> str | None:
+        """The digest of the weights; None if they are not loaded."""
+        return None if self.model is None else self.model.weights_digest
+
     def close(self) -> None:
         """Unload the model. Calls that are running still finish."""
         for variant in self.variants.values():
