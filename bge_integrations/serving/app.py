@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from bge_integrations import __version__
 from bge_integrations.errors import BGEError
-from bge_integrations.serving import cohere, indexes, m3, openai, operations, rerank, root, tei
+from bge_integrations.serving import cohere, indexes, m3, openai, operations, page, rerank, root, tei
 from bge_integrations.serving.exchange import Exchange, ExchangeMiddleware
 from bge_integrations.serving.guard import GuardMiddleware
 from bge_integrations.serving.refusals import Refusal, answer_of, refusal_of, validation_refusal
@@ -106,6 +106,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.state.service = service
     app.include_router(operations.router)
+    app.include_router(page.router)
     for router, error in (
         (openai.router, OpenAIError),
         (m3.router, OpenAIError),
