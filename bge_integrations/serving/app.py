@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -81,7 +82,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
         service.start()
         yield
         await service.stop()
+        for close in closing:
+            await asyncio.to_thread(close)
 
+    closing: list[Callable[[], None]] = []
     layers = [Middleware(ExchangeMiddleware, service=service)]
     if settings.cors_allow_origins:
         origins = list(settings.cors_allow_origins)
@@ -122,7 +126,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     if settings.otlp_endpoint is not None:
         from bge_integrations.serving.tracing import trace
 
-        trace(app, settings.otlp_endpoint)
+        closing.append(trace(app, settings.otlp_endpoint))
     return app
 
 

@@ -27,7 +27,7 @@ class GuardMiddleware:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._settings = service.settings
-        self._running = 0
+        self._running: set[object] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,18 +47,24 @@ class GuardMiddleware:
             raise Refusal(408, "the request's body took too long to arrive", "timeout") from None
         if body is None:
             return  # the client has left
-        if self._running >= self._settings.max_concurrent_requests:
+        if len(self._running) >= self._settings.max_concurrent_requests:
             raise Refusal(
                 429,
-                f"{self._running} requests are in progress, which is the limit; try again later",
+                f"{len(self._running)} requests are in progress, which is the limit; try again later",
                 "overloaded",
                 retry_after=seconds_until_room(),
             )
-        self._running += 1
+        ticket = object()
+        self._running.add(ticket)
+
+        async def send_and_release(message: Message) -> None:
+            self._running.discard(ticket)  # before the client has the answer and can send its next request
+            await send(message)
+
         try:
-            await self._run(scope, _receive_once(body, receive), receive, send, deadline - loop.time())
+            await self._run(scope, _receive_once(body, receive), receive, send_and_release, deadline - loop.time())
         finally:
-            self._running -= 1
+            self._running.discard(ticket)
 
     def _check_key(self, headers: Headers) -> None:
         keys = self._settings.api_keys
@@ -70,7 +76,12 @@ class GuardMiddleware:
         fitting = [hmac.compare_digest(given.encode("utf-8", "replace"), key.encode()) for key in keys]
         if not any(fitting):
             finding = "the API key is wrong" if given else "an API key is needed"
-            raise Refusal(401, f"{finding}; send the header Authorization: Bearer KEY", "invalid_api_key")
+            raise Refusal(
+                401,
+                f"{finding}; send the header Authorization: Bearer KEY",
+                "invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body; None if the client left. A body above the limit is refused as soon as that is known."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ModelKind = Literal["embedder", "reranker"]
 _logger = logging.getLogger(__name__)
+#: Bytes of a number.
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 #: Maximum number of settings (instruction, dimensions) per model that are kept ready. They share the weights.
 _VARIANTS = 32
 
@@ -238,11 +240,8 @@ def _weights_size(served: ServedModel, settings: ServerSettings) -> int:
     from bge_integrations.core.devices import resolve_devices, resolve_dtype
     from bge_integrations.models.checkpoint import locate, read_config, weight_bytes
 
+    _, folder = locate(served.source, served.kind)
     devices = resolve_devices(settings.device)
     dtype = resolve_dtype(settings.dtype, devices[0])
-    _, folder = locate(served.source, served.kind)
     stored = read_config(folder).get("torch_dtype", "float32")
     return len(devices) * weight_bytes(folder) * _BYTES[dtype] // _BYTES.get(str(stored), 4)
-
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}

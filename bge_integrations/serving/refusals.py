@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -59,18 +59,27 @@ class Refusal(Exception):
         message: What is wrong and what to do.
         code: OpenAI's code.
         param: The field that the error is about.
-        retry_after: Seconds after which to try again.
+        headers: Further headers of the answer.
     """
 
     def __init__(
-        self, status: int, message: str, code: str, *, param: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
-        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
 
 
 def refusal_of(error: BaseException, rename: Callable[[str], str]) -> Refusal:
@@ -83,7 +92,7 @@ def refusal_of(error: BaseException, rename: Callable[[str], str]) -> Refusal:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, HTTPException):
-        return Refusal(error.status_code, str(error.detail), "http_error")
+        return Refusal(error.status_code, str(error.detail), "http_error", headers=error.headers)
     for shown, status, code in _SHOWN:
         if isinstance(error, shown):
             retry_after = seconds_until_room() if status == 429 else None
@@ -128,9 +137,4 @@ def answer_of(refusal: Refusal, path: str, request_id: str) -> Response:
         body = {"error": details, "message": refusal.message}
     else:
         body = {"error": refusal.message, "error_type": tei_type}
-    headers = {}
-    if refusal.retry_after is not None:
-        headers["retry-after"] = str(refusal.retry_after)
-    if refusal.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return Response(orjson.dumps(body), refusal.status, headers, "application/json")
+    return Response(orjson.dumps(body), refusal.status, refusal.headers, "application/json")

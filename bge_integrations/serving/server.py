@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -62,5 +63,7 @@ def run(
         host = "127.0.0.1" if isinstance(address, str) else address[0]
         start_http_server(prometheus_port, host, app.state.service.metrics.registry)
     _logger.info("listening on %s", name)
+    # uvicorn raises the signal again when it has stopped, which must not end the process before it has cleaned up
+    signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listener])
     return failures[0] if failures else None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from bge_integrations.optional import needed_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import FastAPI
 
 with needed_by("--otlp-endpoint", "bge-integrations[otel]"):
@@ -20,8 +22,8 @@ with needed_by("--otlp-endpoint", "bge-integrations[otel]"):
 _UNTRACED = "health,ready,metrics"
 
 
-def trace(app: FastAPI, endpoint: str) -> None:
-    """Trace the requests of an application.
+def trace(app: FastAPI, endpoint: str) -> Callable[[], None]:
+    """Trace the requests of an application. Returns a function that sends what is left and ends the tracing.
 
     Args:
         app: The application.
@@ -30,3 +32,4 @@ def trace(app: FastAPI, endpoint: str) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": "bge_integrations"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls=_UNTRACED)
+    return provider.shutdown

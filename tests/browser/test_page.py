@@ -1,18 +1,13 @@
 """The server's page in headless Chromium: `make test-browser`; skipped without Chromium or playwright."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import TESTS
+from servers import app_server
 
 from bge_integrations.index import M3Index
 from bge_integrations.scoring import hybrid_scores
-from bge_integrations.serving import ServerSettings
-
-sys.path.insert(0, str(TESTS / "client"))
-from client_servers import run_server
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
@@ -45,8 +40,8 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
     with M3Index.open(folder, "pocket") as index:
         index.add(TEXTS, ids=[str(i) for i in range(len(TEXTS))], metadatas=[{"source": ATTACK}] * len(TEXTS))
-    with run_server(ServerSettings(models=["pocket"], rerankers=["pocket"], indexes={"animals": str(folder)})) as url:
-        yield url
+    with app_server(models=["pocket"], rerankers=["pocket"], indexes={"animals": str(folder)}) as served:
+        yield served.url
 
 
 @pytest.fixture
@@ -207,8 +202,8 @@ _CONTRASTS = """() => {
 
 
 def test_the_key_is_asked_for_and_stays_in_the_tab(open_page):
-    with run_server(ServerSettings(models=["pocket"], api_keys=[KEY])) as url:
-        page = open_page(url)
+    with app_server(models=["pocket"], api_keys=[KEY]) as served:
+        page = open_page(served.url)
         page.wait_for_selector("#status.error")
         page.fill("#key", KEY)
         page.press("#key", "Enter")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from client_servers import run_server
 from conftest import assert_close
+from servers import app_server
 
 from bge_integrations import Embedder, Reranker, load_embedder, load_reranker
 from bge_integrations.adapter_kit import load_dense, load_sparse
@@ -21,7 +21,6 @@ from bge_integrations.errors import InvalidInputError, TextTooLongError, Truncat
 from bge_integrations.index import M3Index
 from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 from bge_integrations.llama_index import BGEEmbedding, BGERerank
-from bge_integrations.serving import ServerSettings
 
 TEXTS = [f"panda number {i} eats bamboo" for i in range(20)] + ["", "panda number 3 eats bamboo", "naïve café 竹子"]
 PAIRS = [("What do pandas eat?", text) for text in TEXTS]
@@ -31,8 +30,8 @@ KEY = "s3cret-key"
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[str]:
-    with run_server(ServerSettings(models=["pocket"], rerankers=["pocket"], max_client_batch_size=8)) as url:
-        yield url
+    with app_server(models=["pocket"], rerankers=["pocket"], max_client_batch_size=8) as served:
+        yield served.url
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +240,8 @@ def test_commands_take_a_url_as_model(own_server, tmp_path):
 
 @pytest.fixture(scope="module")
 def guarded():
-    with run_server(ServerSettings(models=["pocket"], rerankers=["pocket"], preload=False, api_keys=[KEY])) as url:
-        yield url
+    with app_server(models=["pocket"], rerankers=["pocket"], preload=False, api_keys=[KEY]) as served:
+        yield served.url
 
 
 @pytest.mark.parametrize(
@@ -276,16 +275,16 @@ def test_a_chroma_collection_does_not_store_the_key(guarded, monkeypatch):
 
 
 def test_a_server_without_the_kind_or_name_is_refused(own_server):
-    with run_server(ServerSettings(rerankers=["pocket"])) as url:
+    with app_server(rerankers=["pocket"]) as served:
         with pytest.raises(InvalidInputError) as caught:
-            load_embedder(url)
+            load_embedder(served.url)
         assert caught.value.argument == "model"
     with pytest.raises(InvalidInputError):
         load_embedder(f"{own_server}?model=other")
     with load_embedder(f"{own_server}?model=pocket&dialect=bge") as named:
         assert named.name == "pocket"
-    with run_server(ServerSettings(models=["pocket"], served_model_names=["mine"])) as url:
+    with app_server(models=["pocket"], served_model_names=["mine"]) as served:
         with pytest.raises(WrongKindError):
-            load_reranker(f"{url}?model=mine")
-        with load_embedder(f"{url}?model=mine") as named:
+            load_reranker(f"{served.url}?model=mine")
+        with load_embedder(f"{served.url}?model=mine") as named:
             assert named.encode_dense(["a"]).shape == (1, named.dimension)
