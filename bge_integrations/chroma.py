@@ -50,7 +50,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
     that made its vectors raises WrongModelError.
 
     Args:
-        model_name: Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model).
+        model_name: Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model).
         device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if available.
         settings: Other arguments of `load_embedder`.
 

@@ -80,7 +80,7 @@ def view_weights(embedder: Embedder, text: str, *, kind: TextKind = "passage") -
 def view_matches(embedder: Embedder, query: str, passage: str) -> View:
     """Show the similarity of each word of a query to each word of a passage, with the best match of each framed.
 
-    The mean of the best matches, over all tokens, is the multi-vector score (`scoring.max_sim`).
+    The multi-vector score (`scoring.max_sim`) is the mean of these, and of one for the end of the query.
 
     Args:
         embedder: A model with a multi-vector head, such as bge-m3 or "pocket".

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Input = TypeVar("Input", str, tuple[str, str])
-#: Requests of one call that are on their way at the same time.
-_IN_FLIGHT = 8
+#: Maximum inputs and bytes of a request, and requests of a call that are on their way at the same time. Together they
+#: keep a GPU busy, and are computed on a CPU before a request times out. A longer text is sent alone.
+_INPUTS, _BYTES, _IN_FLIGHT = 64, 1 << 16, 4
 
 
 async def in_batches(
-    inputs: Sequence[Input], dialect: Dialect, ask: Callable[[Sequence[Input]], Awaitable[T]], show_progress: bool
+    inputs: Sequence[Input],
+    dialect: Dialect,
+    ask: Callable[[Sequence[Input]], Awaitable[T]],
+    *,
+    prefix: str = "",
+    show_progress: bool = False,
 ) -> list[T]:
     """Return the server's answers to the batches of `inputs`, in their order. The first error cancels the rest.
 
@@ -28,9 +34,10 @@ async def in_batches(
         inputs: Texts or pairs.
         dialect: Has the server's limits.
         ask: Sends one batch.
+        prefix: What it may prepend to each input.
         show_progress: Show a progress bar.
     """
-    parts = list(_split(inputs, dialect.max_batch, dialect.max_bytes))  # raises before anything is sent
+    parts = list(_split(inputs, dialect.max_batch, dialect.max_bytes, _bytes(prefix)))  # raises before anything is sent
     free = asyncio.Semaphore(_IN_FLIGHT)
 
     async def send(part: slice, bar: Any) -> T:
@@ -48,23 +55,29 @@ async def in_batches(
                 task.cancel()
 
 
-def _split(inputs: Sequence[Input], max_batch: int, max_bytes: int) -> Iterator[slice]:
-    """Yield slices of `inputs` that are within a server's limits.
+def _split(inputs: Sequence[Input], max_batch: int, max_bytes: int, overhead: int) -> Iterator[slice]:
+    """Yield slices of `inputs` that are within a server's limits, with `overhead` more bytes per input.
 
     Raises:
         InvalidInputError: A single text or pair is larger than a request may be.
     """
+    most, soft_limit = min(max_batch, _INPUTS), min(max_bytes, _BYTES)
     first = size = 0
     for i, each in enumerate(inputs):
-        own = len(json.dumps(each, ensure_ascii=False).encode()) + 1
+        own = _bytes(each) + overhead
         if own > max_bytes:
             raise InvalidInputError(
                 f"an input has {own} bytes, and the server accepts {max_bytes} in a request",
                 advice="split the text, or raise the server's --payload-limit",
             )
-        if i - first == max_batch or size + own > max_bytes:
+        if i > first and (i - first == most or size + own > soft_limit):
             yield slice(first, i)
             first, size = i, 0
         size += own
     if inputs:
         yield slice(first, len(inputs))
+
+
+def _bytes(each: str | tuple[str, str]) -> int:
+    """Return the size of an input in a request's JSON, with the comma after it."""
+    return len(json.dumps(each, ensure_ascii=False).encode()) + 1

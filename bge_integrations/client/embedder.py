@@ -103,7 +103,7 @@ class RemoteEmbedder(Remote, Embedder):
         async def ask(batch: Sequence[str]) -> list[list[Token]]:
             return await self._dialect.tokens(batch, prompt, max_length)
 
-        return list(chain.from_iterable(background.run(in_batches(checked, self._dialect, ask, False))))
+        return list(chain.from_iterable(background.run(in_batches(checked, self._dialect, ask, prefix=prompt.text))))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> NoReturn:
         """Raise NotSupportedError: the tokenizer is on the server."""
@@ -275,7 +275,8 @@ class RemoteEmbedder(Remote, Embedder):
         async def ask(batch: Sequence[str]) -> Answer:
             return await self._dialect.embed(batch, call)
 
-        return await in_batches(list(dict.fromkeys(texts)), self._dialect, ask, show_progress)
+        distinct = list(dict.fromkeys(texts))
+        return await in_batches(distinct, self._dialect, ask, prefix=call.prompt.text, show_progress=show_progress)
 
     def _gathered(self, call: EmbedCall, texts: list[str], answers: list[Answer]) -> Embeddings:
         """Return the answers as one, in the order of the call, where texts may repeat."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import TextTooLongError, TruncationWarning
@@ -25,6 +26,8 @@ class Remote:
     def __init__(self, transport: Transport, dialect: Dialect, served: ServedModel) -> None:
         self._transport, self._dialect, self._served = transport, dialect, served
         self.name, self.dtype, self.device = served.name, served.dtype, transport.address.base
+        self._finalizer = weakref.finalize(self, transport.close)
+        self._finalizer.atexit = False
 
     @property
     def source(self) -> str:
@@ -43,7 +46,7 @@ class Remote:
 
     def close(self) -> None:
         """Close the connections to the server. Running calls still finish."""
-        self._transport.close()
+        self._finalizer()
 
 
 def report_truncation(truncated: int, inputs: int, on_truncate: OnTruncate) -> None:

@@ -105,7 +105,7 @@ class RemoteReranker(Remote, Reranker):
         async def ask(batch: Sequence[Pair]) -> Answer:
             return await self._dialect.score(batch, call)
 
-        return await in_batches(list(dict.fromkeys(pairs)), self._dialect, ask, show_progress)
+        return await in_batches(list(dict.fromkeys(pairs)), self._dialect, ask, show_progress=show_progress)
 
     def _gathered(self, call: ScoreCall, pairs: list[Pair], answers: list[Answer]) -> NDArray[np.float32]:
         """Return the scores in the order of the call, where pairs may repeat."""

@@ -36,7 +36,7 @@ class BGEEmbedding(Component, EmbedderSettings, BaseEmbedding):
     """
 
     model_name: ModelName = Field(default="BAAI/bge-base-en-v1.5", min_length=1)
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model)."""
+    """Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model)."""
     text_instruction: str | None = None
     """Prepended to each text; None uses the catalogue's for this model, "" disables it."""
     normalize: bool = True

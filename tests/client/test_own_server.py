@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import dataclasses
 import inspect
 import json
 import pickle
@@ -17,7 +18,13 @@ from servers import app_server
 from bge_integrations import Embedder, Reranker, load_embedder, load_reranker
 from bge_integrations.adapter_kit import load_dense, load_sparse
 from bge_integrations.chroma import BGEEmbeddingFunction
-from bge_integrations.errors import InvalidInputError, TextTooLongError, TruncationWarning, WrongKindError
+from bge_integrations.errors import (
+    InvalidInputError,
+    TextTooLongError,
+    TruncationWarning,
+    WrongKindError,
+    WrongModelError,
+)
 from bge_integrations.index import M3Index
 from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 from bge_integrations.llama_index import BGEEmbedding, BGERerank
@@ -181,6 +188,17 @@ def test_dense_and_sparse_adapters_share_a_pass(own_server, batches):
     dense.encode(TEXTS[:3], "passage")
     sparse.encode(TEXTS[:3], "passage")
     assert len(batches) == 1
+
+
+def test_a_server_with_other_weights_is_noticed(own_server):
+    for load, use in (
+        (load_embedder, lambda model: model.encode(["a"])),
+        (load_reranker, lambda model: model.score([("a", "b")])),
+    ):
+        with load(own_server) as model:
+            model._dialect._model = dataclasses.replace(model._dialect._model, weights="earlier")
+            with pytest.raises(WrongModelError):
+                use(model)
 
 
 def test_an_index_made_through_a_server_is_the_local_models_index(own_server, tmp_path, pocket):
