@@ -70,6 +70,9 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         self._set_up({"model": path_as_text(model_name), **checked}, LazyModel(load_embedder))
         self._embedder()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_settings": {**self._settings, "api_key": None}}  # a pickle contains no key
+
     def _set_up(
         self, settings: dict[str, Any], model: LazyModel[Embedder], made_by: dict[str, Any] | None = None
     ) -> None:

@@ -45,10 +45,11 @@ EXPORTED = {
         "AnswerEngine CitedResponse CitingChatEngine EarlierQuestionsChatEngine RerankedRetriever answer_engine "
         "chat_engine dense_retriever hybrid_retriever parent_retriever read_nodes"
     ),
+    "bge_integrations.embeddings_view": "View view_matches view_scores view_weights",
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
         "IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError NonFiniteError NotSupportedError "
-        "OutOfMemoryError OverloadedError PerformanceWarning StorageError TextTooLongError TruncationWarning "
+        "OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError TextTooLongError TruncationWarning "
         "UnknownModelError UnreadableFileError WrongKindError WrongModelError"
     ),
 }

@@ -1,4 +1,4 @@
-"""The dialects of OpenAI (`/embeddings`) and of Cohere and Jina (`/rerank`): vLLM, infinity, llama.cpp and others."""
+"""The dialects of OpenAI (`/embeddings`) and of Cohere and Jina (`/rerank`): vLLM, infinity and others."""
 
 from __future__ import annotations
 

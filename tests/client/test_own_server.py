@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from conftest import assert_close
+from langchain_core.documents import Document
 from servers import app_server
 
 from bge_integrations import Embedder, Reranker, load_embedder, load_reranker
@@ -25,9 +26,12 @@ from bge_integrations.errors import (
     WrongKindError,
     WrongModelError,
 )
+from bge_integrations.evaluation import Dataset, evaluate
 from bge_integrations.index import M3Index
 from bge_integrations.langchain import BGEEmbeddings, BGEReranker
 from bge_integrations.llama_index import BGEEmbedding, BGERerank
+from bge_integrations.mteb import BGEEncoder
+from bge_integrations.pipelines import langchain as langchain_pipelines
 
 TEXTS = [f"panda number {i} eats bamboo" for i in range(20)] + ["", "panda number 3 eats bamboo", "naïve café 竹子"]
 PAIRS = [("What do pandas eat?", text) for text in TEXTS]
@@ -239,6 +243,20 @@ def test_frameworks_take_a_url_as_model(own_server, pocket, pocket_reranker):
     assert BGERerank(model=own_server, top_n=1).postprocess_nodes([], query_str="q") == []
 
 
+def test_evaluation_and_pipelines_take_a_remote_model(own_server, remote, remote_reranker, tmp_path):
+    data = Dataset(
+        queries={"q": "What do pandas eat?"},
+        documents={"a": "Pandas eat bamboo.", "b": "Rome is in Italy."},
+        qrels={"q": {"a": 1}},
+    )
+    report = evaluate(data, remote, reranker=remote_reranker, baseline=False)
+    assert report.about["embedder"]["weights"] == remote.weights_digest
+    assert BGEEncoder(remote).mteb_model_meta.embed_dim == remote.dimension
+    documents = [Document(id=key, page_content=text) for key, text in data.documents.items()]
+    retriever = langchain_pipelines.dense_retriever(documents, tmp_path, model=own_server, reranker=own_server)
+    assert retriever.invoke("What do pandas eat?")[0].id == "a"
+
+
 def test_commands_take_a_url_as_model(own_server, tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("Pandas eat bamboo.")
@@ -287,13 +305,14 @@ def test_adapters_keep_the_key_to_themselves(guarded, make):
 def test_a_chroma_collection_does_not_store_the_key(guarded, monkeypatch):
     function = BGEEmbeddingFunction(guarded, api_key=KEY)
     assert KEY not in json.dumps(function.get_config())
+    assert KEY not in repr(pickle.dumps(function))
     monkeypatch.setenv("BGE_API_KEY", KEY)
     again = BGEEmbeddingFunction.build_from_config(function.get_config())
     assert_close(again(["a"]), function(["a"]))
 
 
 def test_a_server_without_the_kind_or_name_is_refused(own_server):
-    with app_server(rerankers=["pocket"]) as served:
+    with app_server(models=[], rerankers=["pocket"]) as served:
         with pytest.raises(InvalidInputError) as caught:
             load_embedder(served.url)
         assert caught.value.argument == "model"
