@@ -49,8 +49,8 @@ EXPORTED = {
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError IndexFormatError "
         "IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError NonFiniteError NotSupportedError "
-        "OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError TextTooLongError TruncationWarning "
-        "UnknownModelError UnreadableFileError WrongKindError WrongModelError"
+        "OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError TextTooLongError "
+        "TruncationWarning UnknownModelError UnreadableFileError WrongKindError WrongModelError"
     ),
 }
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from bge_integrations.serving.answers import base64_floats, json_response, json_rows
 from bge_integrations.serving.calls import check_batch, choose_kind, embed, exchange_of, find_embedder, service_of
+from bge_integrations.serving.fields import Count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class EmbedRequest(BaseModel):
     model: str | None = None
     input_type: Literal["search_query", "search_document", "classification", "clustering"] | None = None
     embedding_types: list[EmbeddingType] | None = None
-    output_dimension: Annotated[int, Field(ge=1)] | None = None
+    output_dimension: Count | None = None
     truncate: Literal["END", "NONE"] = "END"
 
 

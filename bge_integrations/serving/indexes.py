@@ -19,6 +19,7 @@ from bge_integrations.serving.calls import (
     service_of,
     too_long,
 )
+from bge_integrations.serving.fields import Flag, Weight
 from bge_integrations.serving.m3 import StrictModel
 from bge_integrations.serving.refusals import Refusal
 
@@ -30,19 +31,20 @@ router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
 _RERANKED = 20
 #: Maximum of `k` and of `candidates`.
 _MOST = 10_000
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: A number of hits or candidates.
+Hits = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
 
 
 class SearchRequest(StrictModel):
     query: str | None = None
     queries: list[str] | None = None
-    k: Annotated[int, Field(ge=1, le=_MOST)] = 10
+    k: Hits = 10
     mode: Literal["dense", "sparse", "multi_vector", "hybrid"] = "hybrid"
     weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
     fusion: Literal["weighted", "rrf"] = "weighted"
     filter: dict[str, Any] | None = None
-    candidates: Annotated[int, Field(ge=1, le=_MOST)] = 200
-    rerank: bool | str = Field(False, description="Rerank the best hits, with the first reranker or the named one.")
+    candidates: Hits = 200
+    rerank: Flag | str = Field(False, description="Rerank the best hits, with the first reranker or the named one.")
 
 
 class HitAnswer(BaseModel):
@@ -71,7 +73,7 @@ class AddRequest(StrictModel):
     texts: list[str]
     ids: list[str | None] | None = None
     metadata: list[dict[str, Any]] | None = None
-    truncate: bool | None = None
+    truncate: Flag | None = None
 
 
 class AddAnswer(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +18,7 @@ from bge_integrations.serving.calls import (
     score,
     service_of,
 )
+from bge_integrations.serving.fields import Count, Flag, Pair
 from bge_integrations.serving.refusals import Refusal
 
 router = APIRouter(tags=["bge_integrations"])
@@ -34,14 +35,14 @@ class M3Request(StrictModel):
     inputs: list[str]
     model: str | None = None
     kind: Literal["query", "passage"] | None = None
-    dense: bool = True
-    sparse: bool = False
-    multi_vector: bool = False
+    dense: Flag = True
+    sparse: Flag = False
+    multi_vector: Flag = False
     query_instruction: str | None = Field(None, description="Instead of the model's own, for kind query.")
-    truncate_dim: Annotated[int, Field(ge=1)] | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
-    normalize: bool = True
-    truncate: bool | None = None
+    truncate_dim: Count | None = None
+    max_length: Count | None = None
+    normalize: Flag = True
+    truncate: Flag | None = None
 
 
 class SparseRow(BaseModel):
@@ -63,12 +64,12 @@ class M3Answer(BaseModel):
 
 
 class ScoreRequest(StrictModel):
-    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    pairs: list[Pair]
     model: str | None = None
-    normalize: bool = False
-    max_length: Annotated[int, Field(ge=1)] | None = None
-    query_max_length: Annotated[int, Field(ge=1)] | None = None
-    truncate: bool | None = None
+    normalize: Flag = False
+    max_length: Count | None = None
+    query_max_length: Count | None = None
+    truncate: Flag | None = None
 
 
 class ScoreAnswer(BaseModel):
@@ -84,8 +85,8 @@ class TokensRequest(StrictModel):
     model: str | None = None
     kind: Literal["query", "passage"] | None = None
     query_instruction: str | None = Field(None, description="Instead of the model's own, for kind query.")
-    truncate: bool = True
-    weights: bool = True
+    truncate: Flag = True
+    weights: Flag = Field(True, description="False leaves the weights out, which is faster.")
 
 
 class TokenWithWeight(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -16,10 +16,10 @@ from bge_integrations.serving.calls import (
     find_embedder,
     service_of,
 )
+from bge_integrations.serving.fields import Count, Flag, TokenId
 from bge_integrations.serving.refusals import Refusal
 
 router = APIRouter(tags=["OpenAI"])
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 _TOKEN_ADVICE = (
     "token ids must be those of the model itself, with its special tokens, as /tokenize returns them. If LangChain's "
     "OpenAIEmbeddings sent them, set check_embedding_ctx_length=False, so that it sends texts"
@@ -32,10 +32,10 @@ class EmbeddingsRequest(BaseModel):
     input: str | list[str] | list[TokenId] | list[list[TokenId]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Count | None = None
     user: str | None = None
     input_type: str | None = Field(None, description='"query" or "passage": which instruction the texts get.')
-    truncate: bool | None = Field(None, description="Truncate inputs that are too long.")
+    truncate: Flag | None = Field(None, description="Truncate inputs that are too long.")
 
 
 class EmbeddingRow(BaseModel):

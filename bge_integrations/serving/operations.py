@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bge_integrations import __version__
@@ -24,7 +25,7 @@ async def health() -> Response:
     return json_response({"status": "alive"})
 
 
-@router.get("/ready")
+@router.get("/ready", responses={503: {"description": "Models are being loaded"}})
 async def ready(request: Request) -> Response:
     """Whether requests can be answered: status 200, or 503 while models are being loaded."""
     is_ready = service_of(request).is_ready
@@ -35,7 +36,7 @@ async def ready(request: Request) -> Response:
     return response
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     return Response(generate_latest(service_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from bge_integrations.scoring import select_best
 from bge_integrations.serving.answers import json_response
 from bge_integrations.serving.calls import check_batch, exchange_of, score, service_of
+from bge_integrations.serving.fields import Count, Flag
 
 router = APIRouter(tags=["reranking"])
 
@@ -24,12 +25,12 @@ class RerankRequest(BaseModel):
     query: str
     documents: list[str | TextDocument]
     model: str | None = None
-    top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool = False
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
+    top_n: Count | None = None
+    return_documents: Flag = False
+    max_tokens_per_doc: Count | None = Field(
         None, description="Ignored: documents are truncated to the reranker's maximum length, less the query."
     )
-    truncate: bool = True
+    truncate: Flag = True
 
 
 class TeiRerankRequest(BaseModel):
@@ -37,9 +38,9 @@ class TeiRerankRequest(BaseModel):
 
     query: str
     texts: list[str]
-    truncate: bool | None = None
-    raw_scores: bool = False
-    return_text: bool = False
+    truncate: Flag | None = None
+    raw_scores: Flag = False
+    return_text: Flag = False
 
 
 class RerankResult(BaseModel):

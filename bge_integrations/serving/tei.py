@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from bge_integrations.serving.answers import json_response, json_rows
 from bge_integrations.serving.calls import check_batch, choose_kind, embed, score, service_of
-from bge_integrations.serving.openai import TokenId
+from bge_integrations.serving.fields import Count, Flag, Pair, TokenId
 
 router = APIRouter(tags=["text-embeddings-inference"])
 
@@ -19,7 +19,7 @@ class Inputs(BaseModel):
 
     inputs: str | list[str]
     prompt_name: str | None = Field(None, description='"query" or "passage": which instruction the texts get.')
-    truncate: bool | None = Field(None, description="Truncate inputs that are too long.")
+    truncate: Flag | None = Field(None, description="Truncate inputs that are too long.")
     truncation_direction: Literal["right", "Right"] | None = None
 
     @property
@@ -28,19 +28,16 @@ class Inputs(BaseModel):
 
 
 class EmbedRequest(Inputs):
-    normalize: bool = True
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    normalize: Flag = True
+    dimensions: Count | None = None
 
 
 class PairsRequest(BaseModel):
     """Pairs of query and passage: one pair, or a batch of pairs as TEI takes them."""
 
-    inputs: (
-        Annotated[list[str], Field(min_length=2, max_length=2)]
-        | list[Annotated[list[str], Field(min_length=2, max_length=2)]]
-    )
-    truncate: bool | None = None
-    raw_scores: bool = False
+    inputs: Pair | list[Pair]
+    truncate: Flag | None = None
+    raw_scores: Flag = False
 
 
 class SimilarityInputs(BaseModel):
@@ -50,7 +47,7 @@ class SimilarityInputs(BaseModel):
 
 class SimilarityParameters(BaseModel):
     prompt_name: str | None = None
-    truncate: bool | None = None
+    truncate: Flag | None = None
 
 
 class SimilarityRequest(BaseModel):
@@ -60,13 +57,13 @@ class SimilarityRequest(BaseModel):
 
 class TokenizeRequest(BaseModel):
     inputs: str | list[str]
-    add_special_tokens: bool = True
+    add_special_tokens: Flag = True
     prompt_name: str | None = None
 
 
 class DecodeRequest(BaseModel):
     ids: list[TokenId] | list[list[TokenId]]
-    skip_special_tokens: bool = True
+    skip_special_tokens: Flag = True
 
 
 class SparseValue(BaseModel):

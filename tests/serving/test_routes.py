@@ -8,6 +8,7 @@ import pytest
 import schemathesis
 from conftest import BASE, TESTS, assert_close
 from safetensors.numpy import load
+from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance
 from servers import DOCUMENTS, app_server, wait_until_ready
 
 from bge_integrations.serving import ServerSettings, create_app
@@ -282,4 +283,7 @@ schema = schemathesis.openapi.from_dict(create_app(ServerSettings(models=["pocke
     max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
 )
 def test_answers_are_as_openapi_describes_them(case, server):
-    case.call_and_validate(base_url=server.url)
+    # whether a name or a length is accepted is more than the description can say, and starlette's header Allow names
+    # the methods of one route only
+    excluded = [positive_data_acceptance, allow_header_conformance]
+    case.call_and_validate(base_url=server.url, excluded_checks=excluded)
