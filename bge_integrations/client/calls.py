@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from bge_integrations.errors import NonFiniteError, NotSupportedError
+from bge_integrations.outputs import Token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind
     from bge_integrations.core.request import OnTruncate
     from bge_integrations.core.reranker import Pair
-    from bge_integrations.outputs import Embeddings, Token
+    from bge_integrations.outputs import Embeddings
 
 
 @dataclass(frozen=True)
@@ -202,3 +203,15 @@ def refuse_max_length(max_length: int | None, transport: Transport) -> None:
             argument="max_length",
             advice="leave max_length and query_max_length out, or use `bge serve`",
         )
+
+
+def token_of(token: Mapping[str, Any], text: str, prefix: int) -> Token:
+    """Return a token of a JSON answer, whose offsets count the `prefix` characters before the text, too.
+
+    Raises:
+        KeyError, TypeError: It is not a token.
+    """
+    start, stop = token["start"], token["stop"]
+    if token["special"] or start is None or start < prefix or start == stop:
+        return Token(token["id"], token["text"], None, None, token["special"])
+    return Token(token["id"], text[start - prefix : stop - prefix], start - prefix, stop - prefix, False)

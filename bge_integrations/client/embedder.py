@@ -69,7 +69,8 @@ class RemoteEmbedder(Remote, Embedder):
             check_whole_number(truncate_dim, "truncate_dim", most=served.dimension)
         self._dim = truncate_dim
         self.dimension = truncate_dim or served.dimension
-        self.multi_vector_dimension = min(served.multi_vector_dimension, self.dimension)
+        width = served.multi_vector_dimension
+        self.multi_vector_dimension = min(width, truncate_dim or width)
         self.vocabulary_size = served.vocabulary_size
         self.has_sparse = self.has_multi_vector = served.multi_vector_dimension > 0
         self.pooling = served.pooling  # type: ignore[assignment]

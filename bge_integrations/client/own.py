@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bge_integrations.catalog import Instructions
-from bge_integrations.client.calls import ServedModel, check_finite
+from bge_integrations.client.calls import ServedModel, check_finite, token_of
 from bge_integrations.errors import InvalidInputError, NotSupportedError, WrongKindError, WrongModelError
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors, Token
 
@@ -130,6 +130,7 @@ class OwnDialect:
             raise self._transport.unexpected(f"/v1/score answered without scores ({error!r})") from None
         if scores.shape != (len(pairs),):
             raise self._transport.unexpected(f"{len(pairs)} pairs got scores of shape {scores.shape}")
+        check_finite(scores, self._transport.address.base)
         return scores, truncated
 
     async def tokens(self, texts: Sequence[str], prompt: Prompt, max_length: int | None) -> list[list[Token]]:
@@ -143,7 +144,7 @@ class OwnDialect:
         answer = await self._transport.post("/v1/tokens", body)
         try:
             return [
-                [_token(token, text, prefix) for token in row["tokens"]]
+                [token_of(token, text, prefix) for token in row["tokens"]]
                 for text, row in zip(texts, answer["results"], strict=True)
             ]
         except (KeyError, TypeError, ValueError) as error:
@@ -219,11 +220,3 @@ class OwnDialect:
         if vectors.shape[1] != width:
             raise self._transport.unexpected(f"multi-vectors must be {width} wide, got {vectors.shape[1]}")
         return MultiVectors(vectors, self._offsets(tensors, "multi_vector_indptr", count, len(vectors)))
-
-
-def _token(token: Mapping[str, Any], text: str, prefix: int) -> Token:
-    """Return a token whose offsets count from the beginning of the text, not of the `prefix` characters before it."""
-    start, stop = token["start"], token["stop"]
-    if start is None or start < prefix:
-        return Token(token["id"], token["text"], None, None, token["special"])
-    return Token(token["id"], text[start - prefix : stop - prefix], start - prefix, stop - prefix, token["special"])

@@ -14,6 +14,7 @@ from bge_integrations.client.calls import (
     ranked_scores,
     refuse_max_length,
     shortened,
+    token_of,
 )
 from bge_integrations.errors import InvalidInputError, TextTooLongError, WrongKindError
 from bge_integrations.outputs import Embeddings, Token
@@ -96,7 +97,8 @@ class TEIDialect:
         rows = await self._tokenize([prompt.text + text for text in texts])
         try:
             return [
-                [_token(token, text, len(prompt.text)) for token in row] for text, row in zip(texts, rows, strict=True)
+                [token_of(token, text, len(prompt.text)) for token in row]
+                for text, row in zip(texts, rows, strict=True)
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise self._transport.unexpected(f"/tokenize answered without tokens ({error!r})") from None
@@ -123,10 +125,3 @@ class TEIDialect:
     async def _tokenize(self, inputs: Sequence[str]) -> list[list[dict[str, Any]]]:
         rows: list[list[dict[str, Any]]] = await self._transport.post("/tokenize", {"inputs": list(inputs)})
         return rows
-
-
-def _token(token: Mapping[str, Any], text: str, prefix: int) -> Token:
-    start, stop = token["start"], token["stop"]
-    if token["special"] or start is None or start < prefix or start == stop:
-        return Token(token["id"], token["text"], None, None, token["special"])
-    return Token(token["id"], text[start - prefix : stop - prefix], start - prefix, stop - prefix, False)

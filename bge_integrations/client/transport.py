@@ -33,6 +33,8 @@ API_KEY = "BGE_API_KEY"
 _RETRIED = {429, 503}
 #: Seconds before the first retry, and at most before a later one, unless the server says how long.
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 8.0
+#: Minimum seconds before a retry, if the server says 0.
+_SHORTEST_DELAY = 0.05
 #: Seconds after which an idle connection is not used again: servers close theirs after 5.
 _KEEP_ALIVE = 3.0
 #: Maximum characters of a server's message that an error quotes.
@@ -106,18 +108,18 @@ class Transport:
         """Send a request, again while the server asks to wait, and return its answer."""
         self._running += 1
         try:
-            waited, delay = 0.0, _FIRST_DELAY
+            deadline, delay = time.monotonic() + self.address.timeout, _FIRST_DELAY
             while True:
                 response = await self._send_once(method, path, body, accept)
                 if response.is_success:
                     return response
                 wait = _retry_after(response)
-                wait = delay * random.uniform(0.5, 1.0) if wait is None else wait
-                if response.status_code not in _RETRIED or waited + wait > self.address.timeout:
+                wait = delay * random.uniform(0.5, 1.0) if wait is None else max(wait, _SHORTEST_DELAY)
+                if response.status_code not in _RETRIED or time.monotonic() + wait > deadline:
                     raise self._error(response)
                 _logger.info("%s answered %d; trying again in %.1f s", self.address.base, response.status_code, wait)
                 await asyncio.sleep(wait)
-                waited, delay = waited + wait, min(2 * delay, _LONGEST_DELAY)
+                delay = min(2 * delay, _LONGEST_DELAY)
         finally:
             self._running -= 1
             if self._closed:
