@@ -212,6 +212,6 @@ def token_of(token: Mapping[str, Any], text: str, prefix: int) -> Token:
         KeyError, TypeError: It is not a token.
     """
     start, stop = token["start"], token["stop"]
-    if token["special"] or start is None or start < prefix or start == stop:
+    if start is None or start < prefix or start == stop:
         return Token(token["id"], token["text"], None, None, token["special"])
-    return Token(token["id"], text[start - prefix : stop - prefix], start - prefix, stop - prefix, False)
+    return Token(token["id"], text[start - prefix : stop - prefix], start - prefix, stop - prefix, token["special"])

@@ -123,11 +123,11 @@ class OwnDialect:
         }
         answer = await self._transport.post("/v1/score", body)
         try:
-            self._check_same(answer.get("digest"))
             scores = np.array(answer["scores"], np.float32)
-            truncated = len(answer["truncated"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            digest, truncated = answer["digest"], len(answer["truncated"])
+        except (KeyError, TypeError, ValueError) as error:
             raise self._transport.unexpected(f"/v1/score answered without scores ({error!r})") from None
+        self._check_same(digest)
         if scores.shape != (len(pairs),):
             raise self._transport.unexpected(f"{len(pairs)} pairs got scores of shape {scores.shape}")
         check_finite(scores, self._transport.address.base)

@@ -6,8 +6,6 @@ import dataclasses
 import inspect
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +17,7 @@ from servers import app_server
 from bge_integrations import Embedder, Reranker, load_embedder, load_reranker
 from bge_integrations.adapter_kit import load_dense, load_sparse
 from bge_integrations.chroma import BGEEmbeddingFunction
+from bge_integrations.cli import main
 from bge_integrations.errors import (
     InvalidInputError,
     TextTooLongError,
@@ -257,21 +256,16 @@ def test_evaluation_and_pipelines_take_a_remote_model(own_server, remote, remote
     assert retriever.invoke("What do pandas eat?")[0].id == "a"
 
 
-def test_commands_take_a_url_as_model(own_server, tmp_path):
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("Pandas eat bamboo.")
-    command = [sys.executable, "-m", "bge_integrations"]
-
-    def run(*arguments):
-        return subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    assert run("index", "texts", "--index", "i", "--model", own_server).returncode == 0
-    found = run("search", "bamboo", "--index", "i", "--json", "--rerank", own_server)
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout.splitlines()[0])["text"] == "Pandas eat bamboo."
-    refused = run("index", "texts", "--index", "j", "--model", own_server, "--device", "cpu")
-    assert refused.returncode != 0
-    assert not (tmp_path / "j").exists()
+def test_commands_take_a_url_as_model(own_server, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("Pandas eat bamboo.")
+    index = str(tmp_path / "index")
+    assert main(["index", str(tmp_path / "a.txt"), "--index", index, "--model", own_server]) == 0
+    capsys.readouterr()
+    assert main(["search", "bamboo", "--index", index, "--json", "--rerank", own_server]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["text"] == "Pandas eat bamboo."
+    other = str(tmp_path / "other")
+    assert main(["index", str(tmp_path / "a.txt"), "--index", other, "--model", own_server, "--device", "cpu"]) != 0
+    assert not (tmp_path / "other" / "manifest.json").exists()
 
 
 @pytest.fixture(scope="module")
