@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -180,7 +181,7 @@ async def tokens(request: Request, body: TokensRequest) -> Response:
     choice = choose_kind(request, body.kind, "kind", alias)
     async with service.models.use(served) as model:
         embedder = await service.models.variant(served, choice.instruction, None)
-        rows = embedder.tokens(body.inputs, kind=choice.kind, max_length=embedder.max_length)
+        rows = await asyncio.to_thread(embedder.tokens, body.inputs, kind=choice.kind, max_length=embedder.max_length)
         has_weights = model.has_sparse
     weights: list[dict[int, float]] = [{} for _ in rows]
     if has_weights:
