@@ -26,6 +26,7 @@ EXPORTED = {
     "bge_integrations.llama_index": "BGEEmbedding BGEM3Index BGEM3Retriever BGERerank BGESparseEmbedding",
     "bge_integrations.chroma": "BGEEmbeddingFunction",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
+    "bge_integrations.serving": "ServerSettings create_app",
     "bge_integrations.evaluation": (
         "Candidates Comparison CutoffComparison CutoffRow Dataset Report Result Run Tuned bm25 compare compare_cutoffs "
         "evaluate find_candidates measure_run rerank tune_weights"

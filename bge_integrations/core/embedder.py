@@ -129,6 +129,8 @@ class Embedder(Loaded):
         """
         self._session.check_open()
         checked = check_texts(texts, "texts")
+        if max_length is not None:
+            check_whole_number(max_length, "max_length")
         sequences, _ = self._tokenizing(kind, max_length or sys.maxsize)(checked) if checked else ([], [])
         instruction = {"query": self.query_instruction, "passage": self.passage_instruction}.get(kind or "", "")
         return [

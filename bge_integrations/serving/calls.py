@@ -136,6 +136,9 @@ async def embed(
             raise Refusal(
                 424, f"{served.id} has no sparse and multi-vectors; bge-m3 has", "not_supported", param="model"
             )
+        if dimensions is not None and dimensions > model.dimension:
+            message = f"{dimensions} dimensions were requested, but {served.id} has {model.dimension}"
+            raise Refusal(422, message, "invalid_value")
         embedder = await service.models.variant(served, choice.instruction, dimensions)
         with too_long_named(request, name):
             return await embedder.aencode(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("bge_integrations.serving.requests")
 #: Paths whose requests are not counted, and logged only at DEBUG.
 PROBES = frozenset({"/health", "/ready", "/metrics"})
+#: Maximum positions in the header X-BGE-Truncated: proxies refuse long headers.
+_POSITIONS = 100
 _REQUEST_ID = re.compile(r"[\w.:=+/-]{1,128}", re.ASCII)
 
 
@@ -74,15 +75,11 @@ class ExchangeMiddleware:
 
             try:
                 await self._app(scope, receive, send_with_headers)
-            except (asyncio.CancelledError, GeneratorExit):
-                raise
-            except BaseException as error:
+            except Exception as error:
                 refusal = refusal_of(error, self._service.rename)
                 exchange.code = refusal.code
                 if exchange.status == 499:  # nothing was sent yet
                     await answer_of(refusal, exchange.path, request_id)(scope, receive, send_with_headers)
-                if not isinstance(error, Exception):
-                    raise
             finally:
                 self._finish(exchange, scope["method"])
 
@@ -100,7 +97,9 @@ class ExchangeMiddleware:
         headers["x-queue-time"] = _milliseconds(collected.queue_seconds)
         headers["x-inference-time"] = _milliseconds(collected.computing_seconds)
         if collected.truncated and exchange.status < 400:
-            headers["x-bge-truncated"] = ",".join(map(str, collected.truncated))
+            positions = collected.truncated
+            more = [f"+{len(positions) - _POSITIONS}"] if len(positions) > _POSITIONS else []
+            headers["x-bge-truncated"] = ",".join([*map(str, positions[:_POSITIONS]), *more])
 
     def _finish(self, exchange: Exchange, verb: str) -> None:
         seconds = time.perf_counter() - exchange.started

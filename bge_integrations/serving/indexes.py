@@ -21,6 +21,7 @@ from bge_integrations.serving.calls import (
 )
 from bge_integrations.serving.fields import Flag, Weight
 from bge_integrations.serving.m3 import StrictModel
+from bge_integrations.serving.pool import short_name
 from bge_integrations.serving.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ async def list_indexes(request: Request) -> Response:
                 "ready": index is not None,
                 "read_only": service.settings.read_only,
                 "documents": None if index is None else await asyncio.to_thread(index.count),
-                "model": None if index is None else service.rename(index.embedder.name),
+                "model": None if index is None else short_name(index.embedder.name),
             }
         )
     return json_response({"object": "list", "data": rows})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -198,7 +199,7 @@ async def tokens(request: Request, body: TokensRequest) -> Response:
     async with service.models.use(served) as model:
         embedder = await service.models.variant(served, choice.instruction, None)
         most = embedder.max_length if body.truncate else None
-        rows = embedder.tokens(body.inputs, kind=choice.kind, max_length=most)
+        rows = await asyncio.to_thread(embedder.tokens, body.inputs, kind=choice.kind, max_length=most)
         has_weights = model.has_sparse and body.weights
     weights: list[dict[int, float]] = [{} for _ in rows]
     if has_weights:

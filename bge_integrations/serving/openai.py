@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -18,6 +19,9 @@ from bge_integrations.serving.calls import (
 )
 from bge_integrations.serving.fields import Count, Flag, TokenId
 from bge_integrations.serving.refusals import Refusal
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Embedder
 
 router = APIRouter(tags=["OpenAI"])
 _TOKEN_ADVICE = (
@@ -78,9 +82,10 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
         given = [given]
     check_batch(request, given, service.settings.batch_limit, "input")
     choice = choose_kind(request, body.input_type, "input_type", alias)
-    texts = [
-        text if isinstance(text, str) else await _text_of(request, served, text, i) for i, text in enumerate(given)
-    ]
+    texts = given
+    if isinstance(given[0], list):
+        async with service.models.use(served) as embedder:
+            texts = await asyncio.to_thread(_texts_of, embedder, given)
     encoded = await embed(
         request, served, texts, choice, name="input", truncate=body.truncate, dimensions=body.dimensions
     )
@@ -107,12 +112,16 @@ async def models(request: Request) -> Response:
     return json_response({"object": "list", "data": rows})
 
 
-async def _text_of(request: Request, served: Any, ids: list[int], position: int) -> str:
-    """Return the text that token ids stand for, if the model's tokenizer gives the same ids for it."""
-    async with service_of(request).models.use(served) as embedder:
-        if not ids or max(ids) >= embedder.vocabulary_size:
+def _texts_of(embedder: Embedder, rows: list[list[int]]) -> list[str]:
+    """Return the texts that token ids stand for, if the model's tokenizer gives the same ids for them.
+
+    Raises:
+        Refusal: It does not, so that the ids are probably another model's.
+    """
+    texts = []
+    for position, ids in enumerate(rows):
+        text = embedder.decode(ids) if ids and max(ids) < embedder.vocabulary_size else None
+        if text is None or [token.id for token in embedder.tokens([text])[0]] != ids:
             raise Refusal(422, f"input[{position}]: {_TOKEN_ADVICE}", "invalid_tokens", param="input")
-        text: str = embedder.decode(ids)
-        if [token.id for token in embedder.tokens([text])[0]] != ids:
-            raise Refusal(422, f"input[{position}]: {_TOKEN_ADVICE}", "invalid_tokens", param="input")
-    return text
+        texts.append(text)
+    return texts

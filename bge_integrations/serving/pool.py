@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from bge_integrations.errors import BGEError
+from bge_integrations.errors import BGEError, InvalidInputError
 from bge_integrations.serving.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ class ModelPool:
         if self.models and settings.served_model_names:
             first = self.models[0]
             first.names = list(dict.fromkeys([*settings.served_model_names, *first.names]))
+        for kind in ("embedder", "reranker"):
+            names = [name for model in self.models if model.kind == kind for name in model.names]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise InvalidInputError(
+                    f"two models are named {twice[0]!r}", argument=f"{kind}s", advice="rename the folder of one"
+                )
         self._memory = asyncio.Lock()
         #: Whether models that are not loaded are loaded when a request needs them.
         self.loads_on_demand = False
@@ -216,9 +222,14 @@ class ModelPool:
         return settings
 
 
+def short_name(source: str) -> str:
+    """Return the last part of a model's path or hub id."""
+    return source.replace("\\", "/").rstrip("/").rpartition("/")[2] or source
+
+
 def _names(source: str) -> list[str]:
     """Return the names of a model: the last part of its path or hub id, and all of a hub id."""
-    short = source.replace("\\", "/").rstrip("/").rpartition("/")[2] or source
+    short = short_name(source)
     is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
     return [source, short] if is_hub_id else [short]
 

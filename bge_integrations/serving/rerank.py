@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from bge_integrations.scoring import select_best
@@ -107,7 +107,7 @@ async def rerank(request: Request, body: RerankRequest) -> Response:
 
 
 @router.post("/rerank", response_model=RerankAnswer | list[TeiRank], response_model_exclude_none=True)
-async def rerank_either(request: Request, body: AnyRerankRequest) -> Response:
+async def rerank_either(request: Request, body: Annotated[AnyRerankRequest, Body()]) -> Response:
     """Sort `documents` as Jina's and Cohere's clients ask, or `texts` as text-embeddings-inference's do."""
     if isinstance(body, RerankRequest):
         return await rerank(request, body)

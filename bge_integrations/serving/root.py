@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, Discriminator, Tag
 
 from bge_integrations.serving import rerank, tei
@@ -29,7 +29,7 @@ AnyRequest = Annotated[
 
 
 @router.post("/", response_model=list[list[float]] | list[float] | list[rerank.TeiRank])
-async def by_fields(request: Request, body: AnyRequest) -> Response:
+async def by_fields(request: Request, body: Annotated[AnyRequest, Body()]) -> Response:
     """Do what `/embed`, `/similarity` or `/rerank` does, by the fields of the body."""
     if isinstance(body, tei.SimilarityRequest):
         return await tei.similarity(request, body)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bge_integrations.core import runtime
 from bge_integrations.serving.metrics import Metrics
-from bge_integrations.serving.pool import ModelPool
+from bge_integrations.serving.pool import ModelPool, short_name
 from bge_integrations.serving.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ class Service:
         """Replace the folders and URLs of models and indexes in a message by their names."""
         named = [(served.source, served.id) for served in self.models.models]
         named += [(location.partition("#")[0], name) for name, location in self.settings.indexes.items()]
+        named += [(index.embedder.name, short_name(index.embedder.name)) for index in self.indexes.values()]
         for location, name in sorted(named, key=lambda pair: -len(pair[0])):
-            message = message.replace(location, name)
+            if "/" in location or "\\" in location:
+                message = message.replace(location, name)
         return message
 
     async def _start(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -150,7 +152,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
     check_batch(request, texts, service.settings.tei_batch_limit, "inputs")
     choice = choose_kind(request, body.prompt_name, "prompt_name")
     async with service.models.use(service.models.find(None, "embedder")) as embedder:
-        rows = embedder.tokens(texts, kind=choice.kind)
+        rows = await asyncio.to_thread(embedder.tokens, texts, kind=choice.kind)
     return json_response(
         [
             [
@@ -172,7 +174,8 @@ async def decode(request: Request, body: DecodeRequest) -> Response:
         given = [given]
     check_batch(request, given, service.settings.tei_batch_limit, "ids")
     async with service.models.use(service.models.find(None, "embedder")) as embedder:
-        texts = [embedder.decode(ids, skip_special_tokens=body.skip_special_tokens) for ids in given]
+        decode_one = partial(embedder.decode, skip_special_tokens=body.skip_special_tokens)
+        texts = await asyncio.to_thread(lambda: [decode_one(ids) for ids in given])
     return json_response(texts)
 
 

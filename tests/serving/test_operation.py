@@ -329,6 +329,12 @@ def test_a_model_that_is_missing_ends_the_server(tmp_path):
         assert "Traceback" not in started.log.read_text("utf-8")
 
 
+def test_two_models_with_one_name_are_refused():
+    with pytest.raises(InvalidInputError):
+        create_app(ServerSettings(models=["pocket", "pocket"]))
+    create_app(ServerSettings(models=["pocket"], rerankers=["pocket"]))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
