@@ -17,7 +17,7 @@ export BGE_DEMO_QUESTION = $(value Q)
 export BGE_DEMO_MODEL = $(value MODEL)
 export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest test-cuda pytest lint format bench bench-peers docs check-wheel
+.PHONY: setup demo test test-oldest test-cuda test-browser pytest lint format bench bench-peers docs check-wheel
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -57,6 +57,10 @@ test-oldest:
 # The tests of a GPU; they skip without one.
 test-cuda: $(READY)
 	BGE_TEST_CUDA=1 $(BIN)/python -m pytest -m cuda -n 0
+
+# The server's page in headless Chromium; they skip without it.
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m browser -n 0
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,7 +26,8 @@ _NAME = "bge_integrations"
 #: The `Embedder.vector_settings` that must be equal for document vectors to be comparable.
 _MADE_BY = ("weights", "instruction", "pooling", "dimension")
 
-_CONFIG = {"model_name", "made_by", *signature(load_embedder).parameters} - {"model"}
+#: The keys of a stored configuration. The key of a server is not stored: it comes from the environment then.
+_CONFIG = {"model_name", "made_by", *signature(load_embedder).parameters} - {"model", "api_key"}
 
 
 @register_embedding_function
@@ -49,7 +50,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
     that made its vectors raises WrongModelError.
 
     Args:
-        model_name: Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model).
+        model_name: Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model).
         device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if available.
         settings: Other arguments of `load_embedder`.
 
@@ -68,6 +69,9 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
             checked["dtype"] = str(checked["dtype"]).removeprefix("torch.")
         self._set_up({"model": path_as_text(model_name), **checked}, LazyModel(load_embedder))
         self._embedder()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_settings": {**self._settings, "api_key": None}}  # a pickle contains no key
 
     def _set_up(
         self, settings: dict[str, Any], model: LazyModel[Embedder], made_by: dict[str, Any] | None = None
@@ -96,7 +100,7 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
 
     def get_config(self) -> dict[str, Any]:
         """Return the settings, and what document vectors depend on, as JSON-compatible values."""
-        settings = {name: value for name, value in self._settings.items() if name != "model"}
+        settings = {name: value for name, value in self._settings.items() if name not in ("model", "api_key")}
         made_by = self._made_by or _made_by(self._embedder())
         return {"model_name": self._settings["model"], **settings, "made_by": made_by}
 

@@ -125,6 +125,20 @@ class OverloadedError(BGEError, RuntimeError):
     """The queue is full and the runtime is configured to refuse calls; nothing was computed."""
 
 
+class ServerError(BGEError, ConnectionError):
+    """A server that was passed as a model could not be reached, failed, or answered something unexpected.
+
+    Attributes:
+        status: The HTTP status of its answer; None if there was no answer, or if the answer itself is unexpected.
+    """
+
+    def __init__(
+        self, *args: object, argument: str | None = None, advice: str | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(*args, argument=argument, advice=advice)
+        self.status = status
+
+
 class TruncationWarning(UserWarning):
     """Some texts of a call were longer than max_length and were truncated.
 

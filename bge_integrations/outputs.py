@@ -15,6 +15,23 @@ if TYPE_CHECKING:
 _FLAG_EMBEDDING_NAMES = {"dense_vecs": "dense", "lexical_weights": "sparse", "colbert_vecs": "multi_vector"}
 
 
+class Token(NamedTuple):
+    """One token of a text, as the model sees it.
+
+    Attributes:
+        id: The token's id: a column of the sparse vectors.
+        text: The characters of the text that it stands for, or the tokenizer's own name for it if there are none.
+        start, stop: `text[start:stop]` are these characters; None for special tokens and for tokens of an instruction.
+        is_special: Whether it is a special token, which has no lexical weight.
+    """
+
+    id: int
+    text: str
+    start: int | None
+    stop: int | None
+    is_special: bool
+
+
 class SparseVector(NamedTuple):
     """Lexical weights of one text.
 

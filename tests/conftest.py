@@ -203,6 +203,24 @@ def reranker():
         yield loaded
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A `bge serve` for the tests in tests/serving; see `demo_server` there."""
+    from servers import demo_server
+
+    with demo_server(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def api(server):
+    """A client of `server`."""
+    import httpx
+
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
 def assert_close(actual, expected, tolerance: float = 1e-5) -> None:
     """Assert that the largest difference is at most `tolerance` times the largest expected value."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)

@@ -28,6 +28,7 @@ EXPORTED = {
     ),
     "bge_integrations.chroma": "BGEEmbeddingFunction",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
+    "bge_integrations.serving": "ServerSettings create_app",
     "bge_integrations.evaluation": (
         "Candidates Comparison CutoffComparison CutoffRow Dataset Report Result Run Tuned bm25 compare compare_cutoffs "
         "evaluate find_candidates measure_run rerank tune_weights"
@@ -47,10 +48,11 @@ EXPORTED = {
         "AnswerEngine CitedResponse CitingChatEngine EarlierQuestionsChatEngine RerankedRetriever answer_engine "
         "chat_engine dense_retriever hybrid_retriever parent_retriever read_nodes"
     ),
+    "bge_integrations.embeddings_view": "View view_matches view_scores view_weights",
     "bge_integrations.errors": (
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError "
         "EmptyTextWarning IndexFormatError IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError "
-        "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning StorageError "
+        "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError "
         "TextTooLongError TruncationWarning UnknownArgumentError UnknownModelError UnreadableFileError WrongKindError "
         "WrongModelError"
     ),

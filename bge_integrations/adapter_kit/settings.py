@@ -13,7 +13,16 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.moved_arguments import advice_for, moved
@@ -25,7 +34,7 @@ def path_as_text(model: object) -> object:
     return os.fspath(model) if isinstance(model, os.PathLike) else model
 
 
-#: A hub id, a folder or "pocket".
+#: A hub id, a folder, "pocket" or a server's URL.
 ModelName = Annotated[str, BeforeValidator(path_as_text)]
 
 
@@ -60,8 +69,15 @@ class ModelSettings(BaseModel):
     """The hub's cache; None uses the default one."""
     local_files_only: bool = False
     """Never use the network."""
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """The key of a server whose URL is the model; None uses the environment variable BGE_API_KEY. Pickles and saved
+    settings don't contain it."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "api_key": None}}
 
     @model_validator(mode="before")
     @classmethod

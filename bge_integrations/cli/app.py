@@ -19,6 +19,7 @@ from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
+from bge_integrations.cli.serve import serve
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.interrupts import exit_status
 
@@ -121,7 +122,7 @@ def _print_version(is_given: bool) -> None:
 def _start(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Index and search your files, embed, rerank and evaluate with the BGE models."""
+    """Index and search your files; embed, rerank, evaluate and serve with the BGE models."""
 
 
 app = typer.Typer(
@@ -131,6 +132,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.callback()(_start)
-for command in (index, search, ask, rerank, embed, models, download, doctor):
+for command in (index, search, ask, rerank, embed, serve, models, download, doctor):
     app.command(cls=_Command)(command)
 app.command("eval", cls=_Command)(evaluate)

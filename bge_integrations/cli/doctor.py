@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = "bge-integrations"
 #: Extras for working on the package itself.
-_NOT_FOR_USERS = ("alternatives", "dev", "docs", "train")
+_NOT_FOR_USERS = ("alternatives", "clients", "dev", "docs", "train")
 _QUESTION = "What does the giant panda eat?"
 _PASSAGES = ["The giant panda eats bamboo.", "Rome lies on the river Tiber."]
 

@@ -9,7 +9,7 @@ import typer
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.scoring import Weights, weights_by_name
 
-_MODEL = "hub id, checkpoint folder, or 'pocket'"
+_MODEL = "hub id, checkpoint folder, the URL of a server, or 'pocket'"
 
 
 def _check_index(index: str) -> str:

@@ -18,7 +18,7 @@ from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.instructions import hint_at_kind
 from bge_integrations.models.interface import OutputSpec
-from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
+from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors, Token
 from bge_integrations.validation import check_not_dict, check_on_truncate, check_texts, check_whole_number
 
 if TYPE_CHECKING:
@@ -123,6 +123,45 @@ class Embedder(Loaded):
         checked = check_texts(texts, "texts")
         sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], {})
         return [len(sequence) for sequence in sequences]
+
+    def tokens(
+        self, texts: Iterable[str], *, kind: TextKind | None = None, max_length: int | None = None
+    ) -> list[list[Token]]:
+        """Return the tokens of each text as the model sees them, with special tokens and this kind's instruction.
+
+        Row i of a text's multi-vectors belongs to its token i + 1, because the first token has none.
+
+        Args:
+            texts: The texts.
+            kind: As in `encode`.
+            max_length: Where to truncate, in tokens; None truncates nothing.
+
+        Raises:
+            InvalidInputError: A text can't be encoded.
+            ClosedError: After `close()`.
+        """
+        self._session.check_open()
+        checked = check_texts(texts, "texts")
+        if max_length is not None:
+            check_whole_number(max_length, "max_length")
+        sequences, _ = self._tokenizing(kind, max_length or sys.maxsize)(checked) if checked else ([], [])
+        instruction = {"query": self.query_instruction, "passage": self.passage_instruction}.get(kind or "", "")
+        return [
+            self._tokenizer.tokens(sequence.ids, text, instruction)
+            for sequence, text in zip(sequences, checked, strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text that these token ids stand for.
+
+        Raises:
+            InvalidInputError: An id is not one of the tokenizer's.
+            ClosedError: After `close()`.
+        """
+        self._session.check_open()
+        for position, token in enumerate(ids):
+            check_whole_number(token, f"ids[{position}]", least=0, most=self._tokenizer.vocabulary_size - 1)
+        return self._tokenizer.decode(ids, skip_special_tokens)
 
     def encode(
         self,

@@ -8,6 +8,7 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from bge_integrations.client.address import is_url
 from bge_integrations.core.devices import resolve_devices, resolve_dtype
 from bge_integrations.core.early_exit import EarlyExit
 from bge_integrations.core.embedder import Embedder
@@ -63,13 +64,15 @@ def load_embedder(
     revision: str | None = None,
     cache_folder: str | None = None,
     local_files_only: bool = False,
+    api_key: str | None = None,
 ) -> Embedder:
     """Load a BGE embedding model, or share the copy that this process has already loaded.
 
     Args:
-        model: A hub id ("BAAI/bge-m3"), a checkpoint folder, or "pocket", the small bundled demonstration model. The
-            folder or id of a LoRA adapter loads the base model that its adapter_config.json names, with the adapter
-            merged in.
+        model: A hub id ("BAAI/bge-m3"), a checkpoint folder, "pocket", the small bundled demonstration model, or the
+            URL of a server ("http://host:8080"), which takes only max_length, truncate_dim, the instructions and
+            api_key. The folder or id of a LoRA adapter loads the base model that its adapter_config.json names, with
+            the adapter merged in.
         device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available.
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
             float32 on the CPU.
@@ -91,6 +94,7 @@ def load_embedder(
         revision: Branch, tag or commit on the hub.
         cache_folder: The hub's cache; None uses the default one.
         local_files_only: Never use the network.
+        api_key: The key of a server; None uses the environment variable BGE_API_KEY, if it is set.
 
     Raises:
         CheckpointNotFoundError: The checkpoint is neither a folder nor cached, and could not be downloaded.
@@ -98,9 +102,32 @@ def load_embedder(
         UnknownModelError: The checkpoint's family, pooling or instruction can't be determined.
         NotSupportedError: This release can't run the checkpoint's family.
         WrongKindError: The checkpoint is a reranker.
+        ServerError: A server could not be reached, failed, or answered something unexpected.
         InvalidInputError: An argument is invalid.
         UnknownArgumentError: There is no such argument.
     """
+    if is_url(model):
+        from bge_integrations.client.loading import connect_embedder
+
+        return connect_embedder(
+            os.fspath(model),
+            api_key=api_key,
+            max_length=max_length,
+            query_instruction=query_instruction,
+            passage_instruction=passage_instruction,
+            truncate_dim=truncate_dim,
+            device=device,
+            dtype=dtype,
+            family=family,
+            pooling=pooling,
+            task=task,
+            examples=examples,
+            cpu_kernels=cpu_kernels,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+        )
+    _refuse_key(api_key)
     check_request(model, "embedder", family, pooling)
     _check_source(revision, cache_folder)
     for argument, text in (("query_instruction", query_instruction), ("passage_instruction", passage_instruction)):
@@ -148,11 +175,13 @@ def load_reranker(
     revision: str | None = None,
     cache_folder: str | None = None,
     local_files_only: bool = False,
+    api_key: str | None = None,
 ) -> Reranker:
     """Load a BGE reranker, or share the copy that this process has already loaded.
 
     Args:
-        model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, or "pocket". The folder or id of a LoRA
+        model: A hub id ("BAAI/bge-reranker-v2-m3"), a checkpoint folder, "pocket", or the URL of a server
+            ("http://host:8080"), which takes only max_length, query_max_length and api_key. The folder or id of a LoRA
             adapter loads its base model with the adapter merged in.
         device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if it is available.
         dtype: "float32", "bfloat16", "float16" (CUDA only) or "int8" (CPU only); None uses bfloat16 on CUDA and
@@ -172,15 +201,38 @@ def load_reranker(
         revision: Branch, tag or commit on the hub.
         cache_folder: The hub's cache; None uses the default one.
         local_files_only: Never use the network.
+        api_key: The key of a server; None uses the environment variable BGE_API_KEY, if it is set.
 
     Raises:
         CheckpointNotFoundError: The checkpoint is neither a folder nor cached, and could not be downloaded.
         CheckpointError: A file is missing, damaged or does not fit.
         NotSupportedError: The checkpoint's config.json requires something that is not supported.
         WrongKindError: The checkpoint is not a reranker.
+        ServerError: A server could not be reached, failed, or answered something unexpected.
         InvalidInputError: An argument is invalid.
         UnknownArgumentError: There is no such argument.
     """
+    if is_url(model):
+        from bge_integrations.client.loading import connect_reranker
+
+        return connect_reranker(
+            os.fspath(model),
+            api_key=api_key,
+            max_length=max_length,
+            query_max_length=query_max_length,
+            device=device,
+            dtype=dtype,
+            cutoff_layers=cutoff_layers,
+            compress_ratio=compress_ratio,
+            compress_layers=compress_layers,
+            prompt=prompt,
+            family=family,
+            cpu_kernels=cpu_kernels,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+        )
+    _refuse_key(api_key)
     check_request(model, "reranker", family)
     _check_source(revision, cache_folder)
     devices = resolve_devices(device)
@@ -208,6 +260,15 @@ def _check_source(revision: object, cache_folder: object) -> None:
         )
     if cache_folder is not None and (not isinstance(cache_folder, (str, os.PathLike)) or not os.fspath(cache_folder)):
         raise InvalidInputError(f"cache_folder={cache_folder!r} must be a path", argument="cache_folder")
+
+
+def _refuse_key(api_key: str | None) -> None:
+    if api_key is not None:
+        raise InvalidInputError(
+            "api_key= is for a server, and the model is not a URL",
+            argument="api_key",
+            advice="leave it out, or pass the server's URL as model=",
+        )
 
 
 def _check_prompt(profile: RerankerProfile, prompt: str | None) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
-from bge_integrations.core import runtime
+from bge_integrations.core import report, runtime
 
 if TYPE_CHECKING:
     from bge_integrations.models.interface import OutputSpec, TokenSequence
@@ -32,6 +32,7 @@ class Request(Generic[Input]):
         spec: What to compute.
         on_truncate: "warn" about truncated inputs, "error" to refuse the call before it is computed, or "ignore".
         show_progress: Whether to show a progress bar.
+        report: Where to report what the call did; None if the caller collects no report.
     """
 
     inputs: Sequence[Input]
@@ -41,6 +42,7 @@ class Request(Generic[Input]):
     spec: OutputSpec
     on_truncate: OnTruncate
     show_progress: bool
+    report: report.CallReport | None
 
     @classmethod
     def of(
@@ -55,7 +57,7 @@ class Request(Generic[Input]):
         """Create a request from checked inputs, some of which may occur several times."""
         numbers: dict[Input, int] = {}
         positions = [numbers.setdefault(each, len(numbers)) for each in inputs]
-        return cls(list(numbers), positions, tokenize, max_length, spec, on_truncate, show_progress)
+        return cls(list(numbers), positions, tokenize, max_length, spec, on_truncate, show_progress, report.current())
 
     def in_call(self, tokens: Mapping[int, int]) -> dict[int, int]:
         """Return {position in the call: tokens} for {position in `inputs`: tokens}."""
@@ -86,11 +88,14 @@ class PendingCall:
     Attributes:
         future: Resolves to the results, in order.
         slowdowns: Why the call was slower than expected, to warn the caller about.
+        queued_at, started_at: When its first input was queued, and when its first batch was started; None before that.
     """
 
     def __init__(self, size: int, progress: Any = None) -> None:
         self.future: Future[list[Any]] = Future()
         self.slowdowns: set[str] = set()
+        self.queued_at: float | None = None
+        self.started_at: float | None = None
         self._results: list[Any] = [None] * size
         self._missing = size
         self._computing = 0

@@ -124,7 +124,7 @@ class Reranker(Loaded):
         show_progress: bool,
     ) -> Request[Pair]:
         """Check the arguments of a call."""
-        checked = _check_pairs(pairs)
+        checked = check_pairs(pairs)
         check_on_truncate(on_truncate)
         longest = self.max_length if max_length is None else max_length
         check_whole_number(longest, "max_length", most=self._longest)
@@ -162,7 +162,8 @@ class Reranker(Loaded):
         return np.exp(-np.logaddexp(np.float32(0), -logits)) if normalize else logits
 
 
-def _check_pairs(pairs: object) -> list[Pair]:
+def check_pairs(pairs: object) -> list[Pair]:
+    """Return `pairs` as a list of (query, passage) that the tokenizer can read."""
     if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
         raise InvalidInputError(f"pairs must be a list of (query, passage), got {type(pairs).__name__}")
     checked = []

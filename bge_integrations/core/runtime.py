@@ -112,6 +112,8 @@ class DeviceCounters:
 #: The current policy; change it with `configure`.
 policy = Policy()
 _counters: dict[str, DeviceCounters] = {}
+#: Called with the number of sequences and of tokens of each batch after it was computed; they must not raise.
+batch_listeners: list[Callable[[int, int], None]] = []
 _configuring = threading.Lock()
 
 
@@ -144,6 +146,12 @@ def configure(**changes: Any) -> Policy:
 def counters_of(device: str) -> DeviceCounters:
     """Return the live counters of a device, for its scheduler."""
     return _counters.setdefault(device, DeviceCounters())
+
+
+def announce_batch(sequences: int, tokens: int) -> None:
+    """Tell the listeners that a batch was computed."""
+    for listener in batch_listeners:
+        listener(sequences, tokens)
 
 
 def statistics() -> dict[str, DeviceStatistics]:

@@ -199,6 +199,9 @@ class Scheduler:
             between_layers()
 
         started, counted = time.perf_counter(), self._counters.computing_seconds
+        for queued in batch:
+            if queued.call.started_at is None:
+                queued.call.started_at = started
         try:
             runner.run(batch, check_callers)
             self._counters.count(
@@ -207,6 +210,7 @@ class Scheduler:
                 tokens=tokens_of(batch),
                 waiting_seconds=sum(started - queued.queued_at for queued in batch),
             )
+            runtime.announce_batch(len(batch), tokens_of(batch))
             return
         except OutOfMemoryError as error:
             if give_back is not None:

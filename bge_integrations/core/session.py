@@ -83,11 +83,12 @@ class Session:
         """Return one output per input of the request."""
         call = self._begin(request)
         try:
-            _report(self._feed(call, request), request)
+            _report_truncation(self._feed(call, request), request)
             outputs = call.future.result()
         except BaseException:
             call.cancel()
             raise
+        _report_times(call, request)
         if call.slowdowns:
             _warn_about_slowdowns(call)
         return outputs
@@ -100,11 +101,12 @@ class Session:
                 truncated = self._feed_on_loop(call, request)
             except QueueIsFull:
                 truncated = await self._feed_in_thread(call, request)
-            _report(truncated, request)
+            _report_truncation(truncated, request)
             outputs: list[SequenceOutput] = await asyncio.wrap_future(call.future)
         except BaseException:
             call.cancel()
             raise
+        _report_times(call, request)
         if call.slowdowns:
             _warn_about_slowdowns(call)
         return outputs
@@ -148,6 +150,7 @@ class Session:
             if call.is_over:
                 break
             now = time.perf_counter()
+            call.queued_at = call.queued_at or now
             portion = [QueuedSequence(sequence, call, queued + i, now) for i, sequence in enumerate(sequences)]
             portion.sort(key=lambda each: -len(each.sequence))
             urgent = len(sequences) == len(request.inputs) and sum(map(len, sequences)) <= policy.urgent_tokens
@@ -212,7 +215,7 @@ class Loaded:
 def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequence], dict[int, int]]]:
     """Yield the sequences of `size` inputs at a time, and {position: tokens} of those that were truncated."""
     inputs = request.inputs
-    chunks = (request.tokenize(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
+    chunks = (_tokenize(request, begin, begin + size) for begin in range(0, len(inputs), size))
     if request.on_truncate != "error":
         yield from chunks
         return
@@ -228,7 +231,30 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
     yield from tokenized
 
 
-def _report(truncated: dict[int, int], request: Request[Any]) -> None:
+def _tokenize(request: Request[Any], begin: int, end: int) -> tuple[list[TokenSequence], dict[int, int]]:
+    """Return the sequences of the inputs from `begin` to `end`, and {position: tokens} of those truncated."""
+    started = time.perf_counter()
+    sequences, truncated = request.tokenize(request.inputs[begin:end])
+    if request.report is not None:
+        here = [(position, i - begin) for position, i in enumerate(request.positions) if begin <= i < end]
+        request.report.tokens += sum(len(sequences[i]) for _, i in here)
+        request.report.characters += sum(_characters(request.inputs[begin + i]) for _, i in here)
+        request.report.truncated += [position for position, i in here if i in truncated]
+        request.report.tokenizing_seconds += time.perf_counter() - started
+    return sequences, truncated
+
+
+def _characters(given: str | tuple[str, str]) -> int:
+    return len(given) if isinstance(given, str) else sum(map(len, given))
+
+
+def _report_times(call: PendingCall, request: Request[Any]) -> None:
+    if request.report is not None and call.queued_at is not None and call.started_at is not None:
+        request.report.queue_seconds += call.started_at - call.queued_at
+        request.report.computing_seconds += time.perf_counter() - call.started_at
+
+
+def _report_truncation(truncated: dict[int, int], request: Request[Any]) -> None:
     """Warn about truncated inputs, if the call is to."""
     if request.on_truncate == "warn":
         report_truncation(request.in_call(truncated), len(request.positions), request.max_length)

@@ -91,8 +91,9 @@ class M3Index:
         Args:
             path_or_url: A folder; "http://…" or "https://…", the URL of a Qdrant server (1.16 or newer) or cluster; a
                 `QdrantClient`; or ":memory:", a temporary folder that is removed when the index is closed.
-            model: An embedding model: hub id, folder, "pocket", or a loaded embedder, which stays open when the index
-                is closed. Models of the bge-m3 family have all three representations, all others only dense vectors.
+            model: An embedding model: hub id, folder, "pocket", the URL of `bge serve` (with the key in the environment
+                variable BGE_API_KEY), or a loaded embedder, which stays open when the index is closed. Models of the
+                bge-m3 family have all three representations, all others only dense vectors.
                 Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
             multi_vectors: "float16" or "float32" stores them, in 2 or 4 kB per token with bge-m3; "recompute" stores
                 none and encodes each query's candidates. Defaults to the index's setting, or "float16" for a new one

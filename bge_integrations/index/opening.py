@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from bge_integrations.index.server import Collection
 
 MEMORY = ":memory:"
-#: The settings of an embedder that `M3Index.open` accepts: every keyword of `load_embedder`.
-EMBEDDER_SETTINGS = frozenset(inspect.signature(load_embedder).parameters) - {"model"}
+#: The settings of an embedder that `M3Index.open` accepts: every keyword of `load_embedder` but api_key, which is
+#: Qdrant's there.
+EMBEDDER_SETTINGS = frozenset(inspect.signature(load_embedder).parameters) - {"model", "api_key"}
 _DEFAULT_MODEL = "BAAI/bge-m3"
 #: Arguments of `M3Index.open` to suggest if a setting is misspelt.
 _OTHER_ARGUMENTS = {"model", "multi_vectors", "quantization", "collection", "api_key", "create", "read_only"}

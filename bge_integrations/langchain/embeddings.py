@@ -33,7 +33,8 @@ class BGEEmbeddings(ModelNameAlias, HoldsModel, EmbedderSettings, Embeddings):
     model: ModelName = Field(
         default="BAAI/bge-base-en-v1.5", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
+    """Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model).
+    `model_name=` works too."""
     passage_instruction: str | None = None
     """Prepended to each document; None uses the catalogue's for this model, "" disables it."""
     show_progress: bool = False

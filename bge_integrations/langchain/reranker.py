@@ -48,7 +48,7 @@ class BGEReranker(
     model: ModelName = Field(
         default="BAAI/bge-reranker-v2-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1
     )
-    """Hub id, checkpoint folder, or "pocket". `model_name=` works too."""
+    """Hub id, checkpoint folder, the URL of a server, or "pocket". `model_name=` works too."""
     top_n: TopN = 3
     """Number of documents to keep; None keeps all."""
 

@@ -15,7 +15,8 @@ class SparseModel(ModelNameAlias, HoldsModel, QuerySettings):
     """
 
     model: ModelName = Field(default="BAAI/bge-m3", validation_alias=AliasChoices("model", "model_name"), min_length=1)
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model_name=` works too."""
+    """Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model).
+    `model_name=` works too."""
     passage_instruction: str | None = None
     """Prepended to each document; None uses the catalogue's for this model (bge-m3 has none), "" disables it."""
     show_progress: bool = False

@@ -39,7 +39,8 @@ class BGEEmbedding(EmbeddingComponent, EmbedderSettings, BaseEmbedding):
     model_name: ModelName = Field(
         default="BAAI/bge-base-en-v1.5", validation_alias=AliasChoices("model_name", "model"), min_length=1
     )
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model=` works too."""
+    """Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model). `model=`
+    works too."""
     text_instruction: str | None = None
     """Prepended to each text; None uses the catalogue's for this model, "" disables it."""
     normalize: bool = True

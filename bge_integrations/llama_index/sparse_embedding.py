@@ -36,7 +36,8 @@ class BGESparseEmbedding(EmbeddingComponent, QuerySettings, BaseSparseEmbedding)
     model_name: ModelName = Field(
         default="BAAI/bge-m3", validation_alias=AliasChoices("model_name", "model"), min_length=1
     )
-    """Hub id, checkpoint folder, or "pocket" (the small bundled demonstration model). `model=` works too."""
+    """Hub id, checkpoint folder, the URL of a server, or "pocket" (the small bundled demonstration model). `model=`
+    works too."""
     text_instruction: str | None = None
     """Prepended to each text; None uses the catalogue's for this model (bge-m3 has none), "" disables it."""
     embed_batch_size: int = Field(default=256, gt=0, le=2048)

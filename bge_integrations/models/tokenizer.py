@@ -11,6 +11,7 @@ from tokenizers.normalizers import BertNormalizer
 
 from bge_integrations.errors import CheckpointError, NotSupportedError
 from bge_integrations.models.checkpoint import TOKENIZER_FILES, check_not_pointer, read_json
+from bge_integrations.outputs import Token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +79,7 @@ class TextTokenizer:
         self.pair = self._template(2)
         #: Ids of the special tokens, which carry no lexical weight.
         self.special_ids = np.unique(np.concatenate([self._special_ids(config), *self.text.parts, *self.pair.parts]))
+        self._special = frozenset(self.special_ids.tolist())
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, int32, without special tokens and without truncation."""
@@ -86,6 +88,28 @@ class TextTokenizer:
         else:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def tokens(self, ids: np.ndarray, text: str, instruction: str) -> list[Token]:
+        """Return the tokens with these ids, the ids of `instruction + text` between special tokens."""
+        encoding = self._tokenizer.encode(instruction + text, add_special_tokens=False)
+        begin = len(self.text.parts[0])
+        length = min(len(encoding.ids), len(ids) - self.text.size)
+        # other text is around that of models with examples, whose tokens then have no offsets
+        is_plain = length >= 0 and np.array_equal(ids[begin : begin + length], encoding.ids[:length])
+        tokens = []
+        for position, token in enumerate(ids.tolist(), start=-begin):
+            start = stop = None
+            if is_plain and 0 <= position < length:
+                start, stop = (offset - len(instruction) for offset in encoding.offsets[position])
+            if start is None or stop is None or start < 0 or start == stop:
+                start = stop = None
+            content = self._tokenizer.id_to_token(token) if start is None else text[start:stop]
+            tokens.append(Token(token, content or "", start, stop, token in self._special))
+        return tokens
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """Return the text that these ids stand for."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     @property
     def ignores_case(self) -> bool:

@@ -816,7 +816,6 @@ def test_extremes(index):
         lambda index: index.search("x", weights=(1, -1, 1)),
         lambda index: index.search("x", weights=(1, float("nan"), 1)),
         lambda index: index.search("x", weights=(1, 1)),
-        lambda index: index.search("x", weights=None),
         lambda index: index.search("x", filter="n = 3"),
         lambda index: index.search_by_vector([1.0, 2.0]),
         lambda index: index.search_by_vector(np.full(index.embedder.dimension, np.nan)),
