@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Family = Literal[
     "encoder",  # BERT or XLM-R backbone, one dense vector
     "m3",  # XLM-R backbone with bge-m3's sparse and multi-vector heads
-    "decoder",  # Gemma2, Mistral or Qwen2 backbone, last-token vector
+    "decoder",  # Gemma2, Mistral, Qwen2 or Qwen3 backbone, last-token vector
     "bidirectional_decoder",  # the same with bidirectional attention
     "icl",  # a decoder that takes in-context examples
     "visualized",  # an encoder with an image tower
@@ -41,6 +41,8 @@ Head = Literal[
 
 ENGLISH = "Represent this sentence for searching relevant passages: "
 CHINESE = "为这个句子生成表示以用于检索相关文章："
+#: The default task of instruct decoders.
+WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query."
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Checkpoint:
         max_length: Longest input in tokens, special tokens included.
         dimension: Width of the dense vector; None for rerankers.
         pooling: How token states become the dense vector; None for rerankers.
-        instructions: Prepended to queries and passages by default.
+        instructions: Prepended to queries and passages by default, formatted.
         tasks: Instructions by task name, for checkpoints that have a pair of instructions per task.
         instruction_format: The template that joins a task instruction and a query, for instruct decoders;
             `INSTRUCT_TASKS` has the named tasks.
@@ -101,16 +103,24 @@ def _decoder(
     family: Family,
     instruction_format: str,
     languages: Literal["en", "multilingual"] = "multilingual",
+    instruction: str = WEB_SEARCH,
 ) -> Checkpoint:
     return Checkpoint(
-        name, family, max_length, languages, dimension, "last_token", instruction_format=instruction_format
+        name,
+        family,
+        max_length,
+        languages,
+        dimension,
+        "last_token",
+        Instructions(query=instruction_format.format(instruction, "")),
+        instruction_format=instruction_format,
     )
 
 
-#: Task instructions for decoder embedders, by the name of the task. The default is "web_search".
+#: Task instructions for decoder embedders, by the name of the task.
 INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
     {
-        "web_search": "Given a web search query, retrieve relevant passages that answer the query.",
+        "web_search": WEB_SEARCH,
         "sts": "Retrieve semantically similar text.",
         "summarization": "Given a news summary, retrieve other semantically similar summaries.",
         "bitext": "Retrieve parallel sentences.",
@@ -119,6 +129,7 @@ INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
 
 BGE_FORMAT = "<instruct>{}\n<query>{}"
 _INSTRUCT_FORMAT = "Instruct: {}\nQuery: {}"
+_QWEN3_FORMAT = "Instruct: {}\nQuery:{}"  # without a space
 
 
 @dataclass(frozen=True)
@@ -256,6 +267,30 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
     # in the published code, the 7B model's attention is bidirectional and the 1.5B model's is causal
     _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
+    *(
+        # their own prompt ends without a full stop
+        _decoder(
+            f"Qwen/Qwen3-Embedding-{size}",
+            dimension,
+            32768,
+            "decoder",
+            _QWEN3_FORMAT,
+            instruction=WEB_SEARCH.removesuffix("."),
+        )
+        for size, dimension in (("0.6B", 1024), ("4B", 2560), ("8B", 4096))
+    ),
+    # 8192 is the length in the authors' BRIGHT evaluation (agentic-search, ReasonEmbed/evaluation_bright)
+    _decoder("BAAI/bge-reasoner-embed-qwen3-8b-0923", 4096, 8192, "decoder", _INSTRUCT_FORMAT, "en"),
+    _decoder("hanhainebula/reason-embed-qwen3-8b-0928", 4096, 8192, "decoder", _INSTRUCT_FORMAT, "en"),
+    # 4096 is the length in the model card; the instruction is the one for CosQA
+    _decoder(
+        "BAAI/bge-code-v1",
+        1536,
+        4096,
+        "decoder",
+        BGE_FORMAT,
+        instruction="Given a web search query, retrieve relevant code that can help answer the query.",
+    ),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),

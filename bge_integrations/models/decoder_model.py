@@ -53,7 +53,7 @@ class DecoderModel:
         self.placement = placement
         stored = read_config(folder)
         self.config = DecoderConfig.read(stored, is_causal)
-        self.tokenizer = TextTokenizer(folder)
+        self.tokenizer = TextTokenizer(folder, self.config.vocabulary_size)
         self.hidden_size = self.config.hidden_size
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size

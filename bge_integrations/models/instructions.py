@@ -35,7 +35,9 @@ def task_instructions(row: catalog.Checkpoint, task: str | None, query_instructi
                 argument="task",
                 advice="pass one of them",
             )
-        return Instructions(formatted_instruction(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
+        if task is None:
+            return row.instructions
+        return Instructions(formatted_instruction(row.instruction_format, catalog.INSTRUCT_TASKS[task]))
     if not row.tasks:
         return row.instructions
     if task is None and query_instruction is not None:
