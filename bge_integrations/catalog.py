@@ -66,7 +66,7 @@ class Checkpoint:
         instructions: Prepended to queries and passages by default, formatted.
         tasks: Instructions by task name, for checkpoints that have a pair of instructions per task.
         instruction_format: The template that joins a task instruction and a query, for instruct decoders;
-            `INSTRUCT_TASKS` has the named tasks.
+            `task_instructions` has the named tasks.
         languages: "en", "zh" or "multilingual".
     """
 
@@ -79,6 +79,11 @@ class Checkpoint:
     instructions: Instructions = Instructions()
     tasks: Mapping[str, Instructions] = field(default_factory=lambda: MappingProxyType({}))
     instruction_format: str | None = None
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether its instructions depend on the task."""
+        return bool(self.tasks or self.instruction_format)
 
     @property
     def kind(self) -> Kind:
@@ -116,16 +121,6 @@ def _decoder(
         instruction_format=instruction_format,
     )
 
-
-#: Task instructions for decoder embedders, by the name of the task.
-INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
-    {
-        "web_search": WEB_SEARCH,
-        "sts": "Retrieve semantically similar text.",
-        "summarization": "Given a news summary, retrieve other semantically similar summaries.",
-        "bitext": "Retrieve parallel sentences.",
-    }
-)
 
 BGE_FORMAT = "<instruct>{}\n<query>{}"
 _INSTRUCT_FORMAT = "Instruct: {}\nQuery: {}"

@@ -11,7 +11,8 @@ import typer
 from bge_integrations import catalog
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, print_table, progress_is_shown
-from bge_integrations.errors import UnknownModelError
+from bge_integrations.errors import InvalidInputError, UnknownModelError
+from bge_integrations.task_instructions import benchmarks
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo
@@ -19,17 +20,23 @@ if TYPE_CHECKING:
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show the details of this model.")] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="List the tasks for models that are told the task, or those of this model.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """List the BGE models, which of them this release supports, and which are downloaded.
 
     The two bundled 'pocket' models are not listed.
     """
+    row = None if name is None else catalog.find(name)
+    if name is not None and row is None:
+        raise UnknownModelError(f"{name} is not in the catalogue", advice="list its models with `bge models`")
+    if tasks:
+        _print_tasks(row, as_json)
+        return
     cached = _cached_repositories()
-    if name is not None:
-        row = catalog.find(name)
-        if row is None:
-            raise UnknownModelError(f"{name} is not in the catalogue", advice="list its models with `bge models`")
+    if row is not None:
         described = _described(row, cached)
         if as_json:
             print_json(described)
@@ -100,10 +107,29 @@ def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> di
 
 
 def _tasks(row: catalog.Checkpoint) -> dict[str, Any]:
-    """Return the tasks of a checkpoint and their instructions."""
+    """Return the tasks of a checkpoint and their instructions, without the tasks of benchmarks."""
     if row.instruction_format:
-        return {task: {"query": instruction, "passage": ""} for task, instruction in catalog.INSTRUCT_TASKS.items()}
+        return {task: {"query": text, "passage": ""} for task, text in benchmarks()["general"].items()}
     return {task: asdict(instructions) for task, instructions in row.tasks.items()}
+
+
+def _print_tasks(row: catalog.Checkpoint | None, as_json: bool) -> None:
+    """Print the tasks of a checkpoint, or of all instruct decoders."""
+    if row is not None and not row.instruction_format:
+        rows = [{"task": task, **texts} for task, texts in _tasks(row).items()]
+        if not rows:
+            raise InvalidInputError(f"{row.name} does not take tasks", advice="`bge models` shows its instruction")
+    else:
+        rows = [
+            {"benchmark": benchmark, "task": task, "instruction": instruction}
+            for benchmark, tasks in benchmarks().items()
+            for task, instruction in tasks.items()
+        ]
+    if as_json:
+        for described in rows:
+            print_json(described)
+    else:
+        print_table((tuple(described.values()) for described in rows), tuple(rows[0]))
 
 
 def _is_complete(repository: CachedRepoInfo) -> bool:

@@ -17,6 +17,7 @@ from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import POCKET
 from bge_integrations.models.interface import OutputSpec
+from bge_integrations.models.profile import profile_for_task
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.validation import check_on_truncate, check_texts, check_whole_number
 
@@ -51,6 +52,7 @@ class Embedder(Loaded):
         self, session: Session, profile: EmbedderProfile, max_length: int | None, truncate_dim: int | None
     ) -> None:
         super().__init__(session, profile.name)
+        self._profile = profile
         model = session.model
         self.pooling: Pooling = profile.pooling
         self.query_instruction: str = profile.instructions.query
@@ -81,6 +83,20 @@ class Embedder(Loaded):
     def source(self) -> str:
         """The argument with which `load_embedder` loads this model again: "pocket", the hub id, or the folder."""
         return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)
+
+    def for_task(self, task: str) -> Embedder:
+        """Return this embedder with the instruction of another task, for models that are told the task.
+
+        It uses the same copy of the model, and closing either closes both.
+
+        Args:
+            task: A name that `bge models --tasks` lists, such as "NFCorpus".
+
+        Raises:
+            InvalidInputError: The model takes no tasks, the task is unknown, or the embedder has examples.
+        """
+        self._session.check_open()
+        return Embedder(self._session, profile_for_task(self._profile, task), self.max_length, self._dim)
 
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
         """Return the settings that a dense vector depends on, for caches and stores that must not mix vectors.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from bge_integrations import catalog
@@ -19,9 +19,10 @@ from bge_integrations.models.checkpoint import M3_HEADS, POCKET, published, read
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
+    check_takes_tasks,
     examples_text,
     formatted_instruction,
-    task_instructions,
+    instructions_for,
     warn_no_instruction,
 )
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
@@ -144,11 +145,9 @@ def embedder_profile(
         raise UnknownModelError(_choices(name, config))
     if traits.backbone == "decoder" and pooling != "last_token":
         raise InvalidInputError(f"{name} is a decoder, which pools the last token; leave pooling={pooling!r} out")
-    instructions = task_instructions(row, task, query_instruction) if row else files.instructions
-    if task is not None and (row is None or not (row.tasks or row.instruction_format)):
-        raise InvalidInputError(
-            f"{name} has no tasks", argument="task", advice="leave task= out, or pass your own query_instruction="
-        )
+    if task is not None:
+        check_takes_tasks(name, row)
+    instructions = instructions_for(row, task, query_instruction) if row else files.instructions
     instruction_format = row.instruction_format if row else traits.instruction_format
     if query_instruction is None:
         query_instruction = instructions.query
@@ -183,6 +182,22 @@ def embedder_profile(
         examples=examples_text(examples, query_instruction, traits.query_suffix),
         query_suffix=traits.query_suffix,
     )
+
+
+def profile_for_task(profile: EmbedderProfile, task: str) -> EmbedderProfile:
+    """Return the profile with the instructions of another task.
+
+    Raises:
+        InvalidInputError: The model takes no tasks, the task is unknown, or the profile has examples of its own task.
+    """
+    row = catalog.find(profile.name)
+    check_takes_tasks(profile.name, row)
+    assert row is not None
+    if profile.examples:
+        raise InvalidInputError(
+            "the examples belong to one task", argument="task", advice="load the model with task= and examples="
+        )
+    return replace(profile, instructions=instructions_for(row, task, None))
 
 
 def reranker_profile(name: str, folder: Path, family: Family | None = None) -> RerankerProfile:

@@ -24,6 +24,7 @@ from bge_integrations.core import loading
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.writing import Writer
+from bge_integrations.task_instructions import benchmarks
 
 FILES = {
     "pandas.md": "# Pandas\n\nThe giant panda eats bamboo. It sleeps in trees.",
@@ -805,6 +806,16 @@ def test_models_shows_what_is_cached(hub_environment, bge):
         1,
         "bge: bge-nonsense is not in the catalogue; list its models with `bge models`\n",
     )
+
+
+def test_models_lists_the_tasks(bge):
+    rows = lines(bge("models", "--tasks", "--json")[1])
+    assert {row["benchmark"] for row in rows} == set(benchmarks())
+    assert {"benchmark": "MTEB", "task": "NFCorpus", "instruction": benchmarks()["MTEB"]["NFCorpus"]} in rows
+    assert lines(bge("models", "bge-code-v1", "--tasks", "--json")[1]) == rows
+    of_one = [line.split("\t") for line in bge("models", "llm-embedder", "--tasks")[1].splitlines()]
+    assert [cells[0] for cells in of_one] == ["qa", "icl", "chat", "lrlm", "tool", "convsearch"]
+    assert bge("models", "bge-m3", "--tasks")[:2] == (1, "")
 
 
 def test_download(bge, hub_environment):
