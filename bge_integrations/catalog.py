@@ -21,7 +21,8 @@ Family = Literal[
     "decoder",  # Gemma2, Mistral, Qwen2 or Qwen3 backbone, last-token vector
     "bidirectional_decoder",  # the same with bidirectional attention
     "icl",  # a decoder that takes in-context examples
-    "visualized",  # an encoder with an image tower
+    "visualized",  # an encoder that also reads an image tower's tokens
+    "clip",  # CLIP's text and image towers
     "cross_encoder",  # BERT or XLM-R backbone, one logit per pair
     "llm_reranker",  # the logit of "Yes" after a prompt
     "layerwise_reranker",  # a score after any of the upper layers
@@ -30,7 +31,7 @@ Family = Literal[
 Kind = Literal["embedder", "reranker"]
 Pooling = Literal["cls", "mean", "last_token"]
 
-Backbone = Literal["encoder", "decoder"]
+Backbone = Literal["encoder", "decoder", "visualized", "clip"]
 Head = Literal[
     "dense",  # no head: the pooled states are the vector
     "m3",  # bge-m3's sparse and multi-vector heads beside the dense vector
@@ -180,7 +181,8 @@ FAMILIES: Mapping[Family, FamilyTraits] = MappingProxyType(
             takes_examples=True,
             query_suffix="\n<response>",
         ),
-        "visualized": FamilyTraits("embedder", None, "dense"),
+        "visualized": FamilyTraits("embedder", "visualized", "dense", "cls"),
+        "clip": FamilyTraits("embedder", "clip", "dense", "last_token"),
         "cross_encoder": FamilyTraits("reranker", "encoder", "classification"),
         "llm_reranker": FamilyTraits("reranker", "decoder", "yes", is_causal=True, prompt=_YES_OR_NO),
         "layerwise_reranker": FamilyTraits(
@@ -288,6 +290,8 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     ),
     Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
     Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
+    Checkpoint("BAAI/BGE-VL-base", "clip", 77, "en", 512, "last_token"),
+    Checkpoint("BAAI/BGE-VL-large", "clip", 77, "en", 768, "last_token"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),
     Checkpoint("BAAI/bge-reranker-large", "cross_encoder", 512, "multilingual"),
     Checkpoint("BAAI/bge-reranker-v2-m3", "cross_encoder", 8192, "multilingual"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from bge_integrations.core import inputs, runtime
+from bge_integrations.core.image_inputs import CHUNK, check_inputs, tokenize_inputs
 from bge_integrations.core.request import OnTruncate, Request
 from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from bge_integrations.models.profile import EmbedderProfile
 
 TextKind = Literal["query", "passage"]
+#: A text; for models that take images also a dict with "text", "image" or both.
+Input = str | Mapping[str, Any]
 #: (dense, sparse, multi_vector) of a call that returns dense vectors only.
 _DENSE = (True, False, False)
 
@@ -46,6 +49,7 @@ class Embedder(Loaded):
         max_length: Maximum number of tokens of a text; a call can set its own.
         query_instruction, passage_instruction: Prepended to queries and to passages.
         has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
+        takes_images: Whether `encode` also takes images: dicts of "image", "text" or both.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class Embedder(Loaded):
         self.passage_instruction: str = profile.instructions.passage
         self._examples, self._query_suffix = profile.examples, profile.query_suffix
         self._tokenizer, self._is_causal = model.tokenizer, model.is_causal
+        self._image_format = model.image_format
         self.has_sparse = self.has_multi_vector = model.multi_vector_size > 0
+        self.takes_images = model.image_format is not None
         self.vocabulary_size: int = model.vocabulary_size
         #: Maximum tokens of a query that leave room for the examples.
         self._longest_query = self._longest - inputs.examples_room(model.tokenizer, self._examples, self._query_suffix)
@@ -113,7 +119,7 @@ class Embedder(Loaded):
             "dtype": self.dtype,
         }
 
-    def count_tokens(self, texts: Iterable[str], *, kind: TextKind | None = None) -> list[int]:
+    def count_tokens(self, texts: Iterable[Input], *, kind: TextKind | None = None) -> list[int]:
         """Return the number of tokens of each text, including special tokens and the instruction of this kind.
 
         `encode` truncates texts with more than `max_length` tokens.
@@ -123,13 +129,13 @@ class Embedder(Loaded):
             ClosedError: After `close()`.
         """
         self._session.check_open()
-        checked = check_texts(texts, "texts")
+        checked = self._checked(texts)
         sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], 0)
         return [len(sequence) for sequence in sequences]
 
     def encode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = None,
         dense: bool = True,
@@ -144,6 +150,8 @@ class Embedder(Loaded):
 
         Args:
             texts: The n texts. An empty list returns arrays of length 0; an empty text is embedded like any other.
+                Models that take images also accept dicts with "text", "image" or both. An image is a path, bytes, a
+                PIL image or a uint8 array (height, width, channels).
             kind: "query" or "passage" prepends the instruction for that kind to each text; None prepends nothing.
             dense: Return `.dense`, float32 (n, dimension).
             sparse: Return `.sparse`, lexical weights by token id.
@@ -155,8 +163,8 @@ class Embedder(Loaded):
             show_progress: Show a progress bar.
 
         Raises:
-            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, or the model lacks a
-                representation.
+            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, an image can't be decoded,
+                or the model lacks a representation.
             TextTooLongError: A text is too long, with `on_truncate="error"`.
             OutOfMemoryError: A single text does not fit in memory.
             NonFiniteError: The model returned NaN or infinity.
@@ -170,7 +178,7 @@ class Embedder(Loaded):
 
     async def aencode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = None,
         dense: bool = True,
@@ -191,7 +199,7 @@ class Embedder(Loaded):
 
     def encode_dense(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = None,
         max_length: int | None = None,
@@ -205,7 +213,7 @@ class Embedder(Loaded):
 
     async def aencode_dense(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = None,
         max_length: int | None = None,
@@ -233,16 +241,16 @@ class Embedder(Loaded):
 
     def _request(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         kind: TextKind | None,
         representations: tuple[bool, bool, bool],
         max_length: int | None,
         normalize: bool,
         on_truncate: OnTruncate,
         show_progress: bool,
-    ) -> Request[str]:
+    ) -> Request[Any]:
         """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
-        checked = check_texts(texts, "texts")
+        checked = self._checked(texts)
         dense, sparse, multi_vector = map(bool, representations)
         if not (dense or sparse or multi_vector):
             raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
@@ -255,12 +263,16 @@ class Embedder(Loaded):
             check_whole_number(max_length, "max_length", most=self._longest)
         spec = OutputSpec(self.pooling if dense else None, sparse, multi_vector, self._dim, bool(normalize))
         tokenize = self._tokenizing(kind, max_length or self.max_length)
-        return Request.of(checked, tokenize, spec, on_truncate, show_progress)
+        return Request.of(checked, tokenize, spec, on_truncate, show_progress, CHUNK if self.takes_images else None)
+
+    def _checked(self, texts: object) -> Sequence[Any]:
+        """Return the inputs of a call as a list of str, and of images if the model takes them."""
+        return check_inputs(texts, "texts") if self.takes_images else check_texts(texts, "texts")
 
     def _tokenizing(
         self, kind: TextKind | None, max_length: int
-    ) -> Callable[[Sequence[str]], tuple[list[TokenSequence], int]]:
-        """Return a function that tokenises texts of this kind and counts the truncated ones."""
+    ) -> Callable[[Sequence[Any]], tuple[list[TokenSequence], int]]:
+        """Return a function that tokenises inputs of this kind and counts the truncated ones."""
         if kind == "query":
             instruction = self.query_instruction
         elif kind == "passage":
@@ -280,11 +292,18 @@ class Embedder(Loaded):
                 longest=self._longest_query,
             )
         shared = instruction if self._is_causal else ""
+        tokenize = partial(inputs.tokenize_texts, self._tokenizer, instruction=instruction, shared=shared)
+        if self._image_format is None:
+            return partial(tokenize, max_length=max_length)
         return partial(
-            inputs.tokenize_texts, self._tokenizer, instruction=instruction, max_length=max_length, shared=shared
+            tokenize_inputs,
+            image_format=self._image_format,
+            max_length=max_length,
+            longest=max(max_length, self._longest),
+            tokenize=tokenize,
         )
 
-    def _gather(self, request: Request[str], outputs: list[SequenceOutput]) -> Embeddings:
+    def _gather(self, request: Request[Any], outputs: list[SequenceOutput]) -> Embeddings:
         """Return the outputs in the order of the call, where texts may repeat."""
         spec, ordered = request.spec, [outputs[i] for i in request.positions]
         return Embeddings(
@@ -299,7 +318,7 @@ class Embedder(Loaded):
             else None,
         )
 
-    def _gather_dense(self, request: Request[str], outputs: list[SequenceOutput]) -> NDArray[np.float32]:
+    def _gather_dense(self, request: Request[Any], outputs: list[SequenceOutput]) -> NDArray[np.float32]:
         rows = np.empty((len(request.positions), self.dimension), np.float32)
         for row, i in zip(rows, request.positions, strict=True):
             row[:] = outputs[i].dense

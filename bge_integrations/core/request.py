@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OnTruncate = Literal["warn", "error", "ignore"]
 T = TypeVar("T")
-Input = TypeVar("Input", str, tuple[str, str])
+Input = TypeVar("Input", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Request(Generic[Input]):
         spec: What to compute.
         on_truncate: "warn" about truncated inputs, "error" to refuse the call before it is computed, or "ignore".
         show_progress: Whether to show a progress bar.
+        chunk: Maximum number of inputs that are tokenised at a time; None leaves it to the policy.
     """
 
     inputs: Sequence[Input]
@@ -35,6 +36,7 @@ class Request(Generic[Input]):
     spec: OutputSpec
     on_truncate: OnTruncate
     show_progress: bool
+    chunk: int | None = None
 
     @classmethod
     def of(
@@ -44,16 +46,17 @@ class Request(Generic[Input]):
         spec: OutputSpec,
         on_truncate: OnTruncate,
         show_progress: bool,
+        chunk: int | None = None,
     ) -> Request[Input]:
         """Create a request from checked inputs, some of which may occur several times."""
         numbers: dict[Input, int] = {}
         positions = [numbers.setdefault(each, len(numbers)) for each in inputs]
-        return cls(list(numbers), positions, tokenize, spec, on_truncate, show_progress)
+        return cls(list(numbers), positions, tokenize, spec, on_truncate, show_progress, chunk)
 
     @property
     def characters(self) -> int:
         """Number of characters in the distinct inputs."""
-        return sum(len(each) if isinstance(each, str) else sum(map(len, each)) for each in self.inputs)
+        return sum(sum(map(len, each)) if isinstance(each, tuple) else len(each) for each in self.inputs)
 
 
 class PendingCall:

@@ -279,7 +279,24 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise CheckpointError(f"{folder / name} has no weight_map; download it again")
         return {tensor: folder / file for tensor, file in index.items()}
+    if (visualized := visualized_weights(folder)) is not None:
+        return {"*": visualized}
     raise CheckpointError(f"{folder} has no weights; one of these is needed: {', '.join(_WEIGHT_FILES)}")
+
+
+def visualized_weights(folder: Path) -> Path | None:
+    """Return the folder's weights of a Visualized-BGE model; None if there are none.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    found = sorted(folder.glob("Visualized_*.pth"))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder} has the weights of {len(found)} models: {', '.join(file.name for file in found)}",
+            advice="keep one, beside config.json and the tokenizer of its text model",
+        )
+    return found[0] if found else None
 
 
 def weight_bytes(folder: Path) -> int:

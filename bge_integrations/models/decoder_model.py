@@ -46,6 +46,7 @@ class DecoderModel:
     """
 
     multi_vector_size = 0
+    image_format = None
 
     def __init__(
         self, folder: Path, head: Head, is_causal: bool, placement: Placement, layers: int | None = None

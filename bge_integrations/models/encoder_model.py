@@ -39,6 +39,7 @@ class EncoderModel:
     """
 
     is_causal = False
+    image_format = None
 
     def __init__(self, folder: Path, head: Head, placement: Placement) -> None:
         self.placement = placement

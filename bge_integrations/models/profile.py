@@ -15,7 +15,14 @@ from bge_integrations.errors import (
     UnknownModelError,
     WrongKindError,
 )
-from bge_integrations.models.checkpoint import M3_HEADS, POCKET, published, read_config
+from bge_integrations.models.checkpoint import (
+    M3_HEADS,
+    POCKET,
+    published,
+    read_config,
+    tensor_files,
+    visualized_weights,
+)
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
@@ -31,6 +38,9 @@ from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: The families that take images. They were trained without instructions.
+_IMAGE_FAMILIES: tuple[Family, ...] = ("visualized", "clip")
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,8 @@ def embedder_profile(
         )
     if family is None:
         family = row.family if row else "m3" if is_m3 or name == POCKET else None
+    if family is None:
+        family = _image_family(folder, config)
     if family is None and config.get("model_type") in ENCODER_TYPES and (pooling or files.pooling):
         family = "encoder"
     if family is None and config.get("model_type") in DECODER_TYPES and "last_token" in (pooling, files.pooling):
@@ -143,15 +155,17 @@ def embedder_profile(
     pooling = pooling or (row.pooling if row else files.pooling) or traits.pooling
     if pooling is None:
         raise UnknownModelError(_choices(name, config))
-    if traits.backbone == "decoder" and pooling != "last_token":
-        raise InvalidInputError(f"{name} is a decoder, which pools the last token; leave pooling={pooling!r} out")
+    if traits.backbone != "encoder" and pooling != traits.pooling:
+        raise InvalidInputError(
+            f"{name} is of the {family} family, which pools {traits.pooling}; leave pooling={pooling!r} out"
+        )
     if task is not None:
         check_takes_tasks(name, row)
     instructions = instructions_for(row, task, query_instruction) if row else files.instructions
     instruction_format = row.instruction_format if row else traits.instruction_format
     if query_instruction is None:
         query_instruction = instructions.query
-        if row is None and family != "m3" and not files.has_query_prompt:
+        if row is None and family not in ("m3", *_IMAGE_FAMILIES) and not files.has_query_prompt:
             warn_no_instruction(name, folder, config)
     elif query_instruction and instruction_format:
         query_instruction = formatted_instruction(instruction_format, query_instruction)
@@ -259,6 +273,14 @@ def check_supported(name: str, family: Family, wanted: catalog.Kind) -> None:
         raise NotSupportedError(
             f"{name} is of the {family} family, which is not supported yet; supported {wanted}s: {supported}"
         )
+
+
+def _image_family(folder: Path, config: Mapping[str, Any]) -> Family | None:
+    """Return the family of an image model according to its files; None if it is not one."""
+    if config.get("model_type") == "clip":
+        return "clip"
+    weights = visualized_weights(folder)
+    return "visualized" if weights is not None and tensor_files(folder) == {"*": weights} else None
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:
