@@ -55,6 +55,15 @@ class Instructions:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A checkpoint in two repositories: its weights, and the config and tokenizer of its text model."""
+
+    weights_file: str
+    text_model: str
+    weights_repository: str = "BAAI/bge-visualized"
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One published checkpoint.
 
@@ -69,6 +78,7 @@ class Checkpoint:
         instruction_format: The template that joins a task instruction and a query, for instruct decoders;
             `task_instructions` has the named tasks.
         languages: "en", "zh" or "multilingual".
+        parts: Where its files are on the hub, if they are not in one repository of its name.
     """
 
     name: str
@@ -80,6 +90,7 @@ class Checkpoint:
     instructions: Instructions = Instructions()
     tasks: Mapping[str, Instructions] = field(default_factory=lambda: MappingProxyType({}))
     instruction_format: str | None = None
+    parts: Parts | None = None
 
     @property
     def takes_tasks(self) -> bool:
@@ -288,8 +299,24 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         BGE_FORMAT,
         instruction="Given a web search query, retrieve relevant code that can help answer the query.",
     ),
-    Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
-    Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
+    Checkpoint(
+        "BAAI/bge-visualized-base-en-v1.5",
+        "visualized",
+        512,
+        "en",
+        768,
+        "cls",
+        parts=Parts("Visualized_base_en_v1.5.pth", "BAAI/bge-base-en-v1.5"),
+    ),
+    Checkpoint(
+        "BAAI/bge-visualized-m3",
+        "visualized",
+        8192,
+        "multilingual",
+        1024,
+        "cls",
+        parts=Parts("Visualized_m3.pth", "BAAI/bge-m3"),
+    ),
     Checkpoint("BAAI/BGE-VL-base", "clip", 77, "en", 512, "last_token"),
     Checkpoint("BAAI/BGE-VL-large", "clip", 77, "en", 768, "last_token"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),

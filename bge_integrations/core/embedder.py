@@ -163,8 +163,8 @@ class Embedder(Loaded):
             show_progress: Show a progress bar.
 
         Raises:
-            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, an image can't be decoded,
-                or the model lacks a representation.
+            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, an image can't be
+                decoded, or the model lacks a representation.
             TextTooLongError: A text is too long, with `on_truncate="error"`.
             OutOfMemoryError: A single text does not fit in memory.
             NonFiniteError: The model returned NaN or infinity.

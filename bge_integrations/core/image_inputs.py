@@ -142,9 +142,7 @@ def tokenize_inputs(
     pixels = iter(_decode(images, image_format))
     beside = min(max_length, longest - image_format.tokens) if image_format.shares_positions else max_length
     alone, alone_truncated = _texts([each for each in inputs if isinstance(each, str)], tokenize, max_length)
-    captions = [
-        ("" if image_format.shares_positions else None) if each.text is None else each.text for each in images
-    ]
+    captions = [("" if image_format.shares_positions else None) if each.text is None else each.text for each in images]
     tokenized, truncated = _texts([text for text in captions if text is not None], tokenize, beside)
     texts, with_image = iter(alone), iter(tokenized)
     sequences = []
@@ -200,8 +198,8 @@ def _pixels(given: ImageInput, image_format: ImageFormat) -> np.ndarray:
     except Exception as error:  # decoders of damaged files raise almost anything
         what = f" {os.fspath(given.image)!r}" if isinstance(given.image, (str, os.PathLike)) else ""
         raise InvalidInputError(
-            f"{given.name}: the image{what} can't be decoded ({type(error).__name__}: {error}); save it again as PNG or "
-            "JPEG, or leave it out"
+            f"{given.name}: the image{what} can't be decoded ({type(error).__name__}: {error})",
+            advice="save it again as PNG or JPEG, or leave it out",
         ) from error
 
 

@@ -56,7 +56,11 @@ class Request(Generic[Input]):
     @property
     def characters(self) -> int:
         """Number of characters in the distinct inputs."""
-        return sum(sum(map(len, each)) if isinstance(each, tuple) else len(each) for each in self.inputs)
+        return sum(map(_characters, self.inputs))
+
+
+def _characters(each: Any) -> int:
+    return sum(map(len, each)) if isinstance(each, tuple) else len(each)
 
 
 class PendingCall:

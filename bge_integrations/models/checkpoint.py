@@ -6,14 +6,16 @@ import difflib
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations import catalog
+from bge_integrations.atomic_files import link_files
 from bge_integrations.errors import CheckpointError, CheckpointNotFoundError, UnknownModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
 POCKET = "pocket"
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
@@ -66,9 +68,15 @@ def locate(
     row = catalog.find(name)
     if row is not None and name.lower() in (row.short_name, row.name.lower()):
         name = row.name
+    elif name.lower() in ("baai/bge-visualized", "bge-visualized"):
+        models = [row.name for row in catalog.CHECKPOINTS if row.parts is not None]
+        raise UnknownModelError(f"{name} is the repository of several models", advice=f"load {' or '.join(models)}")
     elif "/" not in name:
         raise UnknownModelError(_unknown(name))
-    return name, _from_hub(name, revision, cache_folder, local_files_only)
+    where: dict[str, Any] = {"revision": revision, "cache_folder": cache_folder, "local_files_only": local_files_only}
+    if row is not None and row.parts is not None:
+        return name, _assembled(row, row.parts, **where)
+    return name, _from_hub(name, **where, is_usable=partial(_is_usable, row=row), wanted=_wanted)
 
 
 def published(name: str, folder: Path) -> catalog.Checkpoint | None:
@@ -115,7 +123,68 @@ def _near(name: str) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
-def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_files_only: bool) -> Path:
+def _assembled(
+    row: catalog.Checkpoint,
+    parts: catalog.Parts,
+    *,
+    revision: str | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+) -> Path:
+    """Return a folder with links to the files of a checkpoint whose weights and text model are in two repositories.
+
+    `revision` is that of the weights. The folder is inside the cache's folder of the weights' repository.
+    """
+    where: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
+    weights = _from_hub(
+        parts.weights_repository,
+        revision=revision,
+        **where,
+        is_usable=lambda folder: (folder / parts.weights_file).is_file(),
+        wanted=lambda files: [file for file in files if file == parts.weights_file],
+    )
+    text = _from_hub(
+        parts.text_model,
+        revision=None,
+        **where,
+        is_usable=_has_config_and_tokenizer,
+        wanted=lambda files: [f for f in files if "/" not in f and (f.endswith(".json") or f in TOKENIZER_FILES)],
+    )
+    if not (weights / parts.weights_file).is_file():
+        raise CheckpointNotFoundError(f"{parts.weights_repository} has no file {parts.weights_file}")
+    folder = weights.parent.parent / "bge_integrations" / f"{weights.name}-{text.name}" / row.short_name
+    files = [file for file in text.iterdir() if file.suffix == ".json" or file.name in TOKENIZER_FILES]
+    files = [file for file in files if file.name not in (*_WEIGHT_FILES, "modules.json")]
+    link_files([weights / parts.weights_file, *files], folder)
+    return folder
+
+
+def _has_config_and_tokenizer(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _is_usable(folder: Path, row: catalog.Checkpoint | None) -> bool:
+    """Return whether a folder of the hub's cache has all files of the checkpoint."""
+    has_heads = all((folder / head).is_file() for head in M3_HEADS)
+    return is_complete(folder) and (has_heads or row is None or row.family != "m3")
+
+
+def _from_hub(
+    name: str,
+    *,
+    revision: str | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+    is_usable: Callable[[Path], bool],
+    wanted: Callable[[Iterable[str]], list[str]],
+) -> Path:
+    """Return a repository's folder in the hub's cache, downloaded unless it is usable already.
+
+    Args:
+        name, revision, cache_folder, local_files_only: See `locate`.
+        is_usable: Whether a folder has all files that are needed.
+        wanted: Selects the files to download from all files of the repository.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -127,9 +196,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     where: dict[str, Any] = {"repo_id": name, "revision": revision, "cache_dir": cache_folder}
     try:
         folder = Path(snapshot_download(**where, local_files_only=True))
-        row = catalog.find(name)
-        has_heads = all((folder / head).is_file() for head in M3_HEADS)
-        if is_complete(folder) and (has_heads or row is None or row.family != "m3"):
+        if is_usable(folder):
             return folder
         cached = f"only a part of it is in the cache ({folder})"
     except (LocalEntryNotFoundError, FileNotFoundError):
@@ -145,7 +212,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     try:
         # model_info fails at once without network; listing the files would retry for 20 seconds
         siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
-        files = _wanted(sibling.rfilename for sibling in siblings)
+        files = wanted(sibling.rfilename for sibling in siblings)
         return Path(snapshot_download(**where, allow_patterns=files))
     except GatedRepoError as error:
         raise CheckpointNotFoundError(
@@ -173,7 +240,7 @@ def _wanted(files: Iterable[str]) -> list[str]:
 
 def is_complete(folder: Path) -> bool:
     """Return whether the folder has a config, a tokenizer and all shards of its weights."""
-    if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in TOKENIZER_FILES):
+    if not _has_config_and_tokenizer(folder):
         return False
     try:
         shards = set(tensor_files(folder).values())

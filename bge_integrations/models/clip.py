@@ -110,13 +110,11 @@ class _Layers:
     def __init__(self, tensors: _Tensors, width: int, heads: int, placement: Placement) -> None:
         if width % heads:
             raise CheckpointError(f"config.json asks for {heads} heads, which do not divide the width {width}")
-        self._layers = []
+        self._layers: list[_Layer] = []
         while f"{(prefix := f'encoder.layers.{len(self._layers)}.')}layer_norm1.weight" in tensors:
             self._layers.append(_Layer(tensors, prefix, width, placement))
 
-    def __call__(
-        self, x: Tensor, attend: Callable[[Tensor], Tensor], between_layers: Callable[[], None]
-    ) -> Tensor:
+    def __call__(self, x: Tensor, attend: Callable[[Tensor], Tensor], between_layers: Callable[[], None]) -> Tensor:
         tokens = len(x)
         x = pad_rows(x)
         for layer in self._layers:

@@ -57,7 +57,7 @@ class ClipModel:
                 "token; they belong to different models"
             )
         self._end = int(self.tokenizer.text.parts[-1][-1])
-        self.image_format = ImageFormat(
+        self.image_format: ImageFormat | None = ImageFormat(
             self._images.size, self._images.tokens, shares_positions=False, converts_first=True, floors_crop=True
         )
 

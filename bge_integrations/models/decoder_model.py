@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Head
+    from bge_integrations.models.image_format import ImageFormat
     from bge_integrations.models.interface import OutputSpec, TokenSequence
     from bge_integrations.models.placement import Placement
 
@@ -46,7 +47,7 @@ class DecoderModel:
     """
 
     multi_vector_size = 0
-    image_format = None
+    image_format: ImageFormat | None = None
 
     def __init__(
         self, folder: Path, head: Head, is_causal: bool, placement: Placement, layers: int | None = None

@@ -80,7 +80,7 @@ class _Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate (…, 1 + patches, head size), each pair of neighbouring channels; return the same shape."""
-        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        first, second = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
         turned = torch.stack([-second, first], -1).flatten(-2)
         return x * self._cos + turned * self._sin
 
@@ -119,7 +119,7 @@ class EvaTower:
                 f"{self.width}, heads of {head_size}); download it again"
             )
         self._rotation = _Rotation(cos, sin)
-        self._blocks = []
+        self._blocks: list[_Block] = []
         while f"{(prefix := f'{_PREFIX}blocks.{len(self._blocks)}.')}norm1.weight" in weights:
             self._blocks.append(_Block(weights, prefix, self.width, self.width // head_size, placement))
         if not self._blocks:

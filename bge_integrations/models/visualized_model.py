@@ -67,21 +67,18 @@ class VisualizedModel:
                 )
             self._encoder = Encoder(weights, self.config, placement)
             self._tower = EvaTower(weights, placement)
-            projection = [
+            weight, bias = (
                 weights.take(f"visual_proj.{name}", *shape).to(placement.device, placement.compute_dtype, copy=True)
-                for name, shape in (
-                    ("weight", (self.hidden_size, self._tower.width)),
-                    ("bias", (self.hidden_size,)),
-                )
-            ]
-            self._projection = linear(*projection, placement)
+                for name, shape in (("weight", (self.hidden_size, self._tower.width)), ("bias", (self.hidden_size,)))
+            )
+            self._projection = linear(weight, bias, placement)
         tokens = self._tower.tokens
         if tokens + self.tokenizer.text.size >= self.max_length:
             raise CheckpointError(
                 f"{folder}: an image has {tokens} tokens, but the text model has only {self.max_length} positions; "
                 "config.json belongs to another model"
             )
-        self.image_format = ImageFormat(
+        self.image_format: ImageFormat | None = ImageFormat(
             self._tower.size, tokens, shares_positions=True, converts_first=False, floors_crop=False
         )
 
