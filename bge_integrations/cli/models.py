@@ -87,7 +87,10 @@ def download(
 
 
 def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> dict[str, Any]:
-    repository = cached.get(row.name)
+    repository = cached.get(row.parts.weights_repository if row.parts else row.name)
+    is_cached = repository is not None and (
+        _has_parts(repository, row.parts, cached) if row.parts else _is_complete(repository)
+    )
     return {
         "name": row.name,
         "kind": row.kind,
@@ -101,7 +104,7 @@ def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> di
         "instruction_format": row.instruction_format,
         "tasks": _tasks(row),
         "supported": row.family in catalog.SUPPORTED_FAMILIES,
-        "cached": "no" if repository is None else "yes" if _is_complete(repository) else "in part",
+        "cached": "no" if repository is None else "yes" if is_cached else "in part",
         "size": 0 if repository is None else repository.size_on_disk,
     }
 
@@ -136,6 +139,11 @@ def _is_complete(repository: CachedRepoInfo) -> bool:
     from bge_integrations.models.checkpoint import is_complete  # imports torch, so only if needed
 
     return any(is_complete(revision.snapshot_path) for revision in repository.revisions)
+
+
+def _has_parts(weights: CachedRepoInfo, parts: catalog.Parts, cached: dict[str, CachedRepoInfo]) -> bool:
+    has_weights = any((revision.snapshot_path / parts.weights_file).is_file() for revision in weights.revisions)
+    return has_weights and parts.text_model in cached
 
 
 def _cached_repositories() -> dict[str, CachedRepoInfo]:

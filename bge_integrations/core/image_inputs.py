@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,6 +31,10 @@ MAX_BYTES = 256 << 20
 CHUNK = 128
 #: The formats that are decoded. Others, such as EPS, would run another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+#: What may follow the height and width in the shape of an array.
+_CHANNELS = ((), (1,), (3,), (4,))
+#: Maximum characters of a path in a message.
+_LONGEST_PATH = 200
 _WORKERS = min(8, os.cpu_count() or 1)
 #: An image counts as this many characters, so that it is never decoded on an event loop.
 _CHARACTERS = 1 << 20
@@ -94,10 +99,9 @@ def _checked_image(image: object, name: str) -> object:
     if isinstance(image, str) and image.startswith(("http://", "https://", "data:")):
         raise InvalidInputError(f"{name} is a URL, which is not fetched; download it, and pass its path or its bytes")
     if isinstance(image, (str, os.PathLike)):
-        path = Path(image)
-        if "\0" in str(path) or not path.is_file():
-            raise InvalidInputError(f"{name}: there is no file {os.fspath(image)!r}")
-        size = path.stat().st_size
+        size = _file_size(image)
+        if size is None:
+            raise InvalidInputError(f"{name}: there is no file {_shown(image)}")
     elif isinstance(image, (bytes, bytearray, memoryview)):
         image = bytes(image)
         size = len(image)
@@ -119,7 +123,19 @@ def _checked_image(image: object, name: str) -> object:
     return image
 
 
-_CHANNELS = ((), (1,), (3,), (4,))
+def _file_size(path: str | os.PathLike[str]) -> int | None:
+    """Return the size of a regular file in bytes; None if the path is not one."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # also a path that is too long, or contains a null character
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """Return a path for a message, without most of a text that is not one."""
+    name = os.fspath(path)
+    return repr(name if len(name) <= _LONGEST_PATH else f"{name[:_LONGEST_PATH]}…")
 
 
 def tokenize_inputs(
@@ -196,7 +212,7 @@ def _pixels(given: ImageInput, image_format: ImageFormat) -> np.ndarray:
     except InvalidInputError:
         raise
     except Exception as error:  # decoders of damaged files raise almost anything
-        what = f" {os.fspath(given.image)!r}" if isinstance(given.image, (str, os.PathLike)) else ""
+        what = f" {_shown(given.image)}" if isinstance(given.image, (str, os.PathLike)) else ""
         raise InvalidInputError(
             f"{given.name}: the image{what} can't be decoded ({type(error).__name__}: {error})",
             advice="save it again as PNG or JPEG, or leave it out",

@@ -207,6 +207,8 @@ def test_a_damaged_or_hostile_image_is_named(visualized, kind, tmp_path):
         {"image": [SHAPES]},
         {"image": "missing.png"},
         {"image": "a\0b"},
+        {"image": "iVBORw0KGgo" * 1000},
+        {"image": "/dev/zero"},
         {"image": str(IMAGES)},
         {"image": "https://example.com/a.png"},
         {"image": "data:image/png;base64,AAAA"},
@@ -215,7 +217,7 @@ def test_a_damaged_or_hostile_image_is_named(visualized, kind, tmp_path):
         {"image": np.zeros((0, 4, 3), np.uint8)},
         {"image": np.zeros(4, np.uint8)},
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:40],
 )
 def test_what_is_neither_text_nor_image_is_refused(visualized, value):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
