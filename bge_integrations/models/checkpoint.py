@@ -117,9 +117,10 @@ def _unknown(name: str) -> str:
 
 
 def _near(name: str) -> str:
-    """Return a hint with similar names from the catalogue, unless this name is in it."""
+    """Return a hint with similar names from the catalogue, unless this name is in it or is where weights come from."""
     known = [row.name for row in catalog.CHECKPOINTS]
-    near = [] if name in known else difflib.get_close_matches(name, known, n=3)
+    sources = [row.parts.weights_repository for row in catalog.CHECKPOINTS if row.parts]
+    near = [] if name in known + sources else difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
