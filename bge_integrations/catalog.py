@@ -276,7 +276,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     # in the published code, the 7B model's attention is bidirectional and the 1.5B model's is causal
     _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
     *(
-        # their own prompt ends without a full stop
+        # as in their README and FlagEmbedding's model_mapping; their own prompt ends without a full stop
         _decoder(
             f"Qwen/Qwen3-Embedding-{size}",
             dimension,
@@ -317,6 +317,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         "cls",
         parts=Parts("Visualized_m3.pth", "BAAI/bge-m3"),
     ),
+    # dimensions after the projection, as in FlagEmbedding's research/BGE_VL; mteb names the widths before it
     Checkpoint("BAAI/BGE-VL-base", "clip", 77, "en", 512, "last_token"),
     Checkpoint("BAAI/BGE-VL-large", "clip", 77, "en", 768, "last_token"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),
