@@ -136,7 +136,7 @@ class Prepared(Embedder):
 
     def encode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Any],
         *,
         dense: bool = True,
         sparse: bool = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -52,3 +52,18 @@ def sync_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def link_files(files: Iterable[Path], folder: Path) -> None:
+    """Link files into a folder under their own names, or copy them where links are not allowed; keep those it has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        target = folder / file.name
+        if target.exists():
+            continue
+        new = target.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+        try:
+            new.symlink_to(file.absolute())
+        except OSError:  # Windows without developer mode
+            shutil.copy2(file, new)
+        new.replace(target)

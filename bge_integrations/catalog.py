@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 Family = Literal[
     "encoder",  # BERT or XLM-R backbone, one dense vector
     "m3",  # XLM-R backbone with bge-m3's sparse and multi-vector heads
-    "decoder",  # Gemma2, Mistral or Qwen2 backbone, last-token vector
+    "decoder",  # Gemma2, Mistral, Qwen2 or Qwen3 backbone, last-token vector
     "bidirectional_decoder",  # the same with bidirectional attention
     "icl",  # a decoder that takes in-context examples
-    "visualized",  # an encoder with an image tower
+    "visualized",  # an encoder that also reads an image tower's tokens
+    "clip",  # CLIP's text and image towers
     "cross_encoder",  # BERT or XLM-R backbone, one logit per pair
     "llm_reranker",  # the logit of "Yes" after a prompt
     "layerwise_reranker",  # a score after any of the upper layers
@@ -30,7 +31,7 @@ Family = Literal[
 Kind = Literal["embedder", "reranker"]
 Pooling = Literal["cls", "mean", "last_token"]
 
-Backbone = Literal["encoder", "decoder"]
+Backbone = Literal["encoder", "decoder", "visualized", "clip"]
 Head = Literal[
     "dense",  # no head: the pooled states are the vector
     "m3",  # bge-m3's sparse and multi-vector heads beside the dense vector
@@ -43,6 +44,8 @@ Head = Literal[
 POCKET = "pocket"
 ENGLISH = "Represent this sentence for searching relevant passages: "
 CHINESE = "为这个句子生成表示以用于检索相关文章："
+#: The default task of instruct decoders.
+WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query."
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Instructions:
 
     query: str = ""
     passage: str = ""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A checkpoint in two repositories: its weights, and the config and tokenizer of its text model."""
+
+    weights_file: str
+    text_model: str
+    weights_repository: str = "BAAI/bge-visualized"
 
 
 @dataclass(frozen=True)
@@ -63,11 +75,12 @@ class Checkpoint:
         max_length: Longest input in tokens, special tokens included.
         dimension: Width of the dense vector; None for rerankers.
         pooling: How token states become the dense vector; None for rerankers.
-        instructions: Prepended to queries and passages by default.
+        instructions: Prepended to queries and passages by default, formatted.
         tasks: Instructions by task name, for checkpoints that have a pair of instructions per task.
         instruction_format: The template that joins a task instruction and a query, for instruct decoders;
-            `INSTRUCT_TASKS` has the named tasks.
+            `task_instructions` has the named tasks.
         languages: "en", "zh" or "multilingual".
+        parts: Where its files are on the hub, if they are not in one repository of its name.
     """
 
     name: str
@@ -79,6 +92,12 @@ class Checkpoint:
     instructions: Instructions = Instructions()
     tasks: Mapping[str, Instructions] = field(default_factory=lambda: MappingProxyType({}))
     instruction_format: str | None = None
+    parts: Parts | None = None
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether its instructions depend on the task."""
+        return bool(self.tasks or self.instruction_format)
 
     @property
     def kind(self) -> Kind:
@@ -103,24 +122,23 @@ def _decoder(
     family: Family,
     instruction_format: str,
     languages: Literal["en", "multilingual"] = "multilingual",
+    instruction: str = WEB_SEARCH,
 ) -> Checkpoint:
     return Checkpoint(
-        name, family, max_length, languages, dimension, "last_token", instruction_format=instruction_format
+        name,
+        family,
+        max_length,
+        languages,
+        dimension,
+        "last_token",
+        Instructions(query=instruction_format.format(instruction, "")),
+        instruction_format=instruction_format,
     )
 
 
-#: Task instructions for decoder embedders, by the name of the task. The default is "web_search".
-INSTRUCT_TASKS: Mapping[str, str] = MappingProxyType(
-    {
-        "web_search": "Given a web search query, retrieve relevant passages that answer the query.",
-        "sts": "Retrieve semantically similar text.",
-        "summarization": "Given a news summary, retrieve other semantically similar summaries.",
-        "bitext": "Retrieve parallel sentences.",
-    }
-)
-
 BGE_FORMAT = "<instruct>{}\n<query>{}"
 _INSTRUCT_FORMAT = "Instruct: {}\nQuery: {}"
+_QWEN3_FORMAT = "Instruct: {}\nQuery:{}"  # without a space
 
 
 @dataclass(frozen=True)
@@ -176,7 +194,8 @@ FAMILIES: Mapping[Family, FamilyTraits] = MappingProxyType(
             takes_examples=True,
             query_suffix="\n<response>",
         ),
-        "visualized": FamilyTraits("embedder", None, "dense"),
+        "visualized": FamilyTraits("embedder", "visualized", "dense", "cls"),
+        "clip": FamilyTraits("embedder", "clip", "dense", "last_token"),
         "cross_encoder": FamilyTraits("reranker", "encoder", "classification"),
         "llm_reranker": FamilyTraits("reranker", "decoder", "yes", is_causal=True, prompt=_YES_OR_NO),
         "layerwise_reranker": FamilyTraits(
@@ -258,8 +277,51 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _decoder("Alibaba-NLP/gte-Qwen2-1.5B-instruct", 1536, 32768, "decoder", _INSTRUCT_FORMAT),
     # in the published code, the 7B model's attention is bidirectional and the 1.5B model's is causal
     _decoder("Alibaba-NLP/gte-Qwen2-7B-instruct", 3584, 32768, "bidirectional_decoder", _INSTRUCT_FORMAT),
-    Checkpoint("BAAI/bge-visualized-base-en-v1.5", "visualized", 512, "en", 768, "cls"),
-    Checkpoint("BAAI/bge-visualized-m3", "visualized", 8192, "multilingual", 1024, "cls"),
+    *(
+        # as in their README and FlagEmbedding's model_mapping; their own prompt ends without a full stop
+        _decoder(
+            f"Qwen/Qwen3-Embedding-{size}",
+            dimension,
+            32768,
+            "decoder",
+            _QWEN3_FORMAT,
+            instruction=WEB_SEARCH.removesuffix("."),
+        )
+        for size, dimension in (("0.6B", 1024), ("4B", 2560), ("8B", 4096))
+    ),
+    # 8192 is the length in the authors' BRIGHT evaluation (agentic-search, ReasonEmbed/evaluation_bright)
+    _decoder("BAAI/bge-reasoner-embed-qwen3-8b-0923", 4096, 8192, "decoder", _INSTRUCT_FORMAT, "en"),
+    _decoder("hanhainebula/reason-embed-qwen3-8b-0928", 4096, 8192, "decoder", _INSTRUCT_FORMAT, "en"),
+    # 4096 is the length in the model card; the instruction is the one for CosQA
+    _decoder(
+        "BAAI/bge-code-v1",
+        1536,
+        4096,
+        "decoder",
+        BGE_FORMAT,
+        instruction="Given a web search query, retrieve relevant code that can help answer the query.",
+    ),
+    Checkpoint(
+        "BAAI/bge-visualized-base-en-v1.5",
+        "visualized",
+        512,
+        "en",
+        768,
+        "cls",
+        parts=Parts("Visualized_base_en_v1.5.pth", "BAAI/bge-base-en-v1.5"),
+    ),
+    Checkpoint(
+        "BAAI/bge-visualized-m3",
+        "visualized",
+        8192,
+        "multilingual",
+        1024,
+        "cls",
+        parts=Parts("Visualized_m3.pth", "BAAI/bge-m3"),
+    ),
+    # dimensions after the projection, as in FlagEmbedding's research/BGE_VL; mteb names the widths before it
+    Checkpoint("BAAI/BGE-VL-base", "clip", 77, "en", 512, "last_token"),
+    Checkpoint("BAAI/BGE-VL-large", "clip", 77, "en", 768, "last_token"),
     Checkpoint("BAAI/bge-reranker-base", "cross_encoder", 512, "multilingual"),
     Checkpoint("BAAI/bge-reranker-large", "cross_encoder", 512, "multilingual"),
     Checkpoint("BAAI/bge-reranker-v2-m3", "cross_encoder", 8192, "multilingual"),

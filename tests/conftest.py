@@ -39,6 +39,7 @@ PUBLISHED = {
     "bge-small-en-v1.5": ("bge-base-en-v1.5", 512),
     "bge-m3": ("bge-m3", 8192),
     "bge-reranker-v2-m3": ("bge-reranker-v2-m3", None),
+    "BGE-VL-base": ("../vision/checkpoints/bge-vl-clip", None),
     **{
         name: (name, None)
         for name in (

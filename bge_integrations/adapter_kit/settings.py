@@ -100,7 +100,7 @@ class QuerySettings(ModelSettings):
 
     query_instruction: str | None = None
     """Prepended to each query; None uses the model's own, "" prepends nothing. For models with an instruction format
-    (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2), pass only the task's instruction."""
+    (decoders such as bge-multilingual-gemma2, bge-en-icl or Qwen3-Embedding), pass only the task's instruction."""
 
 
 class EmbedderSettings(QuerySettings):
@@ -112,8 +112,8 @@ class EmbedderSettings(QuerySettings):
     pooling: str | None = None
     """"cls", "mean" or "last_token", for your own checkpoint without sentence-transformers files; None otherwise."""
     task: str | None = None
-    """For llm-embedder: one of its tasks. For models with an instruction format: "web_search" (the default), "sts",
-    "summarization" or "bitext"."""
+    """For llm-embedder: one of its tasks. For models with an instruction format: a name that `bge models --tasks`
+    lists, such as "sts" or "NFCorpus"; None uses the model's own instruction."""
     examples: list[dict[str, str]] | None = None
     """For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies, "instruct"."""
     truncate_dim: int | None = None

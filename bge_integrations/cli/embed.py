@@ -34,7 +34,7 @@ def embed(
     kind: Annotated[
         Literal["passage", "query", "none"], typer.Option(help="Which of the model's instructions to prepend.")
     ] = "passage",
-    task: Annotated[str | None, typer.Option(help="Task, for models that have tasks; see `bge models MODEL`.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task, for some models; see `bge models --tasks`.")] = None,
     field: Annotated[str, typer.Option(help="Column that contains the texts.")] = "text",
     sparse: Annotated[bool, typer.Option("--sparse", help="Also add lexical weights.")] = False,
     multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Also add one vector per token.")] = False,

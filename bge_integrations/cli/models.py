@@ -11,7 +11,8 @@ import typer
 from bge_integrations import catalog
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, print_table, progress_is_shown
-from bge_integrations.errors import UnknownModelError
+from bge_integrations.errors import InvalidInputError, UnknownModelError
+from bge_integrations.task_instructions import benchmarks
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo
@@ -19,24 +20,30 @@ if TYPE_CHECKING:
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show the details of this model.")] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="List the tasks for models that are told the task, or those of this model.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """List the BGE models, which of them this release supports, and which are downloaded.
 
     The two bundled models are not listed; `bge models pocket` describes them.
     """
+    row = None if name is None else catalog.find(name)
+    if name is not None and row is None and name != catalog.POCKET:
+        from bge_integrations.models.checkpoint import did_you_mean
+
+        advice = did_you_mean(name) or "list its models with `bge models`"
+        raise UnknownModelError(f"{name} is not in the catalogue", advice=advice)
+    if tasks:
+        _print_tasks(row, as_json)
+        return
     if name == catalog.POCKET:
         for kind in get_args(catalog.Kind):
             _print_details(_pocket(kind), as_json)
         return
     cached = _cached_repositories()
-    if name is not None:
-        row = catalog.find(name)
-        if row is None:
-            from bge_integrations.models.checkpoint import did_you_mean
-
-            advice = did_you_mean(name) or "list its models with `bge models`"
-            raise UnknownModelError(f"{name} is not in the catalogue", advice=advice)
+    if row is not None:
         _print_details(_described(row, cached), as_json)
         return
     rows = [_described(row, cached) for row in catalog.CHECKPOINTS]
@@ -114,7 +121,10 @@ def _pocket(kind: catalog.Kind) -> dict[str, Any]:
 
 
 def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> dict[str, Any]:
-    repository = cached.get(row.name)
+    repository = cached.get(row.parts.weights_repository if row.parts else row.name)
+    is_cached = repository is not None and (
+        _has_parts(repository, row.parts, cached) if row.parts else _is_complete(repository)
+    )
     return {
         "name": row.name,
         "kind": row.kind,
@@ -128,22 +138,46 @@ def _described(row: catalog.Checkpoint, cached: dict[str, CachedRepoInfo]) -> di
         "instruction_format": row.instruction_format,
         "tasks": _tasks(row),
         "supported": row.family in catalog.SUPPORTED_FAMILIES,
-        "cached": "no" if repository is None else "yes" if _is_complete(repository) else "in part",
+        "cached": "no" if repository is None else "yes" if is_cached else "in part",
         "size": 0 if repository is None else repository.size_on_disk,
     }
 
 
 def _tasks(row: catalog.Checkpoint) -> dict[str, Any]:
-    """Return the tasks of a checkpoint and their instructions."""
+    """Return the tasks of a checkpoint and their instructions, without the tasks of benchmarks."""
     if row.instruction_format:
-        return {task: {"query": instruction, "passage": ""} for task, instruction in catalog.INSTRUCT_TASKS.items()}
+        return {task: {"query": text, "passage": ""} for task, text in benchmarks()["general"].items()}
     return {task: asdict(instructions) for task, instructions in row.tasks.items()}
+
+
+def _print_tasks(row: catalog.Checkpoint | None, as_json: bool) -> None:
+    """Print the tasks of a checkpoint, or of all instruct decoders."""
+    if row is not None and not row.instruction_format:
+        rows = [{"task": task, **texts} for task, texts in _tasks(row).items()]
+        if not rows:
+            raise InvalidInputError(f"{row.name} does not take tasks", advice="`bge models` shows its instruction")
+    else:
+        rows = [
+            {"benchmark": benchmark, "task": task, "instruction": instruction}
+            for benchmark, tasks in benchmarks().items()
+            for task, instruction in tasks.items()
+        ]
+    if as_json:
+        for described in rows:
+            print_json(described)
+    else:
+        print_table((tuple(described.values()) for described in rows), tuple(rows[0]))
 
 
 def _is_complete(repository: CachedRepoInfo) -> bool:
     from bge_integrations.models.checkpoint import is_complete  # imports torch, so only if needed
 
     return any(is_complete(revision.snapshot_path) for revision in repository.revisions)
+
+
+def _has_parts(weights: CachedRepoInfo, parts: catalog.Parts, cached: dict[str, CachedRepoInfo]) -> bool:
+    has_weights = any((revision.snapshot_path / parts.weights_file).is_file() for revision in weights.revisions)
+    return has_weights and parts.text_model in cached
 
 
 def _cached_repositories() -> dict[str, CachedRepoInfo]:

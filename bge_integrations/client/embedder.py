@@ -16,10 +16,10 @@ from bge_integrations.client import background
 from bge_integrations.client.batches import in_batches
 from bge_integrations.client.calls import EmbedCall, Prompt
 from bge_integrations.client.remote import Remote, report_truncation
-from bge_integrations.core.embedder import Embedder
+from bge_integrations.core.embedder import UNSAID, Embedder
 from bge_integrations.core.shared_pass import SharedPass
 from bge_integrations.errors import InstructionWarning, InvalidInputError, NotSupportedError
-from bge_integrations.models.instructions import formatted_instruction, task_instructions
+from bge_integrations.models.instructions import formatted_instruction, instructions_for
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.reporting import warn_caller
 from bge_integrations.validation import check_on_truncate, check_text, check_texts, check_whole_number
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bge_integrations.client.calls import Dialect, ServedModel
     from bge_integrations.client.transport import Transport
-    from bge_integrations.core.embedder import TextKind
+    from bge_integrations.core.embedder import Input, TextKind
     from bge_integrations.core.request import OnTruncate
     from bge_integrations.outputs import Token
 
@@ -86,9 +86,9 @@ class RemoteEmbedder(Remote, Embedder):
         surroundings = self._served.query_surroundings if "query" in self._own_kinds else None
         return self.query_instruction if surroundings is None else surroundings
 
-    def count_tokens(self, texts: Iterable[str], *, kind: TextKind | None = None) -> list[int]:
+    def count_tokens(self, texts: Iterable[Input], *, kind: TextKind | None = None) -> list[int]:
         """Return the number of tokens of each text; see `Embedder.count_tokens` and `tokens`."""
-        return [len(tokens) for tokens in self.tokens(texts, kind=kind)]
+        return [len(tokens) for tokens in self.tokens(check_texts(texts, "texts"), kind=kind)]
 
     def tokens(
         self, texts: Iterable[str], *, kind: TextKind | None = None, max_length: int | None = None
@@ -112,9 +112,9 @@ class RemoteEmbedder(Remote, Embedder):
 
     def encode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         dense: bool = True,
         sparse: bool = False,
         multi_vector: bool = False,
@@ -136,9 +136,9 @@ class RemoteEmbedder(Remote, Embedder):
 
     async def aencode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         dense: bool = True,
         sparse: bool = False,
         multi_vector: bool = False,
@@ -157,9 +157,9 @@ class RemoteEmbedder(Remote, Embedder):
 
     def encode_dense(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         max_length: int | None = None,
         normalize: bool = True,
         on_truncate: OnTruncate = "warn",
@@ -179,9 +179,9 @@ class RemoteEmbedder(Remote, Embedder):
 
     async def aencode_dense(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
-        kind: TextKind | None = None,
+        kind: TextKind | None = UNSAID,
         max_length: int | None = None,
         normalize: bool = True,
         on_truncate: OnTruncate = "warn",
@@ -212,7 +212,7 @@ class RemoteEmbedder(Remote, Embedder):
             return self._served.instructions
         row = catalog.find(self.name)
         if row is not None:
-            return task_instructions(row, None, query_instruction)
+            return instructions_for(row, None, query_instruction)
         if query_instruction is None and self.name not in _reported:
             _reported.add(self.name)
             warn_caller(
@@ -231,6 +231,9 @@ class RemoteEmbedder(Remote, Embedder):
         return query_instruction
 
     def _prompt(self, kind: Literal["query", "passage"] | None) -> Prompt:
+        if kind is UNSAID:
+            self._hint_at_kind(kind)
+            kind = None
         if kind not in ("query", "passage", None):
             raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")
         text = {"query": self.query_instruction, "passage": self.passage_instruction, None: ""}[kind]

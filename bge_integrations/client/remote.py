@@ -61,8 +61,10 @@ def report_truncation(truncated: int, inputs: int, on_truncate: OnTruncate) -> N
             advice="split them, raise max_length if the model allows it, or use on_truncate='warn'",
         )
     if truncated and on_truncate == "warn":
-        warn_caller(
+        warning = TruncationWarning(
             f"{truncated} of {inputs} distinct inputs were longer than max_length and were truncated by the server; "
             "split them, or raise max_length if the model allows it",
-            TruncationWarning,
+            count=truncated,
+            total=inputs,
         )
+        warn_caller(warning, TruncationWarning)

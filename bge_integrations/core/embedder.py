@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,11 +13,13 @@ import numpy as np
 
 from bge_integrations.catalog import POCKET
 from bge_integrations.core import inputs, runtime
+from bge_integrations.core.image_inputs import CHUNK, check_inputs, tokenize_inputs
 from bge_integrations.core.request import OnTruncate, Request, off_loop
 from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.instructions import hint_at_kind
 from bge_integrations.models.interface import OutputSpec
+from bge_integrations.models.profile import profile_for_task
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors, Token
 from bge_integrations.validation import check_not_dict, check_on_truncate, check_texts, check_whole_number
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from bge_integrations.models.profile import EmbedderProfile
 
 TextKind = Literal["query", "passage"]
+#: A text; for models that take images also a dict with "text", "image" or both.
+Input = str | Mapping[str, Any]
 
 
 class _Unsaid:
@@ -55,19 +59,23 @@ class Embedder(Loaded):
         max_length: Maximum number of tokens of a text; a call can set its own.
         query_instruction, passage_instruction: Prepended to queries and to passages.
         has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
+        takes_images: Whether `encode` also takes images: dicts of "image", "text" or both.
     """
 
     def __init__(
         self, session: Session, profile: EmbedderProfile, max_length: int | None, truncate_dim: int | None
     ) -> None:
         super().__init__(session, profile.name)
+        self._profile = profile
         model = session.model
         self.pooling: Pooling = profile.pooling
         self.query_instruction: str = profile.instructions.query
         self.passage_instruction: str = profile.instructions.passage
         self._examples, self._query_suffix = profile.examples, profile.query_suffix
         self._tokenizer, self._is_causal = model.tokenizer, model.is_causal
+        self._image_format = model.image_format
         self.has_sparse = self.has_multi_vector = model.multi_vector_size > 0
+        self.takes_images = model.image_format is not None
         self.vocabulary_size: int = model.vocabulary_size
         #: Maximum tokens of a query that leave room for the examples.
         self._longest_query = self._longest - inputs.examples_room(model.tokenizer, self._examples, self._query_suffix)
@@ -94,6 +102,20 @@ class Embedder(Loaded):
         """The argument with which `load_embedder` loads this model again: "pocket", the hub id, or the folder."""
         return self.name if self.name == POCKET or self.revision else os.fspath(self._session.key.folder)
 
+    def for_task(self, task: str) -> Embedder:
+        """Return this embedder with the instruction of another task, for models that are told the task.
+
+        It uses the same copy of the model, and closing either closes both.
+
+        Args:
+            task: A name that `bge models --tasks` lists, such as "NFCorpus".
+
+        Raises:
+            InvalidInputError: The model takes no tasks, the task is unknown, or the embedder has examples.
+        """
+        self._session.check_open()
+        return Embedder(self._session, profile_for_task(self._profile, task), self.max_length, self._dim)
+
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
         """Return the settings that a dense vector depends on, for caches and stores that must not mix vectors.
 
@@ -109,7 +131,7 @@ class Embedder(Loaded):
             "dtype": self.dtype,
         }
 
-    def count_tokens(self, texts: Iterable[str], *, kind: TextKind | None = None) -> list[int]:
+    def count_tokens(self, texts: Iterable[Input], *, kind: TextKind | None = None) -> list[int]:
         """Return the number of tokens of each text, including special tokens and the instruction of this kind.
 
         `encode` truncates texts with more than `max_length` tokens.
@@ -119,8 +141,7 @@ class Embedder(Loaded):
             ClosedError: After `close()`.
         """
         self._session.check_open()
-        check_not_dict(texts)
-        checked = check_texts(texts, "texts")
+        checked = self._checked(texts)
         sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], {})
         return [len(sequence) for sequence in sequences]
 
@@ -165,7 +186,7 @@ class Embedder(Loaded):
 
     def encode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = UNSAID,
         dense: bool = True,
@@ -180,6 +201,8 @@ class Embedder(Loaded):
 
         Args:
             texts: The n texts. An empty list returns arrays of length 0; an empty text is embedded like any other.
+                Models that take images also accept dicts with "text", "image" or both. An image is a path, bytes, a
+                PIL image or a uint8 array (height, width, channels).
             kind: "query" or "passage" prepends the instruction for that kind to each text; None prepends nothing. If
                 it is left out although the model has instructions, an `InstructionWarning` says so once per process.
             dense: Return `.dense`, float32 (n, dimension).
@@ -192,8 +215,8 @@ class Embedder(Loaded):
             show_progress: Show a progress bar.
 
         Raises:
-            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, or the model lacks a
-                representation.
+            InvalidInputError: `texts` is not a list of str, a text contains a lone surrogate, an image can't be
+                decoded, or the model lacks a representation.
             TextTooLongError: A text is too long, with `on_truncate="error"`.
             OutOfMemoryError: A single text does not fit in memory.
             NonFiniteError: The model returned NaN or infinity.
@@ -208,7 +231,7 @@ class Embedder(Loaded):
 
     async def aencode(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = UNSAID,
         dense: bool = True,
@@ -230,7 +253,7 @@ class Embedder(Loaded):
 
     def encode_dense(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = UNSAID,
         max_length: int | None = None,
@@ -245,7 +268,7 @@ class Embedder(Loaded):
 
     async def aencode_dense(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         *,
         kind: TextKind | None = UNSAID,
         max_length: int | None = None,
@@ -280,17 +303,16 @@ class Embedder(Loaded):
 
     def _request(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         kind: TextKind | None,
         representations: tuple[bool, bool, bool],
         max_length: int | None,
         normalize: bool,
         on_truncate: OnTruncate,
         show_progress: bool,
-    ) -> Request[str]:
+    ) -> Request[Any]:
         """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
-        check_not_dict(texts)
-        checked = check_texts(texts, "texts")
+        checked = self._checked(texts)
         dense, sparse, multi_vector = map(bool, representations)
         if not (dense or sparse or multi_vector):
             raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
@@ -303,12 +325,20 @@ class Embedder(Loaded):
             check_whole_number(max_length, "max_length", most=self._longest)
         spec = OutputSpec(self.pooling if dense else None, sparse, multi_vector, self._dim, bool(normalize))
         limit = max_length or self.max_length
-        return Request.of(checked, self._tokenizing(kind, limit), limit, spec, on_truncate, show_progress)
+        chunk = CHUNK if self.takes_images else None
+        return Request.of(checked, self._tokenizing(kind, limit), limit, spec, on_truncate, show_progress, chunk)
+
+    def _checked(self, texts: object) -> Sequence[Any]:
+        """Return the inputs of a call as a list of str, and of images if the model takes them."""
+        if self.takes_images:
+            return check_inputs(texts, "texts")
+        check_not_dict(texts)
+        return check_texts(texts, "texts")
 
     def _tokenizing(
         self, kind: TextKind | None, max_length: int
-    ) -> Callable[[Sequence[str]], tuple[list[TokenSequence], dict[int, int]]]:
-        """Return a function that tokenises texts of this kind, and returns the lengths of the truncated ones."""
+    ) -> Callable[[Sequence[Any]], tuple[list[TokenSequence], dict[int, int]]]:
+        """Return a function that tokenises inputs of this kind, and returns the lengths of the truncated ones."""
         if kind == "query":
             instruction = self.query_instruction
         elif kind == "passage":
@@ -328,11 +358,18 @@ class Embedder(Loaded):
                 longest=self._longest_query,
             )
         shared = instruction if self._is_causal else ""
+        tokenize = partial(inputs.tokenize_texts, self._tokenizer, instruction=instruction, shared=shared)
+        if self._image_format is None:
+            return partial(tokenize, max_length=max_length)
         return partial(
-            inputs.tokenize_texts, self._tokenizer, instruction=instruction, max_length=max_length, shared=shared
+            tokenize_inputs,
+            image_format=self._image_format,
+            max_length=max_length,
+            longest=max(max_length, self._longest),
+            tokenize=tokenize,
         )
 
-    def _gather(self, request: Request[str], outputs: list[SequenceOutput]) -> Embeddings:
+    def _gather(self, request: Request[Any], outputs: list[SequenceOutput]) -> Embeddings:
         """Return the outputs in the order of the call, where texts may repeat."""
         spec, ordered = request.spec, [outputs[i] for i in request.positions]
         return Embeddings(
@@ -347,7 +384,7 @@ class Embedder(Loaded):
             else None,
         )
 
-    def _gather_dense(self, request: Request[str], outputs: list[SequenceOutput]) -> NDArray[np.float32]:
+    def _gather_dense(self, request: Request[Any], outputs: list[SequenceOutput]) -> NDArray[np.float32]:
         rows = np.empty((len(request.positions), self.dimension), np.float32)
         for row, i in zip(rows, request.positions, strict=True):
             row[:] = outputs[i].dense

@@ -78,14 +78,15 @@ def load_embedder(
             float32 on the CPU.
         max_length: Maximum number of tokens of a text, special tokens included; None uses the model's own maximum.
         query_instruction: Prepended to each query; None uses the model's own, "" prepends nothing. For models with an
-            instruction format (bge-multilingual-gemma2, bge-en-icl, e5-mistral, gte-Qwen2), pass only the task's
-            instruction.
+            instruction format (decoders such as bge-multilingual-gemma2, bge-en-icl or Qwen3-Embedding), pass only the
+            task's instruction.
         passage_instruction: Prepended to each passage; None uses the model's own, "" prepends nothing.
         family: For a checkpoint that neither the catalogue nor its own files describe: "encoder", "m3", "decoder",
             "bidirectional_decoder" (its attention is not causal) or "icl".
         pooling: "cls", "mean" or "last_token": how token states become one vector; None uses the model's own.
-        task: For llm-embedder "qa", "icl", "chat", "lrlm", "tool" or "convsearch"; for models with an instruction
-            format "web_search" (the default), "sts", "summarization" or "bitext".
+        task: For llm-embedder "qa", "icl", "chat", "lrlm", "tool" or "convsearch". For models with an instruction
+            format a name that `bge models --tasks` lists: "web_search", "sts", "NFCorpus", …; None uses the model's
+            own instruction.
         examples: For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies,
             "instruct".
         truncate_dim: Truncate dense and multi-vectors to this many dimensions, before they are normalized.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OnTruncate = Literal["warn", "error", "ignore"]
 P = ParamSpec("P")
 T = TypeVar("T")
-Input = TypeVar("Input", str, tuple[str, str])
+Input = TypeVar("Input", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Request(Generic[Input]):
         on_truncate: "warn" about truncated inputs, "error" to refuse the call before it is computed, or "ignore".
         show_progress: Whether to show a progress bar.
         report: Where to report what the call did; None if the caller collects no report.
+        chunk: Maximum number of inputs that are tokenised at a time; None leaves it to the policy.
     """
 
     inputs: Sequence[Input]
@@ -43,6 +44,7 @@ class Request(Generic[Input]):
     on_truncate: OnTruncate
     show_progress: bool
     report: report.CallReport | None
+    chunk: int | None = None
 
     @classmethod
     def of(
@@ -53,11 +55,14 @@ class Request(Generic[Input]):
         spec: OutputSpec,
         on_truncate: OnTruncate,
         show_progress: bool,
+        chunk: int | None = None,
     ) -> Request[Input]:
         """Create a request from checked inputs, some of which may occur several times."""
         numbers: dict[Input, int] = {}
         positions = [numbers.setdefault(each, len(numbers)) for each in inputs]
-        return cls(list(numbers), positions, tokenize, max_length, spec, on_truncate, show_progress, report.current())
+        return cls(
+            list(numbers), positions, tokenize, max_length, spec, on_truncate, show_progress, report.current(), chunk
+        )
 
     def in_call(self, tokens: Mapping[int, int]) -> dict[int, int]:
         """Return {position in the call: tokens} for {position in `inputs`: tokens}."""
@@ -66,7 +71,11 @@ class Request(Generic[Input]):
     @property
     def characters(self) -> int:
         """Number of characters in the distinct inputs."""
-        return sum(len(each) if isinstance(each, str) else sum(map(len, each)) for each in self.inputs)
+        return sum(map(_characters, self.inputs))
+
+
+def _characters(each: Any) -> int:
+    return sum(map(len, each)) if isinstance(each, tuple) else len(each)
 
 
 async def off_loop(inputs: object, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

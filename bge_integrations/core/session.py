@@ -141,7 +141,7 @@ class Session:
         runners = [ModelRunner(shared, request.spec) for shared in self.shared_models]
         turn = next(self._turns)
         policy = runtime.policy
-        size = policy.chunk_texts * len(runners)
+        size = min(policy.chunk_texts, request.chunk or policy.chunk_texts) * len(runners)
         queued = 0
         truncated: dict[int, int] = {}
         for sequences, truncated_here in _chunks(request, size):

@@ -6,16 +6,18 @@ import difflib
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations import catalog
+from bge_integrations.atomic_files import link_files
 from bge_integrations.catalog import POCKET
 from bge_integrations.errors import BGEError, CheckpointError, CheckpointNotFoundError, UnknownModelError
 from bge_integrations.models.architecture import check_architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
 M3_HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 #: Seconds to wait for the hub.
@@ -70,11 +72,17 @@ def locate(
     row = catalog.find(name)
     if row is not None and name.lower() in (row.short_name, row.name.lower()):
         name = row.name
+    elif name.lower() in ("baai/bge-visualized", "bge-visualized"):
+        models = [row.name for row in catalog.CHECKPOINTS if row.parts is not None]
+        raise UnknownModelError(f"{name} is the repository of several models", advice=f"load {' or '.join(models)}")
     elif "/" not in name:
         choices = "pass a folder, a hub id owner/name, or a name that `bge models` lists"
         hint = did_you_mean(name)
         raise UnknownModelError(f"unknown model {name!r}", advice=f"{hint} Otherwise {choices}" if hint else choices)
-    return name, _from_hub(name, revision, cache_folder, local_files_only)
+    where: dict[str, Any] = {"revision": revision, "cache_folder": cache_folder, "local_files_only": local_files_only}
+    if row is not None and row.parts is not None:
+        return name, _assembled(row, row.parts, **where)
+    return name, _from_hub(name, **where, is_usable=partial(_is_usable, row=row), wanted=_wanted)
 
 
 def published(name: str, folder: Path) -> catalog.Checkpoint | None:
@@ -115,12 +123,75 @@ def did_you_mean(name: str) -> str:
 
 
 def _near(name: str) -> str:
-    """Return a hint with similar names from the catalogue, unless this name is in it."""
-    hint = "" if any(row.name == name for row in catalog.CHECKPOINTS) else did_you_mean(name)
+    """Return a hint with similar names from the catalogue, unless this name is in it or is where weights come from."""
+    known = [row.name for row in catalog.CHECKPOINTS]
+    sources = [row.parts.weights_repository for row in catalog.CHECKPOINTS if row.parts]
+    hint = "" if name in known + sources else did_you_mean(name)
     return hint.replace("did", " Did", 1)
 
 
-def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_files_only: bool) -> Path:
+def _assembled(
+    row: catalog.Checkpoint,
+    parts: catalog.Parts,
+    *,
+    revision: str | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+) -> Path:
+    """Return a folder with links to the files of a checkpoint whose weights and text model are in two repositories.
+
+    `revision` is that of the weights. The folder is inside the cache's folder of the weights' repository.
+    """
+    where: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
+    weights = _from_hub(
+        parts.weights_repository,
+        revision=revision,
+        **where,
+        is_usable=lambda folder: (folder / parts.weights_file).is_file(),
+        wanted=lambda files: [file for file in files if file == parts.weights_file],
+    )
+    text = _from_hub(
+        parts.text_model,
+        revision=None,
+        **where,
+        is_usable=_has_config_and_tokenizer,
+        wanted=lambda files: [f for f in files if "/" not in f and (f.endswith(".json") or f in TOKENIZER_FILES)],
+    )
+    if not (weights / parts.weights_file).is_file():
+        raise CheckpointNotFoundError(f"{parts.weights_repository} has no file {parts.weights_file}")
+    folder = weights.parent.parent / "bge_integrations" / f"{weights.name}-{text.name}" / row.short_name
+    files = [file for file in text.iterdir() if file.suffix == ".json" or file.name in TOKENIZER_FILES]
+    files = [file for file in files if file.name not in (*_WEIGHT_FILES, "modules.json")]
+    link_files([weights / parts.weights_file, *files], folder)
+    return folder
+
+
+def _has_config_and_tokenizer(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _is_usable(folder: Path, row: catalog.Checkpoint | None) -> bool:
+    """Return whether a folder of the hub's cache has all files of the checkpoint."""
+    has_heads = all((folder / head).is_file() for head in M3_HEADS)
+    return is_complete(folder) and (has_heads or row is None or row.family != "m3")
+
+
+def _from_hub(
+    name: str,
+    *,
+    revision: str | None,
+    cache_folder: str | None,
+    local_files_only: bool,
+    is_usable: Callable[[Path], bool],
+    wanted: Callable[[Iterable[str]], list[str]],
+) -> Path:
+    """Return a repository's folder in the hub's cache, downloaded unless it is usable already.
+
+    Args:
+        name, revision, cache_folder, local_files_only: See `locate`.
+        is_usable: Whether a folder has all files that are needed.
+        wanted: Selects the files to download from all files of the repository.
+    """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -134,9 +205,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
         folder = Path(snapshot_download(**where, local_files_only=True))
         if (folder / "config.json").is_file():
             check_architecture(name, read_config(folder))
-        row = catalog.find(name)
-        has_heads = all((folder / head).is_file() for head in M3_HEADS)
-        if is_complete(folder) and (has_heads or row is None or row.family != "m3"):
+        if is_usable(folder):
             return folder
         cached = f"only a part of it is in the cache ({folder})"
     except (LocalEntryNotFoundError, FileNotFoundError):
@@ -152,7 +221,7 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None, local_f
     try:
         # model_info fails at once without network; listing the files would retry for 20 seconds
         siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
-        files = _wanted(sibling.rfilename for sibling in siblings)
+        files = wanted(sibling.rfilename for sibling in siblings)
         if "config.json" in files:
             check_architecture(name, read_config(Path(hf_hub_download(**where, filename="config.json")).parent))
         return Path(snapshot_download(**where, allow_patterns=files))
@@ -188,7 +257,7 @@ def is_complete(folder: Path) -> bool:
     """Return whether the folder has a config, a tokenizer and all shards of its weights, or a whole adapter."""
     if is_adapter(folder):
         return (folder / ADAPTER_CONFIG).is_file() and any((folder / file).is_file() for file in ADAPTER_FILES)
-    if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in TOKENIZER_FILES):
+    if not _has_config_and_tokenizer(folder):
         return False
     try:
         shards = set(tensor_files(folder).values())
@@ -289,7 +358,24 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise CheckpointError(f"{folder / name} has no weight_map; download it again")
         return {tensor: folder / file for tensor, file in index.items()}
+    if (visualized := visualized_weights(folder)) is not None:
+        return {"*": visualized}
     raise CheckpointError(f"{folder} has no weights; one of these is needed: {', '.join(_WEIGHT_FILES)}")
+
+
+def visualized_weights(folder: Path) -> Path | None:
+    """Return the folder's weights of a Visualized-BGE model; None if there are none.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    found = sorted(folder.glob("Visualized_*.pth"))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder} has the weights of {len(found)} models: {', '.join(file.name for file in found)}",
+            advice="keep one, beside config.json and the tokenizer of its text model",
+        )
+    return found[0] if found else None
 
 
 def weight_bytes(folder: Path) -> int:

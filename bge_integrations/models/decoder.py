@@ -1,4 +1,4 @@
-"""The packed decoder backbone of Gemma, Gemma 2, Mistral, Qwen2 and MiniCPM: flat tokens in, hidden states out."""
+"""The packed decoder backbone of Gemma, Mistral, Qwen and MiniCPM models: flat tokens in, hidden states out."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class _Layer:
                 rows.copy_(weights.take(prefix + name, size, *width))
             return whole
 
-        def norm(name: str) -> _Norm:
-            weight = weights.take(f"{prefix}{name}.weight", hidden).float() + config.norm_offset
+        def norm(name: str, size: int = hidden) -> _Norm:
+            weight = weights.take(f"{prefix}{name}.weight", size).float() + config.norm_offset
             return _Norm(weight.to(device, compute_dtype), config.norm_eps)
 
         def scaled(name: str, *shape: int) -> Tensor:
@@ -95,6 +95,8 @@ class _Layer:
             if config.qkv_bias
             else None,
         )
+        self.query_norm = norm("self_attn.q_norm", config.head_size) if config.qk_norm else None
+        self.key_norm = norm("self_attn.k_norm", config.head_size) if config.qk_norm else None
         self.attention_out = make(scaled("self_attn.o_proj.weight", hidden, self._queries))
         self.gate_up = make(stacked({f"mlp.{part}_proj.weight": inner for part in ("gate", "up")}, hidden))
         self.down = make(scaled("mlp.down_proj.weight", hidden, inner))
@@ -111,6 +113,8 @@ class _Layer:
         config, tokens = self._config, rotation.tokens
         parts = torch.split(self.qkv(self.attention_norm(x))[:tokens], [self._queries, self._keys, self._keys], -1)
         q, k, v = (part.view(tokens, -1, config.head_size) for part in parts)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         q, k, v = (batch.of_each_token(part) for part in (rotation(q), rotation(k), v))
         if rows is None:
             context = batch.only_computed(masked_attention(q, k, v, batch, self._params))

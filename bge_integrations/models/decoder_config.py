@@ -11,9 +11,9 @@ from bge_integrations.errors import BGEError, CheckpointError, NotSupportedError
 
 Activation = Literal["silu", "gelu_tanh"]
 
-_GEMMA, _GEMMA2 = ("gemma",), ("gemma2", "cost_wise_gemma")
+_GEMMA, _GEMMA2, _QWEN = ("gemma",), ("gemma2", "cost_wise_gemma"), ("qwen2", "qwen3")
 #: The model_type of every supported decoder.
-DECODER_TYPES = (*_GEMMA, *_GEMMA2, "mistral", "qwen2", "minicpm")
+DECODER_TYPES = (*_GEMMA, *_GEMMA2, "mistral", *_QWEN, "minicpm")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _GEMMA2_DEFAULTS = {
     "head_dim": 256,
@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma2": _GEMMA2_DEFAULTS,
     "cost_wise_gemma": _GEMMA2_DEFAULTS,
     "mistral": {"sliding_window": 4096},
+    "qwen3": {"head_dim": 128},
 }
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -49,6 +50,7 @@ class DecoderConfig:
         norm_offset: Added to the weight of each norm: Gemma stores weight - 1.
         sandwich: Whether attention and MLP are also followed by norms (Gemma 2).
         qkv_bias: Whether queries, keys and values have a bias (Qwen2).
+        qk_norm: Whether each head's queries and keys are normalized (Qwen3).
         embedding_scale: Multiplies the token embeddings.
         residual_scale: Multiplies the outputs of attention and MLP before they are added (MiniCPM).
         logit_cap: Softcap of the logits; None for none.
@@ -74,6 +76,7 @@ class DecoderConfig:
     norm_offset: float
     sandwich: bool
     qkv_bias: bool
+    qk_norm: bool
     embedding_scale: float
     residual_scale: float
     logit_cap: float | None
@@ -115,6 +118,8 @@ class DecoderConfig:
             raise NotSupportedError(f"rope type {rope.get('rope_type', rope.get('type'))!r} is not supported")
         if config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1)) != 1:
             raise NotSupportedError("partial_rotary_factor is not supported")
+        if config.get("attention_bias"):
+            raise NotSupportedError("attention_bias is not supported")
         if config.get("quantization_config"):
             raise NotSupportedError("quantized checkpoints are not supported; load the original weights with dtype=")
         hidden, heads, layers = (
@@ -140,7 +145,8 @@ class DecoderConfig:
             windows=_windows(config, layers),
             norm_offset=1.0 if is_gemma else 0.0,
             sandwich=model_type in _GEMMA2,
-            qkv_bias=model_type == "qwen2" or bool(config.get("attention_bias")),
+            qkv_bias=model_type == "qwen2",
+            qk_norm=model_type == "qwen3",
             embedding_scale=math.sqrt(hidden) if is_gemma else float(config.get("scale_emb", 1.0)),
             residual_scale=(float(config["scale_depth"]) / math.sqrt(layers) if model_type == "minicpm" else 1.0),
             logit_cap=_cap(config, "final_logit_softcapping") if model_type in _GEMMA2 else None,
@@ -195,16 +201,16 @@ def _cap(config: Mapping[str, Any], key: str) -> float | None:
 
 
 def _windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    """Return each layer's window: Gemma 2 has one in every other layer, Mistral in all, Qwen2 in upper ones or none."""
+    """Return each layer's window: Gemma 2 has one in every other layer, Mistral in all, Qwen in upper ones or none."""
     window, model_type = config.get("sliding_window"), config.get("model_type")
-    if window is None or window is False or (model_type == "qwen2" and not config.get("use_sliding_window")):
+    if window is None or window is False or (model_type in _QWEN and not config.get("use_sliding_window")):
         return (None,) * layers
     if isinstance(window, bool) or int(window) < 1:
         raise CheckpointError(f"config.json: sliding_window {window!r} is not a number of tokens")
     kinds = config.get("layer_types")
     if kinds is None and model_type in _GEMMA2:
         kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
-    if kinds is None and model_type == "qwen2":
+    if kinds is None and model_type in _QWEN:
         first = int(config.get("max_window_layers", layers))
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     if kinds is None:

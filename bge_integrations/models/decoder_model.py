@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bge_integrations.catalog import Head
+    from bge_integrations.models.image_format import ImageFormat
     from bge_integrations.models.interface import OutputSpec, TokenSequence
     from bge_integrations.models.placement import Placement
 
@@ -49,6 +50,7 @@ class DecoderModel:
     """
 
     multi_vector_size = 0
+    image_format: ImageFormat | None = None
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class DecoderModel:
         self.placement = placement
         files = ModelFiles(folder, base)
         self.config = DecoderConfig.read(files.config, is_causal)
-        self.tokenizer = TextTokenizer(files.tokenizer)
+        self.tokenizer = TextTokenizer(files.tokenizer, self.config.vocabulary_size)
         self.hidden_size = self.config.hidden_size
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size

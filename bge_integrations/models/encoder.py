@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from bge_integrations.models.weights import Weights
 
 
-class _Norm:
+class LayerNorm:
+    """Layer norm with a weight and a bias."""
+
     def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
         self.weight, self.bias, self.eps = weight, bias, eps
 
@@ -38,8 +40,8 @@ class _Layer:
         def take(name: str, *shape: int) -> Tensor:
             return weights.take(prefix + name, *shape).to(placement.device, placement.compute_dtype, copy=True)
 
-        def norm(name: str) -> _Norm:
-            return _Norm(take(f"{name}.weight", hidden), take(f"{name}.bias", hidden), config.norm_eps)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(take(f"{name}.weight", hidden), take(f"{name}.bias", hidden), config.norm_eps)
 
         parts = [f"attention.self.{part}" for part in ("query", "key", "value")]
         self.heads = config.heads
@@ -91,9 +93,11 @@ class Encoder:
             return weight.to(placement.device, placement.compute_dtype, copy=True)
 
         self.token_embeddings = take("word_embeddings.weight", config.vocabulary_size, hidden)
-        self.position_embeddings = take("position_embeddings.weight", config.positions, hidden)[config.first_position :]
+        #: The whole table, and its rows from position 0 of a text on.
+        self.position_table = take("position_embeddings.weight", config.positions, hidden)
+        self.position_embeddings = self.position_table[config.first_position :]
         self.type_embeddings = take("token_type_embeddings.weight", config.token_types, hidden)
-        self.norm = _Norm(take("LayerNorm.weight", hidden), take("LayerNorm.bias", hidden), config.norm_eps)
+        self.norm = LayerNorm(take("LayerNorm.weight", hidden), take("LayerNorm.bias", hidden), config.norm_eps)
         self.layers = [_Layer(weights, f"{prefix}encoder.layer.{i}.", config, placement) for i in range(config.layers)]
 
     def __call__(self, batch: PackedBatch, between_layers: Callable[[], None], rows: Tensor | None = None) -> Tensor:
@@ -109,7 +113,13 @@ class Encoder:
         """
         x = F.embedding(batch.ids, self.token_embeddings).add_(F.embedding(batch.positions, self.position_embeddings))
         x += self.type_embeddings[0] if batch.types is None else F.embedding(batch.types, self.type_embeddings)
-        x = pad_rows(self.norm(x))
+        return self.run_layers(self.norm(x), batch, between_layers, rows)
+
+    def run_layers(
+        self, x: Tensor, batch: PackedBatch, between_layers: Callable[[], None], rows: Tensor | None = None
+    ) -> Tensor:
+        """Return the hidden states of the last layer for embedded tokens, (tokens, hidden); see `__call__`."""
+        x = pad_rows(x)
         for layer in self.layers[:-1]:
             x = layer(x, batch, None)
             between_layers()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bge_integrations.catalog import Head
+    from bge_integrations.models.image_format import ImageFormat
     from bge_integrations.models.interface import OutputSpec, TokenSequence
     from bge_integrations.models.placement import Placement
     from bge_integrations.outputs import SparseVector
@@ -44,6 +45,7 @@ class EncoderModel:
     """
 
     is_causal = False
+    image_format: ImageFormat | None = None
 
     def __init__(self, folder: Path, head: Head, placement: Placement, base: Path | None = None) -> None:
         self.placement = placement

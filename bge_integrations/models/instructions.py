@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bge_integrations import catalog
+from bge_integrations import catalog, task_instructions
 from bge_integrations.catalog import Instructions
 from bge_integrations.errors import InstructionWarning, InvalidInputError
 from bge_integrations.reporting import warn_caller
@@ -18,26 +18,32 @@ _reported: set[Path] = set()
 _hinted = False
 
 
-def task_instructions(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
+def check_takes_tasks(name: str, row: catalog.Checkpoint | None) -> None:
+    """Raise InvalidInputError unless the catalogue's row of this model has instructions for tasks."""
+    if row is None or not row.takes_tasks:
+        raise InvalidInputError(
+            f"{name} does not take tasks",
+            argument="task",
+            advice="leave task= out, or pass your own query_instruction=",
+        )
+
+
+def instructions_for(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:
     """Return the instructions of a catalogued checkpoint for a task.
 
     Raises:
         InvalidInputError: The task is unknown, missing, or given together with `query_instruction`.
     """
     if row.instruction_format:
-        if task is not None and (not isinstance(task, str) or task not in catalog.INSTRUCT_TASKS):
-            raise InvalidInputError(
-                f"task={task!r} is not one of {', '.join(catalog.INSTRUCT_TASKS)}",
-                argument="task",
-                advice="use one of them, or pass your own instruction as query_instruction=",
-            )
-        if task is not None and query_instruction is not None:
+        if task is None:
+            return row.instructions
+        if query_instruction is not None:
             raise InvalidInputError(
                 "task= and query_instruction= can't be combined",
                 argument="task",
                 advice="pass one of them",
             )
-        return Instructions(formatted_instruction(row.instruction_format, catalog.INSTRUCT_TASKS[task or "web_search"]))
+        return Instructions(formatted_instruction(row.instruction_format, _known_task(task)))
     if not row.tasks:
         return row.instructions
     if task is None and query_instruction is not None:
@@ -49,6 +55,19 @@ def task_instructions(row: catalog.Checkpoint, task: str | None, query_instructi
             advice=f"pass task= one of {', '.join(row.tasks)}, or your own query_instruction= and passage_instruction=",
         )
     return row.tasks[task]
+
+
+def _known_task(task: object) -> str:
+    """Return the instruction of a task in task_instructions.json."""
+    if isinstance(task, str) and (instruction := task_instructions.find_task(task)) is not None:
+        return instruction
+    near = task_instructions.near_tasks(task) if isinstance(task, str) else []
+    raise InvalidInputError(
+        f"task={task!r} is not a known task",
+        argument="task",
+        advice=(f"did you mean {' or '.join(map(repr, near))}? " if near else "")
+        + "`bge models --tasks` lists the names; for another task, pass query_instruction=",
+    )
 
 
 def formatted_instruction(instruction_format: str, instruction: str) -> str:

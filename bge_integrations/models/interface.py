@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from bge_integrations.catalog import Pooling
+    from bge_integrations.models.image_format import ImageFormat
     from bge_integrations.models.tokenizer import TextTokenizer
     from bge_integrations.outputs import SparseVector
 
@@ -21,21 +22,25 @@ CpuKernels = Literal["onednn", "torch"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TokenSequence:
-    """One tokenised text or pair, special tokens included.
+    """One tokenised text or pair, special tokens included, or an image, or an image with a text.
 
     Attributes:
         ids: Token ids, int32 (length,).
         types: Token type ids, int32 (length,); None if all are 0.
         shared: Length of a prefix that other sequences may have in common. A causal model computes it once for all
             sequences of a batch that share it.
+        pixels: The image, uint8 (3, size, size) in the model's `image_format`; None without one.
+        image_tokens: Number of tokens that the image takes.
     """
 
     ids: np.ndarray
     types: np.ndarray | None = None
     shared: int = 0
+    pixels: np.ndarray | None = None
+    image_tokens: int = 0
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.ids) + self.image_tokens
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Model(Protocol):
         vocabulary_size: Number of token ids: the width of the sparse vectors.
         multi_vector_size: Width of the multi-vectors; 0 if the model has no sparse and multi-vector heads.
         is_causal: Whether a token attends only to the tokens before it, so that common prefixes can be computed once.
+        image_format: How it sees images; None if it takes only texts.
     """
 
     tokenizer: TextTokenizer
@@ -104,6 +110,7 @@ class Model(Protocol):
     vocabulary_size: int
     multi_vector_size: int
     is_causal: bool
+    image_format: ImageFormat | None
 
     def run(
         self, sequences: Sequence[TokenSequence], spec: OutputSpec, between_layers: Callable[[], None]

@@ -9,9 +9,11 @@ import torch
 
 from bge_integrations.catalog import FAMILIES
 from bge_integrations.models.checkpoint import weight_bytes
+from bge_integrations.models.clip_model import ClipModel
 from bge_integrations.models.decoder_model import DecoderModel
 from bge_integrations.models.encoder_model import EncoderModel
 from bge_integrations.models.placement import Placement
+from bge_integrations.models.visualized_model import VisualizedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +78,10 @@ def _load_torch(
     placement = Placement(torch.device(device), dtype, kernels)
     if traits.backbone == "decoder":
         return DecoderModel(folder, traits.head, traits.is_causal, placement, layers, base)
+    if traits.backbone == "visualized":
+        return VisualizedModel(folder, placement)
+    if traits.backbone == "clip":
+        return ClipModel(folder, placement)
     return EncoderModel(folder, traits.head, placement, base)
 
 

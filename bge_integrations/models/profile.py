@@ -17,13 +17,21 @@ from bge_integrations.errors import (
 )
 from bge_integrations.models.adapter import AdapterConfig, folder_with
 from bge_integrations.models.architecture import check_architecture
-from bge_integrations.models.checkpoint import M3_HEADS, TOKENIZER_FILES, published, read_config
+from bge_integrations.models.checkpoint import (
+    M3_HEADS,
+    TOKENIZER_FILES,
+    published,
+    read_config,
+    tensor_files,
+    visualized_weights,
+)
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
+    check_takes_tasks,
     examples_text,
     formatted_instruction,
-    task_instructions,
+    instructions_for,
     warn_no_instruction,
 )
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
@@ -32,6 +40,9 @@ from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: The families that take images. They were trained without instructions.
+_IMAGE_FAMILIES: tuple[Family, ...] = ("visualized", "clip")
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,8 @@ def embedder_profile(
         )
     if family is None:
         family = row.family if row else "m3" if is_m3 or name == POCKET else None
+    if family is None:
+        family = _image_family(folder, config)
     if family is None and config.get("model_type") in ENCODER_TYPES and (pooling or files.pooling):
         family = "encoder"
     if family is None and config.get("model_type") in DECODER_TYPES and "last_token" in (pooling, files.pooling):
@@ -153,17 +166,17 @@ def embedder_profile(
     pooling = pooling or (row.pooling if row else files.pooling) or traits.pooling
     if pooling is None:
         raise UnknownModelError(_choices(name, config))
-    if traits.backbone == "decoder" and pooling != "last_token":
-        raise InvalidInputError(f"{name} is a decoder, which pools the last token; leave pooling={pooling!r} out")
-    instructions = task_instructions(row, task, query_instruction) if row else files.instructions
-    if task is not None and (row is None or not (row.tasks or row.instruction_format)):
+    if traits.backbone != "encoder" and pooling != traits.pooling:
         raise InvalidInputError(
-            f"{name} has no tasks", argument="task", advice="leave task= out, or pass your own query_instruction="
+            f"{name} is of the {family} family, which pools {traits.pooling}; leave pooling={pooling!r} out"
         )
+    if task is not None:
+        check_takes_tasks(name, row)
+    instructions = instructions_for(row, task, query_instruction) if row else files.instructions
     instruction_format = row.instruction_format if row else traits.instruction_format
     if query_instruction is None:
         query_instruction = instructions.query
-        if row is None and family != "m3" and not files.has_query_prompt:
+        if row is None and family not in ("m3", *_IMAGE_FAMILIES) and not files.has_query_prompt:
             warn_no_instruction(name, folder, config)
     elif query_instruction and instruction_format:
         query_instruction = formatted_instruction(instruction_format, query_instruction)
@@ -195,6 +208,22 @@ def embedder_profile(
         examples=examples_text(examples, query_instruction, traits.query_suffix),
         query_suffix=traits.query_suffix,
     )
+
+
+def profile_for_task(profile: EmbedderProfile, task: str) -> EmbedderProfile:
+    """Return the profile with the instructions of another task.
+
+    Raises:
+        InvalidInputError: The model takes no tasks, the task is unknown, or the profile has examples of its own task.
+    """
+    row = catalog.find(profile.name)
+    check_takes_tasks(profile.name, row)
+    assert row is not None
+    if profile.examples:
+        raise InvalidInputError(
+            "the examples belong to one task", argument="task", advice="load the model with task= and examples="
+        )
+    return replace(profile, instructions=instructions_for(row, task, None))
 
 
 def reranker_profile(
@@ -272,6 +301,14 @@ def _with_settings(row: catalog.Checkpoint, files: SentenceTransformersFiles) ->
     if not files.instructions.query:  # sentence-transformers writes "" if the user set none
         return row
     return replace(row, instructions=files.instructions, tasks={}, instruction_format=None)
+
+
+def _image_family(folder: Path, config: Mapping[str, Any]) -> Family | None:
+    """Return the family of an image model according to its files; None if it is not one."""
+    if config.get("model_type") == "clip":
+        return "clip"
+    weights = visualized_weights(folder)
+    return "visualized" if weights is not None and tensor_files(folder) == {"*": weights} else None
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:

@@ -46,7 +46,7 @@ class SentenceTransformersFiles:
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
             if kind == "Pooling":
                 self.pooling = self._read_pooling(str(module.get("path", "1_Pooling")))
-            elif kind not in ("Transformer", "Normalize"):
+            elif kind not in ("Transformer", "BGEVLCLIPTransformer", "Normalize"):
                 raise NotSupportedError(f"{folder}/modules.json names a {kind} layer, which is not supported")
         settings = read_json(folder, "config_sentence_transformers.json") or {}
         prompts = settings.get("prompts") or {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from bge_integrations.outputs import Token
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 #: A single text of at most this many characters is encoded without the tokenizer's thread pool.
 _SHORT = 2000
@@ -56,12 +60,20 @@ class Template:
 
 
 class TextTokenizer:
-    """Turns texts into token ids without special tokens; the templates define the special tokens around them."""
+    """Turns texts into token ids without special tokens; the templates define the special tokens around them.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The checkpoint.
+        embeddings: Number of token embeddings in the weights. Added tokens with higher ids are read as plain text,
+            unless they are special. None keeps all tokens.
+    """
+
+    def __init__(self, folder: Path, embeddings: int | None = None) -> None:
         for name in TOKENIZER_FILES:
             check_not_pointer(folder / name)
         self._tokenizer = _load(folder)
+        if embeddings is not None and self._tokenizer.get_vocab_size(with_added_tokens=True) > embeddings:
+            self._tokenizer = _without_added_tokens(self._tokenizer, embeddings, folder)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -176,6 +188,21 @@ class TextTokenizer:
 def _plausible(length: object) -> int | None:
     """Return the length; None for the 10**30 that transformers writes if the length is unknown."""
     return length if isinstance(length, int) and 0 < length < 10**9 else None
+
+
+def _without_added_tokens(tokenizer: Tokenizer, embeddings: int, folder: Path) -> Tokenizer:
+    """Return a tokenizer that reads added tokens without an embedding as plain text, except for special tokens.
+
+    Qwen3-Embedding-4B and -8B have 151,665 embeddings, but a tokenizer that also has Qwen3's tokens for thoughts.
+    """
+    content = json.loads(tokenizer.to_str())
+    dropped = [token for token in content["added_tokens"] if token["id"] >= embeddings and not token["special"]]
+    if not dropped:
+        return tokenizer
+    names = ", ".join(token["content"] for token in dropped)
+    logger.warning("%s: the weights have no embedding for %s, which is read as plain text", folder, names)
+    content["added_tokens"] = [token for token in content["added_tokens"] if token not in dropped]
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def _load(folder: Path) -> Tokenizer:

@@ -109,8 +109,13 @@ def _safetensors(file: Path) -> Any:
 
 
 def _current_name(name: str) -> str:
-    """Rename gamma and beta, as TensorFlow and transformers 5.0 call the weight and bias of BERT's norms."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    """Return the name by which we take a tensor.
+
+    TensorFlow and transformers 5.0 call the weight and bias of BERT's norms gamma and beta. Visualized-BGE puts "bge_"
+    before the parts of its text model.
+    """
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    return name.removeprefix("bge_")
 
 
 def fitting(file: Path, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

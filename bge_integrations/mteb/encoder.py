@@ -8,6 +8,7 @@ from mteb.similarity_functions import cos_sim, pairwise_cos_sim
 
 from bge_integrations.mteb.inputs import all_texts, check_show_progress, kind_of
 from bge_integrations.mteb.metadata import embedder_metadata
+from bge_integrations.mteb.tasks import is_told_the_task, known_task
 from bge_integrations.validation import check_on_truncate
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ class BGEEncoder:
 
     Queries and documents of retrieval tasks get the embedder's query and passage instructions. Texts of other tasks,
     which mteb marks as neither, get no instruction, as in the published BGE results.
+
+    Models that are told the task (bge-multilingual-gemma2, Qwen3-Embedding, …) get the instruction of each task that
+    `bge models --tasks` lists, also for texts that are neither queries nor documents. To use one instruction for all
+    tasks, load the model with `task=`, `query_instruction=` or examples.
 
     Example:
         >>> import mteb
@@ -47,7 +52,9 @@ class BGEEncoder:
         check_on_truncate(on_truncate)
         self._embedder = embedder
         self._on_truncate = on_truncate
-        self.mteb_model_meta = embedder_metadata(embedder, "dense", embedder.dimension)
+        self._is_told_the_task = is_told_the_task(embedder)
+        settings = {"task_instructions": True} if self._is_told_the_task else {}
+        self.mteb_model_meta = embedder_metadata(embedder, "dense", embedder.dimension, settings=settings)
 
     def encode(
         self,
@@ -69,7 +76,10 @@ class BGEEncoder:
         """
         show_progress = check_show_progress(kwargs)
         kind = None if prompt_type is None else kind_of(prompt_type)
-        dense = self._embedder.encode(
+        embedder = self._embedder
+        if self._is_told_the_task and (task := known_task(task_metadata, hf_subset)):
+            embedder, kind = embedder.for_task(task), kind or "query"
+        dense = embedder.encode(
             all_texts(inputs), kind=kind, on_truncate=self._on_truncate, show_progress=show_progress
         ).dense
         assert dense is not None

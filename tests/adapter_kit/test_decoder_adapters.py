@@ -97,7 +97,7 @@ def test_wrong_examples_and_tasks_are_refused(make_embedding):
         make_embedding(examples={"query": "q", "response": "r"})
     with pytest.raises(InvalidInputError, match="takes no examples"):
         make_embedding(BASE, examples=EXAMPLES)
-    with pytest.raises(InvalidInputError, match=r"task='qa' .*web_search"):
+    with pytest.raises(InvalidInputError, match="task='qa'"):
         make_embedding(task="qa")
 
 

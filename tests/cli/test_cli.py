@@ -24,6 +24,7 @@ from bge_integrations.core import loading
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import M3Index
 from bge_integrations.index.writing import Writer
+from bge_integrations.task_instructions import benchmarks
 
 FILES = {
     "pandas.md": "# Pandas\n\nThe giant panda eats bamboo. It sleeps in trees.",
@@ -919,7 +920,7 @@ def test_models_shows_what_is_cached(hub_environment, bge):
         "BAAI/bge-m3": True,
         "BAAI/bge-en-icl": True,
         "BAAI/bge-reranker-v2-gemma": True,
-        "BAAI/bge-visualized-m3": False,
+        "BAAI/bge-visualized-m3": True,
     }.items()
     shown = dict(line.split("\t") for line in bge("models", "bge-base-en-v1.5")[1].splitlines())
     assert shown["query_instruction"].startswith("Represent this sentence")
@@ -949,6 +950,16 @@ def test_the_pocket_models_are_described(bge):
     assert "bundled" in bge("models", "pocket")[1]
 
 
+def test_models_lists_the_tasks(bge):
+    rows = lines(bge("models", "--tasks", "--json")[1])
+    assert {row["benchmark"] for row in rows} == set(benchmarks())
+    assert {"benchmark": "MTEB", "task": "NFCorpus", "instruction": benchmarks()["MTEB"]["NFCorpus"]} in rows
+    assert lines(bge("models", "bge-code-v1", "--tasks", "--json")[1]) == rows
+    of_one = [line.split("\t") for line in bge("models", "llm-embedder", "--tasks")[1].splitlines()]
+    assert [cells[0] for cells in of_one] == ["qa", "icl", "chat", "lrlm", "tool", "convsearch"]
+    assert bge("models", "bge-m3", "--tasks")[:2] == (1, "")
+
+
 def test_download(bge, hub_environment):
     def download(*names):
         command = [sys.executable, "-m", "bge_integrations", "download", *names]
@@ -961,9 +972,6 @@ def test_download(bge, hub_environment):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("bge: BAAI/bge-large-en: it is not in the cache, and downloading it failed")
     assert done.stderr.count("\n") == 1
-    status, _, err = bge("download", "bge-visualized-m3")
-    assert status == 1
-    assert "not supported yet" in err
 
 
 def test_doctor(bge):

@@ -137,6 +137,37 @@ if importlib.metadata.version("FlagEmbedding") >= "1.4":
 untold = FlagModel("BAAI/bge-base-en-v1.5", use_fp16=False).encode_queries([QUERY])
 same(after.model.encode([QUERY]).dense, untold)
 """,
+    "FlagAutoModel": """
+same(after.queries, before.queries)
+same(after.passages, before.passages)
+from FlagEmbedding import FlagAutoModel
+plain = FlagAutoModel.from_finetuned("BAAI/bge-base-en-v1.5", use_fp16=False)
+same(after.model.encode([QUERY]).dense, plain.encode_queries([QUERY]))
+m3 = FlagAutoModel.from_finetuned("BAAI/bge-m3", use_fp16=False)
+from bge_integrations import load_embedder
+long = ["word " * 200]
+old = m3.encode(long)["dense_vecs"]
+same(load_embedder("BAAI/bge-m3").encode(long, max_length=512, on_truncate="ignore").dense, old)
+other(load_embedder("BAAI/bge-m3").encode(long).dense, old)
+""",
+    "FlagLLMModel": """
+same(after.queries, before.queries)
+same(after.passages, before.passages)
+from bge_integrations import load_embedder
+own = load_embedder("BAAI/bge-multilingual-gemma2", query_instruction=before.instruction)
+same(own.encode([QUERY], kind="query").dense, before.queries)
+from FlagEmbedding import FlagLLMModel
+plain = FlagLLMModel("BAAI/bge-multilingual-gemma2", use_fp16=False).encode_queries([QUERY])
+same(load_embedder("BAAI/bge-multilingual-gemma2", query_instruction="").encode([QUERY], kind="query").dense, plain)
+""",
+    "FlagICLModel": """
+same(after.queries, before.queries)
+same(after.passages, before.passages)
+from bge_integrations import load_embedder
+instruct = before.examples[0]["instruct"]
+own = load_embedder("BAAI/bge-en-icl", query_instruction=instruct, examples=before.examples)
+same(own.encode([QUERY], kind="query").dense, before.queries)
+""",
     "BGEM3FlagModel": """
 same(after.dense, before.dense)
 same(after.scores, before.scores)
@@ -152,6 +183,16 @@ other(after.model.encode(long).dense, old)
     "FlagReranker": """
 pairs = [(QUERY, text) for text in TEXTS]
 same(after.reranker.score(pairs), before.reranker.compute_score(pairs))
+same(after.reranker.score(pairs, normalize=True), before.reranker.compute_score(pairs, normalize=True))
+""",
+    "FlagAutoReranker": """
+pairs = [(QUERY, text) for text in TEXTS]
+same(after.reranker.score(pairs), before.reranker.compute_score(pairs))
+same(after.reranker.score(pairs[:1]), before.reranker.compute_score(pairs[0]))
+""",
+    "FlagLLMReranker": """
+same(after.scores, before.scores)
+pairs = [(QUERY, text) for text in TEXTS]
 same(after.reranker.score(pairs, normalize=True), before.reranker.compute_score(pairs, normalize=True))
 """,
     "Chroma's SentenceTransformerEmbeddingFunction": """

@@ -440,7 +440,7 @@ def test_a_cached_m3_without_its_heads_is_not_complete(tmp_path):
 @pytest.mark.parametrize(
     ("load", "name", "error"),
     [
-        ("embedder", "BAAI/bge-visualized-m3", "NotSupportedError"),
+        ("embedder", "BAAI/bge-visualized", "UnknownModelError"),
         ("embedder", "BAAI/bge-reranker-base", "WrongKindError"),
         ("reranker", "BAAI/bge-m3", "WrongKindError"),
         ("embedder", "BAAI/bge m3", "UnknownModelError"),

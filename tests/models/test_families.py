@@ -1,5 +1,6 @@
 """Every family has a row in the table, and every supported family's row runs its oracle checkpoint."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -16,6 +17,8 @@ ORACLES = {
     "m3": ("bge-m3", OutputSpec(pooling="cls", sparse=True, multi_vector=True)),
     "decoder": ("bge-multilingual-gemma2", OutputSpec(pooling="last_token")),
     "bidirectional_decoder": ("bge-reranker-v2-gemma", OutputSpec(pooling="last_token")),
+    "visualized": ("../vision/checkpoints/visualized-m3", OutputSpec(pooling="cls")),
+    "clip": ("../vision/checkpoints/bge-vl-clip", OutputSpec(pooling="last_token")),
     "icl": ("bge-en-icl", OutputSpec(pooling="last_token")),
     "cross_encoder": ("bge-reranker-v2-m3", OutputSpec(logit=True)),
     "llm_reranker": ("bge-reranker-v2-gemma", OutputSpec(logit=True)),
@@ -51,6 +54,9 @@ def test_a_model_implements_the_interface(family):
     assert (model.multi_vector_size > 0) == spec.multi_vector
     assert model.is_causal == FAMILIES[family].is_causal
     given = [sequence(5, 6), sequence(5, 7, 8, 9, 10, 11), sequence(6, 9, 7), sequence(8, 7), sequence(9, 5, 6, 7, 8)]
+    if images := model.image_format:
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 3, images.size, images.size), np.uint8)
+        given += [replace(sequence(5, 7, 6), pixels=each, image_tokens=images.tokens) for each in pixels]
     passed = []
     outputs = model.run(given, spec, lambda: passed.append(1))
     assert passed

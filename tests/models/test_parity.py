@@ -5,7 +5,7 @@ import pytest
 from conftest import CHECKPOINTS, assert_close
 
 from bge_integrations import load_embedder, load_reranker
-from bge_integrations.catalog import INSTRUCT_TASKS
+from bge_integrations.catalog import WEB_SEARCH
 from bge_integrations.scoring import hybrid_scores, lexical_scores, max_sim
 
 
@@ -118,7 +118,7 @@ def test_instruct_decoder(texts, expected):
 
 def test_in_context_examples(texts, expected):
     case = expected["icl"]
-    instruction = INSTRUCT_TASKS["web_search"]
+    instruction = WEB_SEARCH
     panda = "the giant panda is a bear species endemic to China."
     examples = [
         {"instruct": instruction, "query": "what is panda?", "response": panda},

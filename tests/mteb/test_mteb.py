@@ -21,6 +21,7 @@ from mteb.types import PromptType
 from bge_integrations import load_embedder, load_reranker
 from bge_integrations.errors import InvalidInputError, TextTooLongError
 from bge_integrations.mteb import BGECrossEncoder, BGEEncoder, BGEM3Search, m3_search
+from bge_integrations.mteb.tasks import known_task
 from bge_integrations.scoring import hybrid_scores
 
 DEMO = resources.files("bge_integrations") / "demo_documents"
@@ -315,6 +316,42 @@ def test_each_side_gets_its_instruction_and_other_tasks_none():
             assert_close(vectors[kind], embedder.encode(texts, kind=kind).dense)
         assert not np.allclose(vectors["query"], vectors[None], atol=1e-3)
         assert not np.allclose(vectors["passage"], vectors[None], atol=1e-3)
+
+
+@pytest.mark.parametrize("folder", ["bge-multilingual-gemma2", "bge-en-icl"])
+def test_a_model_that_is_told_the_task_gets_each_tasks_instruction(folder):
+    texts = ["Where do pandas live?", "hi"]
+    tasks = [
+        ("NFCorpus", "Retrieval", "NFCorpus"),
+        ("TwentyNewsgroupsClustering.v2", "Clustering", "TwentyNewsgroupsClustering"),
+        ("OurOwnPairs", "STS", "sts"),
+        ("OurOwnQuestions", "Retrieval", "web_search"),
+    ]
+    with load_embedder(CHECKPOINTS / folder) as embedder, load_embedder(CHECKPOINTS / folder, task="sts") as fixed:
+        model = BGEEncoder(embedder)
+        for name, kind, instructed in tasks:
+            about = type("Task", (), {"metadata": metadata(name, kind, "accuracy")})
+            expected = embedder.for_task(instructed)
+            is_symmetric = kind != "Retrieval"
+            for prompt_type in [None] if is_symmetric else [PromptType.query, PromptType.document]:
+                text_kind = "passage" if prompt_type == PromptType.document else "query"
+                found = encode(model, texts, prompt_type, about)
+                assert_close(found, expected.encode(texts, kind=text_kind).dense)
+        unknown = type("Task", (), {"metadata": metadata("OurOwnTopics", "Clustering", "accuracy")})
+        assert_close(encode(model, texts, None, unknown), embedder.encode(texts).dense)
+        own = encode(BGEEncoder(fixed), texts, PromptType.query)
+        assert_close(own, fixed.encode(texts, kind="query").dense)
+        told, untold = (BGEEncoder(e).mteb_model_meta.experiment_kwargs for e in (embedder, fixed))
+        assert told["task_instructions"] is True
+        assert "task_instructions" not in untold
+
+
+@pytest.mark.parametrize(
+    ("task", "subset", "known"),
+    [("BrightRetrieval", "biology", "biology"), ("BrightLongRetrieval", "pony", "pony_long")],
+)
+def test_brights_subsets_are_tasks_of_their_own(task, subset, known):
+    assert known_task(metadata(task, "Retrieval", "ndcg_at_10"), subset) == known
 
 
 def test_a_search_gets_the_instructions_too(tmp_path):
