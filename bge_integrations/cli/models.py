@@ -31,7 +31,7 @@ def models(
     """
     row = None if name is None else catalog.find(name)
     if name is not None and row is None and name != catalog.POCKET:
-        from bge_integrations.models.checkpoint import did_you_mean
+        from bge_integrations.models.locating import did_you_mean
 
         advice = did_you_mean(name) or "list its models with `bge models`"
         raise UnknownModelError(f"{name} is not in the catalogue", advice=advice)
@@ -76,7 +76,7 @@ def download(
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from bge_integrations.models.adapter import locate_base
-    from bge_integrations.models.checkpoint import locate
+    from bge_integrations.models.locating import locate
     from bge_integrations.models.profile import check_supported
 
     rows = [catalog.find(name) for name in names]
@@ -101,8 +101,9 @@ def _print_details(described: dict[str, Any], as_json: bool) -> None:
 
 def _pocket(kind: catalog.Kind) -> dict[str, Any]:
     """Describe one of the two bundled models."""
-    from bge_integrations.models.checkpoint import locate, read_config, weight_bytes
+    from bge_integrations.models.checkpoint import read_config, weight_bytes
     from bge_integrations.models.encoder_config import EncoderConfig
+    from bge_integrations.models.locating import locate
     from bge_integrations.models.profile import embedder_profile, reranker_profile
 
     _, folder = locate(catalog.POCKET, kind)

@@ -16,8 +16,8 @@ from bge_integrations.core.reranker import Reranker
 from bge_integrations.core.session import Session
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.adapter import locate_base
-from bge_integrations.models.checkpoint import locate
 from bge_integrations.models.linear import choose_cpu_kernels
+from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import check_request, embedder_profile, reranker_profile
 from bge_integrations.moved_arguments import raise_unknown
 from bge_integrations.validation import check_text

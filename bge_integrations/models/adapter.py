@@ -25,10 +25,10 @@ from bge_integrations.models.checkpoint import (
     M3_HEADS,
     hash_files,
     is_adapter,
-    locate,
     read_json,
     weights_digest,
 )
+from bge_integrations.models.locating import locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,14 +17,7 @@ from bge_integrations.errors import (
 )
 from bge_integrations.models.adapter import AdapterConfig, folder_with
 from bge_integrations.models.architecture import check_architecture
-from bge_integrations.models.checkpoint import (
-    M3_HEADS,
-    TOKENIZER_FILES,
-    published,
-    read_config,
-    tensor_files,
-    visualized_weights,
-)
+from bge_integrations.models.checkpoint import M3_HEADS, TOKENIZER_FILES, read_config, tensor_files, visualized_weights
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
@@ -34,6 +27,7 @@ from bge_integrations.models.instructions import (
     instructions_for,
     warn_no_instruction,
 )
+from bge_integrations.models.locating import published
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.validation import check_choice

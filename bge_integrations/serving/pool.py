@@ -249,7 +249,8 @@ def _load_model(served: ServedModel, settings: dict[str, Any]) -> Embedder | Rer
 def _weights_size(served: ServedModel, settings: ServerSettings) -> int:
     """Return about how many bytes of memory the weights will take; downloads the model if necessary."""
     from bge_integrations.core.devices import resolve_devices, resolve_dtype
-    from bge_integrations.models.checkpoint import locate, read_config, weight_bytes
+    from bge_integrations.models.checkpoint import read_config, weight_bytes
+    from bge_integrations.models.locating import locate
 
     _, folder = locate(served.source, served.kind)
     devices = resolve_devices(settings.device)
