@@ -73,15 +73,16 @@ def main() -> None:
         taught = teach(arguments.teacher, lessons.texts, work / "teacher", progress)
         directions = principal_directions(taught, arguments.seed)
 
+        pairs = make_pairs(corpus, lessons, arguments.seed)
+
         bag = Bag()
         kept = made_once(
             work / "bag.pt",
             lambda out: torch.save(
-                train_bag(rows, taught, directions, idf, arguments.seed, progress).state_dict(), out
+                train_bag(rows, taught, directions, pairs, idf, arguments.seed, progress).state_dict(), out
             ),
         )
         bag.load_state_dict(torch.load(kept, weights_only=True))
-        pairs = make_pairs(corpus, lessons, arguments.seed)
         kept = made_once(
             work / "negatives.npy",
             lambda out: np.save(out, mine(corpus, lessons, rows, taught, pairs, idf, arguments.seed, progress)),

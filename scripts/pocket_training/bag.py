@@ -8,11 +8,17 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from pocket_training.batches import Pairs
 from pocket_training.data import VOCABULARY_SIZE, with_specials
 
 HIDDEN = 256
 BATCH = 2048
-EPOCHS = 10
+PAIRS = 512
+TEMPERATURE = 0.05
+CONTRAST_LOSS = 0.1
+EPOCHS = 3
+#: The spread of the vectors at the start. Since they are normalized later, small vectors learn faster.
+START = 0.1
 RATE = 1e-2
 LENGTH = 256
 IDF_LOSS = 0.02
@@ -26,7 +32,7 @@ class Bag(nn.Module):
 
     def __init__(self, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.randn(VOCABULARY_SIZE, hidden))
+        self.vectors = nn.Parameter(START * torch.randn(VOCABULARY_SIZE, hidden))
         self.weight = nn.Parameter(torch.zeros(hidden))
         self.idf = nn.Linear(hidden, 1)
 
@@ -61,9 +67,18 @@ def principal_directions(taught: np.ndarray, seed: int) -> np.ndarray:
 
 
 def train_bag(
-    rows: list[np.ndarray], taught: np.ndarray, directions: np.ndarray, idf: np.ndarray, seed: int, progress: Progress
+    rows: list[np.ndarray],
+    taught: np.ndarray,
+    directions: np.ndarray,
+    pairs: Pairs,
+    idf: np.ndarray,
+    seed: int,
+    progress: Progress,
 ) -> Bag:
-    """Fit the vectors of the texts `rows` (ids) to the teacher's, and a linear read-out to sqrt(idf) for the heads."""
+    """Fit the vectors of the texts `rows` (ids) to the teacher's, with InfoNCE on the pairs.
+
+    A linear read-out of sqrt(idf) is trained along, for the sparse head.
+    """
     torch.manual_seed(seed)
     bag = Bag()
     per_epoch = len(rows) // BATCH
@@ -76,11 +91,20 @@ def train_bag(
     for step in range(steps):
         order = np.random.default_rng([seed, 1, step // per_epoch]).permutation(len(rows))
         chosen = order[(step % per_epoch) * BATCH :][:BATCH]
+        drawn = np.random.default_rng([seed, 2, step]).permutation(len(pairs))[:PAIRS]
         x = bag.token_vectors()
-        vectors = bag([with_specials(rows[i][:LENGTH]) for i in chosen], x)
+
+        def vectors(texts: np.ndarray, x: Tensor = x) -> Tensor:
+            return bag.forward([with_specials(rows[i][:LENGTH]) for i in texts], x)
+
         goal = F.normalize(torch.from_numpy(taught[chosen]).float() @ turned, dim=-1)
-        distance = 1 - (vectors * goal).sum(-1).mean()
-        loss = distance + IDF_LOSS * F.mse_loss(bag.idf(x).squeeze(-1), target)
+        distance = 1 - (vectors(chosen) * goal).sum(-1).mean()
+        queries, golds = pairs.queries[drawn], pairs.golds[drawn]
+        same = (queries[:, None] == queries[None]) | (golds[:, None] == golds[None])
+        np.fill_diagonal(same, False)
+        scores = vectors(queries) @ vectors(pairs.texts[drawn]).T
+        loss = distance + CONTRAST_LOSS * contrast(scores / TEMPERATURE, torch.from_numpy(same))
+        loss = loss + IDF_LOSS * F.mse_loss(bag.idf(x).squeeze(-1), target)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()

@@ -47,7 +47,7 @@ class Batch:
         n = len(self.queries)
         holds[:, :n] |= self.queries[:, None] == self.queries[None]
         holds[np.arange(n), np.arange(n)] = False
-        return holds
+        return np.asarray(holds)
 
 
 def text_of_passage(lessons: Lessons, passages: int) -> np.ndarray:

@@ -117,7 +117,7 @@ def mine(
     passages = lessons.rows[documents, 0]
     found = [passages[lexical[places]], passages[alike[places]]]
     chosen = choose_negatives(corpus.titles, pairs.queries, pairs.golds, found, NEGATIVES, seed)
-    return text_of_passage(lessons, len(corpus.texts))[chosen]
+    return np.asarray(text_of_passage(lessons, len(corpus.texts))[chosen])
 
 
 @torch.inference_mode()
@@ -155,4 +155,4 @@ def mine_by(
     passages = embed(model, [rows[d][:LENGTH] for d in documents], progress, "passages")
     ranked = lessons.rows[documents, 0][best_passages(queries, passages, progress, "negatives by the embedder")]
     chosen = choose_negatives(corpus.titles, pairs.queries, pairs.golds, [ranked], count, seed)
-    return text_of_passage(lessons, len(corpus.texts))[chosen]
+    return np.asarray(text_of_passage(lessons, len(corpus.texts))[chosen])

@@ -9,7 +9,9 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from rich.progress import Progress
@@ -27,7 +29,7 @@ SPANS = 30_000
 SPAN_WORDS = (4, 25)
 JOINED = 2_000
 JOINED_WORDS = 170
-PASSAGES = 16_000
+PASSAGES = 10_000
 TITLED = 0.7
 CHUNK = 4096
 
@@ -120,14 +122,15 @@ def teach(folder: Path, texts: list[str], kept: Path, progress: Progress) -> np.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InstructionWarning)
         teacher = load_embedder(str(folder), dtype="bfloat16")
+
+    def write(out: BinaryIO, chunk: list[str]) -> None:
+        vectors = teacher.encode(chunk, kind="passage", on_truncate="ignore").dense
+        assert vectors is not None
+        np.save(out, vectors.astype(np.float16))
+
     with teacher:
         for start in progress.track(range(0, len(texts), CHUNK), description="teacher"):
             chunk = texts[start : start + CHUNK]
-            file = made_once(
-                kept / f"{start // CHUNK:03}.npy",
-                lambda out, chunk=chunk: np.save(
-                    out, teacher.encode(chunk, kind="passage", on_truncate="ignore").dense.astype(np.float16)
-                ),
-            )
-            parts.append(np.load(file))
+            file = kept / f"{start}-{start + len(chunk)}.npy"
+            parts.append(np.load(made_once(file, partial(write, chunk=chunk))))
     return np.concatenate(parts)
