@@ -16,7 +16,7 @@ BATCH = 2048
 PAIRS = 512
 TEMPERATURE = 0.05
 CONTRAST_LOSS = 0.1
-EPOCHS = 3
+EPOCHS = 6
 #: The spread of the vectors at the start. Since they are normalized later, small vectors learn faster.
 START = 0.1
 RATE = 1e-2

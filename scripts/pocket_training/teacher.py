@@ -29,7 +29,8 @@ SPANS = 30_000
 SPAN_WORDS = (4, 25)
 JOINED = 2_000
 JOINED_WORDS = 170
-PASSAGES = 10_000
+#: At most this many single passages; the corpus has a few more.
+PASSAGES = 120_000
 TITLED = 0.7
 CHUNK = 4096
 
