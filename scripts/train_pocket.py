@@ -72,7 +72,6 @@ def main() -> None:
         rows = encode(tokenizer, lessons.texts)
         taught = teach(arguments.teacher, lessons.texts, work / "teacher", progress)
         directions = principal_directions(taught, arguments.seed)
-
         pairs = make_pairs(corpus, lessons, arguments.seed)
 
         bag = Bag()
