@@ -1,4 +1,4 @@
-"""The batches of the embedder's training: queries, their passages, and similar mined passages."""
+"""The batches of the training: queries, the texts that answer them, and similar mined texts, all of them lessons."""
 
 from __future__ import annotations
 
@@ -6,108 +6,83 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocket_training.data import Corpus, Tokens
+from pocket_training.data import Corpus
+from pocket_training.teacher import JOINED, Lessons
 
 QUERY_LENGTH = 64
 LENGTH = 128
 LONG = 320
-#: The share of the embedder's texts that consist of several neighbouring passages instead of one.
-LONG_SHARE = 0.25
-CROP_LENGTHS = (6, 25)
-SHORTEST_CROPPED = 40
+#: Spans of passages that serve as queries for their passage.
+SPAN_PAIRS = 20_000
+
+
+@dataclass
+class Pairs:
+    """Queries and texts that answer them, as indices of lessons, and the corpus passage that does; each (n,)."""
+
+    queries: np.ndarray
+    texts: np.ndarray
+    golds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.queries)
 
 
 @dataclass
 class Batch:
-    """Queries and passages as token ids without special tokens; the first n passages belong to the n queries, in order.
+    """The first n of the texts (m >= n,) belong to the n queries, in order; all are indices of lessons.
 
-    `queries` (n,) and `golds` (n,) are the indices of the queries and their passages; `firsts` and `ends` (m >= n,) are
-    the range of corpus passages in each text.
+    `golds` (n,) are the queries' corpus passages; `rows` (m, 2) are the range of corpus passages in each text.
     """
 
-    query_ids: list[np.ndarray]
-    passage_ids: list[np.ndarray]
     queries: np.ndarray
+    texts: np.ndarray
     golds: np.ndarray
-    firsts: np.ndarray
-    ends: np.ndarray
+    rows: np.ndarray
 
     def excluded(self) -> np.ndarray:
         """Return bool (n, m): other texts that contain a query's passage or answer the same query."""
-        holds = (self.firsts[None] <= self.golds[:, None]) & (self.golds[:, None] < self.ends[None])
+        firsts, ends = self.rows.T
+        holds = (firsts[None] <= self.golds[:, None]) & (self.golds[:, None] < ends[None])
         n = len(self.queries)
         holds[:, :n] |= self.queries[:, None] == self.queries[None]
         holds[np.arange(n), np.arange(n)] = False
-        return holds
+        return np.asarray(holds)
 
 
-def stretch(row: int, corpus: Corpus, tokens: Tokens, length: int, generator: np.random.Generator) -> tuple[int, int]:
-    """Return (first, end) of the neighbouring passages around `row` that fit in `length` ids, grown on both sides."""
-    first, end = row, row + 1
-    low, high = corpus.sections[row].tolist()
-    total = len(tokens.texts[row])
-    while first > low or end < high:
-        before = first > low and (end == high or generator.random() < 0.5)
-        total += len(tokens.texts[first - 1 if before else end])
-        if total > length:
-            break
-        first, end = (first - 1, end) if before else (first, end + 1)
-    return first, end
+def text_of_passage(lessons: Lessons, passages: int) -> np.ndarray:
+    """Return int64 (passages,): the text that consists of one corpus passage, or -1 if the teacher has not read it."""
+    single = lessons.documents[JOINED:]
+    places = np.full(passages, -1)
+    places[lessons.rows[single, 0]] = single
+    return places
 
 
-def passage_texts(
-    rows: np.ndarray, corpus: Corpus, tokens: Tokens, generator: np.random.Generator, long_share: float
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return the ids of texts with these passages, and the first and the end of the passages in each text.
+def make_pairs(corpus: Corpus, lessons: Lessons, seed: int) -> Pairs:
+    """Return the corpus' pairs, also with joined passages as their texts, and spans with the passage they are from."""
+    places = text_of_passage(lessons, len(corpus.texts))
+    queries, golds = corpus.pairs.T
+    parts = [np.stack([lessons.queries[queries], places[golds], golds], 1)]
 
-    A share of the texts has several neighbouring passages, up to LONG ids; half have the title.
-    """
-    spans = [
-        stretch(row, corpus, tokens, LONG, generator) if generator.random() < long_share else (row, row + 1)
-        for row in rows.tolist()
+    asked: dict[int, list[int]] = {}
+    for query, gold in corpus.pairs.tolist():
+        asked.setdefault(gold, []).append(query)
+    joined = [
+        (lessons.queries[query], text, gold)
+        for text in lessons.documents[:JOINED].tolist()
+        for gold in (range(*lessons.rows[text]) if np.ptp(lessons.rows[text]) > 1 else ())
+        for query in asked.get(gold, ())
     ]
-    texts = [
-        tokens.passage(first, end, generator.random() < 0.5, LONG if end - first > 1 else LENGTH)
-        for first, end in spans
-    ]
-    firsts, ends = np.array(spans).T
-    return texts, firsts, ends
+    parts.append(np.array(joined, dtype=np.int64).reshape(-1, 3))
+
+    spans = np.random.default_rng([seed, 14]).choice(lessons.spans, SPAN_PAIRS, replace=False)
+    sources = lessons.rows[spans, 0]
+    parts.append(np.stack([spans, places[sources], sources], 1))
+    table = np.concatenate(parts)
+    return Pairs(*table[(table[:, :2] >= 0).all(1)].T)
 
 
-def crop(ids: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a query from a passage; return it and the passage, mostly without it, so that words alone can't match."""
-    length = int(generator.integers(*CROP_LENGTHS))
-    start = int(generator.integers(0, len(ids) - length + 1))
-    rest = ids if generator.random() < 0.2 else np.concatenate([ids[:start], ids[start + length :]])
-    return ids[start : start + length], rest
-
-
-def make_batch(
-    corpus: Corpus,
-    tokens: Tokens,
-    negatives: np.ndarray,
-    rows: np.ndarray,
-    cropped: int,
-    generator: np.random.Generator,
-) -> Batch:
-    """Make a batch: the pairs `rows`, a random one of each pair's negatives (pairs, k), and `cropped` cut queries."""
-    golds = corpus.pairs[rows, 1]
-    drawn = negatives[rows, generator.integers(negatives.shape[1], size=len(rows))]
-    sources = generator.integers(len(tokens.texts), size=cropped)
-    sources = sources[[len(tokens.texts[row]) >= SHORTEST_CROPPED for row in sources]]
-    crops = [crop(tokens.texts[row], generator) for row in sources]
-
-    texts, firsts, ends = passage_texts(np.concatenate([golds, drawn]), corpus, tokens, generator, LONG_SHARE)
-    n = len(rows)
-
-    def between(own: np.ndarray, cut: np.ndarray) -> np.ndarray:
-        return np.concatenate([own[:n], cut, own[n:]])
-
-    return Batch(
-        [tokens.queries[q][:QUERY_LENGTH] for q in corpus.pairs[rows, 0]] + [query for query, _ in crops],
-        texts[:n] + [text[:LENGTH] for _, text in crops] + texts[n:],
-        np.concatenate([corpus.pairs[rows, 0], -1 - sources]),
-        np.concatenate([golds, sources]),
-        between(firsts, sources),
-        between(ends, sources + 1),
-    )
+def make_batch(lessons: Lessons, pairs: Pairs, negatives: np.ndarray, chosen: np.ndarray, drawn: np.ndarray) -> Batch:
+    """Make a batch of the pairs `chosen` (n,), each with its negative number `drawn` (n,) of negatives (pairs, k)."""
+    texts = np.concatenate([pairs.texts[chosen], negatives[chosen, drawn]])
+    return Batch(pairs.queries[chosen], texts, pairs.golds[chosen], lessons.rows[texts])

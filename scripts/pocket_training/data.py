@@ -44,11 +44,6 @@ class Tokens:
     texts: list[np.ndarray]
     queries: list[np.ndarray]
 
-    def passage(self, first: int, end: int, with_title: bool, length: int) -> np.ndarray:
-        """Return the ids of the passages from first to end, after their title if requested, cut to `length` ids."""
-        parts = self.texts[first:end]
-        return np.concatenate([self.titles[first], *parts] if with_title else parts)[:length]
-
 
 def read_corpus(folder: Path, demo_folder: Path) -> Corpus:
     """Read the passages and pairs; a pair whose passage is in the demonstration collection is left out."""
@@ -132,7 +127,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, inputs: list[str]) -> Non
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+    """Return the ids of each text, without special tokens."""
     rows: list[np.ndarray] = []
     for start in range(0, len(texts), 5000):
         batch = tokenizer.encode_batch_fast(texts[start : start + 5000], add_special_tokens=False)
@@ -142,9 +138,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
 
 def tokenize(tokenizer: Tokenizer, corpus: Corpus) -> Tokens:
     """Return the ids of every title, text and query."""
-    return Tokens(
-        _encode(tokenizer, corpus.titles), _encode(tokenizer, corpus.texts), _encode(tokenizer, corpus.queries)
-    )
+    return Tokens(encode(tokenizer, corpus.titles), encode(tokenizer, corpus.texts), encode(tokenizer, corpus.queries))
 
 
 def inverse_frequency(tokens: Tokens) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The pocket embedder: a two-layer XLM-RoBERTa encoder with BGE-M3's three representations."""
+"""The pocket embedder: a one-layer XLM-RoBERTa encoder with BGE-M3's three representations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from pocket_training.bag import HIDDEN, Bag, contrast
-from pocket_training.batches import LENGTH, make_batch
+from pocket_training.batches import LENGTH, LONG, Pairs, make_batch
 from pocket_training.data import (
     BOS,
     EOS,
@@ -23,23 +23,31 @@ from pocket_training.data import (
     PAD,
     SPECIAL_TOKENS,
     VOCABULARY_SIZE,
-    Corpus,
-    Tokens,
     with_specials,
 )
 from pocket_training.loop import Schedule, train
+from pocket_training.teacher import Lessons
 
-LAYERS = 2
-HEADS = 3
+LAYERS = 1
+HEADS = 4
 INTERMEDIATE = 256
 MULTI_VECTOR = 64
-BATCH = 104
-CROPPED = 24
+BATCH = 64
 CHUNKS = 6
 TEMPERATURES = {"dense": 0.05, "sparse": 0.05, "multi_vector": 0.03, "sum": 0.02}
+#: The teacher's share of the ensemble that teaches; the rest is the mean of the three scores.
+TEACHER_SHARE = 0.5
+ENSEMBLE_LOSS = 0.5
+COSINE_LOSS = 4.0
+SPARSE_LOSS = 4.0
 SPARSE_SCALE = 0.2
+#: The term frequency at which BM25's weight is half of its limit, and the share of it that grows with the length.
+K1, B = 1.2, 0.75
+AVERAGE_LENGTH = 100
+#: The attention of a token to itself in the head that compares tokens, in nats above a random other token.
+SAMENESS = 5.0
 RATE = 6e-4
-SCHEDULE = Schedule(steps=1400, horizon=1400, cool_down=1400)
+SCHEDULE = Schedule(steps=1500, horizon=1500, cool_down=1500)
 
 
 @dataclass
@@ -111,7 +119,8 @@ def start_from_bag(model: PocketM3, bag: Bag) -> None:
     """Initialize the weights so that the untrained CLS vector is already the bag's vector.
 
     All layers except the last start near the identity. In the last layer, queries are constant, keys read the bag's
-    weight of a token, values and output are the identity, and the output bias subtracts the <s> vector itself.
+    weight of a token, values and output are the identity, and the output bias subtracts the <s> vector itself. In its
+    last head, tokens other than <s> attend to equal tokens too: so they learn how often they occur in how long a text.
     """
     x = bag.token_vectors()
     trunk: Any = model.trunk
@@ -128,25 +137,45 @@ def start_from_bag(model: PocketM3, bag: Bag) -> None:
     attention = trunk.encoder.layer[-1].attention
     attention.self.query.weight.mul_(0.1)
     attention.self.value.weight.zero_()
-    constant = 4.0
+    constant, size = 4.0, HIDDEN // HEADS
+    outside = torch.eye(HIDDEN) - torch.outer(x[BOS], x[BOS]) / x[BOS].square().sum()
+    same = slice(HIDDEN - size + 1, HIDDEN)
+    for linear in (attention.self.query, attention.self.key):
+        linear.weight[same].copy_(outside[same] * math.sqrt(SAMENESS / math.sqrt(size)))
     for head in range(HEADS):
-        row = head * (HIDDEN // HEADS)
+        row = head * size
         attention.self.query.weight[row].zero_()
         attention.self.query.bias[row] = constant
-        attention.self.key.weight[row].copy_(bag.weight * math.sqrt(HIDDEN // HEADS) / constant)
+        attention.self.key.weight[row].copy_(bag.weight * math.sqrt(size) / constant)
     attention.self.value.weight.add_(torch.eye(HIDDEN))
     attention.output.dense.weight.add_(torch.eye(HIDDEN))
     attention.output.dense.bias.copy_(-x[BOS])
     trunk.pooler.dense.weight.copy_(torch.eye(HIDDEN))
 
 
+def lexical_weights(ids: Tensor, idf: np.ndarray) -> Tensor:
+    """Return the weights (n, length) of tokens whose products are BM25's scores, up to the query's part of them.
+
+    M3's sparse vector has one weight per token for queries and passages alike, so each gets the square root of idf.
+    """
+    rows = ids.numpy()
+    real = rows >= len(SPECIAL_TOKENS)
+    weights = np.zeros(rows.shape, dtype=np.float32)
+    for i, row in enumerate(rows):
+        _, places, counts = np.unique(row[real[i]], return_inverse=True, return_counts=True)
+        length = real[i].sum() / AVERAGE_LENGTH
+        often = counts / (counts + K1 * (1 - B + B * length))
+        weights[i, real[i]] = SPARSE_SCALE * (K1 + 1) * (np.sqrt(idf[row[real[i]]]) * often[places])
+    return torch.from_numpy(weights)
+
+
 @torch.no_grad()
-def start_heads(model: PocketM3, tokens: Tokens, idf: np.ndarray, seed: int) -> None:
-    """Fit the sparse head to c·sqrt(idf) by least squares, and the multi-vector head to the principal directions."""
-    sample = np.random.default_rng([seed, 3]).choice(len(tokens.texts), 400, replace=False)
-    ids = pad([with_specials(tokens.texts[i][:LENGTH]) for i in sample])
+def start_heads(model: PocketM3, rows: list[np.ndarray], idf: np.ndarray, seed: int) -> None:
+    """Fit the sparse head to BM25's weights by least squares, and the multi-vector head to the principal directions."""
+    sample = np.random.default_rng([seed, 3]).choice(len(rows), 400, replace=False)
+    ids = pad([with_specials(rows[i][:LENGTH]) for i in sample])
     hidden = model.hidden(ids)[ids >= len(SPECIAL_TOKENS)]
-    weights = SPARSE_SCALE * torch.from_numpy(np.sqrt(idf))[ids[ids >= len(SPECIAL_TOKENS)]]
+    weights = lexical_weights(ids, idf)[ids >= len(SPECIAL_TOKENS)]
     inputs = torch.cat([hidden, torch.ones(len(hidden), 1)], 1)
     gram = inputs.T @ inputs + 1e-2 * len(inputs) * torch.eye(HIDDEN + 1)
     solution = torch.linalg.solve(gram, inputs.T @ weights)
@@ -199,8 +228,13 @@ def all_scores(query: Encoded, passage: Encoded) -> dict[str, Tensor]:
     sparse_query = lexical(local[:split].view_as(query.ids), query.weights)
     sparse_passage = lexical(local[split:].view_as(passage.ids), passage.weights)
     real = query.ids[:, 1:] != PAD
-    sims = query.multi_vector[real] @ passage.multi_vector.flatten(0, 1).T
-    best = sims.view(len(sims), len(passage.ids), -1).max(-1).values
+    own, others = query.multi_vector[real], passage.multi_vector.flatten(0, 1)
+    with torch.no_grad():
+        parts = torch.split(passage.multi_vector, 16)
+        found = [(own @ part.flatten(0, 1).T).view(len(own), len(part), -1).argmax(-1) for part in parts]
+        nearest = torch.cat(found, 1) + passage.multi_vector.shape[1] * torch.arange(len(passage.ids))
+    # Only the nearest vectors have a gradient; all similarities again would double the time of a step.
+    best = (own[:, None] * others[nearest]).sum(-1)
     summed = torch.zeros(len(query.ids), len(passage.ids)).index_add(0, real.nonzero()[:, 0], best)
     scores = {
         "dense": query.dense @ passage.dense.T,
@@ -210,43 +244,66 @@ def all_scores(query: Encoded, passage: Encoded) -> dict[str, Tensor]:
     return scores | {"sum": torch.stack(list(scores.values())).mean(0)}
 
 
-def joint_loss(scores: dict[str, Tensor], excluded: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss: InfoNCE of the three scores and their mean, and distillation of the mean into each of them."""
+def joint_loss(scores: dict[str, Tensor], taught: Tensor, excluded: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss: InfoNCE of the three scores and their mean, and distillation of an ensemble into all of them.
+
+    The ensemble consists of the mean of the three scores, as in the M3 paper, and the teacher's cosines `taught`.
+    """
     losses = {name: contrast(score / TEMPERATURES[name], excluded) for name, score in scores.items()}
-    teacher = torch.softmax(scores["sum"].detach().masked_fill(excluded, -1e4) / TEMPERATURES["sum"], -1)
-    taught = [
-        F.cross_entropy(scores[name].masked_fill(excluded, -1e4) / TEMPERATURES[name], teacher)
-        for name in scores
-        if name != "sum"
+    own = scores["sum"].detach() / TEMPERATURES["sum"]
+    ensemble = (1 - TEACHER_SHARE) * own + TEACHER_SHARE * taught / TEMPERATURES["dense"]
+    target = torch.softmax(ensemble.masked_fill(excluded, -1e4), -1)
+    distilled = [
+        F.cross_entropy(scores[name].masked_fill(excluded, -1e4) / TEMPERATURES[name], target) for name in scores
     ]
-    loss = torch.stack([*losses.values(), *(0.5 * loss for loss in taught)]).sum()
+    loss = torch.stack([*losses.values(), *(ENSEMBLE_LOSS * loss for loss in distilled)]).sum()
     return loss, {name: value.item() for name, value in losses.items()}
 
 
 def train_embedder(
-    corpus: Corpus,
-    tokens: Tokens,
+    lessons: Lessons,
+    rows: list[np.ndarray],
+    taught: np.ndarray,
+    directions: np.ndarray,
+    pairs: Pairs,
     negatives: np.ndarray,
+    idf: np.ndarray,
     model: PocketM3,
     state_file: Path,
     seed: int,
     progress: Progress,
 ) -> None:
-    """Train all weights jointly; each step draws one of the mined passages `negatives` (pairs, k) of each pair."""
+    """Train all weights jointly; each step draws one of the mined texts `negatives` (pairs, k) of each pair.
+
+    `rows` are the texts' ids, `taught` the teacher's vectors of them, and `directions` turn those into dense vectors.
+    """
     words = model.trunk.get_parameter("embeddings.word_embeddings.weight")
     others = [p for p in model.parameters() if p is not words]
-    per_epoch = len(corpus.pairs) // BATCH
+    per_epoch = len(pairs) // BATCH
+    turned = torch.from_numpy(directions)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        order = np.random.default_rng([seed, 4, step // per_epoch]).permutation(len(corpus.pairs))
-        rows = order[(step % per_epoch) * BATCH :][:BATCH]
+        order = np.random.default_rng([seed, 4, step // per_epoch]).permutation(len(pairs))
+        chosen = order[(step % per_epoch) * BATCH :][:BATCH]
         generator = np.random.default_rng([seed, 5, step])
-        batch = make_batch(corpus, tokens, negatives, rows, CROPPED, generator)
-        query_rows = [with_specials(ids) for ids in batch.query_ids]
-        passage_rows = [with_specials(ids) for ids in batch.passage_ids]
+        batch = make_batch(lessons, pairs, negatives, chosen, generator.integers(negatives.shape[1], size=BATCH))
+        query_rows = [with_specials(rows[i][:LONG]) for i in batch.queries]
+        text_rows = [with_specials(rows[i][:LONG]) for i in batch.texts]
         query = encode_sorted(model, query_rows, 2)
-        passage = encode_sorted(model, passage_rows, CHUNKS, draw_offsets(passage_rows, generator))
-        return joint_loss(all_scores(query, passage), torch.from_numpy(batch.excluded()))
+        text = encode_sorted(model, text_rows, CHUNKS, draw_offsets(text_rows, generator))
+        asked, read = (torch.from_numpy(taught[texts]).float() for texts in (batch.queries, batch.texts))
+        loss, figures = joint_loss(all_scores(query, text), asked @ read.T, torch.from_numpy(batch.excluded()))
+        goal = F.normalize(torch.cat([asked, read]) @ turned, dim=-1)
+        cosine = (torch.cat([query.dense, text.dense]) * goal).sum(-1).mean()
+        errors = torch.stack(
+            [
+                F.mse_loss(out.weights[kept], lexical_weights(out.ids, idf)[kept])
+                for out in (query, text)
+                for kept in [out.ids >= len(SPECIAL_TOKENS)]
+            ]
+        ).mean()
+        loss = loss + COSINE_LOSS * (1 - cosine) + SPARSE_LOSS * errors
+        return loss, figures | {"cosine": cosine.item(), "lexical error": errors.item()}
 
     groups = [{"params": [words], "lr": 2 * RATE}, {"params": others, "lr": RATE}]
     train("embedder", model, groups, SCHEDULE, loss_of, state_file, progress)

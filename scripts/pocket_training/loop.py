@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-SAVED_EVERY = 50
+SAVED_EVERY = 25
 SMALLEST_RATE = 0.02
 
 
@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Minimise `loss_of(step)`, which also returns figures to display, with AdamW over the parameter `groups`.
 
-    The state is saved every 50 steps; a later call with the same arguments resumes from it.
+    The state is saved every 25 steps; a later call with the same arguments resumes from it.
     """
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)

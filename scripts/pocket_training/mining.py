@@ -1,4 +1,4 @@
-"""Hard negatives, mined with BM25, with the bag of token vectors, and with the embedder."""
+"""Hard negatives, mined with BM25, with the teacher, and with the embedder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from rich.progress import Progress
 from scipy.sparse import csr_array
 
-from pocket_training.bag import Bag, bag_vectors
-from pocket_training.batches import LENGTH
-from pocket_training.data import VOCABULARY_SIZE, Corpus, Tokens, with_specials
+from pocket_training.batches import LENGTH, Pairs, text_of_passage
+from pocket_training.data import VOCABULARY_SIZE, Corpus, with_specials
 from pocket_training.embedder import PocketM3, encode_sorted
+from pocket_training.teacher import JOINED, Lessons
 
 BLOCK = 500
 CANDIDATES = 40
 NEIGHBOURS = 3
+NEGATIVES = 8
 K1, B = 1.2, 0.75
 
 
@@ -40,9 +41,9 @@ def term_counts(rows: list[np.ndarray]) -> Any:
     return csr_array((ones, (owners, np.concatenate(rows))), shape=(len(rows), VOCABULARY_SIZE)).tocsr()
 
 
-def bm25_weights(tokens: Tokens, idf: np.ndarray) -> Any:
-    """Return what each word piece adds to a passage's BM25 score, as a csr_array (passages, vocabulary)."""
-    counts = term_counts(tokens.texts)
+def bm25_weights(rows: list[np.ndarray], idf: np.ndarray) -> Any:
+    """Return what each word piece adds to a text's BM25 score, as a csr_array (texts, vocabulary)."""
+    counts = term_counts(rows)
     lengths = counts.sum(axis=1)
     owners = np.repeat(np.arange(len(lengths)), np.diff(counts.indptr))
     damping = K1 * (1 - B + B * lengths / lengths.mean())
@@ -66,26 +67,30 @@ def best_passages(queries: Texts, passages: Texts, progress: Progress, descripti
 
 
 def choose_negatives(
-    corpus: Corpus, pairs: np.ndarray, candidates: list[np.ndarray], count: int, seed: int
+    titles: list[str],
+    queries: np.ndarray,
+    golds: np.ndarray,
+    candidates: list[np.ndarray],
+    count: int,
+    seed: int,
 ) -> np.ndarray:
-    """Return int32 (pairs, count) negatives, drawn in equal parts from the candidate lists (pairs, CANDIDATES).
+    """Return int32 (pairs, count) corpus passages, drawn in equal parts from the candidate lists (pairs, CANDIDATES).
 
     Excluded are all positives of the query, and passages next to the positive with its title, which often continue it.
     """
     positives: dict[int, set[int]] = {}
-    for query, passage in corpus.pairs.tolist():
-        positives.setdefault(query, set()).add(passage)
+    for query, gold in zip(queries.tolist(), golds.tolist(), strict=True):
+        positives.setdefault(query, set()).add(gold)
     generator = np.random.default_rng([seed, 6])
     share = count // len(candidates)
-    chosen = np.empty((len(pairs), share * len(candidates)), dtype=np.int32)
-    for i, (query, passage) in enumerate(pairs.tolist()):
+    chosen = np.empty((len(queries), share * len(candidates)), dtype=np.int32)
+    for i, (query, gold) in enumerate(zip(queries.tolist(), golds.tolist(), strict=True)):
         drawn: list[int] = []
         for ranked in candidates:
             allowed = [
                 row
                 for row in ranked[i].tolist()
-                if row not in positives[query]
-                and not (abs(row - passage) <= NEIGHBOURS and corpus.titles[row] == corpus.titles[passage])
+                if row not in positives[query] and not (abs(row - gold) <= NEIGHBOURS and titles[row] == titles[gold])
             ]
             drawn.extend(generator.choice(allowed, share, replace=len(allowed) < share).tolist())
         chosen[i] = drawn
@@ -93,16 +98,26 @@ def choose_negatives(
 
 
 def mine(
-    corpus: Corpus, tokens: Tokens, bag: Bag, idf: np.ndarray, count: int, seed: int, progress: Progress
+    corpus: Corpus,
+    lessons: Lessons,
+    rows: list[np.ndarray],
+    taught: np.ndarray,
+    pairs: Pairs,
+    idf: np.ndarray,
+    seed: int,
+    progress: Progress,
 ) -> np.ndarray:
-    """Return int32 (pairs, count) negatives, half of them from BM25 and half from the bag."""
-    queries, places = np.unique(corpus.pairs[:, 0], return_inverse=True)
-    rows = [tokens.queries[q] for q in queries]
-    counts, weights = term_counts(rows), bm25_weights(tokens, idf)
+    """Return int64 (pairs, NEGATIVES) texts, half of them found by BM25 and half by the teacher's vectors `taught`."""
+    documents = lessons.documents[JOINED:]
+    queries, places = np.unique(pairs.queries, return_inverse=True)
+    counts, weights = term_counts([rows[q] for q in queries]), bm25_weights([rows[d] for d in documents], idf)
     lexical = best_passages(Texts(sparse=counts), Texts(sparse=weights), progress, "BM25 negatives")
-    own, others = bag_vectors(bag, rows), bag_vectors(bag, tokens.texts)
-    alike = best_passages(Texts(own), Texts(others), progress, "vector negatives")
-    return choose_negatives(corpus, corpus.pairs, [lexical[places], alike[places]], count, seed)
+    own, others = (taught[texts].astype(np.float32) for texts in (queries, documents))
+    alike = best_passages(Texts(own), Texts(others), progress, "teacher's negatives")
+    passages = lessons.rows[documents, 0]
+    found = [passages[lexical[places]], passages[alike[places]]]
+    chosen = choose_negatives(corpus.titles, pairs.queries, pairs.golds, found, NEGATIVES, seed)
+    return np.asarray(text_of_passage(lessons, len(corpus.texts))[chosen])
 
 
 @torch.inference_mode()
@@ -125,10 +140,19 @@ def embed(model: PocketM3, rows: list[np.ndarray], progress: Progress, descripti
 
 
 def mine_by(
-    model: PocketM3, corpus: Corpus, tokens: Tokens, pairs: np.ndarray, count: int, seed: int, progress: Progress
+    model: PocketM3,
+    corpus: Corpus,
+    lessons: Lessons,
+    rows: list[np.ndarray],
+    pairs: Pairs,
+    count: int,
+    seed: int,
+    progress: Progress,
 ) -> np.ndarray:
-    """Return int32 (pairs, count) negatives, drawn from the embedder's own top results by dense and sparse scores."""
-    queries = embed(model, [tokens.queries[q] for q in pairs[:, 0]], progress, "queries")
-    passages = embed(model, [ids[:LENGTH] for ids in tokens.texts], progress, "passages")
-    ranked = best_passages(queries, passages, progress, "negatives by the embedder")
-    return choose_negatives(corpus, pairs, [ranked], count, seed)
+    """Return int64 (pairs, count) texts, drawn from the embedder's own top results by dense and sparse scores."""
+    documents = lessons.documents[JOINED:]
+    queries = embed(model, [rows[q] for q in pairs.queries], progress, "queries")
+    passages = embed(model, [rows[d][:LENGTH] for d in documents], progress, "passages")
+    ranked = lessons.rows[documents, 0][best_passages(queries, passages, progress, "negatives by the embedder")]
+    chosen = choose_negatives(corpus.titles, pairs.queries, pairs.golds, [ranked], count, seed)
+    return np.asarray(text_of_passage(lessons, len(corpus.texts))[chosen])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import XLMRobertaForSequenceClassification
 
 from pocket_training.bag import HIDDEN
-from pocket_training.batches import LENGTH
-from pocket_training.data import BOS, EOS, PAD, Tokens, with_specials
+from pocket_training.batches import LENGTH, Pairs
+from pocket_training.data import BOS, EOS, PAD, with_specials
 from pocket_training.embedder import HEADS, LAYERS, PocketM3, encode_sorted, encoder_config, pad
 
 HEAD = HIDDEN // HEADS
@@ -23,7 +23,7 @@ SIDE = 4.0
 #: The penalty on keys of the other text in the first layers' attention, in nats.
 APART = 12.0
 #: For each head of the matching layer: its sharpness, and the bonus for keys of the passage, in nats.
-MATCH = ((14.0, 3.0), (20.0, 4.0), (10.0, 2.0))
+MATCH = ((14.0, 3.0), (20.0, 4.0), (10.0, 2.0), (30.0, 6.0))
 #: How much more attention the last layer's <s> pays to a token of sparse weight 1 than to one of weight 0, in nats.
 FOCUS = 4.0
 #: The pooled value is divided by this before the head's tanh, which is nearly linear close to 0, and multiplied after.
@@ -107,11 +107,11 @@ def _reach(trunk: Any, direction: Tensor, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start_reranker(model: PocketM3, tokens: Tokens, seed: int) -> XLMRobertaForSequenceClassification:
+def start_reranker(model: PocketM3, texts: list[np.ndarray], seed: int) -> XLMRobertaForSequenceClassification:
     """Return a cross-encoder that ranks without training; so small a model learns this slowly from labels alone.
 
     The token type moves a vector along `side`. Then come the embedder's layers, in which each text attends only to
-    itself. In the third layer a token attends to similar tokens by the embedder's multi-vectors: to itself, and with a
+    itself. In the next layer a token attends to similar tokens by the embedder's multi-vectors: to itself, and with a
     bonus to the passage's. The mean `side` of these tokens is written along `match`, and so measures how well the
     passage matches a query token. In the last layer <s> averages this over the query, mostly over tokens with a high
     sparse weight.
@@ -141,7 +141,7 @@ def start_reranker(model: PocketM3, tokens: Tokens, seed: int) -> XLMRobertaForS
     outside = directions.outside()
     turned, strengths, main = torch.linalg.svd(model.colbert_linear.weight @ outside, full_matrices=False)
     vectors, centre = strengths[: HEAD - 1, None] * main[: HEAD - 1], turned.T[: HEAD - 1] @ model.colbert_linear.bias
-    sample_ids = pad([with_specials(ids[:LENGTH]) for ids in tokens.texts[:: max(1, len(tokens.texts) // 200)]])
+    sample_ids = pad([with_specials(ids[:LENGTH]) for ids in texts[:: max(1, len(texts) // 200)]])
     sample = model.hidden(sample_ids)
     side = _reach(trunk, directions.side, sample_ids)
     norm = (sample.flatten(0, 1) @ vectors.T + centre).square().sum(-1).mean()
@@ -195,9 +195,10 @@ def _passage_attention(
 def fit_match(
     reranker: XLMRobertaForSequenceClassification,
     model: PocketM3,
-    corpus_pairs: np.ndarray,
+    rows: list[np.ndarray],
+    pairs: Pairs,
     negatives: np.ndarray,
-    tokens: Tokens,
+    documents: np.ndarray,
     seed: int,
     progress: Progress,
 ) -> None:
@@ -212,12 +213,12 @@ def fit_match(
     for step in progress.track(range(FIT_STEPS), description="matching layer"):
         optimizer.param_groups[0]["lr"] = FIT_RATE * (1 - step / FIT_STEPS)
         generator = np.random.default_rng([seed, 11, step])
-        rows = generator.choice(len(corpus_pairs), FIT_QUERIES, replace=False)
-        queries = [tokens.queries[q][:QUERY_LENGTH] for q in corpus_pairs[rows, 0] for _ in range(FIT_LIST)]
-        drawn = generator.permuted(negatives[rows], axis=1)[:, : FIT_LIST - 2]
-        others = generator.integers(len(tokens.texts), size=(FIT_QUERIES, 1))
-        listed = np.concatenate([corpus_pairs[rows, 1:], drawn, others], axis=1).flatten()
-        passages = [tokens.texts[row][:LENGTH] for row in listed]
+        chosen = generator.choice(len(pairs), FIT_QUERIES, replace=False)
+        queries = [rows[i][:QUERY_LENGTH] for i in pairs.queries[chosen] for _ in range(FIT_LIST)]
+        drawn = generator.permuted(negatives[chosen], axis=1)[:, : FIT_LIST - 2]
+        others = generator.choice(documents, size=(FIT_QUERIES, 1))
+        listed = np.concatenate([pairs.texts[chosen, None], drawn, others], axis=1).flatten()
+        passages = [rows[i][:LENGTH] for i in listed]
         ids = pad([pair_ids(query, passage) for query, passage in zip(queries, passages, strict=True)])
         types = token_types(ids)
         with torch.no_grad():

@@ -19,6 +19,7 @@ POOL = 10_000
 BLOCK = 256
 CUT = 10
 DEPTH = 20
+FACTORS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
 @dataclass
@@ -43,16 +44,32 @@ def validation_set(corpus: Corpus, seed: int) -> Validation:
 
 
 @torch.inference_mode()
-def score_all(
-    model: PocketM3, tokens: Tokens, queries: np.ndarray, passages: np.ndarray, progress: Progress
-) -> dict[str, np.ndarray]:
+def score_all(model: PocketM3, tokens: Tokens, check: Validation, progress: Progress) -> dict[str, np.ndarray]:
     """Return float32 (queries, passages) scores by representation, and their mean as "sum"."""
-    query = encode_sorted(model, [with_specials(tokens.queries[q][:QUERY_LENGTH]) for q in queries], 16)
+    query = encode_sorted(model, [with_specials(tokens.queries[q][:QUERY_LENGTH]) for q in check.queries], 16)
     columns = []
-    for start in progress.track(range(0, len(passages), BLOCK), description="scoring"):
-        rows = [with_specials(tokens.texts[p][:LENGTH]) for p in passages[start : start + BLOCK]]
+    for start in progress.track(range(0, len(check.passages), BLOCK), description="scoring"):
+        rows = [with_specials(tokens.texts[p][:LENGTH]) for p in check.passages[start : start + BLOCK]]
         columns.append(all_scores(query, encode_sorted(model, rows, 8)))
     return {name: torch.cat([column[name] for column in columns], 1).numpy() for name in columns[0]}
+
+
+@torch.no_grad()
+def balance(
+    model: PocketM3, scores: dict[str, np.ndarray], check: Validation, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Scale the model's sparse weights so that the unweighted mean of the scores is best; return the new scores."""
+    parts = [scores["dense"], scores["multi_vector"]]
+    found = {
+        factor: ndcg(sum(parts, factor * scores["sparse"]), check.relevant).mean()
+        for factor in progress.track(FACTORS, description="scale of the sparse weights")
+    }
+    best = max(found, key=lambda factor: found[factor])
+    progress.console.print(f"scale of the sparse scores: {best}; held-out nDCG@10 by scale: {found}")
+    for parameter in model.sparse_linear.parameters():
+        parameter.mul_(best**0.5)
+    sparse = best * scores["sparse"]
+    return {"dense": scores["dense"], "sparse": sparse, "multi_vector": parts[1], "sum": sum(parts, sparse) / 3}
 
 
 def ndcg(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:

@@ -7,22 +7,28 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from pocket_training import loop
-from pocket_training.batches import Batch, crop, stretch
-from pocket_training.data import Corpus, Tokens, sections, with_specials
-from pocket_training.embedder import PocketM3, all_scores, encode_sorted
-from pocket_training.mining import Texts, best_passages, choose_negatives
-from pocket_training.reranker import score_pairs, teacher_scores
+from pocket_training import loop, teacher
+from pocket_training.bag import HIDDEN, Bag, bag_vectors, principal_directions
+from pocket_training.batches import Batch, make_pairs
+from pocket_training.data import Corpus, sections, with_specials
+from pocket_training.embedder import (
+    SPARSE_SCALE,
+    PocketM3,
+    all_scores,
+    encode_sorted,
+    lexical_weights,
+    pad,
+    start_from_bag,
+    start_heads,
+)
+from pocket_training.mining import Texts, best_passages, bm25_weights, choose_negatives
+from pocket_training.reranker import hybrid_scores, score_pairs
 from pocket_training.reranker_start import pair_ids, start_reranker
 from pocket_training.work_files import made_once
-
-import bge_integrations
 
 
 @pytest.fixture
@@ -68,17 +74,15 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, progress, 
         assert torch.equal(resumed[name], value)
 
 
-def make_corpus(titles, lengths, pairs, held_out=()):
-    texts = [np.arange(length, dtype=np.int32) for length in lengths]
-    corpus = Corpus(
+def make_corpus(titles, pairs, held_out=()):
+    return Corpus(
         titles=list(titles),
-        texts=["" for _ in titles],
-        queries=["" for _ in pairs],
+        texts=[f"passage {i} of {title}" for i, title in enumerate(titles)],
+        queries=[f"query {i}" for i in range(1 + max(query for query, _ in [*pairs, *held_out]))],
         pairs=np.array(pairs),
-        held_out=np.array(held_out),
+        held_out=np.array(held_out, dtype=np.int64).reshape(-1, 2),
         sections=sections(list(titles)),
     )
-    return corpus, Tokens([np.empty(0, np.int32) for _ in titles], texts, [])
 
 
 def test_sections_are_runs_of_one_title_and_untitled_passages_stand_alone():
@@ -86,32 +90,46 @@ def test_sections_are_runs_of_one_title_and_untitled_passages_stand_alone():
     assert found.tolist() == [[0, 2], [0, 2], [2, 3], [3, 4], [4, 5], [5, 6]]
 
 
-@pytest.mark.parametrize("row", range(6))
-def test_a_stretch_holds_its_passage_stays_in_its_article_and_fits(row):
-    corpus, tokens = make_corpus("aaaabb", [10, 20, 30, 40, 50, 60], [(0, 0)])
-    for seed in range(20):
-        first, end = stretch(row, corpus, tokens, 65, np.random.default_rng(seed))
-        assert first <= row < end
-        assert len(set(corpus.titles[first:end])) == 1
-        assert end - first == 1 or sum(map(len, tokens.texts[first:end])) <= 65
+@pytest.fixture
+def few_lessons(monkeypatch):
+    """Make lessons of a small corpus."""
+    monkeypatch.setattr(teacher, "_words", lambda corpus, folder: ["one", "word"])
+    for name, value in (("SPANS", 5), ("JOINED", 3), ("PASSAGES", 6), ("JOINED_WORDS", 9)):
+        monkeypatch.setattr(teacher, name, value)
+    monkeypatch.setattr("pocket_training.batches.JOINED", 3)
+    monkeypatch.setattr("pocket_training.batches.SPAN_PAIRS", 5)
+    return lambda corpus, seed: teacher.lessons_of(corpus, Path(), seed)
 
 
-def test_a_crop_and_the_rest_are_the_passage():
-    ids = np.arange(50)
-    for seed in range(20):
-        query, rest = crop(ids, np.random.default_rng(seed))
-        assert np.array_equal(np.unique(np.concatenate([query, rest])), ids)
-        assert len(rest) in (len(ids), len(ids) - len(query))
+@pytest.mark.parametrize("seed", range(10))
+def test_the_teacher_never_reads_a_held_out_title_or_its_queries(few_lessons, seed):
+    corpus = make_corpus("aaabbbcccddd", [(0, 0), (1, 4), (2, 9)], [(3, 6)])
+    lessons = few_lessons(corpus, seed)
+    assert not any(text.endswith(" c") or text == "query 3" for text in lessons.texts)
+    for text, (first, end) in zip(lessons.texts, lessons.rows.tolist(), strict=True):
+        assert all(corpus.texts[row] in text or text in corpus.texts[row] for row in range(max(first, 0), max(end, 0)))
+        assert len({corpus.titles[row] for row in range(max(first, 0), max(end, 0))}) <= 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_pair_has_a_text_that_contains_its_passage(few_lessons, seed):
+    corpus = make_corpus("aaabbbcccddd", [(0, 0), (1, 4), (2, 9), (2, 10), (3, 1)])
+    lessons = few_lessons(corpus, seed)
+    pairs = make_pairs(corpus, lessons, seed)
+    known = {(corpus.queries[query], gold) for query, gold in corpus.pairs.tolist()}
+    assert len(pairs) > 0
+    for query, text, gold in zip(pairs.queries, pairs.texts, pairs.golds, strict=True):
+        asked = lessons.texts[query]
+        assert (asked, gold) in known or asked in corpus.texts[gold]
+        assert corpus.texts[gold] in lessons.texts[text]
 
 
 def test_a_text_that_contains_the_right_passage_is_not_a_negative():
     batch = Batch(
-        query_ids=[],
-        passage_ids=[],
         queries=np.array([7, 8, 7]),
+        texts=np.arange(5),
         golds=np.array([0, 5, 2]),
-        firsts=np.array([0, 5, 2, 4, 1]),
-        ends=np.array([1, 6, 3, 8, 2]),
+        rows=np.array([[0, 1], [5, 6], [2, 3], [4, 8], [1, 2]]),
     )
     assert batch.excluded().tolist() == [
         [False, False, True, False, False],  # column 2 answers the same query
@@ -121,9 +139,9 @@ def test_a_text_that_contains_the_right_passage_is_not_a_negative():
 
 
 def test_negatives_are_never_an_answer_or_its_neighbour():
-    corpus, _ = make_corpus("aaaaaabbbb", [1] * 10, [(0, 0), (1, 6), (0, 9)])
     found = np.tile(np.arange(10, dtype=np.int32), (3, 1))
-    chosen = choose_negatives(corpus, corpus.pairs, [found], 8, seed=0)
+    queries, golds = np.array([0, 1, 0]), np.array([0, 6, 9])
+    chosen = choose_negatives(list("aaaaaabbbb"), queries, golds, [found], 8, seed=0)
     assert set(chosen[0]) <= {4, 5, 6, 7, 8}
     assert set(chosen[1]) <= {0, 1, 2, 3, 4, 5}
     assert set(chosen[2]) <= {1, 2, 3, 4, 5}
@@ -164,37 +182,62 @@ def texts():
     return queries, passages
 
 
-def test_the_teacher_scores_each_query_with_its_own_passages(texts):
+def test_hybrid_scores_are_of_each_query_with_its_own_passages(texts):
     torch.manual_seed(0)
-    teacher = PocketM3().eval()
+    model = PocketM3().eval()
     queries, passages = texts
     with torch.no_grad():
-        query = encode_sorted(teacher, [with_specials(ids) for ids in queries], 1)
-        passage = encode_sorted(teacher, [with_specials(ids) for ids in passages], 1)
+        query = encode_sorted(model, [with_specials(ids) for ids in queries], 1)
+        passage = encode_sorted(model, [with_specials(ids) for ids in passages], 1)
         expected = all_scores(query, passage)["sum"].view(3, 3, 3)[torch.arange(3), torch.arange(3)]
-    assert torch.allclose(teacher_scores(teacher, queries, passages), expected, atol=1e-6)
+    assert torch.allclose(hybrid_scores(model, queries, passages), expected, atol=1e-6)
+
+
+def test_lexical_weights_rank_as_bm25_does(texts):
+    _, passages = texts
+    idf = np.random.default_rng(1).uniform(1, 8, 20_000).astype(np.float32)
+    long = [np.tile(passage, 5) for passage in passages]
+    weights = lexical_weights(pad(long), idf).numpy()
+    exact = bm25_weights(long, idf)
+    for row, (ids, own) in enumerate(zip(long, weights, strict=True)):
+        expected = exact[[row]].toarray()[0]
+        ratio = own[: len(ids)] * np.sqrt(idf[ids]) / expected[ids]
+        assert np.ptp(ratio) < 0.35 * ratio.mean()
+        assert 0 < ratio.mean() < 3 * SPARSE_SCALE
+
+
+def test_the_untrained_embedder_returns_the_bags_vectors(texts):
+    torch.manual_seed(0)
+    bag, model = Bag(), PocketM3().eval()
+    with torch.no_grad():
+        bag.weight.normal_(std=0.05)
+    start_from_bag(model, bag)
+    _, passages = texts
+    with torch.no_grad():
+        vectors = encode_sorted(model, [with_specials(ids) for ids in passages], 1).dense.numpy()
+    assert (vectors * bag_vectors(bag, passages)).sum(1).min() > 0.9
+
+
+def test_principal_directions_keep_cosines_of_vectors_with_few_dimensions():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((500, 100)) @ rng.standard_normal((100, 384))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    turned = vectors @ principal_directions(vectors.astype(np.float32), seed=0)
+    assert turned.shape == (500, HIDDEN)
+    assert np.allclose(turned @ turned.T, vectors @ vectors.T, atol=1e-4)
+    assert np.allclose(turned.mean(1), 0, atol=1e-5)
 
 
 def test_a_new_reranker_ranks_the_passage_with_the_querys_words_first():
-    """It does so before any training, because it starts from the weights of the bundled embedder."""
+    """It does so before any training, because it starts from the embedder's late interaction."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
     model = PocketM3().eval()
-    folder = Path(bge_integrations.__file__).parent / "pocket" / "embedder"
-    model.trunk.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    for name in ("colbert_linear", "sparse_linear"):
-        getattr(model, name).load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    def ids(text):
-        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
-
-    queries = ["what do giant pandas eat", "height of mount everest", "who founded rome"]
-    passages = [
-        "The giant panda lives in the mountains of China and eats bamboo, up to 38 kilograms of it a day.",
-        "Mount Everest, the highest mountain above sea level, has a height of 8,849 metres.",
-        "Rome was founded, legend says, by Romulus in 753 BC, on the banks of the Tiber.",
-    ]
-    tokens = Tokens([], [ids(text) for text in passages], [])
-    reranker = start_reranker(model, tokens, seed=0).eval()
+    start_from_bag(model, Bag())
+    texts = [generator.integers(10, 5000, size=30).astype(np.int32) for _ in range(400)]
+    start_heads(model, texts, generator.uniform(2, 8, 20_000).astype(np.float32), seed=0)
+    reranker = start_reranker(model, texts, seed=0).eval()
+    queries = [generator.choice(text, 5, replace=False) for text in texts[:4]]
     with torch.no_grad():
-        logits = score_pairs(reranker, [pair_ids(ids(q), ids(p)) for q in queries for p in passages], 1).view(3, 3)
-    assert logits.argmax(1).tolist() == [0, 1, 2]
+        logits = score_pairs(reranker, [pair_ids(q, p) for q in queries for p in texts[:4]], 1).view(4, 4)
+    assert logits.argmax(1).tolist() == [0, 1, 2, 3]
