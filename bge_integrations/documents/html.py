@@ -14,7 +14,7 @@ _NOT_CONTENT = frozenset(
     ["annotation", "annotation-xml", "audio", "canvas", "datalist", "script", "style", "svg", "template", "video"]
 )
 #: Shown only without scripts. The parser would take it for text if the page begins with it.
-_NO_SCRIPT = re.compile(r"<noscript\b.*?</noscript\s*>", re.IGNORECASE | re.DOTALL)
+_NO_SCRIPT = re.compile(r"<noscript\b.*?(?:</noscript\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 #: Elements that are not content either, but that separate what is beside them.
 _SEPARATING = frozenset(["iframe", "input", "nav"])
 #: Links that pages of documentation add to headings.

@@ -69,7 +69,7 @@ _NUMBERED = re.compile(
 #: The number of a list item: "1." or "(2)".
 _ITEM = re.compile(r"^\W*\d{1,3}[.)]\s*$")
 #: A line without marks inside it, which is one sentence in any language.
-_ONE_SENTENCE = re.compile(r"[\w ]+[^\w\s]?")
+_ONE_SENTENCE = re.compile(r"[-*+>| ]*+[\w ]++[^\w\s]?[| ]*+")
 #: Where sentences end in Khmer, Tibetan and Mongolian, which the splitter does not know.
 _OTHER_ENDS = re.compile("(?<=[\u17d4\u17d5\u0f0d\u0f0e\u1803\u1809])(?![\u17d4\u17d5\u0f0d\u0f0e\u1803\u1809]|$)")
 _CLOSED = re.compile(r"[\"'”’»」』）)\]]\s*$")
@@ -142,7 +142,7 @@ def _continues(before: str, piece: str) -> bool:
 
 def _language_of(text: str) -> str:
     """Return the language of a text, from its script or its frequent words."""
-    for language, letters in _SCRIPTS:
+    for language, letters in () if text.isascii() else _SCRIPTS:
         if letters.search(text):
             return language
     votes = dict.fromkeys(_FREQUENT_WORDS, 0)
