@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from bge_integrations.optional import import_library
@@ -53,16 +53,17 @@ class Block:
     parts: Sequence[int] = ()
 
 
-def blocks_of(text: str, layout: Layout) -> list[Block]:
+@lru_cache(maxsize=1)  # the title of Markdown and its passages come from the same blocks
+def blocks_of(text: str, layout: Layout) -> Sequence[Block]:
     """Return the blocks of a text in order. Between them are only spaces and line ends."""
     if layout == "markdown":
-        return list(_markdown_blocks(text))
+        return tuple(_markdown_blocks(text))
     pattern = _LINE if layout == "rows" else _PARAGRAPH
     kind = _WHOLE_KINDS.get(layout, "paragraph")
     found = [(match.start(), match.start() + len(match[0].rstrip())) for match in pattern.finditer(text)]
     if layout == "code":
         found = _outermost(text, found)
-    return [Block(start, end, kind) for start, end in found]
+    return tuple(Block(start, end, kind) for start, end in found)
 
 
 def _outermost(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

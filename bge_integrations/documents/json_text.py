@@ -14,15 +14,23 @@ _MOST_PATH = 200
 
 
 def read_json(file: Path) -> Content:
-    """Read a JSON file. Blank lines separate the objects of a list."""
+    """Read a JSON file, which may also be JSON Lines. Blank lines separate the objects of a list."""
     text = decode(read_bytes(file), file)
     with reading_as("JSON", file):
-        return Content([Part(_text_of(json.loads(text)))])
+        try:
+            return Content([Part(_text_of(json.loads(text)))])
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":
+                raise
+    return _records(text, file)
 
 
 def read_json_lines(file: Path) -> Content:
     """Read a file with a JSON value on each line. Each one begins a passage."""
-    text = decode(read_bytes(file), file)
+    return _records(decode(read_bytes(file), file), file)
+
+
+def _records(text: str, file: Path) -> Content:
     parts = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,16 @@ from bge_integrations.documents.content import Content, Part, reading_as
 from bge_integrations.documents.tables import markdown_table
 from bge_integrations.optional import import_library
 
-#: Text boxes, which are separate texts, and tab stops.
-_NOT_TEXT = "ancestor::w:txbxContent or ancestor::w:tabs"
+#: Text boxes, which are separate texts; tab stops; what was moved away or is hidden; pronunciation above characters.
+_NOT_TEXT = (
+    "ancestor::w:txbxContent or ancestor::w:tabs or ancestor::w:moveFrom or ancestor::w:rt"
+    " or ancestor::w:r/w:rPr/w:vanish[not(@w:val='0' or @w:val='false')]"
+)
+_EQUATION = "*[local-name()='t' and ancestor::*[local-name()='oMath']]"
+#: Elements that are text, by their names.
+_MARKS = {"noBreakHyphen": "-", "tab": " ", "br": " ", "cr": " "}
+#: Elements around blocks.
+_AROUND_BLOCKS = ("}sdt", "}sdtContent", "}ins", "}moveTo", "}customXml", "}smartTag")
 _HEADING = re.compile(r"heading ([1-6])", re.IGNORECASE)
 
 
@@ -25,7 +33,14 @@ def read_docx(file: Path) -> Content:
         document = library.Document(str(file))
         blocks: list[tuple[str, str]] = []  # style and Markdown
         for block in _blocks(library, document, document.element.body):
-            style, text = _paragraph(block) if hasattr(block, "runs") else ("table", _table(block))
+            style, text = (
+                _paragraph(block)
+                if hasattr(block, "runs")
+                else (
+                    "table",
+                    markdown_table(_word_table(library, block)),
+                )
+            )
             if text:
                 blocks.append((style, text))
         title = document.core_properties.title.strip()
@@ -56,14 +71,15 @@ def _blocks(library: Any, document: Any, element: Any) -> Iterator[Any]:
             yield library.text.paragraph.Paragraph(child, document)
         elif child.tag.endswith("}tbl"):
             yield library.table.Table(child, document)
-        elif child.tag.endswith(("}sdt", "}sdtContent", "}ins")):
+        elif child.tag.endswith(_AROUND_BLOCKS):
             yield from _blocks(library, document, child)
 
 
 def _text(paragraph: Any) -> str:
-    """Return the text of a paragraph, also in content controls and insertions, without text boxes."""
-    parts = paragraph._p.xpath(f"(.//w:t | .//w:tab | .//w:br)[not({_NOT_TEXT})]")
-    return "".join(part.text or "" if part.tag.endswith("}t") else " " for part in parts).strip()
+    """Return the text of a paragraph, also in content controls, insertions and equations, without text boxes."""
+    names = " | ".join(f".//w:{name}" for name in ("t", *_MARKS))
+    parts = paragraph._p.xpath(f"({names} | .//{_EQUATION})[not({_NOT_TEXT})]")
+    return "".join(_MARKS.get(part.tag.rpartition("}")[2], part.text or "") for part in parts).strip()
 
 
 def _paragraph(paragraph: Any) -> tuple[str, str]:
@@ -72,23 +88,38 @@ def _paragraph(paragraph: Any) -> tuple[str, str]:
     text = _text(paragraph)
     if not text:
         return style, ""
-    heading = _HEADING.match(style)
+    heading = _HEADING.match(style) or _HEADING.match(getattr(paragraph.style.base_style, "name", None) or "")
     if heading or style == "Title":
         level = int(heading[1]) if heading else 1
         return style, "#" * level + " " + " ".join(text.split())
     return style, f"- {text}" if style.startswith("List") else text
 
 
+def _word_table(library: Any, table: Any) -> list[list[str]]:
+    return [_cells(row.cells, lambda cell: _cell_text(library, cell)) for row in table.rows]
+
+
+def _cell_text(library: Any, cell: Any) -> str:
+    """Return the text of a cell of a Word table. The rows of a table inside it become lines."""
+    texts: list[str] = []
+    for block in _blocks(library, cell, cell._tc):
+        if hasattr(block, "runs"):
+            texts.append(_text(block))
+        else:
+            texts += ("; ".join(filter(None, row)) for row in _word_table(library, block))
+    return "\n".join(texts)
+
+
 def _table(table: Any) -> str:
-    return markdown_table([_cells(row.cells) for row in table.rows])
+    return markdown_table([_cells(row.cells, lambda cell: str(cell.text)) for row in table.rows])
 
 
-def _cells(cells: Iterable[Any]) -> list[str]:
+def _cells(cells: Iterable[Any], text_of: Callable[[Any], str]) -> list[str]:
     """Return the texts of a row's cells. A merged cell appears once for each cell that it covers, and counts once."""
     texts: list[str] = []
     before = None
     for cell in cells:
-        texts.append("" if cell._tc is before else cell.text.strip())
+        texts.append("" if cell._tc is before else text_of(cell).strip())
         before = cell._tc
     return texts
 

@@ -50,7 +50,7 @@ class Packer:
     def split(self, text: str, layout: Layout) -> Iterator[Packed]:
         """Yield the passages of a text in order."""
         whole = text.strip()
-        if layout != "markdown" and self._fits(whole):
+        if layout != "markdown" and len(whole.split()) <= self._room and self._fits(whole):
             yield Packed(text.index(whole), whole, "")
             return
         pieces = list(self._divider.pieces(text, layout))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from bge_integrations.documents.blocks import BLOCK, Block, Layout, blocks_of
@@ -15,6 +15,8 @@ from bge_integrations.optional import import_library
 
 #: The levels of what is inside a block: an item, row or part of code; a sentence or line; words of a long one.
 _ITEM, _SENTENCE, _WORDS = BLOCK + 1, BLOCK + 2, BLOCK + 3
+#: Blocks that are divided into sentences.
+_PROSE = ("paragraph", "list")
 #: Tokens that the line ends after a heading may add.
 _JOINT = 2
 #: Blank lines in code, and line ends.
@@ -77,9 +79,12 @@ class PieceDivider:
     def pieces(self, text: str, layout: Layout) -> Iterator[Piece]:
         """Yield the pieces of a text in order. Between them are only spaces and line ends."""
         blocks = blocks_of(text, layout)
-        lengths = self._count([text[block.start : block.end] for block in blocks])
+        parts = [_parts(text, block) if block.kind in _PROSE else [_whole(block)] for block in blocks]
+        lengths = self._with_lengths(text, [part for inside in parts for part in inside])  # one call is fastest
         path: list[tuple[Block, int]] = []  # the headings above, with their lengths
-        for block, length in zip(blocks, lengths, strict=True):
+        for block, inside in zip(blocks, parts, strict=True):
+            measured = list(islice(lengths, len(inside)))
+            length = measured[0][1]
             if block.kind == "heading" and length + _JOINT <= self._room // 2:
                 while path and path[-1][0].level >= block.level:
                     path.pop()
@@ -87,7 +92,7 @@ class PieceDivider:
                 above = self._context(text, path, without_last=True)
                 yield Piece(block.start, block.end, block.level, length, above, is_heading=True)
             else:
-                yield from self._content(text, block, length, self._context(text, path))
+                yield from self._content(text, block, measured, self._context(text, path))
 
     def words(self, text: str, limit: int) -> Iterator[tuple[int, str]]:
         """Yield parts of at most `limit` tokens with their offsets, divided between words if possible."""
@@ -116,15 +121,19 @@ class PieceDivider:
             " > ".join(heading.title for heading, _ in path),
         )
 
-    def _content(self, text: str, block: Block, length: int, context: Context) -> Iterator[Piece]:
-        limit = self._room - context.tokens
-        if block.kind in ("table", "code") and length <= limit:
-            yield Piece(block.start, block.end, block.level, length, context)
+    def _content(
+        self, text: str, block: Block, measured: Sequence[tuple[Span, int]], context: Context
+    ) -> Iterator[Piece]:
+        """Yield the pieces of a block. `measured` are the sentences of prose, or otherwise the whole block."""
+        if block.kind in ("table", "code") and measured[0][1] <= self._room - context.tokens:
+            yield Piece(block.start, block.end, block.level, measured[0][1], context)
             return
+        if block.kind not in _PROSE:
+            measured = list(self._with_lengths(text, _parts(text, block)))
         repeated = context
         if block.kind == "table" and block.parts:
             repeated = self._with_header(text[block.start : block.parts[0]].rstrip() + "\n", context)
-        fitting = self._fitting(text, _parts(text, block), self._room - repeated.tokens)
+        fitting = self._fitting(text, measured, self._room - repeated.tokens)
         for number, (span, tokens) in enumerate(fitting):
             is_header = repeated is not context and span.start < block.parts[0]
             yield Piece(
@@ -134,7 +143,7 @@ class PieceDivider:
                 tokens,
                 context if number == 0 else repeated,
                 is_heading=is_header,
-                is_prose=block.kind in ("paragraph", "list"),
+                is_prose=block.kind in _PROSE,
             )
 
     def _with_header(self, header: str, context: Context) -> Context:
@@ -144,9 +153,9 @@ class PieceDivider:
             return context
         return Context(context.text + header, context.tokens + tokens, context.section)
 
-    def _fitting(self, text: str, spans: list[Span], limit: int) -> Iterator[tuple[Span, int]]:
+    def _fitting(self, text: str, measured: Sequence[tuple[Span, int]], limit: int) -> Iterator[tuple[Span, int]]:
         """Yield spans with their lengths. What is too long is divided at spaces, and long words anywhere."""
-        for span, tokens in self._with_lengths(text, spans):
+        for span, tokens in measured:
             if tokens <= limit:
                 yield span, tokens
                 continue
@@ -164,6 +173,10 @@ class PieceDivider:
     def _with_lengths(self, text: str, spans: list[Span]) -> Iterator[tuple[Span, int]]:
         counts = self._count([text[span.start : span.end] for span in spans])
         return zip(spans, counts, strict=True)
+
+
+def _whole(block: Block) -> Span:
+    return Span(block.start, block.end, block.level)
 
 
 def _parts(text: str, block: Block) -> list[Span]:

@@ -58,7 +58,8 @@ _WINDOW = 2000
 _ABBREVIATED = re.compile(
     r"(?:^|[\s(\[\"'“‘«])(?:approx|incl|excl|resp|ca|cf|viz|vs|e\.?\s?g|i\.?\s?e|Prof|Dr|Mr|Mrs|Ms|Mx|St|Messrs|Rev|Hon|Gen|"
     r"Col|Capt|Lt|Sgt|Gov|Sen|Rep|Pres|Mme|Mlle|Mgr|Sr|Sra|Srta|Dra|Ud|Uds|Hr|Fr|Ing|Dipl|bzw|vgl|evtl|ggf|usw|Inh|Sig|"
-    r"Dott|Avv|M|MM|p\.?\s?ex|z\.\s?B|d\.\s?h|u\.\s?a)\.\s*$"
+    r"Dott|dott|Avv|M|MM|hab|av|ul|[Mm]io|[Mm]rd|Mon|Tues?|Wed|Thurs?|Fri|Jan|Feb|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|"
+    r"p\.?\s?ex|z\.\s?B|d\.\s?h|u\.\s?a)\.\s*$"
 )
 _NUMBERED = re.compile(
     r"(?:^|[\s(\[])(?:figs?|eqs?|nos?|pp?|vols?|chs?|chap|secs?|sect|arts?|refs?|tabs?|ex|app|par|pt|ed|Abb|Nr|S|Bd|Kap|Tab|"
@@ -67,8 +68,19 @@ _NUMBERED = re.compile(
 )
 #: The number of a list item: "1." or "(2)".
 _ITEM = re.compile(r"^\W*\d{1,3}[.)]\s*$")
+#: A line without marks inside it, which is one sentence in any language.
+_ONE_SENTENCE = re.compile(r"[-*+>| ]*+[\w ]++[^\w\s]?[| ]*+")
+#: Where sentences end in Khmer, Tibetan and Mongolian, which the splitter does not know.
+_OTHER_ENDS = re.compile("(?<=[\u17d4\u17d5\u0f0d\u0f0e\u1803\u1809])(?![\u17d4\u17d5\u0f0d\u0f0e\u1803\u1809]|$)")
 _CLOSED = re.compile(r"[\"'”’»」』）)\]]\s*$")
 _OPENING = "\"'“‘«「『（([{¿¡#*-_`~<"
+#: What continues a sentence: a closing mark, or a dash before a word in lower case.
+_CONTINUING = re.compile(r"[”’»」』）)\]]|[—–-]\s*[^\W\d_A-ZА-Я]")
+#: A point or closing quote without a space after it, as in "ASP.NET". Chinese and Japanese have no spaces at all.
+_WITHIN, _SPACED = re.compile("[.\"'”’»]$"), re.compile("[A-Za-z0-9가-힣]")
+_NUMBER = re.compile(r"[(\[]?\d")
+#: A German ordinal number, and what follows one.
+_ORDINAL, _AFTER_ORDINAL = re.compile(r"\d\.\s*$"), ("Jahrhundert", "Jh.")
 #: After a Japanese quotation these continue the sentence.
 _AFTER_QUOTATION = tuple("とのはがをにへでもやなか")
 
@@ -79,6 +91,8 @@ def sentences(text: str) -> list[str]:
     Raises:
         ImportError: The extra `files` is not installed.
     """
+    if _ONE_SENTENCE.fullmatch(text):
+        return [text.strip()] if text.strip() else []
     library = import_library("sentencex", "files", "finding sentences")
     language = _language_of(text[:_SAMPLE])
     found: list[str] = []
@@ -98,10 +112,12 @@ def _pieces(segment: Callable[[str, str], list[str]], language: str, line: str) 
     start, length = 0, _WINDOW
     while start + length < len(line):
         *ended, _ = segment(language, line[start : start + length])
-        yield from ended
+        for piece in ended:
+            yield from _OTHER_ENDS.split(piece)
         length = _WINDOW if ended else 2 * length
         start += sum(map(len, ended))
-    yield from segment(language, line[start:])
+    for piece in segment(language, line[start:]):
+        yield from _OTHER_ENDS.split(piece)
 
 
 def _continues(before: str, piece: str) -> bool:
@@ -109,7 +125,13 @@ def _continues(before: str, piece: str) -> bool:
     after = piece.lstrip()
     if not any(character.isalnum() or character in _OPENING for character in after):
         return True  # marks only
-    if after[0].isdigit() and _NUMBERED.search(before[-20:]):
+    if _CONTINUING.match(after) or (_WITHIN.search(before) and _SPACED.match(piece)):
+        return True
+    if _NUMBER.match(after) and _NUMBERED.search(before[-20:]):
+        return True
+    if after[0].islower() and before.rstrip().endswith(".") and before.lstrip()[0].isupper():
+        return True  # an abbreviation; without the capital, the text may be without any
+    if after.startswith(_AFTER_ORDINAL) and _ORDINAL.search(before[-20:]):
         return True
     if _CLOSED.search(before[-4:]) and (
         after[0].islower() or (before[-1] in "」』" and after.startswith(_AFTER_QUOTATION))
@@ -120,7 +142,7 @@ def _continues(before: str, piece: str) -> bool:
 
 def _language_of(text: str) -> str:
     """Return the language of a text, from its script or its frequent words."""
-    for language, letters in _SCRIPTS:
+    for language, letters in () if text.isascii() else _SCRIPTS:
         if letters.search(text):
             return language
     votes = dict.fromkeys(_FREQUENT_WORDS, 0)

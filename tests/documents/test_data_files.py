@@ -25,6 +25,10 @@ CSV = [
     ("one\ntwo\n", "one\ntwo"),
     ("only,a header\n\n", "only; a header"),
     ("a,b\n1,2,3\n", "a: 1; b: 2; 3"),
+    ("sep=;\r\na;b\r\nx,1;y\r\n", "a: x,1; b: y"),
+    ("text\nhello, world\nbye, now\n", "text\nhello, world\nbye, now"),
+    ('a, b\n1, "x, y"\n', "a: 1; b: x, y"),
+    ("a;b\r1;2\r", "a: 1; b: 2"),
 ]
 
 
@@ -77,7 +81,12 @@ def test_each_record_of_json_lines_begins_a_passage(tmp_path, pocket):
     assert all(whole[passage.start :].startswith(passage.text) for passage in found)
 
 
+def test_json_lines_in_a_json_file(tmp_path):
+    assert text_of(tmp_path, "a.json", '{"a": 1}\n{"a": 2}\n') == "a: 1\n\na: 2"
+
+
 BAD = {
+    "lines.json": b'{"a": 1}\n{"a": \n',
     "a.json": b"{",
     "b.json": b"[" * 100_000,
     "c.json": b'{"a":' * 5000 + b"1" + b"}" * 5000,

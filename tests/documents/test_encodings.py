@@ -18,6 +18,10 @@ TEXTS = {
     "Die Bären mögen süßen Honig und schlafen gern in Höhlen.": ["cp1252", "utf-16-be", "utf-32-le"],
     "café au lait": ["cp1252"],
     "Preis: 5 €": ["cp1252"],
+    "It’s “fine” – don’t worry …": ["cp1252"],
+    "20 °C, 30 °C, 40 °C and 50 °C": ["cp1252"],
+    "El niño comió jamón.": ["cp1252", "cp850", "mac-roman"],
+    "Καλημέρα κόσμε, τι κάνεις;": ["utf-16-le", "cp1253"],
     "Панды едят бамбук и живут в горах Китая.": ["cp1251", "koi8-r", "cp866", "utf-16-le"],
     "大熊猫吃竹子，生活在中国西部的山区。": ["gbk", "gb18030", "utf-16-le", "utf-16-be"],
     "大熊貓吃竹子，生活在中國西部的山區。": ["big5"],
@@ -55,6 +59,42 @@ def test_a_page_that_does_not_say_its_encoding(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "bge_integrations"):
         assert read_file(tmp_path / "a.html")[1] == {None: "Панды едят бамбук и живут в горах."}
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("大熊猫吃竹子。".encode()[:-1], "大熊猫吃竹子\ufffd"),
+        ("Süße Bären mögen".encode() + b"\xff" + "schöne Äpfel.\r".encode(), "Süße Bären mögen\ufffdschöne Äpfel.\n"),
+    ],
+)
+def test_broken_characters_do_not_change_the_encoding(tmp_path, caplog, data, text):
+    (tmp_path / "a.txt").write_bytes(data)
+    with caplog.at_level(logging.WARNING, "bge_integrations"):
+        assert read_file(tmp_path / "a.txt")[1] == {None: text}
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "text"),
+    [
+        ("iso-8859-1", "cp1252", "“Hi” 5 €"),
+        ("gb2312", "gbk", "朱镕基"),
+        ("x-sjis", "cp932", "東京①"),
+        ("iso-8859-1", "utf-8", "Été à Noël"),
+    ],
+)
+def test_a_page_that_says_its_encoding(tmp_path, caplog, declared, encoding, text):
+    (tmp_path / "a.html").write_bytes(f"<meta charset={declared}><p>{text}</p>".encode(encoding))
+    with caplog.at_level(logging.WARNING, "bge_integrations"):
+        assert read_file(tmp_path / "a.html")[1] == {None: text}
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system(tmp_path, ends):
+    (tmp_path / "a.txt").write_bytes(f"One.{ends}{ends}Two.".encode())
+    assert read_file(tmp_path / "a.txt")[1] == {None: "One.\n\nTwo."}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from bge_integrations.documents import read_file
         ("A<nav>Home</nav>B<div></div>C", "A  \nB  \nC"),
         ("<p>A</p><div></div><p>B</p>", "A\n\nB"),
         ("<span>one</span><span>word</span>", "oneword"),
+        ("<label>Name<input></label><label>Age<input></label>", "Name  \nAge"),
+        ("<meter>5</meter><progress>50%</progress>", "5\n\n50%"),
+        ("<table><tr><td>A<table><tr><td>B<td>C</table><td>D</table>", "A\n\n|  |  |\n| --- | --- |\n| B | C |\n\nD"),
     ],
 )
 def test_every_block_is_on_its_own(tmp_path, html, text):
@@ -37,6 +40,10 @@ def test_every_block_is_on_its_own(tmp_path, html, text):
             "| Animal | Food |\n| --- | --- |\n| Panda | bamboo |",
         ),
         ("<table><thead><tr><th>A<tbody><tr><td>1<tr><td>2</table>", "| A |\n| --- |\n| 1 |\n| 2 |"),
+        (
+            "<table><thead><tr><th>A<tfoot><tr><td>3<tbody><tr><td>1<tbody><tr><td>2</table>",
+            "| A |\n| --- |\n| 1 |\n| 2 |\n| 3 |",
+        ),
         ("<dl><dt>Owl<dd>a bird<dd>an animal</dl>", "Owl\n:   a bird\n:   an animal"),
         ("<p>One<p>Two<h2>Three</h2>Four", "One\n\nTwo\n\n## Three\n\nFour"),
         ("<html><body><p>In.</p></body><p>After.</p>", "In.\n\nAfter."),
@@ -66,6 +73,10 @@ def test_no_markdown_escapes(tmp_path, text):
         ("<p style='color: red; display:none'>B</p><p style='display: block'>A</p>", "a", "A"),
         ("<div hidden='until-found'>A</div><datalist><option>B</datalist>", "a", "A"),
         ("<ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp>字<rp>(</rp><rt>ji</rt><rp>)</rp></ruby>です", "a", "漢字です"),
+        ("<noscript>Turn on scripts</noscript><p>A", "a", "A"),
+        ("<video>B</video>A<iframe>B</iframe><canvas>B</canvas>", "a", "A"),
+        ("<h2>A<a class=headerlink href=#a>¶</a></h2>Si&shy;l\u00adbe", "a", "## A\n\nSilbe"),
+        ("<math><semantics><mi>x</mi><annotation>x</annotation></semantics></math>", "a", "x"),
         ("<ruby><rb>京<rt>jīng</ruby>A", "a", "京A"),
     ],
 )

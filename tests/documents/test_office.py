@@ -9,7 +9,8 @@ import docx
 import openpyxl
 import pptx
 import pytest
-from docx.oxml import OxmlElement
+from docx.oxml import OxmlElement, parse_xml
+from docx.oxml.ns import nsdecls
 
 from bge_integrations.documents import read_file, read_passages
 from bge_integrations.documents.reading import read_content
@@ -104,6 +105,45 @@ def test_content_controls_and_insertions(tmp_path):
     inserted.append(run)
     document.save(tmp_path / "a.docx")
     assert read_file(tmp_path / "a.docx")[1][None].split("\n\n") == ["Bears eat honey."] * 3
+
+
+RUN = "<w:r><w:t>{0}</w:t></w:r>"
+
+
+@pytest.mark.parametrize(
+    ("xml", "text"),
+    [
+        (f"<w:moveFrom>{RUN}</w:moveFrom>" + RUN.format("B"), "B"),
+        (f"<w:moveTo>{RUN}</w:moveTo><w:del><w:r><w:delText>B</w:delText></w:r></w:del>", "A"),
+        (
+            "<w:r><w:t>A</w:t><w:noBreakHyphen/><w:t>B</w:t><w:softHyphen/><w:t>C</w:t><w:cr/><w:t>D</w:t></w:r>",
+            "A-BC D",
+        ),
+        ("<w:r><w:rPr><w:vanish/></w:rPr><w:t>B</w:t></w:r>" + RUN, "A"),
+        (f"<w:r><w:ruby><w:rt>{RUN.format('kan')}</w:rt><w:rubyBase>{RUN}</w:rubyBase></w:ruby></w:r>", "A"),
+        (f"{RUN}<m:oMath><m:r><m:t>B</m:t></m:r></m:oMath>", "AB"),
+    ],
+)
+def test_what_a_reader_of_a_paragraph_sees(tmp_path, xml, text):
+    document = docx.Document()
+    math = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
+    paragraph = parse_xml(f"<w:p {nsdecls('w')} {math}>{xml.format('A')}</w:p>")
+    document.add_table(1, 1).cell(0, 0).paragraphs[0]._p.addprevious(paragraph)
+    document.element.body.insert(0, deepcopy(paragraph))
+    document.save(tmp_path / "a.docx")
+    assert read_file(tmp_path / "a.docx")[1][None] == f"{text}\n\n| {text} |\n| --- |"
+
+
+def test_tables_in_tables_and_headings_with_own_styles(tmp_path):
+    document = docx.Document()
+    document.styles.add_style("Own", 1).base_style = document.styles["Heading 2"]
+    document.add_paragraph("Bears", style="Own")
+    cell = document.add_table(1, 1).cell(0, 0)
+    cell.text = "A"
+    for inner, value in zip(cell.add_table(1, 2).rows[0].cells, "BC", strict=True):
+        inner.text = value
+    document.save(tmp_path / "a.docx")
+    assert read_file(tmp_path / "a.docx")[1][None] == "## Bears\n\n| A B; C |\n| --- |"
 
 
 @pytest.mark.parametrize("suffix", [".docx", ".pptx", ".xlsx", ".epub"])

@@ -34,6 +34,15 @@ from bge_integrations.documents.sentence_ends import sentences
         ["Τι κάνεις;", "Καλά."],
         ["ሰላም ነው።", "እንዴት ነህ።"],
         ["မင်္ဂလာပါ။", "နေကောင်းလား။"],
+        ["ខ្ញុំសុខសប្បាយ។", "អ្នក?"],
+        ["བཀྲ་ཤིས། །", "བདེ་ལེགས།"],
+        ["『本当に？』と聞いた。", "はい。"],
+        ['그는 "좋아요."라고 말했다.', "끝."],
+        ["— Привет! — сказал он.", "И ушёл."],
+        ["He got a Ph.D. with ASP.NET.", "See Eq. (4) and Sec. [2]."],
+        ["He is 5 ft. 3 in. tall.", "It cost 5 mio. Euro.", "Come on Mon. Jan. 5."],
+        ["Im 19. Jahrhundert kam Dr. hab. Weber.", "Ja."],
+        ["i went home.", "then i slept."],
     ],
 )
 def test_sentences(expected):
