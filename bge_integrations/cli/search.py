@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import typer
 from bge_integrations.cli import options
 from bge_integrations.cli.lines import read_lines
 from bge_integrations.cli.output import print_json, print_table, say
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import IndexLockedError, IndexNotFoundError, InvalidInputError
 from bge_integrations.scoring import Mode
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _CANDIDATES = 20
 _ANSWER_PASSAGES = 5
 #: Number of queries from standard input to encode together.
 _BATCH = 64
+
+#: Seconds to wait for an index that another process has open, and between two tries.
+_PATIENCE, _PAUSE = 10, 0.2
 
 #: The names of the option for a reranker.
 _RERANK = ("--rerank", "--reranker")
@@ -72,12 +76,11 @@ def search(
     given = _given(mode, weights, candidates)
     queries = _queries_of(query)
     from bge_integrations.core.loading import load_reranker
-    from bge_integrations.index import M3Index
 
     reranker_name = None if rerank == _NONE else rerank
     k = max(top_n, _CANDIDATES) if reranker_name else top_n
     with ExitStack() as stack:
-        opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, read_only=True))
+        opened = stack.enter_context(_open(index, device, dtype))
         settings = _settings_of(opened, given)
         reranker = None
         if reranker_name is not None:
@@ -117,11 +120,10 @@ def ask(
     given = _given(None, weights, candidates)
     _check_query(question)
     from bge_integrations.core.loading import load_reranker
-    from bge_integrations.index import M3Index
     from bge_integrations.pipelines.extractive_answers import EmbedderScorer, Scorer, extract
 
     with ExitStack() as stack:
-        opened = stack.enter_context(M3Index.open(index, device=device, dtype=dtype, read_only=True))
+        opened = stack.enter_context(_open(index, device, dtype))
         settings = _settings_of(opened, given)
         reranker = _reranker_of(opened, rerank)
         scorer: Scorer = EmbedderScorer(opened.embedder)
@@ -144,6 +146,40 @@ def ask(
         print()
     for passage, number in numbers.items():
         print(f"[{number}] {hits[passage - 1].id}")
+
+
+def _open(index: str, device: list[str] | None, dtype: str | None) -> M3Index:
+    """Open an index, or a copy of it if it can't be written, and wait a while if another process has it open.
+
+    Raises:
+        IndexNotFoundError: There is no index.
+        IndexLockedError: The other process still has it open.
+    """
+    from bge_integrations.index import M3Index
+    from bge_integrations.index.files import disk_use
+    from bge_integrations.index.folder import IndexFiles
+
+    files = IndexFiles(index)
+    if not files.path.is_dir() or files.manifest() is None:
+        raise IndexNotFoundError(
+            f"there is no index in {index}", advice="check the path, or create one with `bge index`"
+        )
+    read_only = not files.can_be_written()
+    if read_only:
+        size = disk_use(files.path) / (1 << 20)
+        say(f"{index} can't be written, so this searches a temporary copy of {size:.1f} MB")
+    deadline = time.monotonic() + _PATIENCE
+    waiting = False
+    while True:
+        try:
+            return M3Index.open(index, device=device, dtype=dtype, create=False, read_only=read_only)
+        except IndexLockedError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not waiting:
+                say(f"{error.finding}; waiting up to {_PATIENCE} seconds for it")
+            waiting = True
+        time.sleep(_PAUSE)
 
 
 def _given(mode: Mode | None, weights: str | None, candidates: int | None) -> DefaultSettings:

@@ -23,6 +23,7 @@ from bge_integrations.errors import (
     IndexNotFoundError,
     StorageError,
 )
+from bge_integrations.index.lock_holder import holder_of
 from bge_integrations.index.manifest import Manifest
 
 _LOCK = ".lock"
@@ -88,6 +89,10 @@ class IndexFiles:
         """Return the number of points that the shard had when it was optimised."""
         return int(self._current()["optimized_points"])
 
+    def can_be_written(self) -> bool:
+        """Return whether this process may write to the folder and to everything in it."""
+        return all(os.access(path, os.W_OK) for path in (self.path, *self.path.rglob("*")))
+
     def _current(self) -> dict[str, Any]:
         match current := self._read(_CURRENT):
             case {"shard": None, "optimized_points": int()}:
@@ -147,7 +152,7 @@ class Folder(IndexFiles):
                 where = "in this process"
                 advice = "share that M3Index, or close() it (or the retriever or store that opened it) first"
             else:
-                where = "in another process"
+                where = f"in {holder_of(self.lock_file)}"
                 advice = "close it there, or run a Qdrant server and open its URL"
             raise IndexLockedError(f"{self.path} is already open {where}", advice=advice) from None
         self._shard_in_use: Path | None = None

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from bge_integrations.errors import IndexLockedError, IndexNotFoundError
 from bge_integrations.index.files import copy_folder, disk_use
 from bge_integrations.index.folder import Folder, IndexFiles
+from bge_integrations.index.lock_holder import holder_of
 
 try:
     import fcntl
@@ -111,6 +112,6 @@ def _is_locked(lock_file: Path) -> bool:
 
 def _locked(source: IndexFiles) -> IndexLockedError:
     return IndexLockedError(
-        f"{source.path} is open for writing in another process",
+        f"{source.path} is open for writing in {holder_of(source.lock_file)}",
         advice="close it there, open a copy made there with index.copy_to, or run a Qdrant server and open its URL",
     )

@@ -452,8 +452,9 @@ def test_a_model_with_dense_vectors_only(bge, docs, tmp_path):
     assert len(lines(out)[0]["answer"]) == 3
 
 
-def test_two_processes_search_an_index_and_change_nothing(bge, made):
-    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+@pytest.fixture
+def searching(made):
+    """Another process that searches the index until its standard input ends."""
     command = [sys.executable, "-m", "bge_integrations", "search", "-", "--index", str(made), "--json"]
     with subprocess.Popen(command, env=OFFLINE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin is not None
@@ -461,9 +462,53 @@ def test_two_processes_search_an_index_and_change_nothing(bge, made):
         other.stdin.flush()
         assert other.stdout is not None
         other.stdout.readline()  # its index is open
-        assert bge("search", QUESTION, "--index", made)[0] == 0
-        other.communicate()
+        yield other
+        if other.returncode is None:
+            other.communicate()
         assert other.returncode == 0
+
+
+def test_a_search_waits_for_another_one(bge, made, searching, monkeypatch):
+    notes = []
+
+    def end_the_other(note):
+        notes.append(note)
+        searching.communicate()
+
+    monkeypatch.setattr("bge_integrations.cli.search.say", end_the_other)
+    status, out, err = bge("search", QUESTION, "--index", made, "--json")
+    assert (status, err) == (0, "")
+    assert lines(out)[0]["id"] == "pandas.md#0"
+    assert len(notes) == 1
+
+
+def test_a_search_says_which_process_has_the_index_open(bge, made, searching, monkeypatch):
+    monkeypatch.setattr("bge_integrations.cli.search._PATIENCE", 0)
+    for command in ("search", "ask"):
+        status, out, err = bge(command, QUESTION, "--index", made)
+        assert (status, out) == (1, "")
+        if sys.platform == "linux":
+            assert str(searching.pid) in err.splitlines()[-1]
+
+
+def test_an_index_that_cannot_be_written_is_searched_in_a_copy(bge, made, tmp_path, monkeypatch):
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    try:
+        subprocess.run(["mount", "--bind", str(made), str(mounted)], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(mounted)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):  # no right to mount
+        subprocess.run(["umount", "--lazy", str(mounted)], capture_output=True, check=False)
+        pytest.skip("a folder can't be mounted here")
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    try:
+        for command in ("search", "ask"):
+            status, out, err = bge(command, QUESTION, "--index", mounted)
+            assert status == 0
+            assert "bamboo" in out
+            assert re.search(r"copy of \d+\.\d MB", err)
+    finally:
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
 
 
