@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.representations import REPRESENTATIONS as REPRESENTATIONS
+from bge_integrations.representations import Mode as Mode
+from bge_integrations.representations import Representation as Representation
+from bge_integrations.representations import Weights as Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,13 +23,6 @@ if TYPE_CHECKING:
     from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 
 Id = TypeVar("Id", bound=Hashable)
-
-Representation = Literal["dense", "sparse", "multi_vector"]
-#: The scores that passages are ranked by.
-Mode = Literal["dense", "sparse", "multi_vector", "hybrid"]
-#: The weights of dense, sparse and multi-vector scores in a hybrid score.
-Weights = tuple[float, float, float]
-REPRESENTATIONS: tuple[Representation, ...] = get_args(Representation)
 
 #: Maximum number of token-to-token products computed at a time: 64 MB of float32.
 _BLOCK = 1 << 24

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,12 +18,9 @@ from bge_integrations.cli.output import print_json, print_table
 from bge_integrations.errors import BGEError
 from bge_integrations.optional import how_to_install
 
-if TYPE_CHECKING:
-    pass
-
 _PACKAGE = "bge-integrations"
 #: Extras for working on the package itself.
-_NOT_FOR_USERS = ("alternatives", "clients", "dev", "docs", "train")
+_NOT_FOR_USERS = ("alternatives", "dev", "docs", "server-clients", "train")
 _QUESTION = "What does the giant panda eat?"
 _PASSAGES = ["The giant panda eats bamboo.", "Rome lies on the river Tiber."]
 

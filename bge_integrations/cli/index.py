@@ -12,8 +12,6 @@ import typer
 
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, progress_is_shown, say
-from bge_integrations.documents import find_files, read_file
-from bge_integrations.documents.folder import follow_folder
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 
 
@@ -28,9 +26,7 @@ def index(
     index: options.Index,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Model of the bge-m3 family. Defaults to the index's own model; for a new index, to BAAI/bge-m3."
-        ),
+        typer.Option(help="Any embedding model. Defaults to the index's own model; for a new index, to BAAI/bge-m3."),
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -71,6 +67,8 @@ def index(
     Only new and changed passages are encoded, and deleted ones are removed.
     The exit status is 3 if files could not be read.
     """
+    from bge_integrations.documents import find_files
+    from bge_integrations.documents.folder import follow_folder
     from bge_integrations.index import M3Index
 
     start = time.perf_counter()
@@ -118,6 +116,8 @@ def index(
 
 def _check_some_readable(files: list[Path]) -> None:
     """Raise if none of the files can be read, after reporting each; called before an index is created."""
+    from bge_integrations.documents import read_file
+
     errors = []
     for file in files:
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.scoring import Weights, weights_by_name
+
+if TYPE_CHECKING:
+    from bge_integrations.representations import Weights
 
 _MODEL = "hub id, checkpoint folder, the URL of a server, or 'pocket'"
 
@@ -66,6 +68,8 @@ def parse_weights(text: str) -> Weights:
     Raises:
         InvalidInputError: They are not three weights.
     """
+    from bge_integrations.scoring import weights_by_name
+
     try:
         dense, sparse, multi_vector = map(float, text.split(","))
         weights_by_name((dense, sparse, multi_vector))

@@ -17,7 +17,7 @@ from bge_integrations.cli import options
 from bge_integrations.cli.lines import read_lines
 from bge_integrations.cli.output import print_json, print_table, say
 from bge_integrations.errors import IndexLockedError, IndexNotFoundError, InvalidInputError
-from bge_integrations.scoring import Mode
+from bge_integrations.representations import Mode
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker

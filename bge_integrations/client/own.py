@@ -70,20 +70,21 @@ class OwnDialect:
     def _row(self, info: Mapping[str, Any], kind: Kind) -> Mapping[str, Any]:
         """Return the row of /info for the model that the URL names, or for the only one of this kind."""
         base, wanted = self._transport.address.base, self._transport.address.model
-        rows = [row for row in info["models"] if isinstance(row, Mapping)]
+        all_rows = [row for row in info["models"] if isinstance(row, Mapping)]
+        rows = all_rows
         if wanted is not None:
             rows = [row for row in rows if row.get("id") == wanted or wanted in row.get("names", ())]
         of_kind = [row for row in rows if row.get("kind") == kind]
         if len(of_kind) == 1:
             return of_kind[0]
-        names = ", ".join(str(row.get("id")) for row in of_kind or info["models"])
+        names = ", ".join(str(row.get("id")) for row in all_rows if row.get("kind") == kind)
         if rows and not of_kind and wanted is not None:
             raise WrongKindError(f"{wanted} on {base} is not of the kind {kind}", "name another model", kind)
         if not of_kind:
             finding = f"{base} has no {kind}" + (f" named {wanted!r}" if wanted else "")
-            raise InvalidInputError(finding, argument="model", advice=f"it has: {names or 'no models'}")
+            raise InvalidInputError(finding, argument="model", advice=f"it has {names or 'none'}")
         raise InvalidInputError(
-            f"{base} has several models of the kind {kind}",
+            f"{base} has several {kind}s",
             argument="model",
             advice=f"name one of them as {base}?model=NAME: {names}",
         )

@@ -49,7 +49,7 @@ def check_batch(request: Request, inputs: Sequence[object], limit: int, name: st
         Refusal: With status 400 or 413.
     """
     if not inputs:
-        raise Refusal(400, f"{name} is empty; send at least one", "empty", param=name)
+        raise Refusal(400, f"{name} is empty; send at least one item", "empty", param=name)
     if len(inputs) > limit:
         raise Refusal(
             413, f"{name} has {len(inputs)} items, and {limit} is the limit; split it", "batch_too_large", param=name

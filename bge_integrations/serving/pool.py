@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -230,7 +231,7 @@ def short_name(source: str) -> str:
 def _names(source: str) -> list[str]:
     """Return the names of a model: the last part of its path or hub id, and all of a hub id."""
     short = short_name(source)
-    is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~")) and not os.path.isdir(source)
     return [source, short] if is_hub_id else [short]
 
 

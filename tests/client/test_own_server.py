@@ -310,8 +310,9 @@ def test_a_server_without_the_kind_or_name_is_refused(own_server):
         with pytest.raises(InvalidInputError) as caught:
             load_embedder(served.url)
         assert caught.value.argument == "model"
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError) as caught:
         load_embedder(f"{own_server}?model=other")
+    assert str(caught.value).count("pocket") == 1  # the embedder, and not the reranker of the same name
     with load_embedder(f"{own_server}?model=pocket&dialect=bge") as named:
         assert named.name == "pocket"
     with app_server(models=["pocket"], served_model_names=["mine"]) as served:

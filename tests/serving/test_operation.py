@@ -23,6 +23,7 @@ from bge_integrations.core import runtime
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.checkpoint import weight_bytes
 from bge_integrations.serving import ServerSettings, create_app
+from bge_integrations.serving.pool import ModelPool
 
 TEXT = "Pandas eat bamboo."
 
@@ -268,6 +269,13 @@ def test_two_names_of_the_same_weights_share_them(m3):
             for name in names
         ]
         assert_close(vectors, np.repeat(m3.encode([TEXT]).dense, 3, axis=0))
+
+
+def test_a_relative_folder_is_named_by_its_last_part(tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    pool = ModelPool(ServerSettings(models=["models/mine", "someone/mine-too"]))
+    assert [model.names for model in pool.models] == [["mine"], ["someone/mine-too", "mine-too"]]
 
 
 def test_requests_before_the_model_is_loaded_are_503(monkeypatch):
