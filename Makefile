@@ -30,7 +30,7 @@ $(TORCH_READY): $(CONSTRAINTS)
 	@touch $@
 
 $(DEMO_READY): pyproject.toml $(CONSTRAINTS)
-	@echo "==> setting up $(VENV) for the demo, once: 72 packages, about 320 MB to download, 1.2 GB on disk$(CUDA_NOTE)"
+	@echo "==> setting up $(VENV) for the demo, once: 82 packages, about 340 MB to download, 1.2 GB on disk$(CUDA_NOTE)"
 	@$(MAKE) --no-print-directory $(TORCH_READY)
 	$(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
