@@ -17,7 +17,7 @@ _PLACE_IN_CACHE = re.compile(
 #: What archives, file managers and hubs append to a name.
 _SUFFIX = re.compile(
     rf"(?:[-_.@: ]+{_REVISION}|[@:](?:latest|v?\d+(?:\.\d+)*)|\.(?:git|zip|tar|tgz|gz|bz2|xz|7z)"
-    r"|\s*\((?:\d+|copy)\)|[-_ ]+copy(?:[-_ ]?\d+)?)$"
+    r"|\s*\((?:\d+|copy)\)|\s\d{1,2}|[-_ ]+(?:copy|kopie|copie|copia|副本)(?:[-_ ]?\d+)?)$"
 )
 _SEPARATORS = re.compile(r"[-_.+@:%\s]+")
 

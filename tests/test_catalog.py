@@ -126,6 +126,9 @@ def test_a_folder_with_a_known_name_is_that_model(path):
         "/models/bge-base-en-v1.5/main",
         "/models/bge-base-en-v1.5/a5beb1e3e68b9ab74eb54cfd186867f64f240e1a",
         "/models/bge-base-en-v1.5 - Copy",
+        "/models/bge-base-en-v1.5 2",  # a copy on macOS
+        "/models/bge-base-en-v1.5 - Kopie (2)",
+        "/models/bge-base-en-v1.5 - 副本",
         "/models/bge_base_en_v1_5",  # names without dots
         "/models/baai-bge-base-en-v1-5",
         "/models/BAAI%2Fbge-base-en-v1.5",

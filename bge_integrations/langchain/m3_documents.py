@@ -63,6 +63,12 @@ def _storable(metadata: Any) -> Any:
 def columns(documents: Iterable[Document]) -> dict[str, list[Any]]:
     """Return documents as the arguments of `M3Index.add`."""
     listed = list(documents)
+    for i, document in enumerate(listed):
+        if not isinstance(document, Document):
+            raise InvalidInputError(
+                f"documents[{i}] is {type(document).__name__}, not a Document",
+                advice="for texts, use the method for texts",
+            )
     return {
         "texts": [document.page_content for document in listed],
         "ids": [document.id for document in listed],

@@ -120,6 +120,11 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         """Close the index, so that it can be opened elsewhere."""
         self._index.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "a BGEM3VectorStore with its open index can't be pickled; open it where it is used, or run a Qdrant server"
+        )
+
     def __enter__(self) -> Self:
         return self
 

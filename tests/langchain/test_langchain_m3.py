@@ -127,6 +127,9 @@ def test_copies_and_mistakes():
         pickle.dumps(retriever)
     found[0].metadata["n"] = "changed"
     assert retriever.invoke("pandas")[0].metadata["n"] != "changed"
+    for made in (BGEM3Retriever, BGEM3VectorStore):
+        with pytest.raises(InvalidInputError, match=r"documents\[1\] is str"):
+            made.from_documents([Document("a"), "b"], model=M3)
     with pytest.raises(InvalidInputError, match=r"\bids\b"):
         BGEM3Retriever.from_texts(TEXTS, ids=iter("a"), model=M3)
     with pytest.raises(InvalidInputError, match="texts"):
@@ -140,7 +143,7 @@ def test_copies_and_mistakes():
             BGEM3Retriever.from_texts(TEXTS, model=M3, **wrong)
     with pytest.raises(InvalidInputError, match=r"modle; .*model"):
         BGEM3Retriever.from_texts(TEXTS, modle=M3)
-    with pytest.raises(InvalidInputError, match=r"topk; .*weights"):
+    with pytest.raises(InvalidInputError, match=r"topk"):
         BGEM3VectorStore.from_texts(TEXTS, model=M3, topk=1)
     with pytest.raises(InvalidInputError, match=r"bge-base-en-v1\.5"):
         BGEM3Retriever.from_texts(TEXTS, model=BASE, multi_vectors="float16")

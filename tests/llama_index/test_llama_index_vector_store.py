@@ -1,6 +1,7 @@
 """BGEM3VectorStore: LlamaIndex's pipelines and indexes, query modes, filters with LlamaIndex's meaning, versions."""
 
 import asyncio
+import pickle
 import threading
 
 import pytest
@@ -275,3 +276,8 @@ class _Index:
 
     def __init__(self, m3_index):
         self.m3_index = m3_index
+
+
+def test_an_open_store_is_not_pickled_without_its_index(store):
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(store)
