@@ -71,7 +71,7 @@ def test_the_users_documents_in_two_runs(tmp_path):
     (docs / "sub").mkdir(parents=True)
     (docs / "pandas.md").write_text("# Pandas\n\nThe giant panda eats bamboo in the mountains of China.\n" * 3)
     (docs / "sub" / "rome.txt").write_text("Rome was founded, legend says, by Romulus in 753 BC.")
-    (docs / "ignored.csv").write_text("a,b")
+    (docs / "ignored.parquet").write_text("a,b")
     (docs / "empty.txt").write_text("")
     for question, source in (("What does the giant panda eat?", "pandas.md"), ("Who founded Rome?", "sub/rome.txt")):
         done = run_demo(tmp_path, "--docs", str(docs), "--question", question)
@@ -80,7 +80,7 @@ def test_the_users_documents_in_two_runs(tmp_path):
         assert done.stdout.index(source) > done.stdout.index("Retrieved")
         assert "skipped" in done.stdout
         assert "empty.txt has no text" in " ".join(done.stdout.split())
-        assert "ignored.csv" not in done.stdout
+        assert "ignored.parquet" not in done.stdout
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
@@ -123,11 +123,11 @@ def test_mistakes_are_one_line_without_traceback(tmp_path, monkeypatch, capsys, 
 def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.md").write_text("  \n")
-    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    (tmp_path / "cut.pdf").write_bytes(b"%PDF-1.7\n")
     assert main(["--docs", ".", "--question", "q"]) == 1
     done = capsys.readouterr()
     assert "empty.md has no text" in done.out
-    assert "latin.txt is not UTF-8" in done.out
+    assert "cut.pdf can't be read" in done.out
     assert "no file in . could be read" in done.err
 
 

@@ -87,8 +87,7 @@ class Embedder(Loaded):
         limits = [self._longest, profile.max_length or self._longest, model.tokenizer.max_length or self._longest]
         self.max_length = min(limits) if max_length is None else max_length
         check_whole_number(self.max_length, "max_length", most=self._longest)
-        for kind in (None, "query", "passage"):
-            self._tokenizing(kind, self.max_length)(["a"])  # raises if max_length leaves no room
+        self._check_room()
         truncate_dim = profile.truncate_dim if truncate_dim is None else truncate_dim
         if truncate_dim is not None:
             check_whole_number(truncate_dim, "truncate_dim", most=model.hidden_size)
@@ -295,6 +294,11 @@ class Embedder(Loaded):
     def _query_surroundings(self) -> str:
         """All text around a query: examples, instruction and suffix."""
         return self._examples + self.query_instruction + self._query_suffix
+
+    def _check_room(self) -> None:
+        """Raise InvalidInputError if max_length leaves no room for a text."""
+        for kind in (None, "query", "passage"):
+            self._tokenizing(kind, self.max_length)(["a"])
 
     def _hint_at_kind(self, kind: TextKind | None) -> None:
         """Hint at `kind` once per process, if a call leaves it out and the model has instructions."""

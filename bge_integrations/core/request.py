@@ -6,7 +6,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 from bge_integrations.core import report, runtime
@@ -80,9 +82,14 @@ def _characters(each: Any) -> int:
 
 async def off_loop(inputs: object, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `check`, which reads all inputs of a call; in a thread if they are so many that it would block the loop."""
-    if isinstance(inputs, (list, tuple)) and len(inputs) > runtime.policy.inline_texts:
-        return await asyncio.to_thread(check, *args, **kwargs)
-    return check(*args, **kwargs)
+    if not isinstance(inputs, (list, tuple)) or len(inputs) <= runtime.policy.inline_texts:
+        return check(*args, **kwargs)
+    checked: Future[T] = Future()
+    checked.set_running_or_notify_cancel()
+    work = partial(copy_context().run, partial(check, *args, **kwargs))
+    # a thread of its own, because the application may be using all threads of `asyncio.to_thread`
+    threading.Thread(target=settle, args=(checked, work), name="bge-check").start()
+    return await asyncio.wrap_future(checked)
 
 
 class PendingCall:

@@ -251,7 +251,9 @@ class M3Index:
         the index is opened later.
 
         Example:
-            >>> index.set_defaults(weights=(0.4, 0.2, 0.4), candidates=50)
+            >>> from bge_integrations.index import M3Index
+            >>> with M3Index.open("index", model="pocket") as index:
+            ...     index.set_defaults(weights=(0.4, 0.2, 0.4), candidates=50)
 
         Raises:
             InvalidInputError: A value is invalid, or the index lacks a representation that it needs.

@@ -289,7 +289,7 @@ def test_any_iterable_of_texts_is_accepted(base):
     expected = base.encode(["a", "b"]).dense
     assert np.array_equal(base.encode(text for text in ("a", "b")).dense, expected)
     assert np.array_equal(base.encode(np.array(["a", "b"])).dense, expected)
-    assert np.array_equal(base.encode({"a": 1, "b": 2}).dense, expected)
+    assert np.array_equal(base.encode(dict.fromkeys(["a", "b"]).keys()).dense, expected)
 
 
 def test_dense_rows_are_unit_vectors_by_default(base):
@@ -383,7 +383,7 @@ def test_closed_embedders_raise_and_closing_twice_is_fine():
 
 def test_an_unknown_checkpoint_needs_arguments(tmp_path):
     folder = shutil.copytree(CHECKPOINTS / "bge-base-en-v1.5", tmp_path / "my-finetune")
-    with pytest.raises(UnknownModelError, match=r"family='encoder'.*cls, mean, last_token.*bge-m3"):
+    with pytest.raises(UnknownModelError, match=r"family='encoder'.*cls, mean, last_token.*family='m3'"):
         load_embedder(folder)
     with load_embedder(folder, pooling="mean") as embedder:
         assert embedder.query_instruction == ""

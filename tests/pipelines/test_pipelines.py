@@ -474,17 +474,17 @@ def test_the_command(docs, tmp_path, monkeypatch, capsys, framework):
         (["q", "--reranker", "./nowhere", "--pipeline", "hybrid"], "there is no folder ./nowhere"),
         (["q", "--model", "bge-reranker-base"], "pass an embedding model as --model"),
         (["q", "--reranker", "bge-m3"], "pass an embedding model as --model"),
-        (["q", "--index", "file.csv"], "file.csv is a file"),
-        (["q", "--index", "."], "is not an index and not empty (it contains file.csv)"),
-        (["q", "--index", ".", "--pipeline", "hybrid"], "is not an index and not empty (it contains file.csv)"),
+        (["q", "--index", "file.parquet"], "file.parquet is a file"),
+        (["q", "--index", "."], "is not an index and not empty (it contains file.parquet)"),
+        (["q", "--index", ".", "--pipeline", "hybrid"], "is not an index and not empty (it contains file.parquet)"),
     ],
 )
 @both
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, framework, arguments, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file.csv").write_text("a,b")
+    (tmp_path / "file.parquet").write_text("a,b")
     assert run("pipelines", framework._ask, arguments) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["file.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file.parquet"]
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
