@@ -250,10 +250,12 @@ def _load_model(served: ServedModel, settings: dict[str, Any]) -> Embedder | Rer
 def _weights_size(served: ServedModel, settings: ServerSettings) -> int:
     """Return about how many bytes of memory the weights will take; downloads the model if necessary."""
     from bge_integrations.core.devices import resolve_devices, resolve_dtype
+    from bge_integrations.models.adapter import locate_base
     from bge_integrations.models.checkpoint import read_config, weight_bytes
     from bge_integrations.models.locating import locate
 
     _, folder = locate(served.source, served.kind)
+    folder = locate_base(folder, served.kind) or folder
     devices = resolve_devices(settings.device)
     dtype = resolve_dtype(settings.dtype, devices[0])
     stored = read_config(folder).get("torch_dtype", "float32")

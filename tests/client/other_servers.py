@@ -14,10 +14,14 @@ from typing import Any
 Answer = tuple[int, dict[str, str], Any]
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 128  # the default of 5 resets connections if many threads connect at once
+
+
 class Server:
     """A running server: its URL, and the requests it got as (path, body, headers)."""
 
-    def __init__(self, http: ThreadingHTTPServer) -> None:
+    def __init__(self, http: _Http) -> None:
         self.url = f"http://127.0.0.1:{http.server_port}"
         self.requests: list[tuple[str, Any, dict[str, str]]] = []
 
@@ -52,7 +56,7 @@ def serve(answer: Callable[[str, Any, dict[str, str]], Answer]) -> Iterator[Serv
         def log_message(self, *_: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = _Http(("127.0.0.1", 0), Handler)
     server = Server(http)
     thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
     thread.start()

@@ -10,6 +10,7 @@ import torch
 from conftest import BASE, CHECKPOINTS, M3, assert_close
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from servers import app_server, wait_until_ready
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -469,3 +470,11 @@ def test_tied_embeddings_of_an_llm_reranker(tmp_path):
 def test_an_adapter_of_an_embedder_is_not_a_reranker(adapter):
     with pytest.raises(WrongKindError):
         load_reranker(adapter)
+
+
+def test_a_server_serves_an_adapter(adapter):
+    with app_server(models=[str(adapter)]) as served:
+        wait_until_ready(served)
+        answer = served.api.post("/v1/embeddings", json={"model": adapter.name, "input": TEXTS[:2]}).json()
+    with load_embedder(adapter) as embedder:
+        assert_close([row["embedding"] for row in answer["data"]], embedder.encode(TEXTS[:2], kind=None).dense)
