@@ -12,10 +12,10 @@ CUDA_NOTE = ; with CUDA's libraries, where pip chooses that build of torch, seve
 PIP_INSTALL = $(BIN)/python -m pip install --progress-bar on --no-compile --constraint $(CONSTRAINTS)
 
 # The demo reads its settings from the environment, so that quotes and dollar signs in them need no escaping.
-export BGE_DEMO_DOCS = $(value DOCS)
-export BGE_DEMO_QUESTION = $(value Q)
-export BGE_DEMO_MODEL = $(value MODEL)
-export BGE_DEMO_RERANKER = $(value RERANKER)
+demo: export BGE_DEMO_DOCS = $(value DOCS)
+demo: export BGE_DEMO_QUESTION = $(value Q)
+demo: export BGE_DEMO_MODEL = $(value MODEL)
+demo: export BGE_DEMO_RERANKER = $(value RERANKER)
 
 .PHONY: setup demo test test-oldest test-cuda test-browser pytest lint format bench bench-peers docs check-wheel
 .DELETE_ON_ERROR:

@@ -19,7 +19,7 @@ from bge_integrations.client.remote import Remote, report_truncation
 from bge_integrations.core.embedder import UNSAID, Embedder
 from bge_integrations.core.shared_pass import SharedPass
 from bge_integrations.errors import InstructionWarning, InvalidInputError, NotSupportedError
-from bge_integrations.models.instructions import formatted_instruction, instructions_for
+from bge_integrations.models.instructions import check_takes_tasks, formatted_instruction, instructions_for
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.reporting import warn_caller
 from bge_integrations.validation import check_on_truncate, check_text, check_texts, check_whole_number
@@ -73,6 +73,7 @@ class RemoteEmbedder(Remote, Embedder):
         self.multi_vector_dimension = min(width, truncate_dim or width)
         self.vocabulary_size = served.vocabulary_size
         self.has_sparse = self.has_multi_vector = served.multi_vector_dimension > 0
+        self.takes_images = False
         self.pooling = served.pooling  # type: ignore[assignment]
         given = {"query": query_instruction, "passage": passage_instruction}
         self._own_kinds = {kind for kind, text in given.items() if text is None}
@@ -105,6 +106,18 @@ class RemoteEmbedder(Remote, Embedder):
             return await self._dialect.tokens(batch, prompt, max_length)
 
         return list(chain.from_iterable(background.run(in_batches(checked, self._dialect, ask, prefix=prompt.text))))
+
+    def for_task(self, task: str) -> RemoteEmbedder:
+        """Return this embedder with the instruction of another task; see `Embedder.for_task`."""
+        self._transport.check_open()
+        row = catalog.find(self.name)
+        check_takes_tasks(self.name, row)
+        assert row is not None
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)  # the same connections, which either one closes
+        twin.query_instruction = instructions_for(row, task, None).query
+        twin._own_kinds = self._own_kinds - {"query"}
+        return twin
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> NoReturn:
         """Raise NotSupportedError: the tokenizer is on the server."""

@@ -320,3 +320,10 @@ def test_a_server_without_the_kind_or_name_is_refused(own_server):
             load_reranker(f"{served.url}?model=mine")
         with load_embedder(f"{served.url}?model=mine") as named:
             assert named.encode_dense(["a"]).shape == (1, named.dimension)
+
+
+def test_tasks_are_refused_as_by_the_local_model(remote, pocket):
+    for embedder in (remote, pocket):
+        with pytest.raises(InvalidInputError) as caught:
+            embedder.for_task("NFCorpus")
+        assert caught.value.argument == "task"

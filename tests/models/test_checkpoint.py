@@ -501,7 +501,7 @@ def test_another_architecture_is_refused_before_its_weights_are_downloaded(tmp_p
 
 
 @pytest.mark.parametrize("load", [load_embedder, load_reranker])
-@pytest.mark.parametrize("model_type", ["mpnet", "modernbert", "distilbert", "nomic_bert", "qwen3", "llama", None])
+@pytest.mark.parametrize("model_type", ["mpnet", "modernbert", "distilbert", "nomic_bert", "qwen4", "llama", None])
 @pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification"])
 def test_another_architecture_is_the_first_thing_said(tmp_path, load, model_type, kind):
     """Whatever else is missing: weights, tokenizer, sentence-transformers files."""
