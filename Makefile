@@ -36,7 +36,7 @@ $(DEMO_READY): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 $(READY): pyproject.toml $(CONSTRAINTS)
-	@echo "==> setting up $(VENV), once: 265 packages, about 690 MB to download, 3 GB on disk$(CUDA_NOTE)"
+	@echo "==> setting up $(VENV), once: about 300 packages, 2.7 GB on disk$(CUDA_NOTE)"
 	@$(MAKE) --no-print-directory $(TORCH_READY)
 	$(PIP_INSTALL) --editable '.[dev,docs]'
 	@touch $(DEMO_READY) $@
