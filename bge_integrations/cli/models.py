@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def models(
     name: Annotated[str | None, typer.Argument(help="Show the details of this model.")] = None,
     tasks: Annotated[
-        bool, typer.Option("--tasks", help="List the tasks for models that are told the task, or those of this model.")
+        bool, typer.Option("--tasks", help="List the names that task= accepts: of all models, or of this one.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:

@@ -85,7 +85,7 @@ class TEIDialect:
         for query, positions in by_query(pairs).items():
             texts = [pairs[i][1] for i in positions]
             body = {"query": query, "texts": texts, "raw_scores": not call.normalize}
-            # the tokens of "query passage" are those of the pair, but for one or two special tokens
+            # "query passage" has the same tokens as the pair, except for one or two special tokens
             ranked, too_long = await self._post("/rerank", body, [f"{query} {t}" for t in texts], call.on_truncate)
             scores[positions] = ranked_scores(ranked, "score", len(texts), self._transport)
             truncated += too_long

@@ -150,7 +150,7 @@ class Reranker(Loaded):
         )
 
     def _gather(self, request: Request[Pair], outputs: list[SequenceOutput], normalize: bool) -> NDArray[np.float32]:
-        """Return the scores in the order of the call, where pairs may repeat."""
+        """Return the scores in the order of the call's pairs, which may repeat."""
         logits = np.array([outputs[i].logit for i in request.positions], dtype=np.float32)
         cutoffs = self.cutoff_layers
         if len(cutoffs) > 1:

@@ -37,7 +37,7 @@ class FolderChanges:
         removed: Number of passages removed, because they are gone from the files.
         passed_over: Number of files and folders that were not read, by kind: ".zip", "without suffix", "hidden",
             "excluded", "index", "linked folder".
-        encoded_data: Number of passages that are no language at all, such as Base64 or minified code.
+        encoded_data: Number of passages that are not natural language, such as Base64 or minified code.
     """
 
     files: int
