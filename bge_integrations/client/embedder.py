@@ -16,7 +16,7 @@ from bge_integrations.client import background
 from bge_integrations.client.batches import in_batches
 from bge_integrations.client.calls import EmbedCall, Prompt
 from bge_integrations.client.remote import Remote, report_truncation
-from bge_integrations.core.embedder import UNSAID, Embedder
+from bge_integrations.core.embedder import UNSAID, Embedder, check_representations
 from bge_integrations.core.shared_pass import SharedPass
 from bge_integrations.errors import InstructionWarning, InvalidInputError, NotSupportedError
 from bge_integrations.models.instructions import check_takes_tasks, formatted_instruction, instructions_for
@@ -75,6 +75,8 @@ class RemoteEmbedder(Remote, Embedder):
         self.has_sparse = self.has_multi_vector = served.multi_vector_dimension > 0
         self.takes_images = False
         self.pooling = served.pooling  # type: ignore[assignment]
+        #: The embedder that this one was made from by `for_task`.
+        self._first: RemoteEmbedder | None = None
         given = {"query": query_instruction, "passage": passage_instruction}
         self._own_kinds = {kind for kind, text in given.items() if text is None}
         own = self._own_instructions(query_instruction)
@@ -110,11 +112,10 @@ class RemoteEmbedder(Remote, Embedder):
     def for_task(self, task: str) -> RemoteEmbedder:
         """Return this embedder with the instruction of another task; see `Embedder.for_task`."""
         self._transport.check_open()
-        row = catalog.find(self.name)
-        check_takes_tasks(self.name, row)
-        assert row is not None
+        row = check_takes_tasks(self.name, catalog.find(self.name))
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)  # the same connections, which either one closes
+        twin._first = self  # they would be closed at its end
         twin.query_instruction = instructions_for(row, task, None).query
         twin._own_kinds = self._own_kinds - {"query"}
         return twin
@@ -244,12 +245,10 @@ class RemoteEmbedder(Remote, Embedder):
         return query_instruction
 
     def _prompt(self, kind: Literal["query", "passage"] | None) -> Prompt:
+        text = self._instruction(kind)
+        self._hint_at_kind(kind)
         if kind is UNSAID:
-            self._hint_at_kind(kind)
             kind = None
-        if kind not in ("query", "passage", None):
-            raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")
-        text = {"query": self.query_instruction, "passage": self.passage_instruction, None: ""}[kind]
         return Prompt(kind, text, kind is None or kind in self._own_kinds)
 
     def _call(
@@ -262,9 +261,7 @@ class RemoteEmbedder(Remote, Embedder):
     ) -> EmbedCall:
         """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
         self._transport.check_open()
-        dense, sparse, multi_vector = map(bool, representations)
-        if not (dense or sparse or multi_vector):
-            raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
+        dense, sparse, multi_vector = check_representations(representations)
         if (sparse or multi_vector) and not self.has_sparse:
             raise InvalidInputError(
                 f"{self.name} on {self.device} has dense vectors only",
@@ -296,7 +293,7 @@ class RemoteEmbedder(Remote, Embedder):
         return await in_batches(distinct, self._dialect, ask, prefix=call.prompt.text, show_progress=show_progress)
 
     def _gathered(self, call: EmbedCall, texts: list[str], answers: list[Answer]) -> Embeddings:
-        """Return the answers as one, in the order of the call, where texts may repeat."""
+        """Return one result in the order of the call's texts, which may repeat."""
         numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         report_truncation(sum(truncated for _, truncated in answers), len(numbers), call.on_truncate)
         embeddings = [embeddings for embeddings, _ in answers]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.client import background
@@ -16,7 +17,8 @@ from bge_integrations.client.transport import Transport
 from bge_integrations.errors import InvalidInputError, ServerError
 
 if TYPE_CHECKING:
-    from bge_integrations.client.calls import Dialect
+    from bge_integrations.catalog import Kind
+    from bge_integrations.client.calls import Dialect, ServedModel
 
 
 def connect_embedder(
@@ -39,29 +41,28 @@ def connect_embedder(
         WrongKindError: The server has no embedder.
         ServerError: The server could not be reached, or is none of those that can be used.
     """
-    _refuse(local, "the server's model is loaded already")
-    transport = Transport(Address.parse(url), api_key)
-    try:
-        dialect = background.run(_dialect(transport))
-        served = background.run(dialect.describe("embedder"))
-        return RemoteEmbedder(
-            transport, dialect, served, max_length, query_instruction, passage_instruction, truncate_dim
-        )
-    except BaseException:
-        transport.close()
-        raise
+    with _connected(url, api_key, "embedder", local) as connection:
+        return RemoteEmbedder(*connection, max_length, query_instruction, passage_instruction, truncate_dim)
 
 
 def connect_reranker(
     url: str, *, api_key: str | None, max_length: int | None, query_max_length: int | None, **local: Any
 ) -> RemoteReranker:
     """Return the reranker behind a URL; see `connect_embedder`."""
-    _refuse(local, "the server's model is loaded already")
+    with _connected(url, api_key, "reranker", local) as connection:
+        return RemoteReranker(*connection, max_length, query_max_length)
+
+
+@contextmanager
+def _connected(
+    url: str, api_key: str | None, kind: Kind, local: Mapping[str, Any]
+) -> Iterator[tuple[Transport, Dialect, ServedModel]]:
+    """Connect to a server and find its model of this kind. The connections are closed if the block fails."""
+    _refuse(local)
     transport = Transport(Address.parse(url), api_key)
     try:
         dialect = background.run(_dialect(transport))
-        served = background.run(dialect.describe("reranker"))
-        return RemoteReranker(transport, dialect, served, max_length, query_max_length)
+        yield transport, dialect, background.run(dialect.describe(kind))
     except BaseException:
         transport.close()
         raise
@@ -83,15 +84,16 @@ async def _dialect(transport: Transport) -> Dialect:
     if isinstance(info, Mapping) and isinstance(info.get("model_id"), str) and chosen != "bge":
         return TEIDialect(transport, info)
     if chosen is not None:
-        raise transport.unexpected(f"/info is not that of dialect={chosen}")
+        raise transport.unexpected(f"/info does not fit dialect={chosen}")
     return OpenAIDialect(transport)
 
 
-def _refuse(local: Mapping[str, Any], why: str) -> None:
+def _refuse(local: Mapping[str, Any]) -> None:
     given = [name for name, value in local.items() if value is not None and value is not False]
     if given:
         raise InvalidInputError(
-            f"{', '.join(f'{name}=' for name in given)} can't be used with a server's URL: {why}",
+            f"{', '.join(f'{name}=' for name in given)} can't be used with a server's URL: the server's model is "
+            "loaded already",
             argument=given[0],
             advice="leave it out here, and set it where the server is started",
         )

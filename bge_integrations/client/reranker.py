@@ -108,7 +108,7 @@ class RemoteReranker(Remote, Reranker):
         return await in_batches(list(dict.fromkeys(pairs)), self._dialect, ask, show_progress=show_progress)
 
     def _gathered(self, call: ScoreCall, pairs: list[Pair], answers: list[Answer]) -> NDArray[np.float32]:
-        """Return the scores in the order of the call, where pairs may repeat."""
+        """Return the scores in the order of the call's pairs, which may repeat."""
         numbers = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
         report_truncation(sum(truncated for _, truncated in answers), len(numbers), call.on_truncate)
         scores = np.concatenate([np.empty(0, np.float32), *(scores for scores, _ in answers)])

@@ -48,6 +48,14 @@ UNSAID: Any = _Unsaid()
 _DENSE = (True, False, False)
 
 
+def check_representations(representations: tuple[bool, bool, bool]) -> tuple[bool, bool, bool]:
+    """Return (dense, sparse, multi_vector) as bools, at least one of which must be True."""
+    dense, sparse, multi_vector = map(bool, representations)
+    if not (dense or sparse or multi_vector):
+        raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
+    return dense, sparse, multi_vector
+
+
 class Embedder(Loaded):
     """A loaded embedding model, returned by `load_embedder`. Any number of threads and tasks can share it.
 
@@ -164,8 +172,8 @@ class Embedder(Loaded):
         checked = check_texts(texts, "texts")
         if max_length is not None:
             check_whole_number(max_length, "max_length")
-        sequences, _ = self._tokenizing(kind, max_length or sys.maxsize)(checked) if checked else ([], [])
-        instruction = {"query": self.query_instruction, "passage": self.passage_instruction}.get(kind or "", "")
+        sequences, _ = self._tokenizing(kind, max_length or sys.maxsize)(checked) if checked else ([], {})
+        instruction = self._instruction(kind)
         return [
             self._tokenizer.tokens(sequence.ids, text, instruction)
             for sequence, text in zip(sequences, checked, strict=True)
@@ -295,6 +303,16 @@ class Embedder(Loaded):
         """All text around a query: examples, instruction and suffix."""
         return self._examples + self.query_instruction + self._query_suffix
 
+    def _instruction(self, kind: TextKind | None) -> str:
+        """Return what is prepended to texts of this kind."""
+        if kind == "query":
+            return self.query_instruction
+        if kind == "passage":
+            return self.passage_instruction
+        if kind is None or kind is UNSAID:
+            return ""
+        raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")
+
     def _check_room(self) -> None:
         """Raise InvalidInputError if max_length leaves no room for a text."""
         for kind in (None, "query", "passage"):
@@ -317,9 +335,7 @@ class Embedder(Loaded):
     ) -> Request[Any]:
         """Check the arguments of a call; `representations` is (dense, sparse, multi_vector)."""
         checked = self._checked(texts)
-        dense, sparse, multi_vector = map(bool, representations)
-        if not (dense or sparse or multi_vector):
-            raise InvalidInputError("no representation is requested; set dense, sparse or multi_vector to True")
+        dense, sparse, multi_vector = check_representations(representations)
         if (sparse or multi_vector) and not self.has_sparse:
             raise InvalidInputError(
                 f"{self.name} has no sparse and multi-vector heads; load bge-m3 (or 'pocket') for these"
@@ -343,14 +359,7 @@ class Embedder(Loaded):
         self, kind: TextKind | None, max_length: int
     ) -> Callable[[Sequence[Any]], tuple[list[TokenSequence], dict[int, int]]]:
         """Return a function that tokenises inputs of this kind, and returns the lengths of the truncated ones."""
-        if kind == "query":
-            instruction = self.query_instruction
-        elif kind == "passage":
-            instruction = self.passage_instruction
-        elif kind is None or kind is UNSAID:
-            instruction = ""
-        else:
-            raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")
+        instruction = self._instruction(kind)
         if kind == "query" and self._query_suffix:
             return partial(
                 inputs.tokenize_with_examples,
@@ -374,7 +383,7 @@ class Embedder(Loaded):
         )
 
     def _gather(self, request: Request[Any], outputs: list[SequenceOutput]) -> Embeddings:
-        """Return the outputs in the order of the call, where texts may repeat."""
+        """Return the outputs in the order of the call's texts, which may repeat."""
         spec, ordered = request.spec, [outputs[i] for i in request.positions]
         return Embeddings(
             dense=None if spec.pooling is None else self._gather_dense(request, outputs),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bge_integrations.errors import CheckpointError, NotSupportedError
+from bge_integrations.errors import NotSupportedError
 from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.decoder import Decoder
 from bge_integrations.models.decoder_config import DecoderConfig
@@ -69,11 +69,7 @@ class DecoderModel:
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size
         self.is_causal = self.config.is_causal
-        if self.tokenizer.vocabulary_size > self.vocabulary_size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer has {self.tokenizer.vocabulary_size} tokens, but the weights have "
-                f"{self.vocabulary_size}; they belong to different models"
-            )
+        self.tokenizer.check_fits(folder, self.vocabulary_size)
         if head == "yes" and self.config.tied and files.adapter and files.adapter.changes(*_TIED):
             raise NotSupportedError(
                 f"{folder} changes the token embeddings or the output layer, which are one tensor in its base",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bge_integrations.errors import CheckpointError
 from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.encoder import Encoder
 from bge_integrations.models.encoder_config import EncoderConfig
@@ -55,11 +54,7 @@ class EncoderModel:
         self.hidden_size = self.config.hidden_size
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size
-        if self.tokenizer.vocabulary_size > self.vocabulary_size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer has {self.tokenizer.vocabulary_size} tokens, but the weights have "
-                f"{self.vocabulary_size}; they belong to different models"
-            )
+        self.tokenizer.check_fits(folder, self.vocabulary_size)
         device, dtype = placement.device, placement.compute_dtype
         with torch.inference_mode(), memory_errors(), files.weights() as weights:
             encoder = Encoder(weights, self.config, placement)

@@ -18,14 +18,15 @@ _reported: set[Path] = set()
 _hinted = False
 
 
-def check_takes_tasks(name: str, row: catalog.Checkpoint | None) -> None:
-    """Raise InvalidInputError unless the catalogue's row of this model has instructions for tasks."""
+def check_takes_tasks(name: str, row: catalog.Checkpoint | None) -> catalog.Checkpoint:
+    """Return the catalogue's row of this model, or raise InvalidInputError if it has no instructions for tasks."""
     if row is None or not row.takes_tasks:
         raise InvalidInputError(
             f"{name} does not take tasks",
             argument="task",
             advice="leave task= out, or pass your own query_instruction=",
         )
+    return row
 
 
 def instructions_for(row: catalog.Checkpoint, task: str | None, query_instruction: str | None) -> Instructions:

@@ -210,9 +210,7 @@ def profile_for_task(profile: EmbedderProfile, task: str) -> EmbedderProfile:
     Raises:
         InvalidInputError: The model takes no tasks, the task is unknown, or the profile has examples of its own task.
     """
-    row = catalog.find(profile.name)
-    check_takes_tasks(profile.name, row)
-    assert row is not None
+    row = check_takes_tasks(profile.name, catalog.find(profile.name))
     if profile.examples:
         raise InvalidInputError(
             "the examples belong to one task", argument="task", advice="load the model with task= and examples="

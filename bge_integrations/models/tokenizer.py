@@ -93,6 +93,14 @@ class TextTokenizer:
         self.special_ids = np.unique(np.concatenate([self._special_ids(config), *self.text.parts, *self.pair.parts]))
         self._special = frozenset(self.special_ids.tolist())
 
+    def check_fits(self, folder: Path, embeddings: int) -> None:
+        """Raise CheckpointError if the tokenizer has more tokens than the weights have embeddings."""
+        if self.vocabulary_size > embeddings:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has {self.vocabulary_size} tokens, but the weights have {embeddings}; they "
+                "belong to different models"
+            )
+
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, int32, without special tokens and without truncation."""
         if len(texts) == 1 and len(texts[0]) <= _SHORT:  # a query needs no thread pool, but `encode` holds the GIL

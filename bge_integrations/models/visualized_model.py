@@ -52,11 +52,7 @@ class VisualizedModel:
         self.hidden_size = self.config.hidden_size
         self.max_length = self.config.max_length
         self.vocabulary_size = self.config.vocabulary_size
-        if self.tokenizer.vocabulary_size > self.vocabulary_size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer has {self.tokenizer.vocabulary_size} tokens, but the weights have "
-                f"{self.vocabulary_size}; they belong to different models"
-            )
+        self.tokenizer.check_fits(folder, self.vocabulary_size)
         with torch.inference_mode(), memory_errors():
             weights = Weights(folder)
             if "visual_proj.weight" not in weights:

@@ -236,7 +236,8 @@ def test_a_closed_client_refuses_calls(scripted):
         asyncio.run(scripted.remote.aencode(["a"]))
 
 
-def test_a_call_that_runs_while_the_client_is_closed_finishes(scripted, base):
+def answers_late(scripted, base):
+    """Make the next answer wait. Return the events that its request has arrived, and that it may be sent."""
     arrived, go_on = threading.Event(), threading.Event()
 
     def late():
@@ -245,6 +246,11 @@ def test_a_call_that_runs_while_the_client_is_closed_finishes(scripted, base):
         return 200, {}, base.encode(["a"]).dense.tolist()
 
     scripted.next = [late]
+    return arrived, go_on
+
+
+def test_a_call_that_runs_while_the_client_is_closed_finishes(scripted, base):
+    arrived, go_on = answers_late(scripted, base)
     found = []
     caller = threading.Thread(target=lambda: found.append(scripted.remote.encode(["a"]).dense))
     caller.start()
@@ -256,14 +262,7 @@ def test_a_call_that_runs_while_the_client_is_closed_finishes(scripted, base):
 
 
 def test_the_loop_goes_on_while_the_server_thinks(scripted, base):
-    arrived, go_on = threading.Event(), threading.Event()
-
-    def late():
-        arrived.set()
-        assert go_on.wait(20)
-        return 200, {}, base.encode(["a"]).dense.tolist()
-
-    scripted.next = [late]
+    arrived, go_on = answers_late(scripted, base)
 
     async def both():
         call = asyncio.create_task(scripted.remote.aencode(["a"]))

@@ -1,6 +1,7 @@
 """Servers of other kinds: the local model's vectors and scores, the instruction once, and clear errors for the rest."""
 
 import asyncio
+import gc
 
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_given_instructions_replace_the_catalogues(embedding_server):
         for kind in ("query", "passage"):
             assert_close(remote.encode(TEXTS, kind=kind).dense, local.encode(TEXTS, kind=kind).dense)
             assert remote.vector_settings(kind)["instruction"] == local.vector_settings(kind)["instruction"]
+
+
+def test_an_embedder_for_a_task_outlives_the_one_it_came_from(base):
+    with serve(tei(base, {"embedding": {"pooling": "lasttoken"}}, "BAAI/bge-multilingual-gemma2", 8)) as server:
+        first = load_embedder(server.url)
+        remote = first.for_task("NFCorpus")
+        del first
+        gc.collect()
+        found = remote.encode(["a"], kind="query").dense
+        assert remote.query_instruction.startswith("<instruct>")
+        assert_close(found, base.encode([remote.query_instruction + "a"]).dense)
+        remote.close()
 
 
 def test_vectors_are_shortened_as_locally(embedding_server):
