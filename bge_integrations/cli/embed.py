@@ -1,4 +1,4 @@
-"""`bge embed`: add vectors to the rows of a file."""
+"""`bge embed`: add vectors to the rows of a file; `embed_folder.py` has the part for many files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ if TYPE_CHECKING:
 _SUFFIXES = (".jsonl", ".parquet")
 #: Rows encoded and written at a time; the multi-vectors of one row take megabytes.
 _CHUNK, _CHUNK_WITH_MULTI_VECTORS = 256, 32
+_FOLDER_OPTIONS = "Options for a folder as OUTPUT"
 
 
 def embed(
-    input: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - reads JSONL from standard input.")],
-    output: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - writes JSONL to standard output.")],
+    input: Annotated[
+        str,
+        typer.Argument(help="A .jsonl or .parquet file, - for JSONL from standard input; or a folder, pattern or URL."),
+    ],
+    output: Annotated[
+        str,
+        typer.Argument(help="A .jsonl or .parquet file, - for JSONL to standard output; or a folder or its URL."),
+    ],
     model: options.Embedder = "BAAI/bge-m3",
     kind: Annotated[
         Literal["passage", "query", "none"], typer.Option(help="Which of the model's instructions to prepend.")
@@ -44,16 +51,51 @@ def embed(
             "--overwrite", help="Replace OUTPUT, and discard the rows of an unfinished run with other settings."
         ),
     ] = False,
+    precision: Annotated[
+        Literal["float32", "float16", "int8", "binary"],
+        typer.Option(help="How dense vectors are stored; only in a folder.", rich_help_panel=_FOLDER_OPTIONS),
+    ] = "float32",
+    rows_per_file: Annotated[
+        int, typer.Option(min=1, help="Maximum rows per file.", rich_help_panel=_FOLDER_OPTIONS)
+    ] = 50_000,
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="Compute only this share of the files.", rich_help_panel=_FOLDER_OPTIONS)
+    ] = "1/1",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only estimate time and size from a sample.", rich_help_panel=_FOLDER_OPTIONS),
+    ] = False,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="Price of the machine per hour, for --dry-run.", rich_help_panel=_FOLDER_OPTIONS),
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Add embeddings to the rows of a JSONL or Parquet file, as columns dense, sparse and multi_vector.
+    """Add embeddings to rows, as columns dense, sparse and multi_vector.
 
-    Finished rows are kept in OUTPUT.partial until all are done.
+    A file becomes a file; finished rows are kept in OUTPUT.partial until all are done.
+    If OUTPUT is a folder (write a / at the end of a new one), INPUT can be many files, and several processes can run
+    the same command at once.
     To resume after an interruption, run the same command again.
     """
+    if _is_folder(output):
+        if overwrite:
+            raise InvalidInputError("--overwrite is for files", advice="delete the folder to start again")
+        from bge_integrations.cli.embed_folder import embed_folder
+
+        job: dict[str, Any] = {"inputs": input, "output": output, "model": model, "field": field, "task": task}
+        job |= {"kind": None if kind == "none" else kind, "sparse": sparse, "multi_vector": multi_vector}
+        job |= {"precision": precision, "rows_per_file": rows_per_file, "device": device, "dtype": dtype}
+        embed_folder({**job, "max_length": max_length}, part, dry_run, price, as_json, quiet)
+        return
+    if (precision, part, dry_run) != ("float32", "1/1", False):
+        raise InvalidInputError(
+            "--precision, --part and --dry-run need a folder as OUTPUT", advice=f"write {output.split('.')[0]}/"
+        )
     _check_files(input, output, overwrite)
     from bge_integrations.cli.rows import JsonLines, Parquet
 
@@ -85,7 +127,15 @@ def embed(
             writer.finish()
 
 
+def _is_folder(output: str) -> bool:
+    return output.endswith("/") or "://" in output or (Path(output).is_dir() and not output.endswith(_SUFFIXES))
+
+
 def _check_files(input: str, output: str, overwrite: bool) -> None:
+    if "://" in input or "*" in input or Path(input).is_dir():
+        raise InvalidInputError(
+            f"{input} is not one file on this machine", advice="pass a folder as OUTPUT, such as vectors/"
+        )
     for file in (input, output):
         if file != "-" and not file.endswith(_SUFFIXES):
             raise typer.BadParameter(f"{file} must end with {' or '.join(_SUFFIXES)}, or be -")

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from bge_integrations.cli import options
-from bge_integrations.cli.lines import name_of, read_lines, read_rows
 from bge_integrations.cli.output import print_json, print_table, progress_is_shown
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.lines import name_of, read_lines, read_rows
 
 _FIELD = "text"
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from bge_integrations.cli.lines import read_rows
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.lines import read_rows
 from bge_integrations.validation import check_text
 
 #: A chunk of rows as read.

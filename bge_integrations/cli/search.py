@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bge_integrations.cli import options
-from bge_integrations.cli.lines import read_lines
 from bge_integrations.cli.output import print_json, print_table, say
 from bge_integrations.errors import IndexLockedError, IndexNotFoundError, InvalidInputError
+from bge_integrations.lines import read_lines
 from bge_integrations.representations import Mode
 
 if TYPE_CHECKING:

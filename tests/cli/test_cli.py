@@ -766,6 +766,41 @@ def test_embed_refuses_to_resume_with_other_settings(bge, tmp_path, small_chunks
     assert list(lines(target.read_text())[39]) == ["id", "text", "dense"]
 
 
+def test_embed_into_a_folder(bge, tmp_path):
+    (tmp_path / "rows").mkdir()
+    for name in ("a", "b"):
+        rows_file(tmp_path / "rows" / f"{name}.jsonl")
+    command = ["embed", tmp_path / "rows", f"{tmp_path}/out/", "--model", "pocket", "--rows-per-file", "30"]
+    status, out, _ = bge(*command, "--dry-run", "--json", "--price", "2")
+    assert (status, lines(out)[0]["rows"], lines(out)[0]["files"]) == (0, 80, 4)
+    status, out, _ = bge(*command, "--part", "1/2", "--json")
+    assert (status, lines(out)[0]["rows"]) == (0, 60)
+    status, out, _ = bge(*command)
+    assert (status, out.split()[0]) == (0, "20")
+    assert len(pq.read_table(tmp_path / "out")) == 80
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rows", "out.jsonl"],
+        ["*.jsonl", "out.jsonl"],
+        ["in.jsonl", "out.jsonl", "--part", "1/2"],
+        ["in.jsonl", "out.jsonl", "--dry-run"],
+        ["in.jsonl", "out/", "--part", "one"],
+        ["in.jsonl", "out/", "--part", "3/2"],
+        ["in.jsonl", "out/", "--overwrite"],
+        ["-", "out/"],
+    ],
+)
+def test_embed_refuses_what_needs_a_folder_or_a_file(bge, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    rows_file(tmp_path / "in.jsonl", 3)
+    (tmp_path / "rows").mkdir()
+    assert bge("embed", *arguments, "--model", "pocket")[0] in (1, 2)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 @pytest.mark.parametrize("when", ["load_embedder", "_remaining"])
 def test_an_output_created_meanwhile_is_kept(bge, tmp_path, monkeypatch, when):
     """It appears before the first row is written, or just before the rows become the output."""

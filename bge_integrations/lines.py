@@ -46,18 +46,24 @@ def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
         InvalidInputError: A line is not such an object.
     """
     for number, line in read_lines(file):
-        line_name = f"{name_of(file)}, line {number}"
-        try:
-            row = json.loads(line)
-            whole = json.dumps(row, ensure_ascii=False)
-        except (ValueError, RecursionError) as error:
-            raise InvalidInputError(f"{line_name} is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise InvalidInputError(f"{line_name} is not a JSON object")
-        if not isinstance(row.get(field), str):
-            raise InvalidInputError(
-                f"{line_name} has no text in {field!r}, only {', '.join(map(repr, row)) or 'nothing'}"
-            )
-        check_text(row[field], f"{line_name}, {field!r}")
-        check_text(whole, line_name)  # all columns are written, and a lone surrogate can't be
-        yield row
+        yield parse_row(line, field, f"{name_of(file)}, line {number}")
+
+
+def parse_row(line: str | bytes, field: str, line_name: str) -> dict[str, Any]:
+    """Return the object in a line of JSON, which has a text in `field`.
+
+    Raises:
+        InvalidInputError: It is not such an object; the message starts with `line_name`.
+    """
+    try:
+        row = json.loads(line)
+        whole = json.dumps(row, ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{line_name} is not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InvalidInputError(f"{line_name} is not a JSON object")
+    if not isinstance(row.get(field), str):
+        raise InvalidInputError(f"{line_name} has no text in {field!r}, only {', '.join(map(repr, row)) or 'nothing'}")
+    check_text(row[field], f"{line_name}, {field!r}")
+    check_text(whole, line_name)  # all columns are written, and a lone surrogate can't be
+    return row

@@ -1,0 +1,121 @@
+"""The output folder of a job, on this machine's disks or in an object store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+from filelock import FileLock, Timeout
+
+from bge_integrations.atomic_files import atomic_writer
+from bge_integrations.errors import InvalidInputError
+
+_PLAN = "_plan.json"
+_CLAIMS = ".claims"
+
+
+class OutputFolder:
+    """A folder whose files are written whole or not at all.
+
+    On this machine's disks, processes claim files by locks, which the system releases if a process dies. An object
+    store has no locks.
+
+    Args:
+        url: A path, or a URL such as s3://bucket/vectors.
+
+    Raises:
+        InvalidInputError: It is a file, or contains files but no plan.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._system, self._path = fsspec.core.url_to_fs(url)
+        self._path = self._path.rstrip("/")
+        protocols = self._system.protocol
+        self.is_local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
+        if self._system.isfile(self._path):
+            raise InvalidInputError(f"{url} is a file", argument="output", advice="pass a folder")
+        foreign = [name for name in self._names() if not name.startswith(".")]
+        if foreign and _PLAN not in foreign:
+            raise InvalidInputError(
+                f"{url} is not empty (it contains {foreign[0]}), and was not written by this command",
+                argument="output",
+                advice="pass another folder",
+            )
+        if self.is_local:
+            (Path(self._path) / _CLAIMS).mkdir(parents=True, exist_ok=True)
+
+    def contains(self, url: str) -> bool:
+        """Return whether a file is in this folder or below it."""
+        system, path = fsspec.core.url_to_fs(url)
+        return type(system) is type(self._system) and str(path).startswith(f"{self._path}/")
+
+    def read_plan(self) -> bytes | None:
+        """Return the plan; None if there is none yet."""
+        self._system.invalidate_cache(self._path)
+        try:
+            content: bytes = self._system.cat_file(f"{self._path}/{_PLAN}")
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write_plan(self, content: bytes) -> None:
+        with self.writer(_PLAN) as file:
+            file.write(content)
+
+    def finished(self) -> dict[str, int]:
+        """Return the names of the finished files and their sizes in bytes."""
+        self._system.invalidate_cache(self._path)
+        found = self._system.ls(self._path, detail=True) if self._system.isdir(self._path) else []
+        sizes = {each["name"].rsplit("/", 1)[-1]: int(each["size"] or 0) for each in found}
+        return {name: size for name, size in sizes.items() if name.endswith(".parquet") and not name.startswith(".")}
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a file that becomes this file of the folder when the block ends without an error."""
+        if self.is_local:
+            with atomic_writer(Path(self._path) / name) as file:
+                yield file
+            return
+        with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            hidden = f"{self._path}/.{name}.{os.getpid()}.new"
+            self._system.put_file(file.name, hidden)
+            self._system.mv(hidden, f"{self._path}/{name}")  # not every store replaces a file only when it is complete
+
+    @contextmanager
+    def claim(self, name: str, wait: bool = False) -> Iterator[bool]:
+        """Yield whether this process now holds the claim to a file; it is released when the block or process ends."""
+        if not self.is_local:
+            yield True
+            return
+        lock = FileLock(Path(self._path) / _CLAIMS / f"{name}.lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def remove_claims(self) -> None:
+        """Remove the lock files once all files of the output exist."""
+        if self.is_local:
+            folder = Path(self._path) / _CLAIMS
+            with suppress(OSError):  # another process may be doing the same
+                for file in folder.iterdir():
+                    file.unlink(missing_ok=True)
+                folder.rmdir()
+
+    def _names(self) -> list[str]:
+        if not self._system.isdir(self._path):
+            return []
+        return sorted(str(each).rstrip("/").rsplit("/", 1)[-1] for each in self._system.ls(self._path, detail=False))
