@@ -22,9 +22,11 @@ EXPORTED = {
     "bge_integrations": (
         "Embedder Embeddings MultiVectors Reranker SparseVector SparseVectors load_embedder load_reranker"
     ),
-    "bge_integrations.langchain": "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker RerankedRetriever",
+    "bge_integrations.langchain": (
+        "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker BGEVisualEmbeddings RerankedRetriever"
+    ),
     "bge_integrations.llama_index": (
-        "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding"
+        "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding BGEVisualEmbedding"
     ),
     "bge_integrations.chroma": "BGEEmbeddingFunction",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
