@@ -28,7 +28,7 @@ EXPORTED = {
     "bge_integrations.llama_index": (
         "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding BGEVisualEmbedding"
     ),
-    "bge_integrations.chroma": "BGEEmbeddingFunction",
+    "bge_integrations.chroma": "BGEEmbeddingFunction BGEImageLoader BGEVisualEmbeddingFunction",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
     "bge_integrations.serving": "ServerSettings create_app",
     "bge_integrations.evaluation": (

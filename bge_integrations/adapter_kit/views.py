@@ -55,12 +55,25 @@ def load_visual(model: str | os.PathLike[str], **settings: Any) -> DenseView:
         InvalidInputError: The model takes no images.
     """
     dense = load_dense(model, **settings)
-    if not dense.embedder.takes_images:
+    try:
+        check_takes_images(dense.embedder)
+    except InvalidInputError:
         dense.embedder.close()
-        raise InvalidInputError(
-            f"{dense.embedder.name} takes no images; use BAAI/BGE-VL-base, or another of the models in docs/images.md"
-        )
+        raise
     return dense
+
+
+def check_takes_images(embedder: Embedder) -> Embedder:
+    """Return an embedder that takes images.
+
+    Raises:
+        InvalidInputError: It takes no images.
+    """
+    if not embedder.takes_images:
+        raise InvalidInputError(
+            f"{embedder.name} takes no images", argument="model", advice="use BAAI/BGE-VL-base, or another image model"
+        )
+    return embedder
 
 
 class _View(Generic[Rows]):
