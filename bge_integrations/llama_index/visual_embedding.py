@@ -91,18 +91,24 @@ def _split(nodes: Sequence[BaseNode]) -> tuple[dict[int, Any], list[BaseNode]]:
 
 def _image_input(node: BaseNode, name: str) -> Input | None:
     """Return a node's image, and its text as LlamaIndex embeds it; None if the node has no image."""
-    if isinstance(node, ImageNode):
-        data, path, url, text = node.image, node.image_path, node.image_url, node.text
-    elif isinstance(node, Node) and node.image_resource is not None:
-        image = node.image_resource
-        data, path, url = image.data and image.data.decode(), image.path, image.url and str(image.url)
-        text = node.text_resource.text if node.text_resource else None
-    else:
-        return None
-    image = path or url if data is None else decode_image(data, name)
+    image, text = _content_of(node, name)
     if image is None:
         return None
     return {"image": image, "text": node.get_content(MetadataMode.EMBED)} if text else {"image": image}
+
+
+def _content_of(node: BaseNode, name: str) -> tuple[Any, str | None]:
+    """Return a node's image (bytes, a path or a URL) and its own text."""
+    if isinstance(node, ImageNode):
+        if node.image is not None:
+            return decode_image(node.image, name), node.text
+        return node.image_path or node.image_url, node.text
+    if isinstance(node, Node) and (resource := node.image_resource) is not None:
+        text = None if node.text_resource is None else node.text_resource.text
+        if resource.data is not None:
+            return decode_image(resource.data.decode(), name), text
+        return resource.path or (resource.url and str(resource.url)), text
+    return None, None
 
 
 def _with_vectors(nodes: Sequence[BaseNode], vectors: Mapping[int, list[float]]) -> Sequence[BaseNode]:
