@@ -158,13 +158,15 @@ class BGEVisualEmbeddingFunction(BGEEmbeddingFunction):
     """Vectors of texts and images in one space, by BGE-VL or Visualized-BGE.
 
     Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (64, 64), "red").save("red.png")
         >>> import chromadb
         >>> from bge_integrations.chroma import BGEImageLoader, BGEVisualEmbeddingFunction
         >>> function = BGEVisualEmbeddingFunction(model_name="BAAI/BGE-VL-base")
         >>> collection = chromadb.PersistentClient("db").get_or_create_collection("pictures",
         ...     embedding_function=function, data_loader=BGEImageLoader())
         >>> collection.add(ids=["1"], uris=["red.png"])
-        >>> collection.query(query_texts=["a red picture"])
+        >>> found = collection.query(query_texts=["a red picture"], n_results=1)
 
     Documents, images and URIs can be added to one collection and queried by each of them. An image is an array (height,
     width) or (height, width, channels) of whole numbers from 0 to 255. Everything else is as in

@@ -29,9 +29,11 @@ class BGEVisualEmbeddings(BGEEmbeddings):
     image, in documents and in queries. Stores with `add_images`, such as LangChain's Chroma, call `embed_image`.
 
     Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (64, 64), "red").save("red.png")
         >>> from bge_integrations.langchain import BGEVisualEmbeddings
         >>> embeddings = BGEVisualEmbeddings(model="BAAI/BGE-VL-base")
-        >>> vectors = embeddings.embed_images(["red.png", "blue.png"])
+        >>> vectors = embeddings.embed_images(["red.png"])
         >>> vector = embeddings.embed_query({"image": "red.png", "text": "the same in blue"})
 
     Wherever texts are expected, an input may also be a dict of "image", "text" or both, a list of LangChain's content

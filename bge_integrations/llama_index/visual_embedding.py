@@ -30,6 +30,8 @@ class BGEVisualEmbedding(BGEEmbedding, MultiModalEmbedding):
     where it embeds a node that has an image by the image, together with the node's text if it has one.
 
     Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (64, 64), "red").save("red.png")
         >>> from bge_integrations.llama_index import BGEVisualEmbedding
         >>> embedding = BGEVisualEmbedding(model_name="BAAI/BGE-VL-base")
         >>> vector = embedding.get_image_embedding("red.png")
