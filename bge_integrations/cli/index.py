@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,8 @@ def index(
         str,
         typer.Argument(
             metavar="FOLDER",
-            help="Folder of documents, spreadsheets, web pages, text and code files, or one such file.",
+            help="Folder of documents, spreadsheets, web pages, text and code files, or one such file. If the model "
+            "takes images, also of pictures.",
         ),
     ],
     index: options.Index,
@@ -67,7 +69,7 @@ def index(
     Only new and changed passages are encoded, and deleted ones are removed.
     The exit status is 3 if files could not be read.
     """
-    from bge_integrations.documents import find_files
+    from bge_integrations.documents.finding import survey
     from bge_integrations.documents.folder import follow_folder
     from bge_integrations.index import M3Index
 
@@ -75,9 +77,13 @@ def index(
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # unreadable files are reported below
     folder = Path(path)
     patterns = {"include": include or [], "exclude": exclude or []}
-    _check_some_readable(find_files(folder, **patterns, follow_links=follow_links))
+    found = survey(folder, **patterns, follow_links=follow_links, pictures=True)
+    has_text = _check_some_readable(found.files)
     unreadable: list[UnreadableFileError] = []
-    with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
+    with ExitStack() as stack:
+        if not has_text:
+            _check_takes_images(index, model, stack)
+        opened = stack.enter_context(M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length))
         try:
             changes = follow_folder(
                 opened,
@@ -114,18 +120,41 @@ def index(
         raise typer.Exit(3)
 
 
-def _check_some_readable(files: list[Path]) -> None:
-    """Raise if none of the files can be read, after reporting each; called before an index is created."""
+def _check_some_readable(files: list[Path]) -> bool:
+    """Raise if none of the files can be read, after reporting each; called before an index is created.
+
+    Return whether one of those that are not pictures can be read.
+    """
     from bge_integrations.documents import read_file
+    from bge_integrations.documents.pictures import check_picture, is_picture
 
     errors = []
-    for file in files:
+    for file in sorted(files, key=is_picture):  # pictures last
         try:
-            read_file(file)
+            check_picture(file) if is_picture(file) else read_file(file)
         except UnreadableFileError as error:
             errors.append(error)
         else:
-            return
+            return not is_picture(file)
     for unreadable in errors:
         say(f"skipped: {unreadable}")
     raise InvalidInputError("none of the files can be read; no index was created or changed")
+
+
+def _check_takes_images(index: str, model: str | None, stack: ExitStack) -> None:
+    """Raise if a new index would be created for pictures only, with a model that takes none.
+
+    `stack` keeps the model until the index is open.
+    """
+    from bge_integrations.core.loading import load_embedder
+    from bge_integrations.index.folder import IndexFiles
+    from bge_integrations.index.opening import DEFAULT_MODEL
+
+    files = IndexFiles(index)
+    if not files.path.is_dir() or files.manifest() is None:
+        embedder = stack.enter_context(load_embedder(model or DEFAULT_MODEL))
+        if not embedder.takes_images:
+            raise InvalidInputError(
+                f"only pictures can be read there, and {embedder.name} takes no images",
+                advice="pass a model that does, such as --model BAAI/BGE-VL-base",
+            )

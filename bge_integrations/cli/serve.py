@@ -74,6 +74,7 @@ def serve(
         ),
     ] = None,
     payload_limit: Annotated[int, typer.Option(min=1, help="Maximum bytes of a request.")] = 2_000_000,
+    max_image_pixels: Annotated[int, typer.Option(min=1, help="Maximum pixels of an image.")] = 40_000_000,
     auto_truncate: Annotated[
         bool, typer.Option("--auto-truncate", help="Truncate long inputs instead of refusing them.")
     ] = False,
@@ -130,6 +131,7 @@ def serve(
             max_queued_tokens=max_queued_tokens,
             max_client_batch_size=max_client_batch_size,
             payload_limit=payload_limit,
+            max_image_pixels=max_image_pixels,
             auto_truncate=auto_truncate,
             request_timeout=request_timeout,
             default_prompt_name=default_prompt_name,

@@ -7,6 +7,8 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bge_integrations.client.images import sent_size
+from bge_integrations.core.image_inputs import ImageInput
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.progress import progress_bar
 
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from bge_integrations.client.calls import Dialect
 
 T = TypeVar("T")
-Input = TypeVar("Input", str, tuple[str, str])
+Input = TypeVar("Input", bound=str | ImageInput | tuple[str, str])
 #: Maximum inputs and bytes of a request, and requests of a call that are on their way at the same time. Together they
 #: keep a GPU busy, and are computed on a CPU before a request times out. A longer text is sent alone.
 _INPUTS, _BYTES, _IN_FLIGHT = 64, 1 << 16, 4
+#: Bytes of an image's item in a request beside the image and its text.
+_FIELDS = 32
 
 
 async def in_batches(
@@ -31,7 +35,7 @@ async def in_batches(
     """Return the server's answers to the batches of `inputs`, in their order. The first error cancels the rest.
 
     Args:
-        inputs: Texts or pairs.
+        inputs: Texts, images or pairs.
         dialect: Has the server's limits.
         ask: Sends one batch.
         prefix: What it may prepend to each input.
@@ -66,9 +70,12 @@ def _split(inputs: Sequence[Input], max_batch: int, max_bytes: int, overhead: in
     for i, each in enumerate(inputs):
         own = _bytes(each) + overhead
         if own > max_bytes:
+            is_image = isinstance(each, ImageInput)
             raise InvalidInputError(
-                f"an input has {own} bytes, and the server accepts {max_bytes} in a request",
-                advice="split the text, or raise the server's --payload-limit",
+                f"{each.name if isinstance(each, ImageInput) else 'an input'} has {own} bytes, and the server accepts "
+                f"{max_bytes} in a request",
+                advice=f"{'scale the image down' if is_image else 'split the text'}, or raise the server's "
+                "--payload-limit",
             )
         if i > first and (i - first == most or size + own > soft_limit):
             yield slice(first, i)
@@ -78,6 +85,8 @@ def _split(inputs: Sequence[Input], max_batch: int, max_bytes: int, overhead: in
         yield slice(first, len(inputs))
 
 
-def _bytes(each: str | tuple[str, str]) -> int:
+def _bytes(each: str | ImageInput | tuple[str, str]) -> int:
     """Return the size of an input in a request's JSON, with the comma after it."""
+    if isinstance(each, ImageInput):
+        return sent_size(each) + _bytes(each.text or "") + _FIELDS
     return len(json.dumps(each, ensure_ascii=False).encode()) + 1

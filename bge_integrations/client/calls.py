@@ -34,6 +34,7 @@ class ServedModel:
         instructions: Its own instructions; None if the server does not say, and the client prepends them.
         query_surroundings: All text around a query, if that is more than the instruction.
         dimension, multi_vector_dimension, vocabulary_size: Widths of the representations; 0 without them.
+        takes_images: Whether it also embeds images.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ServedModel:
     dimension: int = 0
     multi_vector_dimension: int = 0
     vocabulary_size: int = 0
+    takes_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ class Dialect(Protocol):
             InvalidInputError: The server has no such model, or several and the URL does not say which.
         """
 
-    async def embed(self, texts: Sequence[str], call: EmbedCall) -> tuple[Embeddings, int]:
-        """Return the embeddings of a batch, and the number of truncated texts."""
+    async def embed(self, texts: Sequence[Any], call: EmbedCall) -> tuple[Embeddings, int]:
+        """Return the embeddings of a batch of texts, or also of images, and the number of truncated texts."""
 
     async def score(self, pairs: Sequence[Pair], call: ScoreCall) -> tuple[NDArray[np.float32], int]:
         """Return the scores of a batch, float32 (n,), and the number of truncated pairs."""

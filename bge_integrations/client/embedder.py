@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -15,6 +15,7 @@ from bge_integrations import catalog
 from bge_integrations.client import background
 from bge_integrations.client.batches import in_batches
 from bge_integrations.client.calls import EmbedCall, Prompt
+from bge_integrations.client.images import with_encoded_images
 from bge_integrations.client.remote import Remote, report_truncation
 from bge_integrations.core.embedder import UNSAID, Embedder, check_representations
 from bge_integrations.core.shared_pass import SharedPass
@@ -73,7 +74,7 @@ class RemoteEmbedder(Remote, Embedder):
         self.multi_vector_dimension = min(width, truncate_dim or width)
         self.vocabulary_size = served.vocabulary_size
         self.has_sparse = self.has_multi_vector = served.multi_vector_dimension > 0
-        self.takes_images = False
+        self.takes_images = served.takes_images
         self.pooling = served.pooling  # type: ignore[assignment]
         #: The embedder that this one was made from by `for_task`.
         self._first: RemoteEmbedder | None = None
@@ -137,7 +138,7 @@ class RemoteEmbedder(Remote, Embedder):
         on_truncate: OnTruncate = "warn",
         show_progress: bool = False,
     ) -> Embeddings:
-        """Embed texts on the server; see `Embedder.encode`.
+        """Embed texts on the server, and images if its model takes them; see `Embedder.encode`.
 
         Raises:
             ServerError: The server could not be reached, failed, or answered something unexpected.
@@ -145,7 +146,7 @@ class RemoteEmbedder(Remote, Embedder):
             NotSupportedError: The server does not support an argument.
         """
         call = self._call(kind, (dense, sparse, multi_vector), max_length, normalize, on_truncate)
-        checked = check_texts(texts, "texts")
+        checked = with_encoded_images(self._checked(texts))
         return self._gathered(call, checked, background.run(self._send(call, checked, show_progress)))
 
     async def aencode(
@@ -163,7 +164,9 @@ class RemoteEmbedder(Remote, Embedder):
     ) -> Embeddings:
         """Embed texts without blocking the event loop; cancelling drops the requests. See `encode`."""
         call = self._call(kind, (dense, sparse, multi_vector), max_length, normalize, on_truncate)
-        checked = check_texts(texts, "texts")
+        checked = self._checked(texts)
+        if not all(isinstance(each, str) for each in checked):
+            checked = await asyncio.to_thread(with_encoded_images, checked)
         answers = await background.arun(self._send(call, checked, show_progress))
         if len(answers) > 1:  # too much to copy on the event loop
             return await asyncio.to_thread(self._gathered, call, checked, answers)
@@ -283,16 +286,16 @@ class RemoteEmbedder(Remote, Embedder):
             on_truncate=on_truncate,
         )
 
-    async def _send(self, call: EmbedCall, texts: list[str], show_progress: bool) -> list[Answer]:
+    async def _send(self, call: EmbedCall, texts: Sequence[Any], show_progress: bool) -> list[Answer]:
         """Return the answers to the batches of the distinct texts."""
 
-        async def ask(batch: Sequence[str]) -> Answer:
+        async def ask(batch: Sequence[Any]) -> Answer:
             return await self._dialect.embed(batch, call)
 
         distinct = list(dict.fromkeys(texts))
         return await in_batches(distinct, self._dialect, ask, prefix=call.prompt.text, show_progress=show_progress)
 
-    def _gathered(self, call: EmbedCall, texts: list[str], answers: list[Answer]) -> Embeddings:
+    def _gathered(self, call: EmbedCall, texts: Sequence[Any], answers: list[Answer]) -> Embeddings:
         """Return one result in the order of the call's texts, which may repeat."""
         numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         report_truncation(sum(truncated for _, truncated in answers), len(numbers), call.on_truncate)

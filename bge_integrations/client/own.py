@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from bge_integrations.catalog import Instructions
 from bge_integrations.client.calls import ServedModel, check_finite, token_of
+from bge_integrations.client.images import as_json
 from bge_integrations.errors import InvalidInputError, NotSupportedError, WrongKindError, WrongModelError
 from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors, Token
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from bge_integrations.catalog import Kind
     from bge_integrations.client.calls import EmbedCall, Prompt, ScoreCall
     from bge_integrations.client.transport import Transport
+    from bge_integrations.core.image_inputs import ImageInput
     from bge_integrations.core.reranker import Pair
 
 _SAFETENSORS = "application/vnd.safetensors"
@@ -62,6 +65,7 @@ class OwnDialect:
                 dimension=int(row.get("dim") or 0),
                 multi_vector_dimension=int(row.get("multi_vector_dim") or 0),
                 vocabulary_size=int(row.get("vocabulary_size") or 0),
+                takes_images=bool(row.get("takes_images")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._transport.unexpected(f"/info does not describe its models ({error!r})") from None
@@ -89,11 +93,11 @@ class OwnDialect:
             advice=f"name one of them as {base}?model=NAME: {names}",
         )
 
-    async def embed(self, texts: Sequence[str], call: EmbedCall) -> tuple[Embeddings, int]:
+    async def embed(self, texts: Sequence[str | ImageInput], call: EmbedCall) -> tuple[Embeddings, int]:
         """See `Dialect`."""
         body: dict[str, Any] = {
             "model": self._model.name,
-            **self._inputs(texts, call.prompt),
+            **await self._inputs(texts, call.prompt),
             "dense": call.dense,
             "sparse": call.sparse,
             "multi_vector": call.multi_vector,
@@ -140,7 +144,7 @@ class OwnDialect:
             raise NotSupportedError(
                 "a server does not truncate tokens at a length", argument="max_length", advice="leave max_length out"
             )
-        body = {"model": self._model.name, **self._inputs(texts, prompt), "truncate": False, "weights": False}
+        body = {"model": self._model.name, **await self._inputs(texts, prompt), "truncate": False, "weights": False}
         prefix = 0 if prompt.is_own or prompt.kind == "query" else len(prompt.text)
         answer = await self._transport.post("/v1/tokens", body)
         try:
@@ -151,16 +155,16 @@ class OwnDialect:
         except (KeyError, TypeError, ValueError) as error:
             raise self._transport.unexpected(f"/v1/tokens answered without tokens ({error!r})") from None
 
-    def _inputs(self, texts: Sequence[str], prompt: Prompt) -> dict[str, Any]:
-        """Return the fields of a request that say what the model reads: the texts and their instruction."""
+    async def _inputs(self, texts: Sequence[str | ImageInput], prompt: Prompt) -> dict[str, Any]:
+        """Return the fields of a request that say what the model reads: the inputs and their instruction."""
         if prompt.is_own and prompt.kind is not None:
-            return {"inputs": list(texts), "kind": prompt.kind}
+            return {"inputs": await _items(texts), "kind": prompt.kind}
         if prompt.kind == "query":
-            return {"inputs": list(texts), "kind": "query", "query_instruction": prompt.text}
+            return {"inputs": await _items(texts), "kind": "query", "query_instruction": prompt.text}
         # without a kind, the server would use its default prompt; passages of most models have no instruction
         own = self._model.instructions
         kind = None if own is None or own.passage else "passage"
-        return {"inputs": [prompt.text + text for text in texts], "kind": kind}
+        return {"inputs": await _items(texts, prompt.text), "kind": kind}
 
     def _check_same(self, digest: object) -> None:
         """Raise WrongModelError if the server has been restarted with other weights since this client was made."""
@@ -221,3 +225,12 @@ class OwnDialect:
         if vectors.shape[1] != width:
             raise self._transport.unexpected(f"multi-vectors must be {width} wide, got {vectors.shape[1]}")
         return MultiVectors(vectors, self._offsets(tensors, "multi_vector_indptr", count, len(vectors)))
+
+
+async def _items(inputs: Sequence[str | ImageInput], prefix: str = "") -> list[Any]:
+    """Return inputs as a request's items, with `prefix` before each text. Image files are read in a thread."""
+    if all(isinstance(each, str) for each in inputs):
+        return [prefix + each for each in inputs if isinstance(each, str)]
+    return await asyncio.to_thread(
+        lambda: [prefix + each if isinstance(each, str) else as_json(each, prefix) for each in inputs]
+    )

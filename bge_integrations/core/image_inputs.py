@@ -30,7 +30,7 @@ MAX_BYTES = 256 << 20
 #: Inputs of a chunk: their images are decoded while the device computes the chunk before.
 CHUNK = 128
 #: The formats that are decoded. Others, such as EPS, would run another program.
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: What may follow the height and width in the shape of an array.
 _CHANNELS = ((), (1,), (3,), (4,))
 #: Maximum characters of a path in a message.
@@ -231,4 +231,4 @@ def _opened(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     file = io.BytesIO(image if isinstance(image, bytes) else Path(image).read_bytes())
-    return Image.open(file, formats=_FORMATS)
+    return Image.open(file, formats=FORMATS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from bge_integrations.core import runtime
 from bge_integrations.core.batch_queue import QueuedSequence
+from bge_integrations.core.image_inputs import ImageInput
 from bge_integrations.core.request import PendingCall, Request, settle
 from bge_integrations.core.residency import ModelKey, SharedModel, acquire
 from bge_integrations.core.runner import ModelRunner
@@ -244,7 +245,10 @@ def _tokenize(request: Request[Any], begin: int, end: int) -> tuple[list[TokenSe
     return sequences, truncated
 
 
-def _characters(given: str | tuple[str, str]) -> int:
+def _characters(given: str | ImageInput | tuple[str, str]) -> int:
+    """Return the number of characters in a text, in an image's text, or in a pair."""
+    if isinstance(given, ImageInput):
+        return len(given.text or "")
     return len(given) if isinstance(given, str) else sum(map(len, given))
 
 

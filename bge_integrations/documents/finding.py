@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from bge_integrations.documents.pictures import PICTURE_SUFFIXES
 from bge_integrations.documents.reading import DOCUMENT_SUFFIXES, SUFFIXES
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.optional import import_library
@@ -50,15 +51,24 @@ def find_files(
 
 
 def survey(
-    path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = (), follow_links: bool = False
+    path: Path,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    follow_links: bool = False,
+    pictures: bool = False,
 ) -> Survey:
-    """Return the files that `find_files` returns, and count the others. Arguments and errors are the same."""
+    """Return the files that `find_files` returns, with `pictures` also pictures, and count the others.
+
+    The other arguments and the errors are those of `find_files`.
+    """
+    suffixes = {*SUFFIXES, *(PICTURE_SUFFIXES if pictures else ())}
     included, excluded = _matcher(include, "include"), _matcher(exclude, "exclude")
     kinds: Counter[str] = Counter()
     files: list[Path] = []
     found: Iterator[tuple[Path, str | None]]
     if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             raise InvalidInputError(
                 f"{path} is not a supported file", advice=f"convert it to one of {', '.join(DOCUMENT_SUFFIXES)}"
             )
@@ -70,7 +80,7 @@ def survey(
     else:
         raise InvalidInputError(f"{path} does not exist", advice="check the path")
     for file, kind in found:
-        kind = kind or _kind_passed_over(file)
+        kind = kind or _kind_passed_over(file, suffixes)
         name = _name(file, root)
         if kind is None and ((included and not included(name)) or (excluded and excluded(name))):
             kind = "excluded"
@@ -149,12 +159,12 @@ def _is_new(link: Path, searched: set[Path], follow_links: bool) -> bool:
     return True
 
 
-def _kind_passed_over(file: Path) -> str | None:
-    """Return the kind of a file that is not read, or None if it is."""
+def _kind_passed_over(file: Path, suffixes: Set[str]) -> str | None:
+    """Return the kind of a file that is not read, or None if it is: if it has one of the suffixes."""
     if file.name.startswith("."):
         return "hidden"
     suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in suffixes:
         return suffix.encode("utf-8", "backslashreplace").decode() or "without suffix"
     return None if file.is_file() else "broken link" if file.is_symlink() else "not a file"
 

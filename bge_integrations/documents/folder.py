@@ -6,18 +6,20 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.documents.encoded_data import is_encoded_data
 from bge_integrations.documents.finding import sources_of, survey
+from bge_integrations.documents.pictures import Picture, is_picture, read_pictures
 from bge_integrations.documents.splitting import Passage, read_passages
 from bge_integrations.documents.sync import sync
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.progress import progress_bar
 
 if TYPE_CHECKING:
-    from bge_integrations.index import M3Index
+    from bge_integrations.index import M3Index, StoredDocument
 
 #: File in the index's folder that records which folder the index was made from.
 _MADE_FROM = ".made_from"
@@ -31,7 +33,7 @@ class FolderChanges:
 
     Attributes:
         files: Number of files read.
-        passages: Number of passages in them.
+        passages: Number of passages in them; a picture is one passage.
         added: Number of new and changed passages.
         unchanged: Number of unchanged passages, which were not encoded again.
         removed: Number of passages removed, because they are gone from the files.
@@ -64,6 +66,9 @@ def follow_folder(
 ) -> FolderChanges:
     """Update an index with the files of a folder. Documents that were added by hand are kept.
 
+    If the index's model takes images, each picture becomes a document without a text, whose id is the picture's path in
+    the folder. Other models pass over pictures.
+
     The index does not remember how the files were chosen and split. With other arguments, the next call changes it.
 
     Args:
@@ -78,23 +83,29 @@ def follow_folder(
         InvalidInputError: The index was made from another folder, or there are no files to read.
         UnreadableFileError: A file can't be read; the message names it.
     """
-    found = survey(folder, include=include, exclude=exclude, follow_links=follow_links)
-    passages = read_passages(
-        folder,
-        index.embedder,
-        passage_tokens=passage_tokens,
-        min_tokens=min_tokens,
-        overlap_tokens=overlap_tokens,
-        include=include,
-        exclude=exclude,
-        follow_links=follow_links,
-        on_unreadable=on_unreadable,
+    patterns = {"include": include, "exclude": exclude}
+    found = survey(folder, **patterns, follow_links=follow_links, pictures=index.embedder.takes_images)
+    passages: Iterable[Passage] = ()
+    if not all(map(is_picture, found.files)):
+        passages = read_passages(
+            folder,
+            index.embedder,
+            passage_tokens=passage_tokens,
+            min_tokens=min_tokens,
+            overlap_tokens=overlap_tokens,
+            **patterns,
+            follow_links=follow_links,
+            on_unreadable=on_unreadable,
+        )
+    pictures = read_pictures(found.files, sources_of(found.files, folder), on_unreadable)
+    documents: Iterable[tuple[str, Passage | Picture]] = chain(
+        ((passage.id, passage) for passage in passages), ((picture.source, picture) for picture in pictures)
     )
     _check_same_folder(index, folder, found.files)
     _remember(index, folder)
     with progress_bar(len(found.files), "file", show_progress) as bar:
         store = _IndexedFiles(index, bar)
-        removed = sync(store, ((passage.id, passage) for passage in passages))
+        removed = sync(store, documents)
     added = store.passages - store.unchanged
     return FolderChanges(
         len(store.sources),
@@ -108,7 +119,7 @@ def follow_folder(
 
 
 class _IndexedFiles:
-    """The passages of an index that come from files, as a `Store` that counts changes and shows progress."""
+    """The documents of an index that come from files, as a `Store` that counts changes and shows progress."""
 
     def __init__(self, index: M3Index, bar: Any) -> None:
         self._index = index
@@ -118,14 +129,15 @@ class _IndexedFiles:
         self.unchanged = 0
         self.encoded_data = 0
 
-    def put(self, passages: Mapping[str, Passage]) -> None:
-        stored = {entry.id: entry.text for entry in self._index.get(passages)}
-        self.unchanged += sum(stored.get(key) == passage.text for key, passage in passages.items())
-        batch = list(passages.values())
-        self._index.add([p.text for p in batch], list(passages), [p.metadata for p in batch])
+    def put(self, documents: Mapping[str, Passage | Picture]) -> None:
+        stored = {entry.id: entry for entry in self._index.get(documents)}
+        self.unchanged += sum(key in stored and _is_unchanged(stored[key], each) for key, each in documents.items())
+        batch = list(documents.values())
+        inputs = [{"image": each.file} if isinstance(each, Picture) else each.text for each in batch]
+        self._index.add(inputs, list(documents), [each.metadata for each in batch])
         self.passages += len(batch)
-        self.encoded_data += sum(is_encoded_data(passage.text) for passage in batch)
-        self.sources.update(passage.source for passage in batch)
+        self.encoded_data += sum(is_encoded_data(each.text) for each in batch if isinstance(each, Passage))
+        self.sources.update(each.source for each in batch)
         self._bar.update(len(self.sources) - self._bar.n)
         self._bar.set_postfix_str(f"{self.passages} passages")
 
@@ -134,6 +146,13 @@ class _IndexedFiles:
 
     def delete(self, ids: list[str]) -> None:
         self._index.delete(ids)
+
+
+def _is_unchanged(stored: StoredDocument, document: Passage | Picture) -> bool:
+    """Return whether a document need not be encoded again."""
+    if isinstance(document, Picture):
+        return stored.metadata.get("digest") == document.digest
+    return stored.text == document.text
 
 
 def _check_same_folder(index: M3Index, folder: Path, files: list[Path]) -> None:

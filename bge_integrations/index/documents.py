@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.filters import can_be_named
+from bge_integrations.index.images import image_digest
 from bge_integrations.index.records import NewDocument, Record, checked_metadata
 from bge_integrations.index.vectors import vectors_of
 from bge_integrations.validation import check_not_dict, check_text, has_words
 
 if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Input
     from bge_integrations.index.engine import FieldKind
     from bge_integrations.outputs import Embeddings
 
@@ -28,10 +30,11 @@ _MISSING: Any = object()
 
 
 def documents_of(
-    texts: Iterable[str],
+    texts: Iterable[Input],
     ids: Iterable[str | None] | None,
     metadatas: Iterable[Mapping[str, Any]] | None,
     on_empty: OnEmpty,
+    takes_images: bool,
 ) -> Iterator[NewDocument]:
     """Check and return the documents of an `add`. A list is checked as a whole, an iterator as it is read."""
     check_not_dict(texts)
@@ -42,15 +45,16 @@ def documents_of(
     for name, column in (("ids", ids), ("metadatas", metadatas)):
         if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
             raise InvalidInputError(f"{name} must be a list with one item per text, got one {type(column).__name__}")
-    documents = _read_documents(texts, ids, metadatas, on_empty == "error")
+    documents = _read_documents(texts, ids, metadatas, on_empty == "error", takes_images)
     return documents if isinstance(texts, Iterator) else iter(list(documents))
 
 
 def _read_documents(
-    texts: Iterable[str],
+    texts: Iterable[Input],
     ids: Iterable[str | None] | None,
     metadatas: Iterable[Mapping[str, Any]] | None,
     refuse_empty: bool,
+    takes_images: bool,
 ) -> Iterator[NewDocument]:
     columns = {"texts": texts, "ids": ids, "metadatas": metadatas}
     given = {name: column for name, column in columns.items() if column is not None}
@@ -64,8 +68,10 @@ def _read_documents(
                 advice="pass one for each text",
             )
         text, identifier, metadata = values["texts"], values.get("ids"), values.get("metadatas")
-        check_text(text, f"texts[{i}]")
-        if refuse_empty and not has_words(text):
+        image = text if takes_images and isinstance(text, Mapping) and "image" in text else None
+        if image is None:
+            check_text(text, f"texts[{i}]")
+        if refuse_empty and image is None and not has_words(text):
             raise InvalidInputError(
                 f"texts[{i}] has no words: {text!r:.80}",
                 argument="texts",
@@ -76,7 +82,10 @@ def _read_documents(
             check_text(identifier, f"ids[{i}]")
             if not identifier:
                 raise InvalidInputError(f"ids[{i}] is empty", argument="ids", advice="give every document a unique id")
-        document = NewDocument.of(text, checked, identifier)
+        if image is None:
+            document = NewDocument.of(text, checked, identifier)
+        else:
+            document = NewDocument.of_image(image, image_digest(image, f"texts[{i}]"), checked, identifier)
         if ids is not None:
             derived = document.derived_id
             # adding the same document twice under its derived id is not a mistake
@@ -106,7 +115,7 @@ def records_of(documents: Sequence[NewDocument], encoded: Embeddings | None) -> 
     """Yield the documents with their vectors. `encoded` has those of the texts with words; None if there are none."""
     row = 0
     for document in documents:
-        if encoded is None or not document.has_words:
+        if encoded is None or not document.has_vectors:
             yield Record(document, {})
         else:
             yield Record(document, vectors_of(encoded, row))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from bge_integrations.reporting import TruncatedTexts
 
 if TYPE_CHECKING:
-    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.embedder import Embedder, Input
     from bge_integrations.outputs import Embeddings
 
 T = TypeVar("T")
@@ -32,12 +32,12 @@ class Encode:
     """A request to encode texts.
 
     Attributes:
-        texts: The texts.
+        texts: The texts, and images if the model takes them.
         settings: Keywords of `Embedder.encode`.
         ids: The ids of the texts, for a warning about truncated ones; None if they have none.
     """
 
-    texts: Iterable[str]
+    texts: Iterable[Input]
     settings: dict[str, Any]
     ids: Sequence[str] | None = None
 

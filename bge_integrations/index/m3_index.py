@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from qdrant_client import QdrantClient
 
-    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.embedder import Embedder, Input
     from bge_integrations.core.request import OnTruncate
     from bge_integrations.index.documents import OnEmpty
     from bge_integrations.index.filters import Condition, Filter
@@ -65,7 +65,7 @@ class M3Index:
         self.embedder = opened.embedder
         self.location = opened.location
         self._store = opened.store
-        self._writer = Writer(self._store)
+        self._writer = Writer(self._store, self.embedder.takes_images)
         self._searcher = Searcher(self._store)
         self._finalizer = weakref.finalize(self, _close, opened.owned, os.getpid())
 
@@ -126,7 +126,7 @@ class M3Index:
 
     def add(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         ids: Iterable[str | None] | None = None,
         metadatas: Iterable[Mapping[str, Any]] | None = None,
         *,
@@ -141,7 +141,9 @@ class M3Index:
         iterator is checked as it is read.
 
         Args:
-            texts: The documents.
+            texts: The documents. If the model takes images, a document can also be a dict of "image", or of "image" and
+                "text", as in `Embedder.encode`. Its text is stored ("" without one), the image is not: keep its path in
+                the metadata.
             ids: One unique id per text. Missing ids (None) are derived from text and metadata.
             metadatas: One dict of JSON values per text. It replaces the stored metadata; if left out, the stored
                 metadata is removed.
@@ -162,7 +164,7 @@ class M3Index:
 
     async def aadd(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         ids: Iterable[str | None] | None = None,
         metadatas: Iterable[Mapping[str, Any]] | None = None,
         *,
@@ -271,7 +273,7 @@ class M3Index:
 
     def search(
         self,
-        query: str,
+        query: Input,
         k: int = 10,
         *,
         mode: Mode | None = None,
@@ -290,7 +292,7 @@ class M3Index:
         weights of 1, "weighted" and 200 candidates, unless `set_defaults` has changed them.
 
         Args:
-            query: The query.
+            query: The query; if the model takes images, also a dict of "image", "text" or both.
             k: Maximum number of hits. A sparse search finds only documents that share a token with the query.
             mode: The scores to use.
             weights: Weights of the dense, sparse and multi-vector scores in "hybrid", which they imply. A score of
@@ -305,19 +307,19 @@ class M3Index:
             ClosedError: The index was closed.
         """
         return self.search_many(
-            check_query(query), k, mode=mode, weights=weights, fusion=fusion, filter=filter, candidates=candidates
+            self._checked(query), k, mode=mode, weights=weights, fusion=fusion, filter=filter, candidates=candidates
         )[0]
 
-    async def asearch(self, query: str, k: int = 10, **settings: Unpack[SearchSettings]) -> list[Hit]:
+    async def asearch(self, query: Input, k: int = 10, **settings: Unpack[SearchSettings]) -> list[Hit]:
         """Async version of `search`; does not block the event loop."""
-        return (await self.asearch_many(check_query(query), k, **settings))[0]
+        return (await self.asearch_many(self._checked(query), k, **settings))[0]
 
-    def search_many(self, queries: Iterable[str], k: int = 10, **settings: Unpack[SearchSettings]) -> list[list[Hit]]:
+    def search_many(self, queries: Iterable[Input], k: int = 10, **settings: Unpack[SearchSettings]) -> list[list[Hit]]:
         """Search for each query as `search` does. Queries are encoded together and sent to the engine in batches."""
         return flow.run(self._searcher.search(queries, self._search(k, **settings)), self.embedder)
 
     async def asearch_many(
-        self, queries: Iterable[str], k: int = 10, **settings: Unpack[SearchSettings]
+        self, queries: Iterable[Input], k: int = 10, **settings: Unpack[SearchSettings]
     ) -> list[list[Hit]]:
         """Async version of `search_many`; does not block the event loop."""
         return await flow.arun(self._searcher.search(queries, self._search(k, **settings)), self.embedder)
@@ -419,6 +421,10 @@ class M3Index:
 
     def __reduce__(self) -> Any:
         raise TypeError("an open M3Index can't be pickled or copied; open it where it is used, or run a Qdrant server")
+
+    def _checked(self, query: Input) -> list[Input]:
+        """Return one query as a list."""
+        return [query] if self.embedder.takes_images and isinstance(query, Mapping) else [*check_query(query)]
 
     def _condition(self, filter: Filter | None) -> Condition | None:
         condition = None if filter is None else parse(filter)

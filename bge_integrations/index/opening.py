@@ -33,7 +33,8 @@ MEMORY = ":memory:"
 #: The settings of an embedder that `M3Index.open` accepts: every keyword of `load_embedder` but api_key, which is
 #: Qdrant's there.
 EMBEDDER_SETTINGS = frozenset(inspect.signature(load_embedder).parameters) - {"model", "api_key"}
-_DEFAULT_MODEL = "BAAI/bge-m3"
+#: The model of a new index, unless another is named.
+DEFAULT_MODEL = "BAAI/bge-m3"
 #: Arguments of `M3Index.open` to suggest if a setting is misspelt.
 _OTHER_ARGUMENTS = {"model", "multi_vectors", "quantization", "collection", "api_key", "create", "read_only"}
 #: The address of a server: another scheme, or a host of at least two characters (not a drive) and a port.
@@ -214,7 +215,7 @@ def _open_embedder(
     else:
         if manifest is not None and model is None:
             settings = {**settings, "revision": settings.get("revision") or manifest.revision}
-        name = model or (manifest.model if manifest else _DEFAULT_MODEL)
+        name = model or (manifest.model if manifest else DEFAULT_MODEL)
         embedder = load_embedder(name, **settings)
         owned.callback(embedder.close)
         if manifest and settings.get("max_length") is None and embedder.max_length != manifest.max_length:

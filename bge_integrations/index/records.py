@@ -8,11 +8,14 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.index.vectors import Vectors, size_of
 from bge_integrations.validation import check_text, has_words
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Input
 
 #: Engines accept only UUIDs, which are derived from the documents' ids in this namespace.
 _NAMESPACE = uuid.UUID("6f0c1f3a-3c0e-5c5e-9d53-0b1d6f7a4b2e")
@@ -63,6 +66,7 @@ class NewDocument:
 
     Attributes:
         id, text, metadata: As in `StoredDocument`.
+        image: The input that the model sees instead of the text: an image, or an image with the text; None without one.
         point: The UUID that the engine stores it under.
         text_digest, metadata_digest: Fingerprints that show whether a stored document has changed.
     """
@@ -73,19 +77,44 @@ class NewDocument:
     point: str
     text_digest: str
     metadata_digest: str
+    image: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, text: str, metadata: dict[str, Any], identifier: str | None = None) -> NewDocument:
         """Return a document with this id, or with one derived from text and metadata if it is None."""
-        text_digest, metadata_digest = digest(text), digest(metadata)
+        return cls._made(text, digest(text), metadata, identifier, None)
+
+    @classmethod
+    def of_image(
+        cls, image: Mapping[str, Any], image_digest: str, metadata: dict[str, Any], identifier: str | None
+    ) -> NewDocument:
+        """Return the document of an image, or of an image with a text, whose pixels are not stored."""
+        text = image.get("text")
+        return cls._made(text or "", digest([text, image_digest]), metadata, identifier, image)
+
+    @classmethod
+    def _made(
+        cls,
+        text: str,
+        text_digest: str,
+        metadata: dict[str, Any],
+        identifier: str | None,
+        image: Mapping[str, Any] | None,
+    ) -> NewDocument:
+        metadata_digest = digest(metadata)
         if identifier is None:
             identifier = derived_id(text_digest, metadata_digest)
-        return cls(identifier, text, metadata, point_of(identifier), text_digest, metadata_digest)
+        return cls(identifier, text, metadata, point_of(identifier), text_digest, metadata_digest, image)
 
     @property
-    def has_words(self) -> bool:
-        """Whether the text says anything, so that it has vectors."""
-        return has_words(self.text)
+    def has_vectors(self) -> bool:
+        """Whether the text says anything, or there is an image, so that there is something to encode."""
+        return self.image is not None or has_words(self.text)
+
+    @property
+    def input(self) -> Input:
+        """What the model sees."""
+        return self.text if self.image is None else self.image
 
     @property
     def derived_id(self) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bge_integrations.core.embedder import Input
     from bge_integrations.index.candidates import Scores
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.flow import Flow
@@ -45,7 +46,7 @@ class Searcher:
         self._store = store
         self._stored = store.shared.manifest.stored
 
-    def search(self, queries: Iterable[str], search: Search) -> Flow[list[list[Hit]]]:
+    def search(self, queries: Iterable[Input], search: Search) -> Flow[list[list[Hit]]]:
         """Find the hits for each query."""
         needed = {name: name in search.needed for name in ("dense", "sparse", "multi_vector")}
         encoded = yield Encode(queries, {"kind": "query", **needed})

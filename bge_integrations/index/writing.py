@@ -17,6 +17,7 @@ from bge_integrations.reporting import warn_caller
 from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Input
     from bge_integrations.core.request import OnTruncate
     from bge_integrations.index.engine import Engine
     from bge_integrations.index.filters import Condition
@@ -39,15 +40,17 @@ class Writer:
 
     Args:
         store: The store.
+        takes_images: Whether images can be added.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, takes_images: bool) -> None:
         self._store = store
+        self._takes_images = takes_images
         self._shared = store.shared
 
     def add(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Input],
         ids: Iterable[str | None] | None,
         metadatas: Iterable[Mapping[str, Any]] | None,
         show_progress: bool,
@@ -62,19 +65,19 @@ class Writer:
         added: list[str] = []
         empty: list[str] = []
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
-            for chunk in chunks_of(documents_of(texts, ids, metadatas, on_empty)):
+            for chunk in chunks_of(documents_of(texts, ids, metadatas, on_empty, self._takes_images)):
                 read = len(chunk)
-                without_words = [document.id for document in chunk if not document.has_words]
+                without_words = [document.id for document in chunk if not document.has_vectors]
                 if on_empty == "skip" and without_words:
                     self.delete(without_words, None)  # what is stored under these ids is outdated
-                    chunk = [document for document in chunk if document.has_words]
+                    chunk = [document for document in chunk if document.has_vectors]
                 empty += without_words
                 pending: Sequence[NewDocument] = list({document.id: document for document in chunk}.values())
                 while pending:
                     plan = self.plan(pending)
                     encoded = None
-                    if plan.texts:
-                        encoded = yield Encode(plan.texts, {**settings, "on_truncate": on_truncate}, plan.ids)
+                    if inputs := plan.inputs:
+                        encoded = yield Encode(inputs, {**settings, "on_truncate": on_truncate}, plan.ids)
                     pending = self.store(plan, encoded)
                 added += [document.id for document in chunk]
                 bar.update(read)
@@ -169,14 +172,14 @@ class Plan:
     metadata_changed: list[NewDocument]
 
     @property
-    def texts(self) -> list[str]:
-        """The texts to encode."""
-        return [document.text for document in self.new if document.has_words]
+    def inputs(self) -> list[Input]:
+        """The texts and images to encode."""
+        return [document.input for document in self.new if document.has_vectors]
 
     @property
     def ids(self) -> list[str]:
-        """The ids of `texts`."""
-        return [document.id for document in self.new if document.has_words]
+        """The ids of `inputs`."""
+        return [document.id for document in self.new if document.has_vectors]
 
 
 def _warn(empty: Sequence[str]) -> None:

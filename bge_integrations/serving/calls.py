@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastapi import Request
     from numpy.typing import NDArray
 
-    from bge_integrations.core.embedder import TextKind
+    from bge_integrations.core.embedder import Input, TextKind
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.outputs import Embeddings
     from bge_integrations.serving.exchange import Exchange
@@ -101,7 +101,7 @@ def find_embedder(request: Request, name: str | None) -> tuple[ServedModel, Text
 async def embed(
     request: Request,
     served: ServedModel,
-    texts: Sequence[str],
+    texts: Sequence[Input],
     choice: TextKindChoice,
     *,
     name: str,
@@ -118,7 +118,7 @@ async def embed(
     Args:
         request: The request.
         served: The model.
-        texts: The texts.
+        texts: The texts, and the images as bytes.
         choice: Their instruction.
         name: The field that the texts come from, for messages.
         truncate: Whether to truncate texts that are too long; None means as the server is set.
@@ -132,6 +132,8 @@ async def embed(
     """
     service = service_of(request)
     async with service.models.use(served) as model:
+        if not model.takes_images and not all(isinstance(text, str) for text in texts):
+            raise Refusal(424, f"{served.id} takes no images", "not_supported", param="model")
         if (sparse or multi_vector) and not model.has_sparse:
             raise Refusal(
                 424, f"{served.id} has no sparse and multi-vectors; bge-m3 has", "not_supported", param="model"

@@ -21,12 +21,12 @@ _NAMES: dict[str, TextKind] = {
     "search_document": "passage",
     "retrieval.passage": "passage",
 }
-#: Cohere's names for texts that are neither.
-_NEITHER = ("classification", "clustering")
+#: Cohere's names for inputs that are neither.
+_NEITHER = ("classification", "clustering", "image")
 
 
 def kind_of_name(name: str, argument: str) -> TextKind | None:
-    """Return the kind of text with this name; None for Cohere's "classification" and "clustering".
+    """Return the kind of text with this name; None for Cohere's "classification", "clustering" and "image".
 
     Raises:
         InvalidInputError: The name is unknown.

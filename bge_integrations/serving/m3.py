@@ -20,6 +20,7 @@ from bge_integrations.serving.calls import (
     service_of,
 )
 from bge_integrations.serving.fields import Count, Flag, Pair
+from bge_integrations.serving.images import ImageItem, inputs_of
 from bge_integrations.serving.refusals import Refusal
 
 router = APIRouter(tags=["bge_integrations"])
@@ -33,7 +34,7 @@ class StrictModel(BaseModel):
 
 
 class M3Request(StrictModel):
-    inputs: list[str]
+    inputs: list[str | ImageItem]
     model: str | None = None
     kind: Literal["query", "passage"] | None = None
     dense: Flag = True
@@ -113,7 +114,7 @@ class TokensAnswer(BaseModel):
 
 @router.post("/v1/m3", response_model=M3Answer, responses={200: {"content": {"application/vnd.safetensors": {}}}})
 async def m3(request: Request, body: M3Request) -> Response:
-    """Embed texts: dense, sparse and multi-vectors of one pass, as JSON, or as safetensors if `Accept` names it."""
+    """Embed texts and images: all vectors of one pass, as JSON, or as safetensors if `Accept` names it."""
     served, alias = find_embedder(request, body.model)
     check_batch(request, body.inputs, service_of(request).settings.batch_limit, "inputs")
     if not (body.dense or body.sparse or body.multi_vector):
@@ -124,7 +125,7 @@ async def m3(request: Request, body: M3Request) -> Response:
     encoded = await embed(
         request,
         served,
-        body.inputs,
+        await inputs_of(request, body.inputs, "inputs"),
         choice,
         name="inputs",
         truncate=body.truncate,

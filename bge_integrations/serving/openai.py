@@ -18,6 +18,7 @@ from bge_integrations.serving.calls import (
     service_of,
 )
 from bge_integrations.serving.fields import Count, Flag, TokenId
+from bge_integrations.serving.images import ImageItem, inputs_of
 from bge_integrations.serving.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ _TOKEN_ADVICE = (
 class EmbeddingsRequest(BaseModel):
     """A request of OpenAI's embeddings, with `input_type` and `truncate` added."""
 
-    input: str | list[str] | list[TokenId] | list[list[TokenId]]
+    input: str | list[str | ImageItem] | list[TokenId] | list[list[TokenId]] = Field(
+        description="Texts; images, as Jina has them or as data URIs; or token ids."
+    )
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Count | None = None
@@ -74,7 +77,10 @@ class ModelsAnswer(BaseModel):
 
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer)
 async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
-    """Embed texts. Queries and passages: `model` "NAME:query" or "NAME:passage", `input_type`, or X-BGE-Kind."""
+    """Embed texts and images.
+
+    Queries and passages: `model` "NAME:query" or "NAME:passage", `input_type`, or X-BGE-Kind.
+    """
     service = service_of(request)
     served, alias = find_embedder(request, body.model)
     given: list[Any] = [body.input] if isinstance(body.input, str) else list(body.input)
@@ -82,10 +88,11 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
         given = [given]
     check_batch(request, given, service.settings.batch_limit, "input")
     choice = choose_kind(request, body.input_type, "input_type", alias)
-    texts = given
-    if isinstance(given[0], list):
-        async with service.models.use(served) as embedder:
-            texts = await asyncio.to_thread(_texts_of, embedder, given)
+    async with service.models.use(served) as embedder:
+        if isinstance(given[0], list):
+            texts: list[Any] = await asyncio.to_thread(_texts_of, embedder, given)
+        else:
+            texts = await inputs_of(request, given, "input", uris=embedder.takes_images)
     encoded = await embed(
         request, served, texts, choice, name="input", truncate=body.truncate, dimensions=body.dimensions
     )

@@ -77,6 +77,7 @@ async def info(request: Request) -> Response:
             "limits": {
                 "max_client_batch_size": settings.batch_limit,
                 "payload_limit": settings.payload_limit,
+                "max_image_pixels": settings.max_image_pixels,
                 "max_concurrent_requests": settings.max_concurrent_requests,
                 "request_timeout": settings.request_timeout,
             },
@@ -100,7 +101,7 @@ def _described(served: ServedModel) -> dict[str, Any]:
     }
     if served.kind == "embedder":
         described |= dict.fromkeys(("dim", "multi_vector_dim", "vocabulary_size", "pooling"))
-        described |= dict.fromkeys(("query_instruction", "passage_instruction", "outputs"))
+        described |= dict.fromkeys(("query_instruction", "passage_instruction", "outputs", "takes_images"))
     if model is None:
         return described
     described |= {"max_length": model.max_length, "dtype": model.dtype, "device": model.device}
@@ -114,5 +115,6 @@ def _described(served: ServedModel) -> dict[str, Any]:
             "query_instruction": model.query_instruction,
             "passage_instruction": model.passage_instruction,
             "outputs": ["dense", "sparse", "multi_vector"] if model.has_sparse else ["dense"],
+            "takes_images": model.takes_images,
         }
     return described
