@@ -196,8 +196,10 @@ def load_reranker(
         compress_ratio: For the lightweight reranker only: merge every 2, 4 or 8 neighbouring passage states into one;
             1 or None disables compression.
         compress_layers: For the lightweight reranker only: compress before these layers, counted from 0; None uses 8.
-        prompt: For LLM rerankers only: the question asked after the pair, instead of the model's own.
-        family: For your own LLM reranker: "llm_reranker", "layerwise_reranker" or "lightweight_reranker".
+        prompt: For LLM rerankers only: the question asked after the pair, instead of the model's own; for
+            Qwen3-Reranker, the instruction.
+        family: For your own LLM reranker: "llm_reranker", "chat_reranker" (like Qwen3-Reranker), "layerwise_reranker"
+            or "lightweight_reranker".
         cpu_kernels: "onednn" or "torch"; see `load_embedder`.
         revision: Branch, tag or commit on the hub.
         cache_folder: The hub's cache; None uses the default one.
@@ -273,7 +275,7 @@ def _refuse_key(api_key: str | None) -> None:
 
 
 def _check_prompt(profile: RerankerProfile, prompt: str | None) -> str:
-    """Return the question for an LLM reranker; "" for other rerankers."""
+    """Return the question or instruction for an LLM reranker; "" for other rerankers."""
     if prompt is None:
         return profile.prompt
     if not profile.prompt:
