@@ -118,6 +118,9 @@ class EmbedderSettings(QuerySettings):
     """For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies, "instruct"."""
     truncate_dim: int | None = None
     """Truncate vectors to this many dimensions; None keeps all."""
+    image_urls: str | None = None
+    """For models that take images only: "public" fetches images given as URLs from the internet, "any" also from
+    private networks; None fetches none."""
 
     @model_validator(mode="before")
     @classmethod
