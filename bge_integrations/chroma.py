@@ -1,24 +1,29 @@
-"""BGE dense embeddings as Chroma's `EmbeddingFunction`, registered when this module is imported."""
+"""BGE embeddings of texts and images as Chroma's `EmbeddingFunction`, registered when this module is imported."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from inspect import signature
 from typing import Any, Self
 
+import numpy as np
+
 from bge_integrations.adapter_kit import LazyModel
 from bge_integrations.adapter_kit.settings import checked_settings, path_as_text
+from bge_integrations.adapter_kit.views import check_takes_images
 from bge_integrations.core.embedder import Embedder, TextKind
 from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError, WrongModelError
-from bge_integrations.optional import needed_by
+from bge_integrations.optional import import_library, needed_by
 
 with needed_by("bge_integrations.chroma", "chromadb>=1.1"):
     from chromadb.api.models.CollectionCommon import CollectionCommon
-    from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
+    from chromadb.api.types import DataLoader, Documents, Embeddable, EmbeddingFunction, Embeddings, Image, Space
     from chromadb.utils.embedding_functions import register_embedding_function
 
 
@@ -137,15 +142,103 @@ class BGEEmbeddingFunction(EmbeddingFunction[Documents]):  # type: ignore[misc] 
         """Raise WrongModelError if vectors of the new configuration can't be compared with vectors of the old one."""
         _check_made_by(old_config.get("made_by"), new_config.get("made_by"))
 
-    def _embed(self, texts: Documents, kind: TextKind) -> Embeddings:
+    def _embed(self, inputs: Any, kind: TextKind) -> Embeddings:
         embedder = self._embedder()
         collection = _caller("_embed")
         if collection is not None:
             _check_made_by(_stored_made_by(collection, self.name()), _made_by(embedder))
-        return list(embedder.encode_dense(texts, kind=kind))
+        return list(embedder.encode_dense(inputs, kind=kind))
 
     def _embedder(self) -> Embedder:
         return self._model.get(self._settings)
+
+
+@register_embedding_function
+class BGEVisualEmbeddingFunction(BGEEmbeddingFunction):
+    """Vectors of texts and images in one space, by BGE-VL or Visualized-BGE.
+
+    Example:
+        >>> import chromadb
+        >>> from bge_integrations.chroma import BGEImageLoader, BGEVisualEmbeddingFunction
+        >>> function = BGEVisualEmbeddingFunction(model_name="BAAI/BGE-VL-base")
+        >>> collection = chromadb.PersistentClient("db").get_or_create_collection("pictures",
+        ...     embedding_function=function, data_loader=BGEImageLoader())
+        >>> collection.add(ids=["1"], uris=["red.png"])
+        >>> collection.query(query_texts=["a red picture"])
+
+    Documents, images and URIs can be added to one collection and queried by each of them. An image is an array (height,
+    width) or (height, width, channels) of whole numbers from 0 to 255. Everything else is as in
+    `BGEEmbeddingFunction`.
+
+    Args:
+        model_name: Hub id or checkpoint folder of a model that takes images, or the URL of a server that has one.
+        device: "cpu", "cuda", "cuda:1", or several CUDA devices; None uses CUDA if available.
+        settings: Other arguments of `load_embedder`.
+
+    Raises:
+        InvalidInputError: The model takes no images.
+        TypeError: A setting is not an argument of `load_embedder`.
+    """
+
+    def __init__(
+        self,
+        model_name: str | os.PathLike[str] = "BAAI/BGE-VL-base",
+        device: str | list[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(model_name, device, **settings)
+
+    def __call__(self, input: Embeddable) -> Embeddings:
+        """Return one float32 unit vector per document or image."""
+        return super().__call__(input)
+
+    @staticmethod
+    def name() -> str:
+        return f"{_NAME}_visual"
+
+    def _embed(self, inputs: Embeddable, kind: TextKind) -> Embeddings:
+        return super()._embed([{"image": _bytes_of(i)} if isinstance(i, np.ndarray) else i for i in inputs], kind)
+
+    def _embedder(self) -> Embedder:
+        return check_takes_images(super()._embedder())
+
+
+class BGEImageLoader(DataLoader[list[Image | None]]):  # type: ignore[misc]
+    """Loads images from paths, for collections with `uris`.
+
+    Like Chroma's `ImageLoader`, but images with a palette, with one bit per pixel, or in CMYK become RGB. Chroma's
+    loader returns their raw values, such as the numbers of colours in the palette.
+    """
+
+    def __call__(self, uris: Sequence[str | None]) -> list[Image | None]:
+        """Return one uint8 array (height, width[, channels]) per path, None for None.
+
+        Raises:
+            InvalidInputError: A file is missing, or is not an image; the message names it.
+        """
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(_load_image, range(len(uris)), uris))
+
+
+def _bytes_of(image: Image) -> Image:
+    """Return an array of whole numbers from 0 to 255 as uint8, and other arrays unchanged."""
+    if image.dtype.kind in "iu" and image.size and image.min() >= 0 and image.max() <= 255:
+        return image.astype(np.uint8)
+    return image
+
+
+def _load_image(i: int, uri: str | None) -> Image | None:
+    if uri is None:
+        return None
+    pillow = import_library("PIL.Image", "vision", "BGEImageLoader")
+    try:
+        with pillow.open(uri) as image:
+            return np.asarray(image if image.mode in ("RGB", "RGBA", "L") else image.convert("RGB"))
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise InvalidInputError(
+            f"uris[{i}]: the image {uri!r} can't be read ({type(error).__name__}: {error})",
+            advice="check the path, or leave it out",
+        ) from error
 
 
 def _made_by(embedder: Embedder) -> dict[str, Any]:

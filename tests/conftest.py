@@ -31,6 +31,9 @@ MODEL_FILES = TESTS / "model_files"
 BASE = str(CHECKPOINTS / "bge-base-en-v1.5")
 M3 = str(CHECKPOINTS / "bge-m3")
 RERANKER = str(CHECKPOINTS / "bge-reranker-v2-m3")
+CLIP = str(ORACLE / "vision" / "checkpoints" / "bge-vl-clip")
+VISUALIZED = str(ORACLE / "vision" / "checkpoints" / "visualized-base")
+IMAGES = ORACLE / "vision" / "images"
 
 
 #: {published name: (tiny checkpoint that replaces it, its max_seq_length or None)}
@@ -195,6 +198,12 @@ def base():
 @pytest.fixture(scope="session")
 def m3():
     with load_embedder(M3) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="session")
+def clip():
+    with load_embedder(CLIP) as embedder:
         yield embedder
 
 

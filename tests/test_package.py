@@ -22,11 +22,13 @@ EXPORTED = {
     "bge_integrations": (
         "Embedder Embeddings MultiVectors Reranker SparseVector SparseVectors load_embedder load_reranker"
     ),
-    "bge_integrations.langchain": "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker RerankedRetriever",
-    "bge_integrations.llama_index": (
-        "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding"
+    "bge_integrations.langchain": (
+        "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker BGEVisualEmbeddings RerankedRetriever"
     ),
-    "bge_integrations.chroma": "BGEEmbeddingFunction",
+    "bge_integrations.llama_index": (
+        "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding BGEVisualEmbedding"
+    ),
+    "bge_integrations.chroma": "BGEEmbeddingFunction BGEImageLoader BGEVisualEmbeddingFunction",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
     "bge_integrations.serving": "ServerSettings create_app",
     "bge_integrations.evaluation": (

@@ -18,7 +18,7 @@ from bge_integrations.validation import check_not_dict, check_texts
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bge_integrations.core.embedder import Embedder, TextKind
+    from bge_integrations.core.embedder import Embedder, Input, TextKind
     from bge_integrations.core.shared_pass import Part, Plan
 
 Rows = TypeVar("Rows", bound=Any)
@@ -48,6 +48,34 @@ def load_sparse(model: str | os.PathLike[str], **settings: Any) -> SparseView:
     return SparseView(embedder)
 
 
+def load_visual(model: str | os.PathLike[str], **settings: Any) -> DenseView:
+    """Load a model for the vectors of texts and images; the arguments are those of `load_dense`.
+
+    Raises:
+        InvalidInputError: The model takes no images.
+    """
+    dense = load_dense(model, **settings)
+    try:
+        check_takes_images(dense.embedder)
+    except InvalidInputError:
+        dense.embedder.close()
+        raise
+    return dense
+
+
+def check_takes_images(embedder: Embedder) -> Embedder:
+    """Return an embedder that takes images.
+
+    Raises:
+        InvalidInputError: It takes no images.
+    """
+    if not embedder.takes_images:
+        raise InvalidInputError(
+            f"{embedder.name} takes no images", argument="model", advice="use BAAI/BGE-VL-base, or another image model"
+        )
+    return embedder
+
+
 class _View(Generic[Rows]):
     """The base of both views. If the other view of the same model and settings exists, one pass serves both.
 
@@ -65,13 +93,13 @@ class _View(Generic[Rows]):
         self._shared = embedder.shared_pass(normalize)
         self._shared.join(self, self._part)
 
-    def encode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> Rows:
+    def encode(self, texts: Iterable[Input], kind: TextKind, show_progress: bool = False) -> Rows:
         """Return one row per text; the instruction for this kind is prepended to each text."""
         plan = self._plan(texts, kind)
         computed = self.embedder.encode(plan.missing, **self._arguments(plan, kind, show_progress))
         return self._finish(plan, kind, computed)
 
-    async def aencode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> Rows:
+    async def aencode(self, texts: Iterable[Input], kind: TextKind, show_progress: bool = False) -> Rows:
         """Async version of `encode`; does not block the event loop."""
         plan = self._plan(texts, kind)
         computed = await self.embedder.aencode(plan.missing, **self._arguments(plan, kind, show_progress))
@@ -79,7 +107,7 @@ class _View(Generic[Rows]):
             return await asyncio.to_thread(self._finish, plan, kind, computed)
         return self._finish(plan, kind, computed)
 
-    def _plan(self, texts: Iterable[str], kind: TextKind) -> Plan:
+    def _plan(self, texts: Iterable[Input], kind: TextKind) -> Plan:
         check_not_dict(texts)
         return self._shared.plan(self._part, kind, check_texts(texts, "texts"))
 
@@ -101,13 +129,13 @@ class DenseView(_View["NDArray[np.float32]"]):
 
     _part = "dense"
 
-    def encode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> NDArray[np.float32]:
+    def encode(self, texts: Iterable[Input], kind: TextKind, show_progress: bool = False) -> NDArray[np.float32]:
         """Return float32 (n, dimension); the instruction for this kind is prepended to each text."""
         if self._shared.is_shared:
             return super().encode(texts, kind, show_progress)
         return self.embedder.encode_dense(texts, kind=kind, normalize=self._normalize, show_progress=show_progress)
 
-    async def aencode(self, texts: Iterable[str], kind: TextKind, show_progress: bool = False) -> NDArray[np.float32]:
+    async def aencode(self, texts: Iterable[Input], kind: TextKind, show_progress: bool = False) -> NDArray[np.float32]:
         """Async version of `encode`; does not block the event loop."""
         if self._shared.is_shared:
             return await super().aencode(texts, kind, show_progress)

@@ -1,4 +1,5 @@
-"""LangChain adapters: `BGEEmbeddings`, `BGEReranker`, bge-m3's three-way `BGEM3Retriever` and `BGEM3VectorStore`.
+"""LangChain adapters: `BGEEmbeddings`, `BGEVisualEmbeddings` for images, `BGEReranker`, bge-m3's three-way
+`BGEM3Retriever` and `BGEM3VectorStore`.
 
 For sparse vectors in other stores, use `BGESparseEmbeddings` (Qdrant) or `BGEMilvusSparseEmbeddings` (Milvus). They are
 imported on first use, because they need langchain-qdrant or langchain-milvus.
@@ -16,6 +17,7 @@ from bge_integrations.langchain.embeddings import BGEEmbeddings
 from bge_integrations.langchain.m3_retriever import BGEM3Retriever
 from bge_integrations.langchain.m3_vector_store import BGEM3VectorStore
 from bge_integrations.langchain.reranker import BGEReranker, RerankedRetriever
+from bge_integrations.langchain.visual_embeddings import BGEVisualEmbeddings
 
 if TYPE_CHECKING:
     from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings as BGEMilvusSparseEmbeddings
@@ -27,7 +29,14 @@ _LAZY_MODULES = {
 }
 
 # without the sparse adapters, so that `import *` works without their packages
-__all__ = ["BGEEmbeddings", "BGEM3Retriever", "BGEM3VectorStore", "BGEReranker", "RerankedRetriever"]
+__all__ = [
+    "BGEEmbeddings",
+    "BGEM3Retriever",
+    "BGEM3VectorStore",
+    "BGEReranker",
+    "BGEVisualEmbeddings",
+    "RerankedRetriever",
+]
 
 
 def __getattr__(name: str) -> Any:

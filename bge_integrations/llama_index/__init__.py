@@ -11,5 +11,14 @@ from bge_integrations.llama_index.m3_retriever import BGEM3Retriever
 from bge_integrations.llama_index.m3_vector_store import BGEM3VectorStore
 from bge_integrations.llama_index.reranker import BGERerank
 from bge_integrations.llama_index.sparse_embedding import BGESparseEmbedding
+from bge_integrations.llama_index.visual_embedding import BGEVisualEmbedding
 
-__all__ = ["BGEEmbedding", "BGEM3Index", "BGEM3Retriever", "BGEM3VectorStore", "BGERerank", "BGESparseEmbedding"]
+__all__ = [
+    "BGEEmbedding",
+    "BGEM3Index",
+    "BGEM3Retriever",
+    "BGEM3VectorStore",
+    "BGERerank",
+    "BGESparseEmbedding",
+    "BGEVisualEmbedding",
+]
