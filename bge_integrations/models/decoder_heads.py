@@ -54,12 +54,13 @@ class YesNoHead:
         placement: Placement,
     ) -> None:
         answers = [_token(tokenizer, answer) for answer in ("yes", "no")]
-        self._answers = _output_rows(weights, config, placement, answers)
+        self._answers = _output_rows(weights, config, placement, answers).float()
         self._cap = config.logit_cap
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
         """Map (sequences, hidden) to float32 logits (sequences,)."""
-        yes, no = _capped((states @ self._answers.T).float(), self._cap).unbind(-1)
+        # in bfloat16, two large logits would lose their difference
+        yes, no = _capped(states.float() @ self._answers.T, self._cap).unbind(-1)
         return yes - no
 
 
