@@ -25,6 +25,7 @@ Family = Literal[
     "clip",  # CLIP's text and image towers
     "cross_encoder",  # BERT or XLM-R backbone, one logit per pair
     "llm_reranker",  # the logit of "Yes" after a prompt
+    "chat_reranker",  # the logit of "yes" minus that of "no" as the answer in a chat
     "layerwise_reranker",  # a score after any of the upper layers
     "lightweight_reranker",  # layerwise, with compressed passages
 ]
@@ -37,6 +38,7 @@ Head = Literal[
     "m3",  # bge-m3's sparse and multi-vector heads beside the dense vector
     "classification",  # one logit from the first token
     "yes",  # the logit of the token "Yes"
+    "yes_no",  # the logit of the token "yes" minus that of "no"
     "layerwise",  # one linear head for each of the upper layers
 ]
 
@@ -142,6 +144,20 @@ _QWEN3_FORMAT = "Instruct: {}\nQuery:{}"  # without a space
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How a reranker is asked about a pair in a chat.
+
+    Attributes:
+        before, after: The text around the pair, which is never truncated.
+        pair: The template that joins the prompt, the query and the passage.
+    """
+
+    before: str
+    pair: str
+    after: str
+
+
+@dataclass(frozen=True)
 class FamilyTraits:
     """What all checkpoints of a family have in common.
 
@@ -154,7 +170,8 @@ class FamilyTraits:
         instruction_format: How an instruction and a query are joined if the catalogue has no row for the checkpoint.
         takes_examples: Whether in-context examples may precede a query.
         query_suffix: Text after each query.
-        prompt: The question after each pair (LLM rerankers).
+        prompt: The question after each pair, or the instruction of a chat (LLM rerankers).
+        chat: The chat in which a pair is presented; None for other prompts.
         always_begins_with_bos: Whether a pair begins with the BOS token even if it is also the padding token.
         has_cutoffs: Whether the model can score after several of its layers.
         compresses: Whether passages can be compressed between two layers.
@@ -169,6 +186,7 @@ class FamilyTraits:
     takes_examples: bool = False
     query_suffix: str = ""
     prompt: str = ""
+    chat: Chat | None = None
     always_begins_with_bos: bool = False
     has_cutoffs: bool = False
     compresses: bool = False
@@ -177,6 +195,15 @@ class FamilyTraits:
 _YES_OR_NO = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
     "prediction of either 'Yes' or 'No'."
+)
+# as in the model card of Qwen/Qwen3-Reranker-0.6B
+_QWEN3_CHAT = Chat(
+    before=(
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    ),
+    pair="<Instruct>: {prompt}\n<Query>: {query}\n<Document>: {passage}",
+    after="<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
 )
 FAMILIES: Mapping[Family, FamilyTraits] = MappingProxyType(
     {
@@ -198,6 +225,14 @@ FAMILIES: Mapping[Family, FamilyTraits] = MappingProxyType(
         "clip": FamilyTraits("embedder", "clip", "dense", "last_token"),
         "cross_encoder": FamilyTraits("reranker", "encoder", "classification"),
         "llm_reranker": FamilyTraits("reranker", "decoder", "yes", is_causal=True, prompt=_YES_OR_NO),
+        "chat_reranker": FamilyTraits(
+            "reranker",
+            "decoder",
+            "yes_no",
+            is_causal=True,
+            prompt=WEB_SEARCH.removesuffix("."),
+            chat=_QWEN3_CHAT,
+        ),
         "layerwise_reranker": FamilyTraits(
             "reranker",
             "decoder",
@@ -328,6 +363,10 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     Checkpoint("BAAI/bge-reranker-v2-gemma", "llm_reranker", 8192, "multilingual"),
     Checkpoint("BAAI/bge-reranker-v2-minicpm-layerwise", "layerwise_reranker", 2048, "multilingual"),
     Checkpoint("BAAI/bge-reranker-v2.5-gemma2-lightweight", "lightweight_reranker", 8192, "multilingual"),
+    *(
+        Checkpoint(f"Qwen/Qwen3-Reranker-{size}", "chat_reranker", 32768, "multilingual")
+        for size in ("0.6B", "4B", "8B")
+    ),
 )
 
 _BY_SHORT_NAME = {row.short_name: row for row in CHECKPOINTS}

@@ -86,6 +86,13 @@ def test_image_model_rows(name, family, dimension, max_length):
     assert not row.takes_tasks
 
 
+@pytest.mark.parametrize("size", ["0.6B", "4B", "8B"])
+def test_chat_reranker_rows(size):
+    row = catalog.find(f"models--Qwen--Qwen3-Reranker-{size}/snapshots/x")
+    assert row is not None
+    assert (row.name, row.family, row.max_length) == (f"Qwen/Qwen3-Reranker-{size}", "chat_reranker", 32768)
+
+
 def test_names_are_unique():
     names = [row.name for row in catalog.CHECKPOINTS]
     assert len(set(names)) == len(names)

@@ -41,7 +41,7 @@ EXPORTED = {
         "select_best weighted_mean weights_by_name"
     ),
     "bge_integrations.reading": "PASSAGE_TOKENS SUFFIXES Passage find_files read_file read_passages",
-    "bge_integrations.catalog": "Checkpoint FamilyTraits Instructions Parts find",
+    "bge_integrations.catalog": "Chat Checkpoint FamilyTraits Instructions Parts find",
     "bge_integrations.pipelines.langchain": (
         "ParentRetriever answer_chain dense_retriever history_aware hybrid_retriever parent_retriever read_documents "
         "standalone_question"

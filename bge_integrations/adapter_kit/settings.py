@@ -118,6 +118,9 @@ class EmbedderSettings(QuerySettings):
     """For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies, "instruct"."""
     truncate_dim: int | None = None
     """Truncate vectors to this many dimensions; None keeps all."""
+    image_urls: str | None = None
+    """For models that take images only: "public" fetches images given as URLs from the internet, "any" also from
+    private networks; None fetches none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -160,10 +163,11 @@ class RerankerSettings(ModelSettings):
     compress_layers: int | list[int] | None = None
     """For the lightweight reranker only: compress before these layers; None uses 8."""
     prompt: str | None = None
-    """For LLM rerankers only: the question asked after the query and the passage, instead of the model's own."""
+    """For LLM rerankers only: the question asked after the query and the passage, instead of the model's own; for
+    Qwen3-Reranker, the instruction."""
     family: str | None = None
-    """"llm_reranker", "layerwise_reranker" or "lightweight_reranker" for your own reranker of this kind; None if the
-    checkpoint says what it is."""
+    """"llm_reranker", "chat_reranker", "layerwise_reranker" or "lightweight_reranker" for your own reranker of this
+    kind; None if the checkpoint says what it is."""
 
 
 class SelectionSettings(BaseModel):

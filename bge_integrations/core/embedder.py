@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bge_integrations.catalog import Pooling
+    from bge_integrations.core.image_urls import UrlScope
     from bge_integrations.core.session import Session
     from bge_integrations.core.shared_pass import SharedPass
     from bge_integrations.models.interface import SequenceOutput, TokenSequence
@@ -68,10 +69,16 @@ class Embedder(Loaded):
         query_instruction, passage_instruction: Prepended to queries and to passages.
         has_sparse, has_multi_vector: Whether the model has these heads (bge-m3 does).
         takes_images: Whether `encode` also takes images: dicts of "image", "text" or both.
+        image_urls: Where it may fetch images given as URLs from; None if it may not.
     """
 
     def __init__(
-        self, session: Session, profile: EmbedderProfile, max_length: int | None, truncate_dim: int | None
+        self,
+        session: Session,
+        profile: EmbedderProfile,
+        max_length: int | None,
+        truncate_dim: int | None,
+        image_urls: UrlScope | None,
     ) -> None:
         super().__init__(session, profile.name)
         self._profile = profile
@@ -84,6 +91,11 @@ class Embedder(Loaded):
         self._image_format = model.image_format
         self.has_sparse = self.has_multi_vector = model.multi_vector_size > 0
         self.takes_images = model.image_format is not None
+        self.image_urls = image_urls
+        if image_urls is not None and not self.takes_images:
+            raise InvalidInputError(
+                f"{profile.name} takes no images", argument="image_urls", advice="leave image_urls= out"
+            )
         self.vocabulary_size: int = model.vocabulary_size
         #: Maximum tokens of a query that leave room for the examples.
         self._longest_query = self._longest - inputs.examples_room(model.tokenizer, self._examples, self._query_suffix)
@@ -121,7 +133,9 @@ class Embedder(Loaded):
             InvalidInputError: The model takes no tasks, the task is unknown, or the embedder has examples.
         """
         self._session.check_open()
-        return Embedder(self._session, profile_for_task(self._profile, task), self.max_length, self._dim)
+        return Embedder(
+            self._session, profile_for_task(self._profile, task), self.max_length, self._dim, self.image_urls
+        )
 
     def vector_settings(self, kind: TextKind) -> dict[str, str | int]:
         """Return the settings that a dense vector depends on, for caches and stores that must not mix vectors.
@@ -209,7 +223,7 @@ class Embedder(Loaded):
         Args:
             texts: The n texts. An empty list returns arrays of length 0; an empty text is embedded like any other.
                 Models that take images also accept dicts with "text", "image" or both. An image is a path, bytes, a
-                PIL image or a uint8 array (height, width, channels).
+                PIL image, a uint8 array (height, width, channels) or, if `image_urls` allows it, an http or https URL.
             kind: "query" or "passage" prepends the instruction for that kind to each text; None prepends nothing. If
                 it is left out although the model has instructions, an `InstructionWarning` says so once per process.
             dense: Return `.dense`, float32 (n, dimension).
@@ -351,7 +365,7 @@ class Embedder(Loaded):
     def _checked(self, texts: object) -> Sequence[Any]:
         """Return the inputs of a call as a list of str, and of images if the model takes them."""
         if self.takes_images:
-            return check_inputs(texts, "texts")
+            return check_inputs(texts, "texts", self.image_urls)
         check_not_dict(texts)
         return check_texts(texts, "texts")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bge_integrations.core.image_urls import FetchError, ImageUrl, UrlScope, checked_url, is_url
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.interface import TokenSequence
 from bge_integrations.optional import import_library
@@ -45,7 +46,7 @@ class ImageInput:
     """An image, or an image with a text.
 
     Attributes:
-        image: A path, bytes, a PIL image or a uint8 array (height, width[, 1, 3 or 4]).
+        image: A path, bytes, a PIL image, a uint8 array (height, width[, 1, 3 or 4]) or a URL.
         text: The text; None without one.
         name: The input's name in messages, such as "texts[3]".
     """
@@ -59,10 +60,15 @@ class ImageInput:
         return _CHARACTERS + len(self.text or "")
 
 
-def check_inputs(inputs: object, argument: str) -> list[str | ImageInput]:
+def check_inputs(inputs: object, argument: str, urls: UrlScope | None) -> list[str | ImageInput]:
     """Return `inputs` as a list of str and images.
 
     Each is a str, or a dict with "text", "image" or both.
+
+    Args:
+        inputs: The inputs of a call.
+        argument: Its argument, for messages.
+        urls: Where images given as URLs may be fetched from; None refuses URLs.
 
     Raises:
         InvalidInputError: It is not a list, or an element is neither; the message names the element.
@@ -71,10 +77,10 @@ def check_inputs(inputs: object, argument: str) -> list[str | ImageInput]:
         raise InvalidInputError(f"{argument} must be a list, got one {type(inputs).__name__}; wrap it: [input]")
     if not isinstance(inputs, Iterable):
         raise InvalidInputError(f"{argument} must be a list of texts and images, got {type(inputs).__name__}")
-    return [_checked(each, f"{argument}[{i}]") for i, each in enumerate(inputs)]
+    return [_checked(each, f"{argument}[{i}]", urls) for i, each in enumerate(inputs)]
 
 
-def _checked(each: object, name: str) -> str | ImageInput:
+def _checked(each: object, name: str, urls: UrlScope | None) -> str | ImageInput:
     if not isinstance(each, Mapping):
         if not isinstance(each, str):
             raise InvalidInputError(
@@ -91,13 +97,20 @@ def _checked(each: object, name: str) -> str | ImageInput:
         if text is None:
             raise InvalidInputError(f"{name} has neither a text nor an image")
         return str(text)
-    return ImageInput(_checked_image(image, f"{name}['image']"), text, name)
+    return ImageInput(_checked_image(image, f"{name}['image']", urls), text, name)
 
 
-def _checked_image(image: object, name: str) -> object:
+def _checked_image(image: object, name: str, urls: UrlScope | None) -> object:
     """Return an image of one of the kinds that can be opened; check what can be checked without decoding it."""
-    if isinstance(image, str) and image.startswith(("http://", "https://", "data:")):
-        raise InvalidInputError(f"{name} is a URL, which is not fetched; download it, and pass its path or its bytes")
+    if is_url(image):
+        if urls is None:
+            raise InvalidInputError(
+                f"{name} is a URL, which this embedder may not fetch",
+                advice="load the model with image_urls='public', or pass the image's path or its bytes",
+            )
+        return checked_url(str(image), urls, name)
+    if isinstance(image, str) and image[:5].lower() == "data:":
+        raise InvalidInputError(f"{name} is a data URI; pass the bytes in it")
     if isinstance(image, (str, os.PathLike)):
         size = _file_size(image)
         if size is None:
@@ -197,6 +210,8 @@ def _decode(images: Sequence[ImageInput], image_format: ImageFormat) -> list[np.
 
 
 def _identity(image: object) -> object:
+    if isinstance(image, ImageUrl):
+        return image
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
 
 
@@ -214,8 +229,14 @@ def _pixels(given: ImageInput, image_format: ImageFormat) -> np.ndarray:
         return image_format.pixels(image)
     except InvalidInputError:
         raise
+    except FetchError as error:
+        raise InvalidInputError(
+            f"{given.name}: the image {_shown(given.image.url)} can't be fetched ({error})",
+            advice="pass its path or its bytes, or leave it out",
+        ) from error
     except Exception as error:  # decoders of damaged files raise almost anything
-        what = f" {_shown(given.image)}" if isinstance(given.image, (str, os.PathLike)) else ""
+        source = given.image.url if isinstance(given.image, ImageUrl) else given.image
+        what = f" {_shown(source)}" if isinstance(source, (str, os.PathLike)) else ""
         raise InvalidInputError(
             f"{given.name}: the image{what} can't be decoded ({type(error).__name__}: {error})",
             advice="save it again as PNG or JPEG, or leave it out",
@@ -230,5 +251,7 @@ def _opened(image: Any) -> Image.Image:
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if isinstance(image, Image.Image):
         return image
+    if isinstance(image, ImageUrl):
+        image = image.fetch()
     file = io.BytesIO(image if isinstance(image, bytes) else Path(image).read_bytes())
     return Image.open(file, formats=FORMATS)

@@ -13,6 +13,7 @@ from bge_integrations.models.interface import TokenSequence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bge_integrations.catalog import Chat
     from bge_integrations.models.tokenizer import Template, TextTokenizer
 
 
@@ -146,6 +147,47 @@ def tokenize_prompted_pairs(
         parts = query, passage, np.concatenate([end_of_line, prompt_ids])
         types = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
         sequences.append(TokenSequence(np.concatenate(parts), types, shared=len(query)))
+    return sequences, truncated
+
+
+def tokenize_chat_pairs(
+    tokenizer: TextTokenizer,
+    pairs: Sequence[tuple[str, str]],
+    chat: Chat,
+    prompt: str,
+    max_length: int,
+    query_max_length: int,
+) -> tuple[list[TokenSequence], dict[int, int]]:
+    """Tokenise pairs for rerankers that are asked about them in a chat; also return the lengths of those truncated.
+
+    `max_length` covers the whole chat. A query is truncated to `query_max_length` tokens, then the end of the pair.
+    """
+    before, after, empty = tokenizer.ids(
+        [chat.before, chat.after, chat.pair.format(prompt=prompt, query="", passage="")]
+    )
+    around = len(before) + len(after)
+    least = around + tokenizer.text.size + len(empty) + 1
+    if max_length < least:
+        raise InvalidInputError(
+            f"max_length={max_length} leaves no room for a pair in the prompt of {least - 1} tokens",
+            argument="max_length",
+            advice=f"use at least {least}, or a shorter prompt",
+        )
+    queries = {query: tokenizer.truncate(query, query_max_length) for query, _ in pairs}
+    beginnings = [chat.pair.format(prompt=prompt, query=kept, passage="") for kept, _ in queries.values()]
+    shared = {
+        query: np.concatenate([before, tokenizer.text.parts[0], ids])
+        for query, ids in zip(queries, tokenizer.ids(beginnings), strict=True)
+    }
+    texts = [chat.pair.format(prompt=prompt, query=queries[query][0], passage=passage) for query, passage in pairs]
+    bodies, too_long = tokenize_texts(tokenizer, texts, "", max_length - around)
+    sequences, truncated = [], {}
+    for i, ((query, _), body) in enumerate(zip(pairs, bodies, strict=True)):
+        ids = np.concatenate([before, body.ids, after])
+        sequences.append(TokenSequence(ids, shared=_common_prefix(ids, shared[query])))
+        cut = max(0, queries[query][1] - query_max_length)
+        if cut or i in too_long:
+            truncated[i] = around + too_long.get(i, len(body)) + cut
     return sequences, truncated
 
 

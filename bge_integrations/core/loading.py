@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, get_args
 
 from bge_integrations.client.address import is_url
 from bge_integrations.core.devices import resolve_devices, resolve_dtype
 from bge_integrations.core.early_exit import EarlyExit
 from bge_integrations.core.embedder import Embedder
+from bge_integrations.core.image_urls import UrlScope
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.core.session import Session
 from bge_integrations.errors import InvalidInputError
@@ -20,7 +21,7 @@ from bge_integrations.models.linear import choose_cpu_kernels
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import check_request, embedder_profile, reranker_profile
 from bge_integrations.moved_arguments import raise_unknown
-from bge_integrations.validation import check_text
+from bge_integrations.validation import check_choice, check_text
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,7 @@ def load_embedder(
     task: str | None = None,
     examples: Sequence[Mapping[str, str]] | None = None,
     truncate_dim: int | None = None,
+    image_urls: UrlScope | None = None,
     cpu_kernels: str | None = None,
     revision: str | None = None,
     cache_folder: str | None = None,
@@ -90,6 +92,8 @@ def load_embedder(
         examples: For bge-en-icl only: dicts of "query", "response" and, unless the queries' instruction applies,
             "instruct".
         truncate_dim: Truncate dense and multi-vectors to this many dimensions, before they are normalized.
+        image_urls: For models that take images only: "public" fetches images given as http and https URLs from the
+            internet, "any" also from this machine and private networks; None fetches none.
         cpu_kernels: "onednn" or "torch"; None uses the environment variable BGE_CPU_KERNELS, or what suits the
             processor if it is not set. `bge doctor` shows the choice.
         revision: Branch, tag or commit on the hub.
@@ -123,6 +127,7 @@ def load_embedder(
             pooling=pooling,
             task=task,
             examples=examples,
+            image_urls=image_urls,
             cpu_kernels=cpu_kernels,
             revision=revision,
             cache_folder=cache_folder,
@@ -130,6 +135,7 @@ def load_embedder(
         )
     _refuse_key(api_key)
     check_request(model, "embedder", family, pooling)
+    check_choice(image_urls, "image_urls", (None, *get_args(UrlScope)))
     _check_source(revision, cache_folder)
     for argument, text in (("query_instruction", query_instruction), ("passage_instruction", passage_instruction)):
         if text is not None:
@@ -153,7 +159,7 @@ def load_embedder(
     )
     session = Session(folder, base, profile.family, *placement)
     try:
-        return Embedder(session, profile, max_length, truncate_dim)
+        return Embedder(session, profile, max_length, truncate_dim, image_urls)
     except BaseException:
         session.close()
         raise
@@ -196,8 +202,10 @@ def load_reranker(
         compress_ratio: For the lightweight reranker only: merge every 2, 4 or 8 neighbouring passage states into one;
             1 or None disables compression.
         compress_layers: For the lightweight reranker only: compress before these layers, counted from 0; None uses 8.
-        prompt: For LLM rerankers only: the question asked after the pair, instead of the model's own.
-        family: For your own LLM reranker: "llm_reranker", "layerwise_reranker" or "lightweight_reranker".
+        prompt: For LLM rerankers only: the question asked after the pair, instead of the model's own; for
+            Qwen3-Reranker, the instruction.
+        family: For your own LLM reranker: "llm_reranker", "chat_reranker" (like Qwen3-Reranker), "layerwise_reranker"
+            or "lightweight_reranker".
         cpu_kernels: "onednn" or "torch"; see `load_embedder`.
         revision: Branch, tag or commit on the hub.
         cache_folder: The hub's cache; None uses the default one.
@@ -273,7 +281,7 @@ def _refuse_key(api_key: str | None) -> None:
 
 
 def _check_prompt(profile: RerankerProfile, prompt: str | None) -> str:
-    """Return the question for an LLM reranker; "" for other rerankers."""
+    """Return the question or instruction for an LLM reranker; "" for other rerankers."""
     if prompt is None:
         return profile.prompt
     if not profile.prompt:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bge_integrations.core.inputs import tokenize_pairs, tokenize_prompted_pairs
+from bge_integrations.core.inputs import tokenize_chat_pairs, tokenize_pairs, tokenize_prompted_pairs
 from bge_integrations.core.request import OnTruncate, Request, off_loop
 from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
@@ -36,7 +36,8 @@ class Reranker(Loaded):
         max_length, query_max_length: Maximum number of tokens of a pair and of a query; a call can set its own.
         cutoff_layers: The numbers of layers after which it scores; empty for models that score only after the last.
         compression: (layer, ratio) pairs: before that layer, every `ratio` passage states are merged into one.
-        prompt: The question that an LLM reranker is asked after the pair; its tokens come on top of max_length.
+        prompt: The question that an LLM reranker is asked after the pair, whose tokens come on top of max_length; for
+            Qwen3-Reranker, its instruction, which max_length includes.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Reranker(Loaded):
         self.compression = early.compression
         self.prompt = prompt
         self._spec = OutputSpec(logit=True, cutoff_layers=tuple(sorted(early.cutoffs)), compression=early.compression)
-        self._always_begin = profile.always_begin
+        self._always_begin, self._chat = profile.always_begin, profile.chat
         self._tokenizer = session.model.tokenizer
         self._request([("a", "a")], None, None, "warn", False).tokenize([("a", "a")])  # raises if lengths leave no room
 
@@ -140,6 +141,15 @@ class Reranker(Loaded):
         """Return a function that tokenises pairs, and returns the lengths of the truncated ones."""
         if not self.prompt:
             return partial(tokenize_pairs, self._tokenizer, max_length=max_length, query_max_length=query_max_length)
+        if self._chat is not None:
+            return partial(
+                tokenize_chat_pairs,
+                self._tokenizer,
+                chat=self._chat,
+                prompt=self.prompt,
+                max_length=max_length,
+                query_max_length=query_max_length,
+            )
         return partial(
             tokenize_prompted_pairs,
             self._tokenizer,

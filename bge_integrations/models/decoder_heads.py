@@ -31,16 +31,37 @@ class YesHead:
         tokenizer: TextTokenizer,
         placement: Placement,
     ) -> None:
-        name = "lm_head.weight"
-        if config.tied:  # the head shares the weights of the embeddings
-            name = weights.prefix_of("embed_tokens.weight") + "embed_tokens.weight"
-        rows = weights.take(name, config.vocabulary_size, config.hidden_size)
-        self._yes = rows[_yes_token(tokenizer)].clone().to(placement.device, placement.compute_dtype)
+        self._yes = _output_rows(weights, config, placement, [_token(tokenizer, "Yes")])[0]
         self._cap = config.logit_cap
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
         """Map (sequences, hidden) to float32 logits (sequences,)."""
         return _capped((states @ self._yes).float(), self._cap)
+
+
+class YesNoHead:
+    """The language model's logit for the first token of "yes" as the next token, minus that of "no".
+
+    Its sigmoid is the probability of "yes" if these are the only two answers.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        stored: dict[str, Any],
+        config: DecoderConfig,
+        tokenizer: TextTokenizer,
+        placement: Placement,
+    ) -> None:
+        answers = [_token(tokenizer, answer) for answer in ("yes", "no")]
+        self._answers = _output_rows(weights, config, placement, answers).float()
+        self._cap = config.logit_cap
+
+    def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
+        """Map (sequences, hidden) to float32 logits (sequences,)."""
+        # in bfloat16, two large logits would lose their difference
+        yes, no = _capped(states.float() @ self._answers.T, self._cap).unbind(-1)
+        return yes - no
 
 
 class LayerHeads:
@@ -78,7 +99,7 @@ class LayerHeads:
             name = f"lm_head.{prefix}weight" if kind == "raw" else f"lm_head.{prefix}linear_head.weight"
             head = weights.take(name, -1, config.hidden_size)
             if len(head) > 1:
-                head = head[_yes_token(tokenizer)][None]
+                head = head[_token(tokenizer, "Yes")][None]
             self._rows.append(head[0].clone().to(placement.device, placement.compute_dtype))
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
@@ -87,8 +108,17 @@ class LayerHeads:
         return _capped((states * self._scale @ row).float(), self._cap)
 
 
-def _yes_token(tokenizer: TextTokenizer) -> int:
-    return int(tokenizer.ids(["Yes"])[0][0])
+def _output_rows(weights: Weights, config: DecoderConfig, placement: Placement, tokens: list[int]) -> Tensor:
+    """Return the language model's output weights of these tokens, (tokens, hidden)."""
+    name = "lm_head.weight"
+    if config.tied:  # the head shares the weights of the embeddings
+        name = weights.prefix_of("embed_tokens.weight") + "embed_tokens.weight"
+    rows = weights.take(name, config.vocabulary_size, config.hidden_size)
+    return rows[tokens].to(placement.device, placement.compute_dtype)
+
+
+def _token(tokenizer: TextTokenizer, answer: str) -> int:
+    return int(tokenizer.ids([answer])[0][0])
 
 
 def _capped(logits: Tensor, cap: float | None) -> Tensor:

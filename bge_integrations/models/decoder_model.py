@@ -1,4 +1,4 @@
-"""Decoder models: embedders that pool the last token, and the three kinds of LLM rerankers."""
+"""Decoder models: embedders that pool the last token, and the LLM rerankers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bge_integrations.errors import NotSupportedError
 from bge_integrations.models.batch import PackedBatch
 from bge_integrations.models.decoder import Decoder
 from bge_integrations.models.decoder_config import DecoderConfig
-from bge_integrations.models.decoder_heads import LayerHeads, YesHead
+from bge_integrations.models.decoder_heads import LayerHeads, YesHead, YesNoHead
 from bge_integrations.models.heads import truncate_and_normalize
 from bge_integrations.models.interface import SequenceOutput
 from bge_integrations.models.memory import check_room, memory_errors
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from bge_integrations.models.placement import Placement
 
 #: The scoring heads by their name in the family's row; embedders have none.
-_HEADS: Mapping[Head, type[YesHead] | type[LayerHeads]] = {"yes": YesHead, "layerwise": LayerHeads}
+_HEADS: Mapping[Head, type[YesHead] | type[YesNoHead] | type[LayerHeads]] = {
+    "yes": YesHead,
+    "yes_no": YesNoHead,
+    "layerwise": LayerHeads,
+}
 #: The tensors that a tied language model shares.
 _TIED = ("embed_tokens.weight", "lm_head.weight")
 
@@ -70,7 +74,7 @@ class DecoderModel:
         self.vocabulary_size = self.config.vocabulary_size
         self.is_causal = self.config.is_causal
         self.tokenizer.check_fits(folder, self.vocabulary_size)
-        if head == "yes" and self.config.tied and files.adapter and files.adapter.changes(*_TIED):
+        if head in ("yes", "yes_no") and self.config.tied and files.adapter and files.adapter.changes(*_TIED):
             raise NotSupportedError(
                 f"{folder} changes the token embeddings or the output layer, which are one tensor in its base",
                 advice="merge it with peft's merge_and_unload(), save the result, and load that folder",

@@ -72,7 +72,8 @@ class RerankerProfile:
         name: The published checkpoint's name, or the folder as given.
         family: Which code runs it.
         cutoffs: The numbers of layers after which the model can score; empty if it scores only after the last layer.
-        prompt: The question after each pair; "" for cross-encoders.
+        prompt: The question after each pair, or the instruction of a chat; "" for cross-encoders.
+        chat: The chat in which a pair is presented; None for other prompts.
         always_begin: Whether a pair begins with the BOS token even if it is also the padding token.
         compresses: Whether passages can be compressed between two layers.
     """
@@ -81,6 +82,7 @@ class RerankerProfile:
     family: Family
     cutoffs: Sequence[int] = ()
     prompt: str = ""
+    chat: catalog.Chat | None = None
     always_begin: bool = False
     compresses: bool = False
 
@@ -247,7 +249,7 @@ def reranker_profile(
             f"{name} is not a reranker: its config.json says {config.get('architectures')}, not "
             "…ForSequenceClassification",
             "load an embedder with load_embedder, or pass family='llm_reranker' if it is a language model that was "
-            "trained to answer Yes",
+            "trained to answer Yes, or family='chat_reranker' if it was trained like Qwen3-Reranker",
             "reranker",
         )
     traits = catalog.FAMILIES[family]
@@ -256,6 +258,7 @@ def reranker_profile(
         family=family,
         cutoffs=cutoffs_of(config) if traits.has_cutoffs else (),
         prompt=traits.prompt,
+        chat=traits.chat,
         always_begin=traits.always_begins_with_bos,
         compresses=traits.compresses,
     )

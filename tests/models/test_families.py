@@ -22,6 +22,7 @@ ORACLES = {
     "icl": ("bge-en-icl", OutputSpec(pooling="last_token")),
     "cross_encoder": ("bge-reranker-v2-m3", OutputSpec(logit=True)),
     "llm_reranker": ("bge-reranker-v2-gemma", OutputSpec(logit=True)),
+    "chat_reranker": ("bge-reranker-v2-gemma", OutputSpec(logit=True)),
     "layerwise_reranker": ("bge-reranker-v2-minicpm-layerwise", OutputSpec(logit=True, cutoff_layers=(3, 6))),
     "lightweight_reranker": ("bge-reranker-v2.5-gemma2-lightweight", OutputSpec(logit=True, cutoff_layers=(5,))),
 }
@@ -38,9 +39,10 @@ def test_every_family_has_a_row():
 
 def test_rows_are_consistent():
     for family, traits in FAMILIES.items():
-        scores = traits.head in ("classification", "yes", "layerwise")
+        scores = traits.head in ("classification", "yes", "yes_no", "layerwise")
         assert scores == (traits.kind == "reranker"), family
         assert bool(traits.prompt) == (scores and traits.backbone == "decoder"), family
+        assert (traits.chat is not None) == (traits.head == "yes_no"), family
         assert traits.has_cutoffs == (traits.head == "layerwise"), family
 
 
