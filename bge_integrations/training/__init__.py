@@ -1,0 +1,36 @@
+"""Fine-tune, mine, teach, mix and pre-train BGE models, on sentence-transformers, transformers and peft.
+
+Importing this package loads none of them: the names below are imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
+
+_HOME = {
+    "TrainingData": "bge_integrations.training.rows",
+    "TrainingRow": "bge_integrations.training.rows",
+    "TrainingRows": "bge_integrations.training.rows",
+    "read_rows": "bge_integrations.training.rows",
+    "write_rows": "bge_integrations.training.rows",
+}
+
+__all__ = [
+    "TrainingData",
+    "TrainingRow",
+    "TrainingRows",
+    "read_rows",
+    "write_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
