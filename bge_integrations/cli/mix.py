@@ -28,9 +28,7 @@ def mix(
     temperature: Annotated[float, typer.Option(help="With --examples: the higher, the more equal the weights.")] = 5.0,
     layers: Annotated[
         str | None,
-        typer.Option(
-            metavar="N-N", help="Mix only these layers: 6-11 or 0,1,2. The rest is the first model's."
-        ),
+        typer.Option(metavar="N-N", help="Mix only these layers: 6-11 or 0,1,2. The rest is the first model's."),
     ] = None,
     tensors: Annotated[
         list[str] | None,

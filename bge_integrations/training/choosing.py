@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -56,14 +57,16 @@ class Limits:
         """Whether the scores of the positives are needed."""
         return self.margin is not None or self.relative_margin is not None
 
+    def _below(self, lowest: float) -> float:
+        """Return the highest score that the margins allow under the lowest-scoring positive."""
+        absolute = math.inf if self.margin is None else lowest - self.margin
+        return absolute if self.relative_margin is None else min(absolute, lowest - self.relative_margin * abs(lowest))
+
     def candidates(self, query: Query, ranking: Ranking, dropped: Counter[str]) -> list[str]:
         """Return the candidates in the order of their ranks, and count the dropped passages by reason."""
         known = {words_of(text): "positive" for text in query.positives} | {words_of(query.text): "query"}
-        lowest = float(ranking.positives.min())
         most = math.inf if self.max_score is None else self.max_score
-        most_below = math.inf if self.margin is None else lowest - self.margin
-        if self.relative_margin is not None:
-            most_below = min(most_below, lowest - self.relative_margin * abs(lowest))
+        most_below = self._below(float(ranking.positives.min())) if self.has_margin else math.inf
         candidates = []
         ranks = slice(*self.rank_range)
         for passage, score in zip(ranking.passages[ranks].tolist(), ranking.scores[ranks].tolist(), strict=True):
@@ -87,6 +90,7 @@ class Chooser:
     """Chooses the negatives of rows; `mine_negatives` describes the first fields.
 
     Attributes:
+        judge: A reranker that must accept the candidates.
         fill_from: Passages that short rows are filled from; None fills none.
         short: Positions of the rows with too few negatives, before they are filled.
         filled: Number of negatives that were drawn at random.
@@ -96,10 +100,10 @@ class Chooser:
     limits: Limits
     negatives: int
     sampling: Literal["random", "top"]
-    judge: Reranker | None
     judge_margin: float
     seed: int
-    fill_from: Sequence[str] | None
+    judge: Reranker | None = None
+    fill_from: Sequence[str] | None = None
     short: list[int] = field(default_factory=list)
     filled: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -187,6 +191,7 @@ class Chooser:
         return np.random.default_rng([self.seed, row, len(purpose)])
 
 
+@lru_cache(maxsize=1 << 16)  # the same passage is a candidate for many queries
 def words_of(text: str) -> str:
     """Return a text without case, punctuation and spacing, to recognise near-duplicates."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())

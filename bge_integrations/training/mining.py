@@ -114,6 +114,7 @@ def mine_negatives(
     """
     target = None if output is None else check_new_file(output, overwrite)
     limits = Limits(rank_range, min_score, max_score, margin, relative_margin)
+    chooser = Chooser(limits, negatives, sampling, judge_margin, seed)
     rows = read_rows(data)
     queries = _queries(rows)
     with ExitStack() as stack:
@@ -121,7 +122,7 @@ def mine_negatives(
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         if judge is not None and not isinstance(judge, Reranker):
             judge = stack.enter_context(load_reranker(judge, **place))
-        chooser = Chooser(limits, negatives, sampling, judge, judge_margin, seed, fill_from=None)
+        chooser.judge = judge
         rankings: Iterable[Ranking]
         if isinstance(model, (str, os.PathLike, Embedder)):
             texts = _all_texts(rows) if corpus is None else read_corpus(corpus)
@@ -134,7 +135,9 @@ def mine_negatives(
             embedders = _embedders(model, {query.prompt for query in queries}, query_instruction, place, stack)
             scoring = _scoring(embedders[None], mode, weights)
             lengths = query_max_length, passage_max_length
-            rankings = search_exactly(queries, texts, embedders, scoring, limits.depth, lengths, show_progress)
+            rankings = search_exactly(
+                queries, texts, embedders, scoring, limits.depth, lengths, limits.has_margin, show_progress
+            )
         else:
             index = _check_index(
                 model,
@@ -205,6 +208,10 @@ def _embedders(
 
 def _scoring(embedder: Embedder, mode: Literal["dense", "hybrid"] | None, weights: Weights | None) -> Scoring:
     check_choice(mode, "mode", (None, "dense", "hybrid"))
+    if mode == "dense" and weights is not None:
+        raise InvalidInputError(
+            "weights are for mode='hybrid', not for 'dense'", argument="weights", advice="leave one of them out"
+        )
     if mode == "dense" or (mode is None and weights is None):
         return Scoring("dense")
     if not (embedder.has_sparse and embedder.has_multi_vector):

@@ -20,7 +20,7 @@ from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError, WrongKindError
 from bge_integrations.models.locating import locate
 from bge_integrations.progress import progress_bar
-from bge_integrations.reporting import TruncatedTexts
+from bge_integrations.reporting import TruncatedTexts, report_truncation
 from bge_integrations.training.rows import TrainingData, TrainingRow, read_rows
 from bge_integrations.validation import check_text, check_whole_number
 
@@ -88,6 +88,8 @@ def weights_from(
     """
     if not math.isfinite(temperature) or temperature <= 0:
         raise InvalidInputError(f"temperature={temperature!r} must be above 0", argument="temperature")
+    if isinstance(models, (str, os.PathLike)) or not models:
+        raise InvalidInputError("models must be a list of models", argument="models")
     check_whole_number(batch_size, "batch_size")
     check_whole_number(negatives, "negatives", least=0)
     where: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
@@ -203,21 +205,37 @@ def _language_loss(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if not isinstance(model, (str, os.PathLike)):
+        raise InvalidInputError(
+            "examples with input and output need a model's name or folder, not a loaded model", argument="models"
+        )
     _, folder = locate(model, "embedder", **where)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     placed = resolve_devices(device)[0]
     language_model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
     language_model.to(placed).eval()
-    means = []
-    for start in range(0, len(pairs), batch_size):
-        token_losses = []
-        for text, output in pairs[start : start + batch_size]:
-            ids = [*tokenizer(f"{text} {output}").input_ids, tokenizer.eos_token_id][:max_length]
-            first = len(tokenizer(text).input_ids)
+    sequences, truncated = [], {}
+    for i, (text, output) in enumerate(pairs):
+        ids = [*tokenizer(f"{text} {output}").input_ids, tokenizer.eos_token_id]
+        first = len(tokenizer(text).input_ids)
+        if first >= max_length:
+            raise InvalidInputError(
+                f"the input of examples[{i}] has {first} tokens, so max_length={max_length} is too low for an output",
+                argument="examples",
+                advice="shorten it, or raise max_length",
+            )
+        if len(ids) > max_length:
+            truncated[i] = len(ids)
+        sequences.append((ids[:max_length], first))
+    report_truncation(truncated, len(pairs), max_length)
+
+    def losses_of(batch: Sequence[tuple[list[int], int]]) -> list[float]:
+        losses: list[float] = []
+        for ids, first in batch:
             with torch.inference_mode():
                 logits = language_model(torch.tensor([ids], device=placed)).logits[0, first - 1 : -1].float()
-            token_losses.append(
-                torch.nn.functional.cross_entropy(logits, torch.tensor(ids[first:], device=placed), reduction="none")
-            )
-        means.append(torch.cat(token_losses).mean().item())
-    return float(np.mean(means))
+            targets = torch.tensor(ids[first:], device=placed)
+            losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
+        return losses
+
+    return _mean_of_means(sequences, batch_size, losses_of)

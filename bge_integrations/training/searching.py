@@ -50,7 +50,7 @@ class Ranking:
     Attributes:
         passages: The best passages in the order of their ranks, as places in `texts`: (passages,).
         scores: Their scores, float32 (passages,).
-        positives: The scores of the query's positives, float32 (positives,).
+        positives: The scores of the query's positives, float32 (positives,); empty if they are not needed.
         texts: All passages.
     """
 
@@ -93,6 +93,7 @@ def search_exactly(
     scoring: Scoring,
     depth: int,
     lengths: tuple[int | None, int | None],
+    needs_positives: bool,
     show_progress: bool,
 ) -> list[Ranking]:
     """Score all passages for all queries, and return the best for each query.
@@ -106,10 +107,12 @@ def search_exactly(
         scoring: How queries and passages are compared.
         depth: Number of passages to return for each query.
         lengths: Maximum number of tokens of a query and of a passage; None for the model's own.
+        needs_positives: Whether to score the positives too.
         show_progress: Show a progress bar.
     """
     outputs: dict[str, Any] = dict(scoring.representations)
-    texts = list(dict.fromkeys((*corpus, *(text for query in queries for text in query.positives))))
+    scored = [query.positives if needs_positives else () for query in queries]
+    texts = list(dict.fromkeys((*corpus, *(text for positives in scored for text in positives))))
     place_of = {text: place for place, text in enumerate(texts)}
     blocks = []
     for prompt in dict.fromkeys(query.prompt for query in queries):
@@ -119,7 +122,7 @@ def search_exactly(
             encoded = embedders[prompt].encode(
                 [queries[i].text for i in some], kind="query", max_length=lengths[0], **outputs
             )
-            places = [[place_of[text] for text in queries[i].positives] for i in some]
+            places = [[place_of[text] for text in scored[i]] for i in some]
             blocks.append(_Block(some, encoded, places, depth))
     size = _PASSAGES_WITH_MULTI_VECTORS if scoring.representations["multi_vector"] else _PASSAGES
     with progress_bar(len(texts), "passage", show_progress) as bar:
@@ -139,7 +142,7 @@ def search_exactly(
 def search_index(
     index: M3Index, queries: Sequence[Query], scoring: Scoring, depth: int, needs_positives: bool, show_progress: bool
 ) -> Iterator[Ranking]:
-    """Yield what an index finds for each query, with its positives' scores if they are needed (otherwise 0)."""
+    """Yield what an index finds for each query, with its positives' scores if they are needed."""
     outputs: dict[str, Any] = dict(scoring.representations)
     settings: SearchSettings = {"mode": scoring.mode, "fusion": "weighted"}
     settings["candidates"] = max(index.defaults.candidates, depth)
@@ -150,17 +153,17 @@ def search_index(
             some = queries[start : start + _QUERIES_OF_AN_INDEX]
             texts = [query.text for query in some]
             answers = index.search_many(texts, depth, **settings)
-            positives = list(dict.fromkeys(text for query in some for text in query.positives))
-            scores = np.zeros((len(some), len(positives)), np.float32)
-            if needs_positives:
+            positives = list(dict.fromkeys(text for query in some for text in query.positives if needs_positives))
+            place_of = {text: place for place, text in enumerate(positives)}
+            scores = np.zeros((len(some), 0), np.float32)
+            if positives:
                 encode = index.embedder.encode
                 scores = scoring(encode(texts, kind="query", **outputs), encode(positives, kind="passage", **outputs))
-            place_of = {text: place for place, text in enumerate(positives)}
             for query, hits, row in zip(some, answers, scores, strict=True):
                 yield Ranking(
                     np.arange(len(hits), dtype=np.int32),
                     np.array([hit.score for hit in hits], np.float32),
-                    row[[place_of[text] for text in query.positives]],
+                    row[[place_of[text] for text in query.positives]] if positives else row,
                     [hit.text for hit in hits],
                 )
             bar.update(len(some))

@@ -71,7 +71,7 @@ def test_scores_are_the_reference_s():
     queries = [searching.Query(row.query, None, row.pos, (i,)) for i, row in enumerate(rows_of(ORACLE_MINING))]
     with load_embedder(BASE) as embedder:
         found = searching.search_exactly(
-            queries, POOL, {None: embedder}, searching.Scoring("dense"), len(POOL), (64, 64), False
+            queries, POOL, {None: embedder}, searching.Scoring("dense"), len(POOL), (64, 64), True, False
         )
     for ranking, scores, order, query in zip(
         found, ORACLE_MINING["scores"], ORACLE_MINING["ranking_by_pool_index"], queries, strict=True
@@ -271,6 +271,7 @@ def test_an_index_is_mined_in_hybrid_mode(pocket, tmp_path):
         {"sampling": "best"},
         {"mode": "sparse"},
         {"weights": (0, 0, 0)},
+        {"mode": "dense", "weights": (1, 1, 1)},
         {"seed": -1},
     ],
 )
