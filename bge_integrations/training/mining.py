@@ -13,6 +13,7 @@ from bge_integrations.core.embedder import Embedder
 from bge_integrations.core.loading import load_embedder, load_reranker
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts
 from bge_integrations.scoring import weights_by_name
 from bge_integrations.training.choosing import Chooser, Limits, words_of
@@ -157,8 +158,11 @@ def mine_negatives(
             rankings = search_index(index, queries, scoring, limits.depth, limits.has_margin, show_progress)
         found = zip(queries, rankings, strict=True)
         chosen: dict[int, tuple[str, ...]] = {}
-        while some := list(islice(found, _TOGETHER)):
-            chosen |= chooser.choose(some)
+        is_shown = show_progress and judge is not None and isinstance(rankings, list)  # an index shows its own
+        with progress_bar(len(queries), "query", is_shown) as bar:
+            while some := list(islice(found, _TOGETHER)):
+                chosen |= chooser.choose(some)
+                bar.update(len(some))
     mined = tuple(
         replace(row, neg=chosen[position], pos_scores=None, neg_scores=None) for position, row in enumerate(rows)
     )
