@@ -25,8 +25,8 @@ from bge_integrations.training.outputs import check_new_folder
 from bge_integrations.training.safetensors_files import TensorSpec, write_weights
 from bge_integrations.validation import check_texts, check_whole_number
 
-#: Entries of a tensor that are mixed at a time: 64 MB of float32.
-_PART = 1 << 24
+#: Entries of a tensor that are mixed at a time: 16 MB of float32.
+_PART = 1 << 22
 #: How far the sum of the weights may be from 1.
 _ROUNDING = 1e-6
 #: The number of the layer in a tensor's name.
@@ -67,7 +67,7 @@ def mix(
     """Mix models that were fine-tuned from the same one: each tensor is the weighted sum of the models' tensors.
 
     Mixes embedders, rerankers and decoders, and also bge-m3's two heads. Tensors are read, mixed and written in parts
-    of 64 MB, so the memory does not depend on the size of the models. The folder has the config, the tokenizer and the
+    of 16 MB, so the memory does not depend on the size of the models. The folder has the config, the tokenizer and the
     sentence-transformers files of the first model. It is written whole or not at all.
 
     Args:
