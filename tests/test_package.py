@@ -35,6 +35,10 @@ EXPORTED = {
         "Candidates Comparison CutoffComparison CutoffRow Dataset Report Result Run Tuned bm25 compare compare_cutoffs "
         "evaluate find_candidates measure_run rerank tune_weights"
     ),
+    "bge_integrations.training": (
+        "Mined Mixed MixingWeights TrainingData TrainingRow TrainingRows mine_negatives mix read_rows teacher_scores "
+        "weights_from write_rows"
+    ),
     "bge_integrations.mteb": "BGECrossEncoder BGEEncoder BGEM3Search",
     "bge_integrations.scoring": (
         "HybridScores TopK hybrid_scores lexical_scores max_sim reciprocal_rank_fusion representation_scores "

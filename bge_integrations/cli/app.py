@@ -15,11 +15,14 @@ from bge_integrations.cli.doctor import doctor
 from bge_integrations.cli.embed import embed
 from bge_integrations.cli.evaluation import evaluate
 from bge_integrations.cli.index import index
+from bge_integrations.cli.mine import mine
+from bge_integrations.cli.mix import mix
 from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
 from bge_integrations.cli.serve import serve
+from bge_integrations.cli.teach import teach
 from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
 from bge_integrations.interrupts import exit_status
 
@@ -122,7 +125,7 @@ def _print_version(is_given: bool) -> None:
 def _start(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Index and search your files; embed, rerank, evaluate and serve with the BGE models."""
+    """Index and search your files; embed, rerank, evaluate, train and serve with the BGE models."""
 
 
 app = typer.Typer(
@@ -132,6 +135,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.callback()(_start)
-for command in (index, search, ask, rerank, embed, serve, models, download, doctor):
+for command in (index, search, ask, rerank, embed, serve, mine, teach, mix, models, download, doctor):
     app.command(cls=_Command)(command)
 app.command("eval", cls=_Command)(evaluate)

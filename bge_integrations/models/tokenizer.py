@@ -101,6 +101,12 @@ class TextTokenizer:
                 "belong to different models"
             )
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each token, added tokens included."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, int32, without special tokens and without truncation."""
         if len(texts) == 1 and len(texts[0]) <= _SHORT:  # a query needs no thread pool, but `encode` holds the GIL

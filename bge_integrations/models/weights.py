@@ -12,7 +12,7 @@ from bge_integrations.errors import CheckpointError
 from bge_integrations.models.checkpoint import check_not_pointer, tensor_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 def read_state(file: Path) -> Mapping[str, torch.Tensor]:
@@ -75,6 +75,9 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
     def prefix_of(self, name: str) -> str:
         """Return what precedes `name` in this checkpoint: "bert.", "roberta." or ""."""
         for stored in self._stored:
@@ -88,11 +91,16 @@ class Weights:
         """Return the tensor `name` as stored, if its shape fits (-1 matches any size). Copy it if you keep it."""
         if name not in self._stored:
             raise CheckpointError(f"{self.folder}: the weights lack the tensor {name}")
+        return fitting(self._stored[name][0], name, self.read(name), shape)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return the tensor `name` as stored, of any type and shape. Copy it if you keep it."""
         file, stored = self._stored[name]
         if file in self._states:
-            return fitting(file, name, self._states[file][stored], shape)
+            return self._states[file][stored]
         with _safetensors(file) as opened:
-            return fitting(file, name, opened.get_tensor(stored), shape)
+            tensor: torch.Tensor = opened.get_tensor(stored)
+        return tensor
 
 
 def _safetensors(file: Path) -> Any:

@@ -1,0 +1,62 @@
+"""`bge teach`: add rerankers' scores to training rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bge_integrations.cli import options
+from bge_integrations.cli.output import print_json, progress_is_shown
+from bge_integrations.errors import InvalidInputError
+
+
+def teach(
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files of training rows, or folders of them.")],
+    reranker: Annotated[
+        list[str],
+        typer.Option(metavar="MODEL", help="Reranker; repeat the option to average several."),
+    ],
+    output: Annotated[str, typer.Option("--output", metavar="FILE", help="The .jsonl file to write.")],
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W", help="A weight per reranker. Defaults to equal weights.")
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Write the sigmoid of the logits, between 0 and 1: a weaker teacher.")
+    ] = False,
+    max_length: options.MaxLength = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score each row's positives and negatives with rerankers, for training with a teacher.
+
+    FILE has all rows with pos_scores and neg_scores, which are logits. It appears when it is complete.
+    """
+    try:
+        numbers = None if weights is None else [float(number) for number in weights.split(",")]
+    except ValueError:
+        raise InvalidInputError(f"--weights {weights} must be numbers separated by commas, such as 2,1") from None
+    from bge_integrations.training.teaching import teacher_scores
+
+    rows = teacher_scores(
+        data,
+        reranker,
+        output,
+        weights=numbers,
+        normalize=normalize,
+        max_length=max_length,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
+        show_progress=progress_is_shown(quiet),
+    )
+    texts = sum(len(row.pos) + len(row.neg) for row in rows)
+    without = sum(not row.neg for row in rows)
+    if as_json:
+        print_json({"output": output, "rows": len(rows), "scores": texts, "rows_without_negatives": without})
+    else:
+        note = f"; {without} rows have no negatives, so their scores teach nothing" if without else ""
+        print(f"{len(rows)} rows, {texts} scores{note}")

@@ -1,0 +1,133 @@
+"""The folder of a model that was made from another one: its settings, tokenizer and sentence-transformers files."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations.atomic_files import sync_folder
+from bge_integrations.errors import InvalidInputError, NotSupportedError, UnknownModelError
+from bge_integrations.models.checkpoint import parse_json, read_config
+from bge_integrations.models.profile import embedder_profile
+
+if TYPE_CHECKING:
+    import torch
+
+#: Suffixes of the files that say how a model is run; all others are weights, checkpoints or documentation.
+_SETTINGS = (".json", ".txt", ".model", ".jinja", ".py")
+#: Files with these suffixes that belong to the weights or to the run that made them.
+_LEFT_OUT = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
+#: Families that these files can describe; the others need `family=` when they are loaded.
+_SAID_BY_FILES = ("encoder", "m3", "decoder")
+_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last_token": "pooling_mode_lasttoken"}
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `target` when the block ends; if it raises, there is no `target`.
+
+    Until then it is `.NAME.RANDOM.new` beside it; only a killed process leaves one behind.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    try:
+        new.mkdir()
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+        if target.exists():
+            target.rmdir()  # it was empty
+        new.rename(target)
+        sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def copy_settings(name: str, source: Path, folder: Path) -> None:
+    """Copy a checkpoint's config, tokenizer and sentence-transformers files; write the latter if it has none.
+
+    Args:
+        name: The name of the checkpoint.
+        source: Its folder.
+        folder: Where to copy them.
+
+    Raises:
+        NotSupportedError: A module of its own, such as a Dense layer, has weights.
+    """
+    for file in sorted(source.iterdir()):
+        is_settings = file.suffix in _SETTINGS and not file.name.endswith(".index.json")
+        if file.is_file() and (is_settings or file.name.startswith("LICENSE")) and file.name not in _LEFT_OUT:
+            shutil.copyfile(file, folder / file.name)
+    if not (source / "modules.json").is_file():
+        _write_sentence_transformers_files(name, source, folder)
+        return
+    for module in parse_json(source / "modules.json"):
+        if not module.get("path"):
+            continue
+        for file in sorted((source / module["path"]).glob("*")):
+            if file.suffix != ".json":
+                raise NotSupportedError(
+                    f"{file} belongs to a module that can't be mixed",
+                    advice="mix models whose modules are a transformer, a pooling and a normalization",
+                )
+            (folder / module["path"]).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / module["path"] / file.name)
+
+
+def set_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Write the weights' type to config.json, if it says any."""
+    config = read_config(folder)
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            config[key] = str(dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", config)
+
+
+def write_mix_card(folder: Path, name: str, models: Sequence[str], weights: Sequence[float]) -> None:
+    """Write a README.md with the models and weights of a mix."""
+    rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(models, weights, strict=True))
+    table = f"| model | weight |\n|---|---|\n{rows}\n"
+    text = f"# {name}\n\nA mix (LM-Cocktail) of these models, made with `bge mix`:\n\n{table}"
+    (folder / "README.md").write_text(text, "utf-8")
+
+
+def _write_sentence_transformers_files(name: str, source: Path, folder: Path) -> None:
+    """Write the pooling, normalization and prompts of an embedder; sentence-transformers guesses them otherwise."""
+    try:
+        profile = embedder_profile(name, source)
+    except (InvalidInputError, UnknownModelError):
+        return  # a reranker, or a model that can only be loaded with family= or task=
+    if profile.family not in _SAID_BY_FILES:
+        return
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")))
+    ]
+    _write_json(folder / "modules.json", modules)
+    for path in ("1_Pooling", "2_Normalize"):
+        (folder / path).mkdir()
+    width = read_config(source)["hidden_size"]
+    pooling = {mode: kind == profile.pooling for kind, mode in _POOLING.items()}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
+    if profile.max_length is not None:
+        _write_json(
+            folder / "sentence_bert_config.json", {"max_seq_length": profile.max_length, "do_lower_case": False}
+        )
+    prompts = {"query": profile.instructions.query, "document": profile.instructions.passage}
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
