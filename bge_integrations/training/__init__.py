@@ -7,21 +7,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bge_integrations.training.layouts import read_training_data
+    from bge_integrations.training.questions import clicked_questions, generated_questions
     from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
+    from bge_integrations.training.splitting import hold_out
+    from bge_integrations.training.statistics import Statistics, statistics
+    from bge_integrations.training.tokens import TokenCounter
 
 _HOME = {
+    "Statistics": "bge_integrations.training.statistics",
+    "TokenCounter": "bge_integrations.training.tokens",
     "TrainingData": "bge_integrations.training.rows",
     "TrainingRow": "bge_integrations.training.rows",
     "TrainingRows": "bge_integrations.training.rows",
+    "clicked_questions": "bge_integrations.training.questions",
+    "generated_questions": "bge_integrations.training.questions",
+    "hold_out": "bge_integrations.training.splitting",
+    "statistics": "bge_integrations.training.statistics",
+    "read_training_data": "bge_integrations.training.layouts",
     "read_rows": "bge_integrations.training.rows",
     "write_rows": "bge_integrations.training.rows",
 }
 
 __all__ = [
+    "Statistics",
+    "TokenCounter",
     "TrainingData",
     "TrainingRow",
     "TrainingRows",
+    "clicked_questions",
+    "generated_questions",
+    "hold_out",
     "read_rows",
+    "read_training_data",
+    "statistics",
     "write_rows",
 ]
 
