@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bge_integrations.catalog import Kind
+    from bge_integrations.training.rows import RowMistake
 
 
 class BGEError(Exception):
@@ -36,6 +37,27 @@ class BGEError(Exception):
 
 class InvalidInputError(BGEError, ValueError):
     """A text, a list or an argument cannot be used; nothing was computed."""
+
+
+class TrainingDataError(InvalidInputError):
+    """Rows of training data cannot be used; nothing was trained.
+
+    Attributes:
+        mistakes: The mistakes in the order of the files; at most the first 100.
+        count: Number of all mistakes.
+    """
+
+    def __init__(self, mistakes: tuple[RowMistake, ...], count: int, advice: str | None = None) -> None:
+        self.mistakes, self.count = mistakes, count
+        super().__init__(self._summary(), advice=advice)
+
+    def _summary(self) -> str:
+        named = [str(mistake) for mistake in self.mistakes[:10]]
+        more = self.count - len(named)
+        return "\n".join([*named, f"and {more} more mistakes"] if more else named)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.mistakes, self.count, self.advice), self.__dict__
 
 
 class UnknownArgumentError(InvalidInputError, TypeError):

@@ -1,6 +1,6 @@
-"""Fine-tune BGE models on the trainers of transformers, accelerate and peft.
+"""Fine-tune, mine, teach, mix and pre-train BGE models, on sentence-transformers, transformers and peft.
 
-Importing this package loads neither torch nor a trainer: the names below are imported when first used.
+Importing this package loads none of them: the names below are imported when first used.
 """
 
 from importlib import import_module
@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bge_integrations.training.embedder import train_embedder
+    from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
     from bge_integrations.training.run import Trained
 
 _HOME = {
     "Trained": "bge_integrations.training.run",
+    "TrainingData": "bge_integrations.training.rows",
+    "TrainingRow": "bge_integrations.training.rows",
+    "TrainingRows": "bge_integrations.training.rows",
+    "read_rows": "bge_integrations.training.rows",
     "train_embedder": "bge_integrations.training.embedder",
+    "write_rows": "bge_integrations.training.rows",
 }
 
 __all__ = [
     "Trained",
+    "TrainingData",
+    "TrainingRow",
+    "TrainingRows",
+    "read_rows",
     "train_embedder",
+    "write_rows",
 ]
 
 

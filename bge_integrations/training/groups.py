@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from bge_integrations.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from bge_integrations.training.rows import TrainingRow
+    from bge_integrations.training.rows import TrainingRow, TrainingRows
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Groups(Dataset[Group]):
         return draw_group(visit, self._rows[visit.row], generator)
 
 
-def check_group_size(rows: Sequence[TrainingRow], group_size: int, own_negatives: bool) -> int:
+def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -> int:
     """Return the group size that the rows allow: 1 if none of them has negatives.
 
     Raises:
@@ -118,7 +118,7 @@ def check_group_size(rows: Sequence[TrainingRow], group_size: int, own_negatives
         )
     if group_size > 1 and without:
         raise InvalidInputError(
-            f"{len(without)} of {len(rows)} rows have no negatives, the first is row {without[0] + 1}",
+            f"{len(without)} of {len(rows)} rows have no negatives, the first is {rows.locations[without[0]]}",
             argument="group_size",
             advice="mine negatives with `bge mine`, or pass group_size=1 to use in-batch negatives only",
         )

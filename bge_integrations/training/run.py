@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +76,11 @@ class TrainingRun:
     """
 
     def __init__(
-        self, output: str | os.PathLike[str], settings: TrainingSettings, learning_rate: float, identity: Mapping[str, Any]
+        self,
+        output: str | os.PathLike[str],
+        settings: TrainingSettings,
+        learning_rate: float,
+        identity: Mapping[str, Any],
     ) -> None:
         on_cpu = _is_on_cpu(settings.device)
         self.settings = settings
@@ -177,7 +182,7 @@ class TrainingRun:
             )
             logger.info("%s", estimate)
             if settings.show_progress:
-                progress_bar(None, "", shown=False).write(str(estimate))
+                print(estimate, file=sys.stderr)
             self._work.open()
         self._wait()
         checkpoint = self._work.checkpoint()
