@@ -7,31 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bge_integrations.training.embedder import train_embedder
     from bge_integrations.training.layouts import read_training_data
     from bge_integrations.training.questions import clicked_questions, generated_questions
     from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
+    from bge_integrations.training.run import Trained
     from bge_integrations.training.splitting import hold_out
-    from bge_integrations.training.statistics import Statistics, statistics
+    from bge_integrations.training.statistics import Statistics, statistics_of
     from bge_integrations.training.tokens import TokenCounter
 
 _HOME = {
     "Statistics": "bge_integrations.training.statistics",
     "TokenCounter": "bge_integrations.training.tokens",
+    "Trained": "bge_integrations.training.run",
     "TrainingData": "bge_integrations.training.rows",
     "TrainingRow": "bge_integrations.training.rows",
     "TrainingRows": "bge_integrations.training.rows",
     "clicked_questions": "bge_integrations.training.questions",
     "generated_questions": "bge_integrations.training.questions",
     "hold_out": "bge_integrations.training.splitting",
-    "statistics": "bge_integrations.training.statistics",
-    "read_training_data": "bge_integrations.training.layouts",
     "read_rows": "bge_integrations.training.rows",
+    "read_training_data": "bge_integrations.training.layouts",
+    "statistics_of": "bge_integrations.training.statistics",
+    "train_embedder": "bge_integrations.training.embedder",
     "write_rows": "bge_integrations.training.rows",
 }
 
 __all__ = [
     "Statistics",
     "TokenCounter",
+    "Trained",
     "TrainingData",
     "TrainingRow",
     "TrainingRows",
@@ -40,7 +45,8 @@ __all__ = [
     "hold_out",
     "read_rows",
     "read_training_data",
-    "statistics",
+    "statistics_of",
+    "train_embedder",
     "write_rows",
 ]
 

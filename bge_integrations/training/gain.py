@@ -85,11 +85,15 @@ class Gain:
     def __str__(self) -> str:
         header, rows = self.cells()
         widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (header, *rows)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (header, *rows)
+        ]
         return "\n".join([f"{self.data}: {self.queries} queries, {self.documents} passages", *lines, *self.sentences()])
 
 
-def evaluation_data(held_out: TrainingRows, train: TrainingRows, *, most_documents: int = 10_000, seed: int = 0) -> Dataset:
+def evaluation_data(
+    held_out: TrainingRows, train: TrainingRows, *, most_documents: int = 10_000, seed: int = 0
+) -> Dataset:
     """Return the held-out queries with all passages as the documents to search.
 
     Args:

@@ -130,7 +130,7 @@ class Statistics:
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
 
-def statistics(
+def statistics_of(
     rows: TrainingRows,
     tokens: CountsTokens | None = None,
     *,

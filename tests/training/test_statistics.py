@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bge_integrations.evaluation import Dataset
-from bge_integrations.training import TokenCounter, TrainingRow, read_rows, statistics
+from bge_integrations.training import TokenCounter, TrainingRow, read_rows, statistics_of
 
 ROWS = [
     TrainingRow("What do pandas eat?", ("Bamboo.", "bamboo"), ("Rice.", "Fish.")),
@@ -16,7 +16,7 @@ ROWS = [
 
 
 def test_counts_and_problems():
-    found = statistics(read_rows(ROWS))
+    found = statistics_of(read_rows(ROWS))
     assert (found.rows, found.queries, found.passages) == (4, 3, 6)
     assert (found.positives, found.negatives, found.with_negatives, found.with_scores) == (1.25, 1.0, 3, 1)
     assert found.query_tokens is None
@@ -33,18 +33,18 @@ def test_leaks_into_the_evaluation():
         documents={"d": "on the tiber", "e": "Elsewhere."},
         qrels={"a": {"d": 1}, "b": {"e": 1}},
     )
-    found = statistics(read_rows(ROWS), evaluation=evaluation)
+    found = statistics_of(read_rows(ROWS), evaluation=evaluation)
     assert found.leaked_queries.examples == ("row 2", "row 3")
     assert found.leaked_exactly.examples == ("row 3",)
     assert found.leaked_passages.examples == ("row 2",)
-    assert len(found.table()) > len(statistics(read_rows(ROWS)).table())
+    assert len(found.table()) > len(statistics_of(read_rows(ROWS)).table())
     assert "row 3" in str(found)
 
 
 def test_lengths_in_tokens_of_different_texts(pocket):
     counter = TokenCounter("pocket")
     rows = read_rows(ROWS)
-    found = statistics(rows, counter, query_max_length=6, passage_max_length=512)
+    found = statistics_of(rows, counter, query_max_length=6, passage_max_length=512)
     expected = pocket.count_tokens([row.query for row in ROWS])
     assert counter.count_tokens([row.query for row in ROWS]) == expected
     assert found.query_tokens.longest == max(expected)
