@@ -90,8 +90,12 @@ class Statistics:
         """Return the statistics as JSON's types."""
         return asdict(self)
 
-    def table(self) -> list[tuple[str, str]]:
-        """Return names and values to show; problems that do not occur are left out."""
+    def table(self, examples: bool = True) -> list[tuple[str, str]]:
+        """Return names and values to show; problems that do not occur are left out.
+
+        Args:
+            examples: Name the first rows of each problem.
+        """
         shown = [
             ("rows", f"{self.rows:,}"),
             ("different queries", f"{self.queries:,}"),
@@ -121,7 +125,8 @@ class Statistics:
         for name, problem in problems.items():
             if problem.count:
                 more = ", …" if problem.count > len(problem.examples) else ""
-                shown.append((name, f"{problem.count:,}: {', '.join(problem.examples)}{more}"))
+                where = f": {', '.join(problem.examples)}{more}" if examples else ""
+                shown.append((name, f"{problem.count:,}{where}"))
         return shown
 
     def __str__(self) -> str:
