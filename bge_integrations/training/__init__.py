@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bge_integrations.training.embedder import train_embedder
+    from bge_integrations.training.pretraining import pretrain
+    from bge_integrations.training.reranker import train_reranker
     from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
     from bge_integrations.training.run import Trained
 
@@ -16,8 +18,10 @@ _HOME = {
     "TrainingData": "bge_integrations.training.rows",
     "TrainingRow": "bge_integrations.training.rows",
     "TrainingRows": "bge_integrations.training.rows",
+    "pretrain": "bge_integrations.training.pretraining",
     "read_rows": "bge_integrations.training.rows",
     "train_embedder": "bge_integrations.training.embedder",
+    "train_reranker": "bge_integrations.training.reranker",
     "write_rows": "bge_integrations.training.rows",
 }
 
@@ -26,8 +30,10 @@ __all__ = [
     "TrainingData",
     "TrainingRow",
     "TrainingRows",
+    "pretrain",
     "read_rows",
     "train_embedder",
+    "train_reranker",
     "write_rows",
 ]
 

@@ -80,8 +80,8 @@ class PairTokenizer:
                 )
 
 
-def collate(tokenizer: PairTokenizer, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Return a batch: the pairs' ids, masks and types; `sizes` of the groups and, if they have them, `teacher` scores.
+def collate(tokenizer: PairTokenizer, with_teacher: bool, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Return a batch: the pairs' ids, masks and types, the `sizes` of the groups and, if asked for, `teacher` scores.
 
     Pairs are padded on the right for cross-encoders, and on the left for LLM rerankers, which score the last token.
     """
@@ -90,9 +90,8 @@ def collate(tokenizer: PairTokenizer, groups: Sequence[Group]) -> dict[str, Tens
     if tokenizer.profile.prompt:
         batch.pop("token_type_ids", None)  # the parts of the pair, not the model's input
     batch["sizes"] = torch.tensor([len(group.passages) for group in groups])
-    scores = [group.teacher_scores for group in groups]
-    if all(each is not None for each in scores):
-        batch["teacher"] = torch.tensor([score for each in scores if each is not None for score in each])
+    if with_teacher:
+        batch["teacher"] = torch.tensor([score for group in groups for score in group.teacher_scores or ()])
     return batch
 
 

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
-from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    GraniteConfig,
-    GraniteModel,
-    GranitePreTrainedModel,
-)
 
 from bge_integrations.errors import NotSupportedError
 from bge_integrations.models.checkpoint import read_config
 from bge_integrations.models.decoder_config import DecoderConfig, cutoffs_of
 from bge_integrations.models.decoder_heads import yes_token
+from bge_integrations.optional import needed_by
+
+with needed_by(__name__, "bge-integrations[train]"):
+    import torch
+    from torch import Tensor, nn
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        GraniteConfig,
+        GraniteModel,
+        GranitePreTrainedModel,
+    )
+
+    from bge_integrations.training.backbone import load_backbone
+    from bge_integrations.training.reranker_losses import reranking_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
     from bge_integrations.catalog import Family
     from bge_integrations.models.tokenizer import TextTokenizer
+    from bge_integrations.training.settings import TrainingSettings
+
+Score = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
 class TrainableReranker(NamedTuple):
@@ -35,33 +39,35 @@ class TrainableReranker(NamedTuple):
 
     Attributes:
         model: transformers' model.
-        score: Takes the model, which may be wrapped by now, and a batch of token ids and masks; returns the scores of
+        score: Takes the model, with an adapter or without, and a batch of token ids and masks; returns the scores of
             the pairs after each trained layer, (layers, pairs).
+        task: What peft calls its task.
     """
 
-    model: PreTrainedModel
-    score: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    model: Any
+    score: Score
+    task: str
 
 
-def load_trainable(folder: Path, family: Family, tokenizer: TextTokenizer, **options: Any) -> TrainableReranker:
-    """Load a reranker's checkpoint for training; `options` are those of transformers' `from_pretrained`.
+def load_trainable(
+    folder: Path, family: Family, tokenizer: TextTokenizer, settings: TrainingSettings, precision: str, lora: bool
+) -> TrainableReranker:
+    """Load a reranker's checkpoint for training; see `load_backbone`.
 
     Raises:
         NotSupportedError: Rerankers of this family, or the checkpoint's heads, can't be trained.
+        CheckpointError: The checkpoint lacks weights.
     """
+
+    def load(kind: Any) -> Any:
+        return load_backbone(kind, folder, settings, lora=lora, precision=precision)
+
     if family == "cross_encoder":
-        return TrainableReranker(
-            AutoModelForSequenceClassification.from_pretrained(folder, **options),
-            lambda model, batch: model(**batch).logits.T,
-        )
+        return TrainableReranker(load(AutoModelForSequenceClassification), _classifier_scores, "SEQ_CLS")
     if family == "llm_reranker":
-        yes = yes_token(tokenizer)
-        return TrainableReranker(
-            AutoModelForCausalLM.from_pretrained(folder, **options),
-            lambda model, batch: model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1, yes][None],
-        )
+        return TrainableReranker(load(AutoModelForCausalLM), _yes_scores(yes_token(tokenizer)), "CAUSAL_LM")
     if family == "layerwise_reranker":
-        return TrainableReranker(LayerwiseReranker.load(folder, **options), lambda model, batch: model(**batch))
+        return TrainableReranker(load(LayerwiseReranker), _layer_scores, "CAUSAL_LM")
     raise NotSupportedError(
         f"a {family.replace('_', ' ')} can't be trained",
         argument="model",
@@ -69,11 +75,39 @@ def load_trainable(folder: Path, family: Family, tokenizer: TextTokenizer, **opt
     )
 
 
-class LayerwiseReranker(GranitePreTrainedModel):
+class RerankerModule(nn.Module):
+    """A reranker with its loss.
+
+    Args:
+        backbone: The model of a `TrainableReranker`, or that with an adapter.
+        score: Its function.
+    """
+
+    def __init__(self, backbone: Any, score: Score) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._score = score
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        sizes: Tensor,
+        token_type_ids: Tensor | None = None,
+        teacher: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the `loss` of a batch that `collate` made."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            batch["token_type_ids"] = token_type_ids
+        return {"loss": reranking_loss(self._score(self.backbone, batch), sizes.tolist(), teacher)}
+
+
+class LayerwiseReranker(GranitePreTrainedModel):  # type: ignore[misc]
     """bge-reranker-v2-minicpm-layerwise: a MiniCPM backbone with a linear head after each of the upper layers.
 
-    MiniCPM scales the embeddings and the residuals, which Granite's code does too, so that none of the checkpoint's own
-    code is run. The tensors have the names of the published checkpoint.
+    MiniCPM scales the embeddings and the residuals. Granite's code does so too, so none of the checkpoint's own code is
+    run. The tensors have the names of the published checkpoint.
     """
 
     def __init__(self, config: GraniteConfig) -> None:
@@ -83,25 +117,19 @@ class LayerwiseReranker(GranitePreTrainedModel):
         self.post_init()
 
     @classmethod
-    def load(cls, folder: Path, **options: Any) -> LayerwiseReranker:
-        """Load the checkpoint; `options` are those of `from_pretrained`.
+    def from_pretrained(cls, folder: Path, **options: Any) -> Any:
+        """Load the checkpoint; `options` are transformers'.
 
         Raises:
             NotSupportedError: Its heads are not one row for each layer.
         """
-        stored = read_config(folder)
-        if stored.get("head_type", "simple") != "simple" or not stored.get("head_multi", True):
-            raise NotSupportedError(
-                f"{folder} has heads of another kind than one row per layer (head_type "
-                f"{stored.get('head_type')!r}, head_multi {stored.get('head_multi')!r}), which can't be trained"
-            )
-        return cls.from_pretrained(folder, config=_granite_config(stored), **options)
+        return super().from_pretrained(folder, config=_granite_config(read_config(folder)), **options)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the scores of left-padded pairs, (layers, pairs)."""
         out = self.model(input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
-        cutoffs, scores = self.config.cutoffs, []
-        for cutoff, head in zip(cutoffs, self.lm_head, strict=True):
+        scores = []
+        for cutoff, head in zip(self.config.cutoffs, self.lm_head, strict=True):
             states = out.hidden_states[cutoff][:, -1]
             if cutoff < self.config.num_hidden_layers:  # the last layer's states are normalized already
                 states = self.model.norm(states)
@@ -110,15 +138,24 @@ class LayerwiseReranker(GranitePreTrainedModel):
 
 
 class _LayerHead(nn.Module):
+    """A checkpoint's `lm_head.N`."""
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.linear_head = nn.Linear(size, 1, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.linear_head(states).squeeze(-1)
+        scores: Tensor = self.linear_head(states)
+        return scores.squeeze(-1)
 
 
 def _granite_config(stored: dict[str, Any]) -> GraniteConfig:
+    head_type, has_many = stored.get("head_type", "simple"), stored.get("head_multi", True)
+    if head_type != "simple" or not has_many:
+        raise NotSupportedError(
+            f"its heads (head_type {head_type!r}, head_multi {has_many!r}) can't be trained, only one row per layer",
+            argument="model",
+        )
     read = DecoderConfig.read(stored)
     return GraniteConfig(
         vocab_size=read.vocabulary_size,
@@ -130,7 +167,6 @@ def _granite_config(stored: dict[str, Any]) -> GraniteConfig:
         max_position_embeddings=read.max_length,
         rms_norm_eps=read.norm_eps,
         rope_theta=read.rope_theta,
-        initializer_range=float(stored.get("initializer_range", 0.02)),
         embedding_multiplier=read.embedding_scale,
         residual_multiplier=read.residual_scale,
         attention_multiplier=read.attention_scale,
@@ -138,3 +174,21 @@ def _granite_config(stored: dict[str, Any]) -> GraniteConfig:
         pad_token_id=stored.get("pad_token_id"),
         cutoffs=list(cutoffs_of(stored)),
     )
+
+
+def _classifier_scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    scores: Tensor = model(**batch).logits
+    return scores.T
+
+
+def _yes_scores(yes: int) -> Score:
+    def score(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        last: Tensor = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        return last[None, :, yes]
+
+    return score
+
+
+def _layer_scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    scores: Tensor = model(**batch)
+    return scores

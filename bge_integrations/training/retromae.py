@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+from bge_integrations.optional import needed_by
 
-from bge_integrations.errors import NotSupportedError
+with needed_by(__name__, "bge-integrations[train]"):
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-#: Model types whose layers and embeddings the decoder can reuse.
-MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
 class RetroMAE(nn.Module):
@@ -26,19 +24,10 @@ class RetroMAE(nn.Module):
 
     Args:
         backbone: A BERT or RoBERTa model with its masked language modelling head, which the decoder shares.
-
-    Raises:
-        NotSupportedError: It is another kind of model.
     """
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()
-        if backbone.config.model_type not in MODEL_TYPES:
-            raise NotSupportedError(
-                f"a model of type {backbone.config.model_type!r} can't be pre-trained with RetroMAE",
-                argument="model",
-                advice=f"use one of type {', '.join(MODEL_TYPES)}",
-            )
         self.backbone = backbone
         layer = type(self._encoder.encoder.layer[0])
         self.decoder = layer(backbone.config)
@@ -81,11 +70,11 @@ class RetroMAE(nn.Module):
 
     def _decode(self, queries: Tensor, originals: Tensor, visible: Tensor) -> Tensor:
         """Run the decoder's layer, whose queries differ from its keys and values; all (texts, tokens, hidden)."""
-        layer, config = self.decoder, self.backbone.config
+        layer, heads_count = self.decoder, self.backbone.config.num_attention_heads
         attention = layer.attention.self
 
         def heads(states: Tensor) -> Tensor:
-            return states.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
+            return states.unflatten(-1, (heads_count, -1)).transpose(1, 2)
 
         # a token that sees nothing attends to all tokens alike, instead of becoming NaN
         hidden = torch.zeros_like(visible, dtype=queries.dtype).masked_fill(~visible, torch.finfo(queries.dtype).min)
@@ -94,7 +83,7 @@ class RetroMAE(nn.Module):
             heads(attention.key(originals)),
             heads(attention.value(originals)),
             attn_mask=hidden[:, None],
-            dropout_p=config.attention_probs_dropout_prob if self.training else 0.0,
+            dropout_p=attention.dropout.p if self.training else 0.0,
         )
         attended = layer.attention.output(context.transpose(1, 2).flatten(2), queries)
         return layer.output(layer.intermediate(attended), attended)
