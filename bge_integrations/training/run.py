@@ -107,7 +107,7 @@ class TrainingRun:
             fp16=self.precision == "float16",
             seed=settings.seed,
             use_cpu=on_cpu,
-            ddp_backend="gloo" if on_cpu else None,
+            ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
             dataloader_pin_memory=not on_cpu,
@@ -198,7 +198,7 @@ class TrainingRun:
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"training ran out of memory ({error.finding})",
-                    advice="lower batch_size, the maximum lengths or sub_batch_size, or set gradient_checkpointing=True",
+                    advice="lower batch_size or the maximum lengths, or set gradient_checkpointing=True",
                 ) from error
             seconds = time.monotonic() - started
         if trainer.state.global_step < trainer.state.max_steps:

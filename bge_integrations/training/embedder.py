@@ -1,0 +1,301 @@
+"""Train an embedder: `train_embedder`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bge_integrations import catalog
+from bge_integrations.errors import InvalidInputError, NotSupportedError
+from bge_integrations.models.adapter import locate_base
+from bge_integrations.models.checkpoint import M3_HEADS, read_config, weights_digest
+from bge_integrations.models.encoder_config import EncoderConfig
+from bge_integrations.models.locating import locate, published
+from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
+from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.optional import needed_by
+from bge_integrations.training.embedder_files import copy_tokenizer, write_settings
+from bge_integrations.training.embedder_settings import EmbedderSettings
+from bge_integrations.training.rows import TrainingData, TrainingRows, read_rows
+from bge_integrations.training.settings import settings_of
+
+with needed_by(__name__, "bge-integrations[train]"):
+    from transformers import AutoModel
+
+    from bge_integrations.training.backbone import load_backbone, save_backbone, with_adapter, with_lora
+    from bge_integrations.training.embedder_data import EmbedderCollator, QueryFormat, row_sets, text_lengths
+    from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
+    from bge_integrations.training.groups import Groups, RowSet, check_group_size
+    from bge_integrations.training.m3_model import M3Model, load_heads
+    from bge_integrations.training.run import Trained, TrainingRun
+
+if TYPE_CHECKING:
+    from bge_integrations.catalog import Family
+
+logger = logging.getLogger(__name__)
+
+#: The highest learning rate of encoders, and of LoRA adapters.
+_LEARNING_RATE, _LORA_LEARNING_RATE = 1e-5, 1e-4
+_FAMILIES: tuple[Family, ...] = ("encoder", "m3", "decoder", "icl")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The model to train.
+
+    Attributes:
+        name: The hub id, or the folder as given.
+        folder: Its folder.
+        base: The folder of its base if it is an adapter, else None.
+        profile: How it is run.
+        config: The content of its config.json.
+        tokenizer: Its tokenizer.
+    """
+
+    name: str
+    folder: Path
+    base: Path | None
+    profile: EmbedderProfile
+    config: Mapping[str, Any]
+    tokenizer: TextTokenizer
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the whole weights and the tokenizer."""
+        return self.base or self.folder
+
+    @property
+    def is_decoder(self) -> bool:
+        return catalog.FAMILIES[self.profile.family].backbone == "decoder"
+
+    @property
+    def longest(self) -> int:
+        """Maximum number of tokens that the model takes."""
+        positions = int(self.config["max_position_embeddings"])
+        if not self.is_decoder:
+            positions -= EncoderConfig.read(dict(self.config)).first_position
+        return min(positions, self.profile.max_length or positions, self.tokenizer.max_length or positions)
+
+    @property
+    def base_reference(self) -> str:
+        """What an adapter of this model names as its base: the hub id, or the folder."""
+        row = published(self.name, self.folder)
+        is_hub_id = self.base is None and row is not None and row.name == self.name
+        return self.name if is_hub_id else str(self.weights.resolve())
+
+
+def train_embedder(
+    data: TrainingData, model: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any
+) -> Trained:
+    """Fine-tune an embedder, and write the trained model to a folder.
+
+    The folder loads in `load_embedder`, sentence-transformers, transformers and FlagEmbedding. It appears when the
+    training is complete; until then, checkpoints are in `.NAME.training` beside it, and the same call continues an
+    interrupted training to the same result.
+
+    Under torchrun or `accelerate launch`, all processes train together.
+
+    Args:
+        data: A JSONL file, several files or folders, or rows; see `read_rows`.
+        model: The model to start from: a hub id, a folder, or a LoRA adapter, which is then trained further.
+        output: The folder to write.
+        settings: See `EmbedderSettings`.
+
+    Raises:
+        TrainingDataError: Rows can't be used; the message names file and line.
+        InvalidInputError: An argument is invalid, or does not fit the model or the data. Nothing was computed.
+        NotSupportedError: Models of this family can't be trained.
+        CheckpointError: A file of the model is missing or damaged.
+        NonFiniteError: The loss became NaN or infinite.
+        OutOfMemoryError: A batch does not fit into memory.
+        KeyboardInterrupt: The training was stopped; a checkpoint was saved.
+    """
+    chosen = settings_of(EmbedderSettings, settings, "train_embedder")
+    rows = read_rows(data)
+    source = _locate(model, chosen)
+    unified, lora = _is_unified(source, chosen), _uses_lora(source, chosen)
+    sets = _row_sets(rows, chosen)
+    rate = chosen.learning_rate or (_LORA_LEARNING_RATE if lora else _LEARNING_RATE)
+    run = TrainingRun(output, chosen, rate, {"data": _digest(rows), "model": weights_digest(source.weights)})
+    plan = run.plan(sets, text_lengths(rows))
+    collator = EmbedderCollator(
+        source.tokenizer,
+        _text_format(source, chosen),
+        pads_left=source.is_decoder,
+        with_teacher=chosen.distillation is not None,
+    )
+    module = _module(source, chosen, run.precision, unified=unified, lora=lora)
+
+    def save(folder: Path) -> None:
+        save_backbone(module.backbone, folder, chosen.merge_lora)
+        copy_tokenizer(source.weights, folder)
+        if isinstance(module, M3Model):
+            module.save_heads(folder)
+        elif source.profile.family == "m3":
+            _copy_heads(source.folder, folder)
+        write_settings(folder, source.profile, int(source.config["hidden_size"]), chosen.normalize, source.longest)
+
+    return run.train(module, Groups(rows, chosen.seed), plan, collator, save, chosen.sub_batch_size)
+
+
+def _locate(model: str | os.PathLike[str], settings: EmbedderSettings) -> _Source:
+    """Find the model and how it is run."""
+    check_request(model, "embedder", settings.family, settings.pooling)
+    cache: dict[str, Any] = {
+        "cache_folder": settings.cache_folder,
+        "local_files_only": settings.local_files_only,
+    }
+    name, folder = locate(model, "embedder", revision=settings.revision, **cache)
+    base = locate_base(folder, "embedder", **cache)
+    profile = embedder_profile(
+        name,
+        folder,
+        base=base,
+        family=settings.family,
+        pooling=settings.pooling,
+        query_instruction=settings.query_instruction,
+        passage_instruction=settings.passage_instruction,
+        task=settings.task,
+    )
+    if profile.family not in _FAMILIES:
+        raise NotSupportedError(
+            f"{name} is of the {profile.family} family, which can't be trained",
+            advice=f"train one of the families {', '.join(_FAMILIES)}",
+        )
+    config = read_config(base or folder)
+    return _Source(name, folder, base, profile, config, TextTokenizer(base or folder, int(config["vocab_size"])))
+
+
+def _is_unified(source: _Source, settings: EmbedderSettings) -> bool:
+    """Return whether bge-m3's heads are trained."""
+    is_m3 = source.profile.family == "m3"
+    unified = is_m3 if settings.unified is None else settings.unified
+    if unified and not is_m3:
+        raise InvalidInputError(
+            f"{source.name} has no sparse and multi-vector heads",
+            argument="unified",
+            advice="leave unified= out, or pass family='m3' to train new heads on an XLM-R encoder",
+        )
+    if unified and settings.matryoshka_dims:
+        raise InvalidInputError(
+            "matryoshka_dims= are for dense vectors alone",
+            argument="matryoshka_dims",
+            advice="pass unified=False, or leave them out",
+        )
+    if settings.fix_encoder and not unified:
+        raise InvalidInputError(
+            "fix_encoder=True trains only bge-m3's heads, and they are not trained here",
+            argument="fix_encoder",
+            advice="leave it out",
+        )
+    if any(dim > source.config["hidden_size"] for dim in settings.matryoshka_dims):
+        raise InvalidInputError(
+            f"{source.name} has vectors of {source.config['hidden_size']} dimensions", argument="matryoshka_dims"
+        )
+    return unified
+
+
+def _uses_lora(source: _Source, settings: EmbedderSettings) -> bool:
+    """Return whether an adapter is trained."""
+    lora = source.is_decoder or source.base is not None if settings.lora is None else settings.lora
+    if source.base is not None and not lora:
+        raise InvalidInputError(
+            f"{source.name} is an adapter, and lora=False trains whole models",
+            argument="lora",
+            advice="leave lora= out to train the adapter further, or merge it first",
+        )
+    if settings.merge_lora and not lora:
+        raise InvalidInputError(
+            f"merge_lora=True needs an adapter, and all weights of {source.name} are trained",
+            argument="merge_lora",
+            advice="pass lora=True, or leave merge_lora= out",
+        )
+    return lora
+
+
+def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
+    """Check that the rows have what the settings need, and return those that may share a batch."""
+    group_size = check_group_size(rows, settings.group_size, own_negatives=not settings.in_batch_negatives)
+    if settings.distillation is not None:
+        without = [i for i, row in enumerate(rows) if row.pos_scores is None]
+        if without:
+            raise InvalidInputError(
+                f"{len(without)} of {len(rows)} rows have no teacher scores, the first is {rows.locations[without[0]]}",
+                argument="distillation",
+                advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
+            )
+    return row_sets(
+        rows,
+        settings.batch_size,
+        group_size,
+        own_negatives=not settings.in_batch_negatives,
+        same_dataset=settings.same_dataset,
+        small_threshold=settings.small_threshold,
+        drop_threshold=settings.drop_threshold,
+    )
+
+
+def _text_format(source: _Source, settings: EmbedderSettings) -> QueryFormat:
+    row = published(source.name, source.weights)
+    family = catalog.FAMILIES[source.profile.family]
+    return QueryFormat(
+        source.profile.instructions.query,
+        source.profile.instructions.passage,
+        row.instruction_format if row is not None else family.instruction_format,
+        source.profile.query_suffix,
+        min(settings.query_max_length, source.longest),
+        min(settings.passage_max_length, source.longest),
+    )
+
+
+def _module(source: _Source, settings: EmbedderSettings, precision: str, *, unified: bool, lora: bool) -> EmbedderModel:
+    """Load the model that is trained."""
+    backbone = load_backbone(AutoModel, source.weights, settings, lora=lora, precision=precision)
+    if source.base is not None:
+        backbone = with_adapter(backbone, source.folder, source.base_reference)
+    elif lora:
+        backbone = with_lora(backbone, source.base_reference, "FEATURE_EXTRACTION", settings)
+    loss = LossSettings(
+        temperature=settings.temperature,
+        normalize=settings.normalize,
+        distillation=settings.distillation or "kl_div",
+        cross_device=settings.cross_device,
+        matryoshka_dims=settings.matryoshka_dims,
+        sub_batch_size=settings.sub_batch_size,
+    )
+    if not unified:
+        return EmbedderModel(backbone, source.profile.pooling, loss)
+    if settings.fix_encoder:
+        backbone.requires_grad_(False)
+    sparse, multi_vector = load_heads(source.weights, int(source.config["hidden_size"]), settings.multi_vector_dim)
+    return M3Model(
+        backbone,
+        source.profile.pooling,
+        loss,
+        sparse,
+        multi_vector,
+        source.tokenizer.special_ids.tolist(),
+        settings.self_distillation,
+        settings.self_distillation_start,
+    )
+
+
+def _copy_heads(source: Path, folder: Path) -> None:
+    """Copy bge-m3's heads, which were not trained."""
+    for name in M3_HEADS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _digest(rows: TrainingRows) -> str:
+    """Return a digest of the rows' content."""
+    digest = sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
