@@ -35,7 +35,7 @@ class YesHead:
         if config.tied:  # the head shares the weights of the embeddings
             name = weights.prefix_of("embed_tokens.weight") + "embed_tokens.weight"
         rows = weights.take(name, config.vocabulary_size, config.hidden_size)
-        self._yes = rows[_yes_token(tokenizer)].clone().to(placement.device, placement.compute_dtype)
+        self._yes = rows[yes_token(tokenizer)].clone().to(placement.device, placement.compute_dtype)
         self._cap = config.logit_cap
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
@@ -78,7 +78,7 @@ class LayerHeads:
             name = f"lm_head.{prefix}weight" if kind == "raw" else f"lm_head.{prefix}linear_head.weight"
             head = weights.take(name, -1, config.hidden_size)
             if len(head) > 1:
-                head = head[_yes_token(tokenizer)][None]
+                head = head[yes_token(tokenizer)][None]
             self._rows.append(head[0].clone().to(placement.device, placement.compute_dtype))
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
@@ -87,7 +87,8 @@ class LayerHeads:
         return _capped((states * self._scale @ row).float(), self._cap)
 
 
-def _yes_token(tokenizer: TextTokenizer) -> int:
+def yes_token(tokenizer: TextTokenizer) -> int:
+    """Return the first token of "Yes"."""
     return int(tokenizer.ids(["Yes"])[0][0])
 
 

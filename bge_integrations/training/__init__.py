@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from bge_integrations.training.fine_tuning import FineTuned, FineTuning, plan_fine_tuning
     from bge_integrations.training.gain import Gain, evaluation_data, measure_gain
     from bge_integrations.training.layouts import read_training_data
+    from bge_integrations.training.pretraining import pretrain
     from bge_integrations.training.questions import clicked_questions, generated_questions
+    from bge_integrations.training.reranker import train_reranker
     from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
     from bge_integrations.training.run import Trained
     from bge_integrations.training.splitting import hold_out
@@ -34,10 +36,12 @@ _HOME = {
     "hold_out": "bge_integrations.training.splitting",
     "measure_gain": "bge_integrations.training.gain",
     "plan_fine_tuning": "bge_integrations.training.fine_tuning",
+    "pretrain": "bge_integrations.training.pretraining",
     "read_rows": "bge_integrations.training.rows",
     "read_training_data": "bge_integrations.training.layouts",
     "statistics_of": "bge_integrations.training.statistics",
     "train_embedder": "bge_integrations.training.embedder",
+    "train_reranker": "bge_integrations.training.reranker",
     "write_rows": "bge_integrations.training.rows",
 }
 
@@ -57,10 +61,12 @@ __all__ = [
     "hold_out",
     "measure_gain",
     "plan_fine_tuning",
+    "pretrain",
     "read_rows",
     "read_training_data",
     "statistics_of",
     "train_embedder",
+    "train_reranker",
     "write_rows",
 ]
 
