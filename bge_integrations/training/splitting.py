@@ -14,7 +14,7 @@ _FEWEST = 10
 
 
 def hold_out(
-    rows: TrainingRows, share: float = 0.1, *, most: int = 1000, seed: int = 0
+    rows: TrainingRows, held_out: float = 0.1, *, most: int = 1000, seed: int = 0
 ) -> tuple[TrainingRows, TrainingRows]:
     """Split rows into those to train on and those to evaluate with.
 
@@ -24,7 +24,7 @@ def hold_out(
 
     Args:
         rows: All rows.
-        share: Share of the distinct queries to hold out, above 0 and below 1.
+        held_out: Share of the distinct queries to hold out, above 0 and below 1.
         most: Maximum number of queries to hold out.
         seed: Another seed holds out other queries.
 
@@ -34,28 +34,28 @@ def hold_out(
     Raises:
         InvalidInputError: An argument is invalid, or fewer than 10 queries can be held out.
     """
-    if not isinstance(share, Real) or isinstance(share, bool) or not 0 < share < 1:
-        raise InvalidInputError(f"share={share!r} must be above 0 and below 1", argument="share")
+    if not isinstance(held_out, Real) or isinstance(held_out, bool) or not 0 < held_out < 1:
+        raise InvalidInputError(f"held_out={held_out!r} must be above 0 and below 1", argument="held_out")
     check_whole_number(most, "most", least=_FEWEST)
     check_whole_number(seed, "seed", least=0)
     groups = _related(rows)
     queries = [{normalized(rows[i].query) for i in group} for group in groups]
-    wanted = min(round(share * sum(map(len, queries))), most)
+    wanted = min(round(held_out * sum(map(len, queries))), most)
     order = sorted(range(len(groups)), key=lambda group: _digest(min(queries[group]), seed))
-    held_out: set[int] = set()
+    chosen: set[int] = set()
     count = 0
     for group in order:
         if count + len(queries[group]) <= wanted:
             count += len(queries[group])
-            held_out.update(groups[group])
+            chosen.update(groups[group])
     if count < _FEWEST:
         raise InvalidInputError(
             f"only {count} of {sum(map(len, queries))} queries can be held out for the evaluation, and at least "
             f"{_FEWEST} are needed",
-            argument="share",
+            argument="held_out",
             advice="hold out a larger share, or evaluate on a data set of its own",
         )
-    return rows.select(i for i in range(len(rows)) if i not in held_out), rows.select(sorted(held_out))
+    return rows.select(i for i in range(len(rows)) if i not in chosen), rows.select(sorted(chosen))
 
 
 def _related(rows: TrainingRows) -> list[list[int]]:

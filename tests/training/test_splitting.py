@@ -57,9 +57,9 @@ def test_a_large_group_is_trained_on():
 @pytest.mark.parametrize(
     ("arguments", "argument"),
     [
-        ({"share": 0}, "share"),
-        ({"share": 1.0}, "share"),
-        ({"share": 0.01}, "share"),
+        ({"held_out": 0}, "held_out"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"held_out": 0.01}, "held_out"),
         ({"most": 3}, "most"),
         ({"seed": -1}, "seed"),
     ],
