@@ -32,6 +32,7 @@ with needed_by(__name__, "bge-integrations[train]"):
     from bge_integrations.training.embedder_data import EmbedderCollator, QueryFormat, row_sets, text_lengths
     from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
     from bge_integrations.training.groups import Groups, RowSet, check_group_size
+    from bge_integrations.training.icl_examples import ExampleWriter, room_for_examples
     from bge_integrations.training.m3_model import M3Model, load_heads
     from bge_integrations.training.run import Trained, TrainingRun
 
@@ -129,6 +130,7 @@ def train_embedder(
         _text_format(source, chosen),
         pads_left=source.is_decoder,
         with_teacher=chosen.distillation is not None,
+        writer=_example_writer(source, chosen),
     )
     module = _module(source, chosen, run.precision, unified=unified, lora=lora)
 
@@ -252,6 +254,14 @@ def _text_format(source: _Source, settings: EmbedderSettings) -> QueryFormat:
         min(settings.query_max_length, source.longest),
         min(settings.passage_max_length, source.longest),
     )
+
+
+def _example_writer(source: _Source, settings: EmbedderSettings) -> ExampleWriter | None:
+    """Return what writes in-context examples; None if the model takes none."""
+    if not catalog.FAMILIES[source.profile.family].takes_examples or not settings.max_examples:
+        return None
+    room = room_for_examples(min(settings.query_max_length, source.longest))
+    return ExampleWriter(source.tokenizer, source.profile.query_suffix, room, settings.max_examples, settings.seed)
 
 
 def _module(source: _Source, settings: EmbedderSettings, precision: str, *, unified: bool, lora: bool) -> EmbedderModel:

@@ -19,6 +19,7 @@ from bge_integrations.training.groups import Group, RowSet
 if TYPE_CHECKING:
     from bge_integrations.models.interface import TokenSequence
     from bge_integrations.models.tokenizer import TextTokenizer
+    from bge_integrations.training.icl_examples import ExampleWriter
     from bge_integrations.training.rows import TrainingRow, TrainingRows
 
 logger = logging.getLogger(__name__)
@@ -62,18 +63,33 @@ class EmbedderCollator:
         text_format: The text around queries and passages.
         pads_left: Whether padding comes before the tokens.
         with_teacher: Whether rows have teacher scores.
+        writer: Writes in-context examples before queries; None for models that take none.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, text_format: QueryFormat, pads_left: bool, with_teacher: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        text_format: QueryFormat,
+        pads_left: bool,
+        with_teacher: bool,
+        writer: ExampleWriter | None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._format = text_format
         self._pads_left = pads_left
         self._with_teacher = with_teacher
+        self._writer = writer
 
     def __call__(self, groups: list[Group]) -> dict[str, Any]:
         """Tokenise groups of one row set."""
         row_set = groups[0].visit.row_set
-        queries = [self._query(group.row.query, self._format.instruction_of(group.row)) for group in groups]
+        instructions = [self._format.instruction_of(group.row) for group in groups]
+        queries = [
+            self._query(
+                group.row.query, instructions[i], self._writer.examples(groups, instructions, i) if self._writer else ""
+            )
+            for i, group in enumerate(groups)
+        ]
         passages = [sequence for group in groups for sequence in self._passages(group)]
         query_ids, query_mask = self._padded(queries)
         passage_ids, passage_mask = self._padded(passages)
@@ -96,10 +112,10 @@ class EmbedderCollator:
             self._tokenizer, group.passages, self._format.passage_instruction, self._format.passage_max_length
         )[0]
 
-    def _query(self, text: str, instruction: str) -> TokenSequence:
+    def _query(self, text: str, instruction: str, examples: str = "") -> TokenSequence:
         length, suffix = self._format.query_max_length, self._format.query_suffix
         if suffix:
-            return tokenize_with_examples(self._tokenizer, [text], instruction, "", suffix, length, length)[0][0]
+            return tokenize_with_examples(self._tokenizer, [text], instruction, examples, suffix, length, length)[0][0]
         return tokenize_texts(self._tokenizer, [text], instruction, length)[0][0]
 
     def _padded(self, sequences: Sequence[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,6 @@ class RowSet:
         group_size: Passages per query.
         own_negatives: Compare a query only with the passages of its own group.
         is_symmetric: Passages are texts of the same kind as queries, and get the queries' instruction.
-        takes_examples: Queries may get in-context examples although retrieval queries get none.
     """
 
     rows: Sequence[int]
@@ -33,7 +32,6 @@ class RowSet:
     group_size: int
     own_negatives: bool = False
     is_symmetric: bool = False
-    takes_examples: bool = False
 
 
 class Visit(NamedTuple):

@@ -178,7 +178,13 @@ class TrainingRun:
         if is_main:
             batch = collate([groups[visit] for visit in next(iter(plan))])
             estimate = estimate_training(
-                model, batch, self.precision, arguments.device, updates * settings.accumulation_steps, sequences_at_once
+                model,
+                batch,
+                self.precision,
+                arguments.device,
+                updates * settings.accumulation_steps,
+                sequences_at_once,
+                settings.gradient_checkpointing,
             )
             logger.info("%s", estimate)
             if settings.show_progress:

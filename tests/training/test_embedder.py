@@ -22,7 +22,7 @@ DECODER = "bge-multilingual-gemma2"
 TEXTS = ["What is BGE M3?", "the giant panda is a bear", "hi"]
 
 
-def settings_of(expected, run):
+def settings_of(embedder_runs, run):
     """The settings of one of the reference's runs, by our names."""
     given = run["settings"]
     return {
@@ -47,9 +47,13 @@ def settings_of(expected, run):
         ("m3_unified_self_distill_start_1", "bge-m3", {"self_distillation_start": 2}),
     ],
 )
-def test_a_run_has_the_references_losses(expected, rows, without_dropout, tmp_path, name, checkpoint, more):
-    run = expected["whole_runs"][name]
-    trained = train_embedder(rows, without_dropout(checkpoint), tmp_path / "out", **settings_of(expected, run), **more)
+def test_a_run_has_the_references_losses(
+    embedder_runs, training_rows, without_dropout, tmp_path, name, checkpoint, more
+):
+    run = embedder_runs["whole_runs"][name]
+    trained = train_embedder(
+        training_rows, without_dropout(checkpoint), tmp_path / "out", **settings_of(embedder_runs, run), **more
+    )
     assert_close(trained.losses[0], run["logged_loss"][0])
     assert_close(trained.losses, run["logged_loss"], 1e-4)
     tensors = load_file(trained.folder / "model.safetensors")
@@ -61,9 +65,9 @@ def test_a_run_has_the_references_losses(expected, rows, without_dropout, tmp_pa
 
 
 @pytest.fixture
-def many(rows):
+def many(training_rows):
     """Twenty rows."""
-    return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(5) for row in rows]
+    return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(5) for row in training_rows]
 
 
 SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu", "query_max_length": 32}
@@ -205,11 +209,11 @@ trained = train_embedder(sys.argv[1], sys.argv[2], sys.argv[3], **eval(sys.argv[
 """
 
 
-def test_two_processes_train_as_one(expected, rows, without_dropout, tmp_path):
+def test_two_processes_train_as_one(embedder_runs, training_rows, without_dropout, tmp_path):
     """With the negatives of both, loss and gradient are those of one process with all four queries."""
     data = tmp_path / "rows.jsonl"
-    write_rows(rows, data)
-    settings = settings_of(expected, expected["whole_runs"]["embedder_kl_div"]) | {"distillation": "kl_div"}
+    write_rows(training_rows, data)
+    settings = settings_of(embedder_runs, embedder_runs["whole_runs"]["embedder_kl_div"]) | {"distillation": "kl_div"}
     one = train_embedder(data, without_dropout(ENCODER), tmp_path / "one", **settings)
     settings |= {"batch_size": 2, "cross_device": True}
     script = tmp_path / "script.py"
@@ -259,11 +263,11 @@ def test_a_loss_that_is_not_a_number_ends_the_training(many, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rows_own_prompt_replaces_the_instruction(rows):
+def test_a_rows_own_prompt_replaces_the_instruction(training_rows):
     from bge_integrations.training.embedder_data import QueryFormat
 
     text_format = QueryFormat("<instruct>A\n<query>", "", "<instruct>{}\n<query>{}", "", 32, 32)
-    assert text_format.instruction_of(rows[0]) == "<instruct>A\n<query>"
+    assert text_format.instruction_of(training_rows[0]) == "<instruct>A\n<query>"
     prompted = TrainingRow("q", ("p",), prompt="B")
     assert text_format.instruction_of(prompted) == "<instruct>B\n<query>"
 
