@@ -20,6 +20,7 @@ from bge_integrations.models.locating import locate, published
 from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.optional import needed_by
+from bge_integrations.reporting import warn_caller
 from bge_integrations.training.embedder_files import copy_tokenizer, write_settings
 from bge_integrations.training.embedder_settings import EmbedderSettings
 from bge_integrations.training.rows import TrainingData, TrainingRows, read_rows
@@ -171,7 +172,9 @@ def _locate(model: str | os.PathLike[str], settings: EmbedderSettings) -> _Sourc
             advice=f"train one of the families {', '.join(_FAMILIES)}",
         )
     config = read_config(base or folder)
-    return _Source(name, folder, base, profile, config, TextTokenizer(base or folder, int(config["vocab_size"])))
+    tokenizer = TextTokenizer(base or folder, int(config["vocab_size"]))
+    tokenizer.check_fits(base or folder, int(config["vocab_size"]))
+    return _Source(name, folder, base, profile, config, tokenizer)
 
 
 def _is_unified(source: _Source, settings: EmbedderSettings) -> bool:
@@ -232,6 +235,12 @@ def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
                 argument="distillation",
                 advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
             )
+    typed = next((i for i, row in enumerate(rows) if row.type not in (None, "normal")), None)
+    if typed is not None and not settings.same_dataset:
+        warn_caller(
+            f"rows have a type, which counts only with same_dataset=True (first in {rows.locations[typed]})",
+            UserWarning,
+        )
     return row_sets(
         rows,
         settings.batch_size,

@@ -30,14 +30,14 @@ with needed_by(__name__, "bge-integrations[train]"):
     from safetensors.torch import load_file, save_file
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
-    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+    from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 logger = logging.getLogger(__name__)
 
 Collate = Callable[[list[Group]], dict[str, Any]]
 #: Settings that don't change the result, so an interrupted training may go on with others.
-_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress"})
+_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress", "cache_folder", "local_files_only"})
 _WEIGHTS = "trained.safetensors"
 
 
@@ -91,8 +91,10 @@ class TrainingRun:
             raise InvalidInputError(
                 "precision='float16' needs CUDA", argument="precision", advice="use 'bfloat16' or 'float32'"
             )
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         kept = {name: value for name, value in asdict(settings).items() if name not in _NEUTRAL}
-        self._work = WorkFolder(Path(output), {**kept, **identity}, settings.resume)
+        identity = {**kept, **identity, "precision": self.precision, "processes": self.processes}
+        self._work = WorkFolder(Path(output), identity, settings.resume)
         self._arguments = TrainingArguments(
             output_dir=str(self._work.path),
             per_device_train_batch_size=settings.batch_size,
@@ -107,7 +109,7 @@ class TrainingRun:
             fp16=self.precision == "float16",
             seed=settings.seed,
             use_cpu=on_cpu,
-            ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+            ddp_backend="gloo" if on_cpu and self.processes > 1 else None,
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
             dataloader_pin_memory=not on_cpu,
@@ -123,7 +125,6 @@ class TrainingRun:
         if self._arguments.n_gpu > 1:
             logger.info("training on one of %d GPUs; start with torchrun to use all", self._arguments.n_gpu)
             self._arguments._n_gpu = 1  # else Trainer would split each batch over them with DataParallel
-        self.processes = self._arguments.world_size
         set_seed(settings.seed)  # for what is initialized at random before the Trainer exists
 
     def plan(self, row_sets: Sequence[RowSet], lengths: Sequence[int]) -> BatchPlan:
@@ -200,7 +201,7 @@ class TrainingRun:
             started = time.monotonic()
             try:
                 with memory_errors():
-                    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                    trainer.continue_from(checkpoint, updates)
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"training ran out of memory ({error.finding})",
@@ -233,6 +234,18 @@ class _Trainer(Trainer):  # type: ignore[misc]
         super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
         self._plan = plan
 
+    def continue_from(self, checkpoint: Path | None, updates: int) -> None:
+        """Train from a checkpoint to the end. After the last update, the Trainer would make one more."""
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < updates:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+
     def get_train_dataloader(self) -> DataLoader[Group]:
         # accelerate would share the batches out among the processes, but the plan has done that
         return _Loader(
@@ -245,8 +258,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        buffers = {name for name, _ in self.model.named_buffers()}
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if name in trained | buffers}
         save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
