@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -190,34 +191,36 @@ class TrainingRun:
             logger.info("%s", estimate)
             if settings.show_progress:
                 print(estimate, file=sys.stderr)
-            self._work.open()
-        self._wait()
-        checkpoint = self._work.checkpoint()
-        with interruption() as caught, progress_bar(updates, "step", settings.show_progress and is_main) as bar:
+        with self._work.opened() if is_main else nullcontext():
+            self._wait()
             trainer = _Trainer(model, arguments, groups, plan, collate)
-            for callback in (ProgressCallback, PrinterCallback):
-                trainer.remove_callback(callback)
-            trainer.add_callback(_Watcher(caught, bar))
             started = time.monotonic()
+            self._train(trainer, updates)
+            seconds = time.monotonic() - started
+            if is_main:
+                self._work.finish(save)
+            self._wait()
+        losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+        return Trained(self._work.output, losses, seconds)
+
+    def _train(self, trainer: _Trainer, updates: int) -> None:
+        """Make all updates, or what is left of them after the last checkpoint."""
+        shows = self.settings.show_progress and self._arguments.process_index == 0
+        with interruption() as caught, progress_bar(updates, "step", shows) as bar:
+            trainer.add_callback(_Watcher(caught, bar))
             try:
                 with memory_errors():
-                    trainer.continue_from(checkpoint, updates)
+                    trainer.continue_from(self._work.checkpoint(), updates)
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"training ran out of memory ({error.finding})",
                     advice="lower batch_size or the maximum lengths, or set gradient_checkpointing=True",
                 ) from error
-            seconds = time.monotonic() - started
-        if trainer.state.global_step < trainer.state.max_steps:
+        if trainer.state.global_step < updates:
             raise KeyboardInterrupt(
-                f"step {trainer.state.global_step} of {trainer.state.max_steps} is saved in {self._work.path}; run the "
-                "same command again to continue"
+                f"step {trainer.state.global_step} of {updates} is saved in {self._work.path}; run the same command "
+                "again to continue"
             )
-        if is_main:
-            self._work.finish(save)
-        self._wait()
-        losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
-        return Trained(self._work.output, losses, seconds)
 
     def _wait(self) -> None:
         """Wait for the other processes."""
@@ -233,6 +236,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
         self._plan = plan
+        for callback in (ProgressCallback, PrinterCallback):  # they write to standard output
+            self.remove_callback(callback)
 
     def continue_from(self, checkpoint: Path | None, updates: int) -> None:
         """Train from a checkpoint to the end. After the last update, the Trainer would make one more."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHECKPOINTS, ORACLE, assert_close
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from bge_integrations import load_embedder
@@ -137,6 +138,13 @@ def test_an_interrupted_training_continues_to_the_same_losses(many, tmp_path, in
     continued = train_embedder(many, model, output, **settings)
     assert continued.losses == whole.losses
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "interrupted"}
+
+
+def test_two_trainings_to_one_folder_are_refused(many, tmp_path):
+    (tmp_path / ".out.training").mkdir()
+    with FileLock(tmp_path / ".out.training" / "lock"), pytest.raises(InvalidInputError) as raised:
+        train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **SHORT)
+    assert raised.value.argument == "output"
 
 
 def test_a_training_whose_result_could_not_be_saved_is_not_lost(many, tmp_path, monkeypatch):

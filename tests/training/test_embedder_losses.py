@@ -12,7 +12,7 @@ from bge_integrations.training.backbone import load_backbone, with_adapter
 from bge_integrations.training.embedder_losses import contrastive_loss
 from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
 from bge_integrations.training.embedder_settings import EmbedderSettings
-from bge_integrations.training.m3_model import M3Model, load_heads
+from bge_integrations.training.m3_model import M3Model, load_heads, sparse_scores
 
 ENCODER = "bge-base-en-v1.5"
 DECODER = "bge-multilingual-gemma2"
@@ -222,3 +222,39 @@ def test_merged_adapter(embedder_runs, adapted, batch):
     model = adapted()
     model.backbone = model.backbone.merge_and_unload()
     check(model, batch("decoder"), embedder_runs["decoder"]["cases"]["merged_in_batch"])
+
+
+def kept_bytes(model, arguments):
+    """Return the bytes that a forward pass keeps for the backward pass."""
+    kept = 0
+
+    def pack(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(**arguments)["loss"]
+    return kept
+
+
+def test_pieces_keep_no_activations(backbone, batch):
+    whole, pieces = (
+        kept_bytes(EmbedderModel(backbone(ENCODER), "cls", LossSettings(sub_batch_size=size)), batch("embedder"))
+        for size in (None, 2)
+    )
+    assert pieces < whole / 20
+
+
+def test_sparse_scores_need_no_memory_for_the_vocabulary():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, (6, 9), generator=generator) * 10**12  # a row of the vocabulary would take terabytes
+    weights = torch.rand(6, 9, generator=generator)
+    texts = (torch.empty(0), ids, weights)
+    words = [{} for _ in range(6)]
+    for row in range(6):
+        for token, weight in zip(ids[row].tolist(), weights[row].tolist(), strict=True):
+            words[row][token] = max(words[row].get(token, 0), weight)
+    expected = [[sum(w * b.get(token, 0) for token, w in a.items()) for b in words[2:]] for a in words[:2]]
+    queries, passages = (tuple(part[rows] if len(part) else part for part in texts) for rows in (slice(2), slice(2, 6)))
+    assert_close(sparse_scores(queries, passages), expected)
