@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
+from bge_integrations.errors import InvalidInputError, OutOfMemoryError
 from bge_integrations.models.memory import memory_errors
 from bge_integrations.optional import needed_by
 from bge_integrations.progress import progress_bar
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.estimate import estimate_training
-from bge_integrations.training.groups import Group, Groups, RowSet
-from bge_integrations.training.interruption import Interruption, interruption
+from bge_integrations.training.groups import Groups, RowSet
+from bge_integrations.training.interruption import interruption
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work_folder import WorkFolder
 
@@ -28,18 +28,14 @@ with needed_by(__name__, "bge-integrations[train]"):
     import accelerate  # noqa: F401  Trainer needs it
     import torch
     import torch.distributed
-    from safetensors.torch import load_file, save_file
-    from torch import Tensor, nn
-    from torch.utils.data import DataLoader
-    from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from torch import nn
+    from transformers import TrainingArguments, set_seed
+
+    from bge_integrations.training.trainer import Collate, PlannedTrainer, Watcher
 
 logger = logging.getLogger(__name__)
-
-Collate = Callable[[list[Group]], dict[str, Any]]
 #: Settings that don't change the result, so an interrupted training may go on with others.
 _NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress", "cache_folder", "local_files_only"})
-_WEIGHTS = "trained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ class TrainingRun:
                 print(estimate, file=sys.stderr)
         with self._work.opened() if is_main else nullcontext():
             self._wait()
-            trainer = _Trainer(model, arguments, groups, plan, collate)
+            trainer = PlannedTrainer(model, arguments, groups, plan, collate)
             started = time.monotonic()
             self._train(trainer, updates)
             seconds = time.monotonic() - started
@@ -203,11 +199,11 @@ class TrainingRun:
         losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
         return Trained(self._work.output, losses, seconds)
 
-    def _train(self, trainer: _Trainer, updates: int) -> None:
+    def _train(self, trainer: PlannedTrainer, updates: int) -> None:
         """Make all updates, or what is left of them after the last checkpoint."""
         shows = self.settings.show_progress and self._arguments.process_index == 0
         with interruption() as caught, progress_bar(updates, "step", shows) as bar:
-            trainer.add_callback(_Watcher(caught, bar))
+            trainer.add_callback(Watcher(caught, bar))
             try:
                 with memory_errors():
                     trainer.continue_from(self._work.checkpoint(), updates)
@@ -226,95 +222,6 @@ class TrainingRun:
         """Wait for the other processes."""
         if self.processes > 1:
             torch.distributed.barrier()
-
-
-class _Trainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with our batches, and checkpoints that have only what is trained."""
-
-    def __init__(
-        self, model: nn.Module, arguments: TrainingArguments, groups: Groups, plan: BatchPlan, collate: Collate
-    ) -> None:
-        super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
-        self._plan = plan
-        for callback in (ProgressCallback, PrinterCallback):  # they write to standard output
-            self.remove_callback(callback)
-
-    def continue_from(self, checkpoint: Path | None, updates: int) -> None:
-        """Train from a checkpoint to the end. After the last update, the Trainer would make one more."""
-        if checkpoint is None:
-            self.train()
-            return
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step < updates:
-            self.train(resume_from_checkpoint=str(checkpoint))
-        else:
-            self._load_from_checkpoint(str(checkpoint))
-            self.state = state
-
-    def get_train_dataloader(self) -> DataLoader[Group]:
-        # accelerate would share the batches out among the processes, but the plan has done that
-        return _Loader(
-            self.train_dataset,
-            batch_sampler=self._plan,
-            collate_fn=self.data_collator,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        buffers = {name for name, _ in self.model.named_buffers()}
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if name in trained | buffers}
-        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / _WEIGHTS)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        (model or self.model).load_state_dict(state, strict=False)
-
-
-class _Loader(DataLoader[Group]):
-    """A loader whose batches depend on the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-
-class _Watcher(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, stops after a step when asked to, and ends a training whose loss is not a number."""
-
-    def __init__(self, caught: Interruption, bar: Any) -> None:
-        self._caught = caught
-        self._bar = bar
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.update(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.update()
-        if _any_process(self._caught.requested, args):
-            control.should_save = control.should_training_stop = True
-
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" not in logs:
-            return
-        self._bar.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)
-        if not math.isfinite(logs["loss"]):
-            raise NonFiniteError(
-                f"the loss of step {state.global_step} is {logs['loss']}",
-                advice="use precision='bfloat16' instead of 'float16', or lower learning_rate; the last checkpoint is "
-                "kept",
-            )
-
-
-def _any_process(requested: bool, arguments: TrainingArguments) -> bool:
-    """Return whether any process was asked to stop, so that all stop after the same step."""
-    if arguments.world_size == 1:
-        return requested
-    flag = torch.tensor(int(requested), device=arguments.device)
-    torch.distributed.all_reduce(flag)
-    return bool(flag)
 
 
 def _is_on_cpu(device: str | None) -> bool:
