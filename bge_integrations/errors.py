@@ -132,7 +132,7 @@ class OutOfMemoryError(BGEError, MemoryError):
 
 
 class NonFiniteError(BGEError, ArithmeticError):
-    """The model returned NaN or infinity for a text, even in float32, or the loss of a training became NaN or infinite."""
+    """The model returned NaN or infinity for a text, even in float32, or the loss of a training is not finite."""
 
 
 class ComputationError(BGEError, RuntimeError):
