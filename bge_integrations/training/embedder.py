@@ -83,7 +83,7 @@ def train_embedder(
         if isinstance(module, M3Model):
             module.save_heads(folder)
         elif source.profile.family == "m3":
-            _copy_heads(source.folder, folder)
+            _copy_heads(source.heads, folder)
         write_settings(folder, source.profile, int(source.config["hidden_size"]), chosen.normalize, source.longest)
 
     return run.train(module, Groups(rows, chosen.seed), plan, collator, save, chosen.sub_batch_size)
@@ -206,7 +206,7 @@ def _module(
         return EmbedderModel(backbone, source.profile.pooling, loss)
     if settings.fix_encoder:
         backbone.requires_grad_(False)
-    sparse, multi_vector = load_heads(source.weights, int(source.config["hidden_size"]), settings.multi_vector_dim)
+    sparse, multi_vector = load_heads(source.heads, int(source.config["hidden_size"]), settings.multi_vector_dim)
     return M3Model(
         backbone,
         source.profile.pooling,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations import catalog
 from bge_integrations.catalog import POCKET
 from bge_integrations.errors import NotSupportedError
-from bge_integrations.models.adapter import adapted_digest, locate_base
-from bge_integrations.models.checkpoint import read_config, weights_digest
+from bge_integrations.models.adapter import adapted_digest, folder_with, locate_base
+from bge_integrations.models.checkpoint import M3_HEADS, read_config, weights_digest
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
@@ -49,6 +49,11 @@ class EmbedderSource:
     def weights(self) -> Path:
         """The folder of the whole weights and the tokenizer."""
         return self.base or self.folder
+
+    @property
+    def heads(self) -> Path:
+        """The folder of bge-m3's heads."""
+        return folder_with(M3_HEADS, self.folder, self.base)
 
     @property
     def digest(self) -> str:
