@@ -111,6 +111,13 @@ def _is_unified(source: EmbedderSource, settings: EmbedderSettings) -> bool:
             argument="fix_encoder",
             advice="leave it out",
         )
+    has_heads = any((source.heads / name).is_file() for name in M3_HEADS)
+    if settings.multi_vector_dim is not None and (has_heads or not unified):
+        raise InvalidInputError(
+            f"multi_vector_dim= is for new heads, and {source.name} gets none",
+            argument="multi_vector_dim",
+            advice="leave it out",
+        )
     if any(dim > source.config["hidden_size"] for dim in settings.matryoshka_dims):
         raise InvalidInputError(
             f"{source.name} has vectors of {source.config['hidden_size']} dimensions", argument="matryoshka_dims"

@@ -308,6 +308,7 @@ def test_every_mistake_is_found_before_anything_is_written(many, tmp_path):
         ({"unified": True}, InvalidInputError, "unified"),
         ({"fix_encoder": True}, InvalidInputError, "fix_encoder"),
         ({"matryoshka_dims": (128,)}, InvalidInputError, "matryoshka_dims"),
+        ({"multi_vector_dim": 8}, InvalidInputError, "multi_vector_dim"),
         ({"merge_lora": True}, InvalidInputError, "merge_lora"),
         ({"precision": "float16"}, InvalidInputError, "precision"),
         ({"device": "tpu"}, InvalidInputError, "device"),
