@@ -3,12 +3,15 @@
 from collections import Counter
 
 import pytest
+from conftest import CHECKPOINTS
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.training import TrainingRow, read_rows
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.embedder_data import row_sets
 from bge_integrations.training.groups import Groups, RowSet, Visit, check_group_size
+from bge_integrations.training.icl_examples import ExampleWriter
 
 
 def row(number, negatives=3, **fields):
@@ -116,8 +119,8 @@ def datasets(tmp_path):
 MADE_WITH = {"class": ("symmetric_class", 2), "sts": ("symmetric_sts", 3), "nli": ("only_1neg", 3)}
 
 
-def test_same_dataset_batches_are_the_references(expected, datasets):
-    cases = [case for case in expected["same_dataset_batches"] if not case["case"].endswith("_column")]
+def test_same_dataset_batches_are_the_references(embedder_runs, datasets):
+    cases = [case for case in embedder_runs["same_dataset_batches"] if not case["case"].endswith("_column")]
     for case in cases:
         kind, negatives = MADE_WITH.get(case["case"].removesuffix("_trailing_slash"), (None, 3))
         thresholds = {name: case.get(name, 0) for name in ("small_threshold", "drop_threshold")}
@@ -145,3 +148,41 @@ def test_a_data_set_has_one_type():
     with pytest.raises(InvalidInputError) as raised:
         row_sets(rows, 4, 4, own_negatives=False, same_dataset=True, small_threshold=0, drop_threshold=0)
     assert raised.value.argument == "data"
+
+
+def test_in_context_examples_are_other_rows_as_the_reference_writes_them(embedder_runs, training_rows):
+    case = embedder_runs["icl_example"]
+    instruction = case["query_instruction_format"].format("Find it.", "")
+    writer = ExampleWriter(
+        TextTokenizer(CHECKPOINTS / case["tokenizer"]),
+        case["suffix"],
+        room=200,
+        most=5,
+        seed=42,
+        query_tokens=case["example_query_max_len"],
+        answer_tokens=case["example_passage_max_len"],
+    )
+    row_set = RowSet(range(4), 4, 4)
+    groups = Groups(training_rows, 42)
+    theirs = {example for query in case["queries"] for example in query.split("\n\n")[:-1]}
+    drawn = []
+    for epoch in range(20):
+        batch = [groups[Visit(epoch, i, row_set)] for i in range(4)]
+        for i in range(4):
+            written = writer.examples(batch, [instruction] * 4, i).split("\n\n")[:-1]
+            assert training_rows[i].query not in {
+                example.split("<query>")[1].split("\nResponse")[0] for example in written
+            }
+            drawn += written
+    assert theirs <= set(drawn)
+    assert len(set(drawn)) == 4  # one of each row, the same whenever it is drawn
+
+
+def test_examples_stop_at_their_room(training_rows):
+    tokenizer = TextTokenizer(CHECKPOINTS / "bge-en-icl")
+    groups = Groups(training_rows, 42)
+    for room in (0, 40):
+        writer = ExampleWriter(tokenizer, "\n<response>", room, 5, 42)
+        for epoch in range(10):
+            batch = [groups[Visit(epoch, i, RowSet(range(4), 4, 4))] for i in range(4)]
+            assert len(tokenizer.ids([writer.examples(batch, [""] * 4, 0)])[0]) <= room

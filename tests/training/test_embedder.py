@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ALLOW_SIGINT, CHECKPOINTS, assert_close
+from conftest import CHECKPOINTS, ORACLE, assert_close
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from bge_integrations import load_embedder
-from bge_integrations.errors import InvalidInputError, NonFiniteError, NotSupportedError, UnknownArgumentError
+from bge_integrations.errors import (
+    InvalidInputError,
+    NonFiniteError,
+    NotSupportedError,
+    TruncationWarning,
+    UnknownArgumentError,
+)
 from bge_integrations.training import TrainingRow, train_embedder, write_rows
+from bge_integrations.training.embedder_model import EmbedderModel
 
 ENCODER = "bge-base-en-v1.5"
 DECODER = "bge-multilingual-gemma2"
 TEXTS = ["What is BGE M3?", "the giant panda is a bear", "hi"]
 
 
-def settings_of(expected, run):
+def settings_of(embedder_runs, run):
     """The settings of one of the reference's runs, by our names."""
     given = run["settings"]
     return {
@@ -39,6 +48,10 @@ def settings_of(expected, run):
     }
 
 
+TRUNCATES = pytest.mark.filterwarnings("ignore::bge_integrations.errors.TruncationWarning")
+
+
+@TRUNCATES
 @pytest.mark.parametrize(
     ("name", "checkpoint", "more"),
     [
@@ -47,9 +60,13 @@ def settings_of(expected, run):
         ("m3_unified_self_distill_start_1", "bge-m3", {"self_distillation_start": 2}),
     ],
 )
-def test_a_run_has_the_references_losses(expected, rows, without_dropout, tmp_path, name, checkpoint, more):
-    run = expected["whole_runs"][name]
-    trained = train_embedder(rows, without_dropout(checkpoint), tmp_path / "out", **settings_of(expected, run), **more)
+def test_a_run_has_the_references_losses(
+    embedder_runs, training_rows, without_dropout, tmp_path, name, checkpoint, more
+):
+    run = embedder_runs["whole_runs"][name]
+    trained = train_embedder(
+        training_rows, without_dropout(checkpoint), tmp_path / "out", **settings_of(embedder_runs, run), **more
+    )
     assert_close(trained.losses[0], run["logged_loss"][0])
     assert_close(trained.losses, run["logged_loss"], 1e-4)
     tensors = load_file(trained.folder / "model.safetensors")
@@ -61,12 +78,12 @@ def test_a_run_has_the_references_losses(expected, rows, without_dropout, tmp_pa
 
 
 @pytest.fixture
-def many(rows):
+def many(training_rows):
     """Twenty rows."""
-    return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(5) for row in rows]
+    return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(5) for row in training_rows]
 
 
-SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu", "query_max_length": 32}
+SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu", "query_max_length": 64}
 
 
 def test_the_same_seed_gives_the_same_weights(many, tmp_path):
@@ -80,52 +97,72 @@ def test_the_same_seed_gives_the_same_weights(many, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-#: A training that gets Ctrl-C in its fourth step.
-INTERRUPTED = (
-    ALLOW_SIGINT
-    + """
-import os, sys
-from bge_integrations.training import train_embedder
-from bge_integrations.training.embedder_model import EmbedderModel
-calls, loss = 0, EmbedderModel.forward
-def forward(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == 4:
-        os.kill(os.getpid(), signal.SIGINT)
-    return loss(*args, **kwargs)
-EmbedderModel.forward = forward
-data, model, output = sys.argv[1:4]
-train_embedder(data, model, output, **eval(sys.argv[4]))
-"""
-)
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """Return a function that sends Ctrl-C to the training during this batch."""
+
+    def interrupt(batch):
+        batches, loss = 0, EmbedderModel.forward
+
+        def forward(*args, **kwargs):
+            nonlocal batches
+            batches += 1
+            if batches == batch:
+                os.kill(os.getpid(), signal.SIGINT)
+            return loss(*args, **kwargs)
+
+        monkeypatch.setattr(EmbedderModel, "forward", forward)
+
+    return interrupt
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "more"),
+    ("checkpoint", "batch", "more"),
     [
-        (ENCODER, {"epochs": 2}),  # with dropout, and an epoch begins after the interruption
-        ("bge-m3", {"epochs": 2, "self_distillation_start": 6, "accumulation_steps": 2}),
-        (DECODER, {"epochs": 2, "lora_rank": 4}),
+        ("bge-m3", 4, {"epochs": 2, "self_distillation_start": 6, "accumulation_steps": 2}),
+        (DECODER, 5, {"epochs": 2.5, "lora_rank": 4}),  # at the end of an epoch
     ],
 )
-def test_an_interrupted_training_continues_to_the_same_losses(many, tmp_path, checkpoint, more):
-    settings = SHORT | more
-    data = tmp_path / "rows.jsonl"
-    write_rows(many, data)
-    whole = train_embedder(data, CHECKPOINTS / checkpoint, tmp_path / "whole", **settings)
-    output = tmp_path / "interrupted"
-    code = [sys.executable, "-c", INTERRUPTED, str(data), str(CHECKPOINTS / checkpoint), str(output), repr(settings)]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=240)
-    assert "KeyboardInterrupt" in done.stderr
+def test_an_interrupted_training_continues_to_the_same_losses(many, tmp_path, interrupted_at, checkpoint, batch, more):
+    settings = SHORT | more  # the checkpoints have dropout
+    model, output = CHECKPOINTS / checkpoint, tmp_path / "interrupted"
+    whole = train_embedder(many, model, tmp_path / "whole", **settings)
+    interrupted_at(batch)
+    with pytest.raises(KeyboardInterrupt):
+        train_embedder(many, model, output, **settings)
     assert not output.exists()
     assert list((tmp_path / ".interrupted.training").glob("checkpoint-*"))
     with pytest.raises(InvalidInputError) as raised:
-        train_embedder(data, CHECKPOINTS / checkpoint, output, **settings | {"temperature": 1.0})
+        train_embedder(many, model, output, **settings | {"temperature": 1.0})
     assert raised.value.argument == "resume"
-    continued = train_embedder(data, CHECKPOINTS / checkpoint, output, **settings)
+    continued = train_embedder(many, model, output, **settings)
     assert continued.losses == whole.losses
-    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "whole", "interrupted"}
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "interrupted"}
+
+
+def test_two_trainings_to_one_folder_are_refused(many, tmp_path):
+    (tmp_path / ".out.training").mkdir()
+    with FileLock(tmp_path / ".out.training" / "lock"), pytest.raises(InvalidInputError) as raised:
+        train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **SHORT)
+    assert raised.value.argument == "output"
+
+
+def test_a_training_whose_result_could_not_be_saved_is_not_lost(many, tmp_path, monkeypatch):
+    settings = SHORT | {"epochs": 1.5}
+    whole = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "whole", **settings)
+
+    def full(*args):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bge_integrations.training.embedder.copy_tokenizer", full)
+        with pytest.raises(OSError, match="no space"):
+            train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+    again = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **settings)
+    assert again.losses == whole.losses
+    weights = [load_file(trained.folder / "model.safetensors") for trained in (whole, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_the_folder_loads_in_sentence_transformers_and_transformers(many, tmp_path):
@@ -197,36 +234,68 @@ def test_a_decoders_adapter_loads_over_its_base_and_equals_the_merged_model(many
         assert not np.allclose(embedder.encode(TEXTS, kind="query").dense, vectors[0], atol=1e-3)
 
 
-#: Trains on two processes, and prints what rank 0 finds.
+#: Trains on two processes; then writes the losses, and of other losses the mean and the gradients' norms.
 DISTRIBUTED = """
 import json, sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModel
 from bge_integrations.training import train_embedder
-trained = train_embedder(sys.argv[1], sys.argv[2], sys.argv[3], **eval(sys.argv[4]))
+from bge_integrations.training.backbone import load_backbone
+from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
+from bge_integrations.training.embedder_settings import EmbedderSettings
+
+data, model, output, oracle = sys.argv[1:5]
+trained = train_embedder(data, model, output, **eval(sys.argv[5]))
+found = {"losses": trained.losses}
+oracle = json.load(open(oracle))
+rank = torch.distributed.get_rank()
+texts = {
+    f"{kind}_{name}": torch.tensor(oracle["embedder"][part][name][rank * count : (rank + 1) * count])
+    for kind, part, count in (("query", "queries", 2), ("passage", "passages", 8))
+    for name in ("input_ids", "attention_mask")
+}
+scores = torch.tensor([group["teacher_scores"] for group in oracle["groups"]])[rank * 2 : rank * 2 + 2]
+for case, distillation in (("plain", None), ("kl_div", "kl_div"), ("m3_kd_loss", "m3_kd_loss")):
+    backbone = load_backbone(AutoModel, model, EmbedderSettings(), lora=False, precision="float32")
+    settings = LossSettings(cross_device=True, distillation=distillation or "kl_div")
+    module = DistributedDataParallel(EmbedderModel(backbone, "cls", settings).train())
+    loss = module(**texts, teacher_scores=scores if distillation else None)["loss"]
+    loss.backward()
+    mean = loss.detach().clone()
+    torch.distributed.all_reduce(mean)
+    gradients = {name: each.grad.norm().item() for name, each in backbone.named_parameters() if each.requires_grad}
+    found[case] = mean.item() / 2, gradients
+if rank == 0:
+    json.dump(found, open(output + "/found.json", "w"))
 """
 
 
-def test_two_processes_train_as_one(expected, rows, without_dropout, tmp_path):
+@TRUNCATES
+def test_two_processes_train_as_one(embedder_runs, training_rows, without_dropout, tmp_path):
     """With the negatives of both, loss and gradient are those of one process with all four queries."""
-    data = tmp_path / "rows.jsonl"
-    write_rows(rows, data)
-    settings = settings_of(expected, expected["whole_runs"]["embedder_kl_div"]) | {"distillation": "kl_div"}
-    one = train_embedder(data, without_dropout(ENCODER), tmp_path / "one", **settings)
+    data, output = tmp_path / "rows.jsonl", tmp_path / "two"
+    write_rows(training_rows, data)
+    settings = settings_of(embedder_runs, embedder_runs["whole_runs"]["embedder"])
     settings |= {"batch_size": 2, "cross_device": True}
-    script = tmp_path / "script.py"
-    script.write_text(DISTRIBUTED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    command += [str(data), str(without_dropout(ENCODER)), str(tmp_path / "two"), repr(settings)]
+    (tmp_path / "script.py").write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "script.py"), str(data), str(without_dropout(ENCODER)), str(output)]
+    command += [str(ORACLE / "training" / "embedder.json"), repr(settings)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
-    after = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
-    for name, tensor in after[0].items():
-        assert_close(after[1][name], tensor, 1e-4)
-    assert one.losses
+    found = json.loads((output / "found.json").read_text())
+    assert_close(found["losses"], embedder_runs["whole_runs"]["embedder"]["logged_loss"], 1e-4)
+    for case, expected in embedder_runs["cross_device"]["cases"].items():
+        loss, gradients = found[case]
+        one_process = expected["one_process_with_all_four"]
+        assert_close(loss, one_process["loss"])
+        for name, norm in one_process["grad_norm"].items():
+            assert_close(gradients[name], norm, 1e-4)
 
 
 def test_every_mistake_is_found_before_anything_is_written(many, tmp_path):
-    model = CHECKPOINTS / ENCODER
     existing = tmp_path / "existing"
     existing.mkdir()
     (existing / "notes.txt").touch()
@@ -239,16 +308,17 @@ def test_every_mistake_is_found_before_anything_is_written(many, tmp_path):
         ({"unified": True}, InvalidInputError, "unified"),
         ({"fix_encoder": True}, InvalidInputError, "fix_encoder"),
         ({"matryoshka_dims": (128,)}, InvalidInputError, "matryoshka_dims"),
+        ({"multi_vector_dim": 8}, InvalidInputError, "multi_vector_dim"),
         ({"merge_lora": True}, InvalidInputError, "merge_lora"),
         ({"precision": "float16"}, InvalidInputError, "precision"),
         ({"device": "tpu"}, InvalidInputError, "device"),
         ({"in_batch_negatives": False, "cross_device": True}, InvalidInputError, "cross_device"),
-        ({"family": "bidirectional_decoder"}, NotSupportedError, None),
+        ({"model": CHECKPOINTS / DECODER, "family": "bidirectional_decoder"}, NotSupportedError, None),
     ]
     for given, error, argument in cases:
-        arguments = {"output": tmp_path / "out", **SHORT, **given}
+        arguments = {"model": CHECKPOINTS / ENCODER, "output": tmp_path / "out", **SHORT, **given}
         with pytest.raises(error) as raised:
-            train_embedder(many, model, **arguments)
+            train_embedder(many, **arguments)
         assert raised.value.argument == argument, given
         assert [path.name for path in tmp_path.iterdir()] == ["existing"]
 
@@ -259,18 +329,26 @@ def test_a_loss_that_is_not_a_number_ends_the_training(many, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rows_own_prompt_replaces_the_instruction(rows):
+def test_truncation_is_reported(many, tmp_path):
+    with pytest.warns(TruncationWarning) as caught:
+        train_embedder(
+            many, CHECKPOINTS / ENCODER, tmp_path / "out", **SHORT | {"passage_max_length": 20, "max_steps": 1}
+        )
+    assert [warning.message.limit for warning in caught] == [20]
+
+
+def test_a_rows_own_prompt_replaces_the_instruction(training_rows):
     from bge_integrations.training.embedder_data import QueryFormat
 
     text_format = QueryFormat("<instruct>A\n<query>", "", "<instruct>{}\n<query>{}", "", 32, 32)
-    assert text_format.instruction_of(rows[0]) == "<instruct>A\n<query>"
+    assert text_format.instruction_of(training_rows[0]) == "<instruct>A\n<query>"
     prompted = TrainingRow("q", ("p",), prompt="B")
     assert text_format.instruction_of(prompted) == "<instruct>B\n<query>"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_lowers_the_loss_and_fits_into_pieces(many, tmp_path, precision):
-    settings = SHORT | {"epochs": 6, "precision": precision, "sub_batch_size": 3, "gradient_checkpointing": True}
+    settings = SHORT | {"epochs": 4, "precision": precision, "sub_batch_size": 3, "gradient_checkpointing": True}
     trained = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **settings, length_grouped=True)
     assert np.mean(trained.losses[-5:]) < np.mean(trained.losses[:5])
     assert json.loads((Path(trained.folder) / "config.json").read_text())["model_type"] == "bert"
