@@ -40,6 +40,7 @@ def estimate_fine_tuning(plan: FineTuning) -> Estimate:
         torch.device("cuda" if on_cuda else "cpu"),
         math.ceil(batches),
         getattr(settings, "sub_batch_size", None),
+        settings.gradient_checkpointing,
     )
 
 

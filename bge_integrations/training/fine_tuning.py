@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -118,7 +119,8 @@ class FineTuning:
         else:
             from bge_integrations.training.reranker import train_reranker as train
         given = {field.name: getattr(self.settings, field.name) for field in fields(self.settings)}
-        trained = train(self.rows, self.model, folder, **given)
+        with _without_bars():
+            trained = train(self.rows, self.model, folder, **given)
         record = {"identity": self._identity(), "losses": list(trained.losses), "gain": None}
         if _is_first_process():
             self._write(folder, record, None)
@@ -203,6 +205,20 @@ def _read(record: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(record.read_text("utf-8"))
     return content
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide transformers' bars of loading and saving, which it shows even to files; the training has its own bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _is_first_process() -> bool:

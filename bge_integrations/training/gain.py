@@ -122,7 +122,7 @@ def evaluation_data(
         queries=queries,
         documents={key: text for text, key in ids.items()},
         qrels=qrels,
-        name=f"held-out queries{drawn}",
+        name=f"held-out data{drawn}",
     )
 
 

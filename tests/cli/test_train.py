@@ -36,7 +36,7 @@ def test_a_dry_run_writes_nothing(bge, pairs, tmp_path):
     assert shown["estimate"]["trained"] == shown["estimate"]["parameters"] > 0
     assert not (tmp_path / "model").exists()
     status, out, err = bge("train", "embedder", pairs, *QUICK, "--output", tmp_path / "model", "--dry-run", "--lora")
-    assert (status, "10 held-out queries" in out) == (0, True), err
+    assert (status, "10 queries, 20 passages" in out) == (0, True), err
 
 
 def test_a_reranker_is_trained_on_rows_with_negatives(bge, tmp_path):
