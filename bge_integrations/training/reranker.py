@@ -9,9 +9,10 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.adapter import locate_base
+from bge_integrations.errors import InvalidInputError, NotSupportedError
+from bge_integrations.models.adapter import adapted_digest, locate_base
 from bge_integrations.models.checkpoint import read_config, weights_digest
+from bge_integrations.models.decoder_heads import yes_token
 from bge_integrations.models.encoder_config import ENCODER_TYPES, EncoderConfig
 from bge_integrations.models.locating import locate, published
 from bge_integrations.models.profile import RerankerProfile, check_request, reranker_profile
@@ -20,6 +21,7 @@ from bge_integrations.optional import needed_by
 from bge_integrations.reporting import report_truncation
 from bge_integrations.training.checkpoint_files import copy_small_files
 from bge_integrations.training.groups import Group, Groups, RowSet, Visit
+from bge_integrations.training.llm_reranker_files import write_cross_encoder_files
 from bge_integrations.training.reranker_settings import RerankerSettings
 from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows
 from bge_integrations.training.settings import settings_of
@@ -27,7 +29,7 @@ from bge_integrations.training.settings import settings_of
 with needed_by(__name__, "bge-integrations[train]"):
     from bge_integrations.training.backbone import save_backbone, with_adapter, with_lora
     from bge_integrations.training.pairs import PairTokenizer, collate
-    from bge_integrations.training.reranker_models import RerankerModule, load_trainable
+    from bge_integrations.training.reranker_models import TRAINED_FAMILIES, RerankerModule, load_trainable
     from bge_integrations.training.run import Trained, TrainingRun
 
 #: The highest learning rate of cross-encoders, of whole language models, and of LoRA adapters.
@@ -62,6 +64,11 @@ class _Source:
         return bool(self.profile.prompt)
 
     @property
+    def digest(self) -> str:
+        """A digest of its weights."""
+        return weights_digest(self.folder) if self.base is None else adapted_digest(self.folder, self.base)
+
+    @property
     def longest(self) -> int:
         """Maximum number of tokens that the model takes."""
         config = read_config(self.weights)
@@ -84,7 +91,7 @@ def train_reranker(
 
     Cross-encoders, LLM rerankers and layerwise rerankers learn to score a query's positive above its negatives. A pair
     is built exactly as `Reranker.score` builds it. The folder loads in `load_reranker`, transformers and FlagEmbedding,
-    and a cross-encoder's also in sentence-transformers' CrossEncoder. It appears when the training is complete; until
+    and in sentence-transformers' CrossEncoder unless it is layerwise. It appears when the training is complete; until
     then, checkpoints are in `.NAME.training` beside it, and the same call continues an interrupted training to the same
     result.
 
@@ -114,7 +121,7 @@ def train_reranker(
     rate = chosen.learning_rate or (
         _LORA_LEARNING_RATE if lora else _LLM_LEARNING_RATE if source.is_llm else _LEARNING_RATE
     )
-    run = TrainingRun(output, chosen, rate, {"data": _digest(rows), "model": weights_digest(source.folder)})
+    run = TrainingRun(output, chosen, rate, {"data": _digest(rows), "model": source.digest})
     plan = run.plan([RowSet(range(len(rows)), chosen.batch_size, chosen.group_size)], _pair_lengths(rows, pairs))
     loaded = load_trainable(source.weights, source.profile.family, source.tokenizer, chosen, run.precision, lora)
     backbone = loaded.model
@@ -127,8 +134,10 @@ def train_reranker(
     def save(folder: Path) -> None:
         save_backbone(backbone, folder, chosen.merge_lora)
         is_layerwise = source.profile.family == "layerwise_reranker" and (chosen.merge_lora or not lora)
-        # transformers would describe it as the Granite model that it was trained as
+        # transformers describes it as the Granite model that it was trained as
         copy_small_files(source.weights, folder, also=["config.json"] if is_layerwise else ())
+        if source.profile.family == "llm_reranker":
+            write_cross_encoder_files(folder, source.profile.prompt, yes_token(source.tokenizer))
 
     with_teacher = chosen.distillation is not None
     return run.train(module, RerankerGroups(rows, chosen.seed), plan, partial(collate, pairs, with_teacher), save)
@@ -155,6 +164,12 @@ def _locate(model: str | os.PathLike[str], settings: RerankerSettings) -> _Sourc
     )
     base = locate_base(folder, "reranker", cache_folder=cache_folder, local_files_only=local_files_only)
     profile = reranker_profile(name, folder, settings.family, base=base)
+    if profile.family not in TRAINED_FAMILIES:
+        raise NotSupportedError(
+            f"{name} is a {profile.family.replace('_', ' ')}, which can't be trained",
+            argument="model",
+            advice="train a cross-encoder, bge-reranker-v2-gemma or bge-reranker-v2-minicpm-layerwise",
+        )
     if settings.prompt is not None:
         if not profile.prompt:
             raise InvalidInputError(f"{name} takes no prompt", argument="prompt", advice="leave it out")

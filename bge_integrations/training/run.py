@@ -18,7 +18,7 @@ from bge_integrations.optional import needed_by
 from bge_integrations.progress import progress_bar
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.estimate import estimate_training
-from bge_integrations.training.groups import Group, Groups, RowSet
+from bge_integrations.training.groups import RowSet
 from bge_integrations.training.interruption import Interruption, interruption
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work_folder import WorkFolder
@@ -29,13 +29,14 @@ with needed_by(__name__, "bge-integrations[train]"):
     import torch.distributed
     from safetensors.torch import load_file, save_file
     from torch import Tensor, nn
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Dataset
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 logger = logging.getLogger(__name__)
 
-Collate = Callable[[list[Group]], dict[str, Any]]
+#: Makes a batch of what the dataset returns for visits, such as groups.
+Collate = Callable[[list[Any]], dict[str, Any]]
 #: Settings that don't change the result, so an interrupted training may go on with others.
 _NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress"})
 _WEIGHTS = "trained.safetensors"
@@ -148,7 +149,7 @@ class TrainingRun:
     def train(
         self,
         model: nn.Module,
-        groups: Groups,
+        groups: Dataset[Any],
         plan: BatchPlan,
         collate: Collate,
         save: Callable[[Path], None],
@@ -159,7 +160,7 @@ class TrainingRun:
         Args:
             model: Its forward takes what `collate` returns and returns {"loss": a scalar}. What requires gradients is
                 trained; only that and the buffers are in the checkpoints.
-            groups: The data, by visit.
+            groups: The data, by visit, such as `Groups`.
             plan: Which visits form a batch.
             collate: Makes a batch of groups. Tensors of token ids have names that end in `input_ids`.
             save: Writes the trained model to a folder; called by one process.
@@ -222,12 +223,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer with our batches, and checkpoints that have only what is trained."""
 
     def __init__(
-        self, model: nn.Module, arguments: TrainingArguments, groups: Groups, plan: BatchPlan, collate: Collate
+        self, model: nn.Module, arguments: TrainingArguments, groups: Dataset[Any], plan: BatchPlan, collate: Collate
     ) -> None:
         super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
         self._plan = plan
 
-    def get_train_dataloader(self) -> DataLoader[Group]:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         # accelerate would share the batches out among the processes, but the plan has done that
         return _Loader(
             self.train_dataset,
@@ -239,8 +240,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
+        # not state_dict(), which has tied weights twice
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        state = {**trained, **dict(self.model.named_buffers())}
         save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -248,7 +250,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         (model or self.model).load_state_dict(state, strict=False)
 
 
-class _Loader(DataLoader[Group]):
+class _Loader(DataLoader[Any]):
     """A loader whose batches depend on the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
