@@ -17,7 +17,14 @@ from bge_integrations.errors import (
 )
 from bge_integrations.models.adapter import AdapterConfig, folder_with
 from bge_integrations.models.architecture import check_architecture
-from bge_integrations.models.checkpoint import M3_HEADS, TOKENIZER_FILES, read_config, tensor_files, visualized_weights
+from bge_integrations.models.checkpoint import (
+    M3_HEADS,
+    TEMPLATE_FILE,
+    TOKENIZER_FILES,
+    read_config,
+    tensor_files,
+    visualized_weights,
+)
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
@@ -28,7 +35,7 @@ from bge_integrations.models.instructions import (
     warn_no_instruction,
 )
 from bge_integrations.models.locating import published
-from bge_integrations.models.reranker_template import TEMPLATE_FILE, prompt_in_template
+from bge_integrations.models.reranker_template import prompt_in_template
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.validation import check_choice

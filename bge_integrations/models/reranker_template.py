@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING
 
 from bge_integrations.errors import CheckpointError
+from bge_integrations.models.checkpoint import TEMPLATE_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEMPLATE_FILE = "chat_template.jinja"
 _CONTENT = "{{{{ messages | selectattr('role', 'eq', '{}') | map(attribute='content') | first }}}}"
-#: What comes before the prompt. A Jinja block swallows the line break after it, a variable does not.
+#: What comes before the prompt.
 _PAIR = f"{{{{ bos_token }}}}A: {_CONTENT.format('query')}\nB: {_CONTENT.format('document')}\n"
 
 

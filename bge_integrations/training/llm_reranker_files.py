@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.models.reranker_template import TEMPLATE_FILE, reranker_template
+from bge_integrations.models.checkpoint import TEMPLATE_FILE
+from bge_integrations.models.reranker_template import reranker_template
 
 _LOGITS = {"method": "forward", "method_output_name": "logits"}
 _HEAD_FOLDER = "1_LogitScore"

@@ -73,6 +73,16 @@ def test_a_trained_cross_encoder_loads_everywhere(tmp_path):
     assert model(**inputs).logits.detach().numpy().ravel() == pytest.approx(ours, abs=1e-4)
 
 
+def test_flag_embedding_loads_trained_rerankers(tmp_path):
+    from FlagEmbedding import FlagLLMReranker, FlagReranker
+
+    encoder = train_reranker(ROWS, CHECKPOINTS / CROSS_ENCODER, tmp_path / "encoder", **CROSS).folder
+    llm = train_reranker(ROWS, CHECKPOINTS / GEMMA, tmp_path / "llm", **LLM, merge_lora=True).folder
+    for kind, folder in ((FlagReranker, encoder), (FlagLLMReranker, llm)):
+        theirs = kind(str(folder), devices="cpu", use_fp16=False).compute_score(PAIRS)
+        assert theirs == pytest.approx(scores_of(folder), abs=1e-4)
+
+
 def test_ragged_groups_and_a_last_batch_that_is_not_full(tmp_path):
     trained = train_reranker(
         RAGGED, CHECKPOINTS / CROSS_ENCODER, tmp_path / "out", **{**CROSS, "batch_size": 3}, drop_last=False
@@ -132,6 +142,24 @@ def test_a_cross_encoder_with_lora(merge_lora, tmp_path):
         ROWS, CHECKPOINTS / CROSS_ENCODER, tmp_path / "out", **CROSS, lora=True, merge_lora=merge_lora
     ).folder
     assert np.abs(scores_of(folder) - scores_of(CHECKPOINTS / CROSS_ENCODER)).max() > 1e-2
+
+
+@pytest.mark.parametrize("checkpoint", [CROSS_ENCODER, GEMMA, LAYERWISE])
+def test_gradient_checkpointing_changes_nothing(checkpoint, tmp_path):
+    settings = {**LLM, "epochs": 2}
+    runs = [
+        train_reranker(ROWS, CHECKPOINTS / checkpoint, tmp_path / str(on), **settings, gradient_checkpointing=on)
+        for on in (False, True)
+    ]
+    assert runs[1].losses == pytest.approx(runs[0].losses, rel=1e-5)
+
+
+def test_bfloat16(tmp_path):
+    plain, half = (
+        train_reranker(ROWS, CHECKPOINTS / LAYERWISE, tmp_path / precision, **LLM, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert half.losses == pytest.approx(plain.losses, rel=0.05)
 
 
 def test_an_interrupted_run_continues_to_the_same_losses(tmp_path, monkeypatch):

@@ -153,6 +153,12 @@ def test_pretrain(tmp_path):
     assert not loaded["missing_keys"]
 
 
+@pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"gradient_checkpointing": True}])
+def test_pretraining_with_less_memory(settings, tmp_path):
+    plain, other = (pretrain(TEXTS, BASE, tmp_path / str(len(s)), **SHORT, **s) for s in ({}, settings))
+    assert other.losses == pytest.approx(plain.losses, rel=0.02 if "precision" in settings else 1e-5)
+
+
 def test_an_interrupted_run_continues_to_the_same_losses(tmp_path, monkeypatch):
     settings = {**SHORT, "checkpoint_steps": 1}
     whole = pretrain(TEXTS, BASE, tmp_path / "whole", **settings)
