@@ -56,7 +56,9 @@ def load_backbone(
         if any(name.startswith("pooler.") for name in loaded["missing_keys"]):
             model.pooler = None
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # the second is its name in older releases of transformers
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     return model
 
 

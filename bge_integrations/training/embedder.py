@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bge_integrations import catalog
-from bge_integrations.errors import InvalidInputError, NotSupportedError
-from bge_integrations.models.adapter import locate_base
-from bge_integrations.models.checkpoint import M3_HEADS, read_config, weights_digest
-from bge_integrations.models.encoder_config import EncoderConfig
-from bge_integrations.models.locating import locate, published
-from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
-from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.errors import InvalidInputError
+from bge_integrations.models.checkpoint import M3_HEADS
+from bge_integrations.models.locating import published
 from bge_integrations.optional import needed_by
-from bge_integrations.training.embedder_files import copy_tokenizer, write_settings
+from bge_integrations.reporting import warn_caller
+from bge_integrations.training.checkpoint_files import copy_tokenizer
+from bge_integrations.training.embedder_files import write_settings
 from bge_integrations.training.embedder_settings import EmbedderSettings
+from bge_integrations.training.embedder_source import EmbedderSource, locate_source
 from bge_integrations.training.rows import TrainingData, TrainingRows, read_rows
 from bge_integrations.training.settings import settings_of
 
@@ -31,63 +26,13 @@ with needed_by(__name__, "bge-integrations[train]"):
     from bge_integrations.training.backbone import load_backbone, save_backbone, with_adapter, with_lora
     from bge_integrations.training.embedder_data import EmbedderCollator, QueryFormat, row_sets, text_lengths
     from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
-    from bge_integrations.training.groups import Groups, RowSet, check_group_size
+    from bge_integrations.training.groups import Groups, RowSet, check_group_size, rows_digest
+    from bge_integrations.training.icl_examples import ExampleWriter, room_for_examples
     from bge_integrations.training.m3_model import M3Model, load_heads
     from bge_integrations.training.run import Trained, TrainingRun
 
-if TYPE_CHECKING:
-    from bge_integrations.catalog import Family
-
-logger = logging.getLogger(__name__)
-
 #: The highest learning rate of encoders, and of LoRA adapters.
 _LEARNING_RATE, _LORA_LEARNING_RATE = 1e-5, 1e-4
-_FAMILIES: tuple[Family, ...] = ("encoder", "m3", "decoder", "icl")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The model to train.
-
-    Attributes:
-        name: The hub id, or the folder as given.
-        folder: Its folder.
-        base: The folder of its base if it is an adapter, else None.
-        profile: How it is run.
-        config: The content of its config.json.
-        tokenizer: Its tokenizer.
-    """
-
-    name: str
-    folder: Path
-    base: Path | None
-    profile: EmbedderProfile
-    config: Mapping[str, Any]
-    tokenizer: TextTokenizer
-
-    @property
-    def weights(self) -> Path:
-        """The folder of the whole weights and the tokenizer."""
-        return self.base or self.folder
-
-    @property
-    def is_decoder(self) -> bool:
-        return catalog.FAMILIES[self.profile.family].backbone == "decoder"
-
-    @property
-    def longest(self) -> int:
-        """Maximum number of tokens that the model takes."""
-        positions = int(self.config["max_position_embeddings"])
-        if not self.is_decoder:
-            positions -= EncoderConfig.read(dict(self.config)).first_position
-        return min(positions, self.profile.max_length or positions, self.tokenizer.max_length or positions)
-
-    @property
-    def base_reference(self) -> str:
-        """What an adapter of this model names as its base: the hub id, or the folder."""
-        row = published(self.name, self.folder)
-        is_hub_id = self.base is None and row is not None and row.name == self.name
-        return self.name if is_hub_id else str(self.weights.resolve())
 
 
 def train_embedder(
@@ -118,17 +63,18 @@ def train_embedder(
     """
     chosen = settings_of(EmbedderSettings, settings, "train_embedder")
     rows = read_rows(data)
-    source = _locate(model, chosen)
-    unified, lora = _is_unified(source, chosen), _uses_lora(source, chosen)
+    source = locate_source(model, chosen)
+    unified, lora = _is_unified(source, chosen), source.uses_lora(chosen, by_default=source.is_decoder)
     sets = _row_sets(rows, chosen)
     rate = chosen.learning_rate or (_LORA_LEARNING_RATE if lora else _LEARNING_RATE)
-    run = TrainingRun(output, chosen, rate, {"data": _digest(rows), "model": weights_digest(source.weights)})
+    run = TrainingRun(output, chosen, rate, {"data": rows_digest(rows), "model": source.digest})
     plan = run.plan(sets, text_lengths(rows))
     collator = EmbedderCollator(
         source.tokenizer,
         _text_format(source, chosen),
         pads_left=source.is_decoder,
         with_teacher=chosen.distillation is not None,
+        writer=_example_writer(source, chosen),
     )
     module = _module(source, chosen, run.precision, unified=unified, lora=lora)
 
@@ -144,35 +90,7 @@ def train_embedder(
     return run.train(module, Groups(rows, chosen.seed), plan, collator, save, chosen.sub_batch_size)
 
 
-def _locate(model: str | os.PathLike[str], settings: EmbedderSettings) -> _Source:
-    """Find the model and how it is run."""
-    check_request(model, "embedder", settings.family, settings.pooling)
-    cache: dict[str, Any] = {
-        "cache_folder": settings.cache_folder,
-        "local_files_only": settings.local_files_only,
-    }
-    name, folder = locate(model, "embedder", revision=settings.revision, **cache)
-    base = locate_base(folder, "embedder", **cache)
-    profile = embedder_profile(
-        name,
-        folder,
-        base=base,
-        family=settings.family,
-        pooling=settings.pooling,
-        query_instruction=settings.query_instruction,
-        passage_instruction=settings.passage_instruction,
-        task=settings.task,
-    )
-    if profile.family not in _FAMILIES:
-        raise NotSupportedError(
-            f"{name} is of the {profile.family} family, which can't be trained",
-            advice=f"train one of the families {', '.join(_FAMILIES)}",
-        )
-    config = read_config(base or folder)
-    return _Source(name, folder, base, profile, config, TextTokenizer(base or folder, int(config["vocab_size"])))
-
-
-def _is_unified(source: _Source, settings: EmbedderSettings) -> bool:
+def _is_unified(source: EmbedderSource, settings: EmbedderSettings) -> bool:
     """Return whether bge-m3's heads are trained."""
     is_m3 = source.profile.family == "m3"
     unified = is_m3 if settings.unified is None else settings.unified
@@ -201,24 +119,6 @@ def _is_unified(source: _Source, settings: EmbedderSettings) -> bool:
     return unified
 
 
-def _uses_lora(source: _Source, settings: EmbedderSettings) -> bool:
-    """Return whether an adapter is trained."""
-    lora = source.is_decoder or source.base is not None if settings.lora is None else settings.lora
-    if source.base is not None and not lora:
-        raise InvalidInputError(
-            f"{source.name} is an adapter, and lora=False trains whole models",
-            argument="lora",
-            advice="leave lora= out to train the adapter further, or merge it first",
-        )
-    if settings.merge_lora and not lora:
-        raise InvalidInputError(
-            f"merge_lora=True needs an adapter, and all weights of {source.name} are trained",
-            argument="merge_lora",
-            advice="pass lora=True, or leave merge_lora= out",
-        )
-    return lora
-
-
 def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
     """Check that the rows have what the settings need, and return those that may share a batch."""
     group_size = check_group_size(rows, settings.group_size, own_negatives=not settings.in_batch_negatives)
@@ -230,6 +130,12 @@ def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
                 argument="distillation",
                 advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
             )
+    typed = next((i for i, row in enumerate(rows) if row.type not in (None, "normal")), None)
+    if typed is not None and not settings.same_dataset:
+        warn_caller(
+            f"rows have a type, which counts only with same_dataset=True (first in {rows.locations[typed]})",
+            UserWarning,
+        )
     return row_sets(
         rows,
         settings.batch_size,
@@ -241,7 +147,7 @@ def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
     )
 
 
-def _text_format(source: _Source, settings: EmbedderSettings) -> QueryFormat:
+def _text_format(source: EmbedderSource, settings: EmbedderSettings) -> QueryFormat:
     row = published(source.name, source.weights)
     family = catalog.FAMILIES[source.profile.family]
     return QueryFormat(
@@ -254,7 +160,17 @@ def _text_format(source: _Source, settings: EmbedderSettings) -> QueryFormat:
     )
 
 
-def _module(source: _Source, settings: EmbedderSettings, precision: str, *, unified: bool, lora: bool) -> EmbedderModel:
+def _example_writer(source: EmbedderSource, settings: EmbedderSettings) -> ExampleWriter | None:
+    """Return what writes in-context examples; None if the model takes none."""
+    if not catalog.FAMILIES[source.profile.family].takes_examples or not settings.max_examples:
+        return None
+    room = room_for_examples(min(settings.query_max_length, source.longest))
+    return ExampleWriter(source.tokenizer, source.profile.query_suffix, room, settings.max_examples, settings.seed)
+
+
+def _module(
+    source: EmbedderSource, settings: EmbedderSettings, precision: str, *, unified: bool, lora: bool
+) -> EmbedderModel:
     """Load the model that is trained."""
     backbone = load_backbone(AutoModel, source.weights, settings, lora=lora, precision=precision)
     if source.base is not None:
@@ -291,11 +207,3 @@ def _copy_heads(source: Path, folder: Path) -> None:
     for name in M3_HEADS:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-
-
-def _digest(rows: TrainingRows) -> str:
-    """Return a digest of the rows' content."""
-    digest = sha256()
-    for row in rows:
-        digest.update(repr(row).encode())
-    return digest.hexdigest()

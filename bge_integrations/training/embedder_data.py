@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from bge_integrations.core.inputs import tokenize_texts, tokenize_with_examples
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import InvalidInputError, TruncationWarning
 from bge_integrations.models.instructions import formatted_instruction
+from bge_integrations.reporting import warn_caller
 from bge_integrations.training.groups import Group, RowSet
 
 if TYPE_CHECKING:
     from bge_integrations.models.interface import TokenSequence
     from bge_integrations.models.tokenizer import TextTokenizer
+    from bge_integrations.training.icl_examples import ExampleWriter
     from bge_integrations.training.rows import TrainingRow, TrainingRows
 
 logger = logging.getLogger(__name__)
@@ -62,18 +64,34 @@ class EmbedderCollator:
         text_format: The text around queries and passages.
         pads_left: Whether padding comes before the tokens.
         with_teacher: Whether rows have teacher scores.
+        writer: Writes in-context examples before queries; None for models that take none.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, text_format: QueryFormat, pads_left: bool, with_teacher: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        text_format: QueryFormat,
+        pads_left: bool,
+        with_teacher: bool,
+        writer: ExampleWriter | None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._format = text_format
         self._pads_left = pads_left
         self._with_teacher = with_teacher
+        self._writer = writer
+        self._reported: set[str] = set()
 
     def __call__(self, groups: list[Group]) -> dict[str, Any]:
-        """Tokenise groups of one row set."""
+        """Tokenise groups of one row set. The first text that is truncated is reported with a TruncationWarning."""
         row_set = groups[0].visit.row_set
-        queries = [self._query(group.row.query, self._format.instruction_of(group.row)) for group in groups]
+        instructions = [self._format.instruction_of(group.row) for group in groups]
+        queries = [
+            self._query(
+                group.row.query, instructions[i], self._writer.examples(groups, instructions, i) if self._writer else ""
+            )
+            for i, group in enumerate(groups)
+        ]
         passages = [sequence for group in groups for sequence in self._passages(group)]
         query_ids, query_mask = self._padded(queries)
         passage_ids, passage_mask = self._padded(passages)
@@ -92,15 +110,37 @@ class EmbedderCollator:
         if group.visit.row_set.is_symmetric:
             instruction = self._format.instruction_of(group.row)
             return [self._query(passage, instruction) for passage in group.passages]
-        return tokenize_texts(
-            self._tokenizer, group.passages, self._format.passage_instruction, self._format.passage_max_length
-        )[0]
+        instruction, length = self._format.passage_instruction, self._format.passage_max_length
+        sequences, truncated = tokenize_texts(self._tokenizer, group.passages, instruction, length)
+        self._report(truncated, "passage_max_length", length)
+        return sequences
 
-    def _query(self, text: str, instruction: str) -> TokenSequence:
+    def _query(self, text: str, instruction: str, examples: str = "") -> TokenSequence:
         length, suffix = self._format.query_max_length, self._format.query_suffix
         if suffix:
-            return tokenize_with_examples(self._tokenizer, [text], instruction, "", suffix, length, length)[0][0]
-        return tokenize_texts(self._tokenizer, [text], instruction, length)[0][0]
+            sequences, truncated = tokenize_with_examples(
+                self._tokenizer, [text], instruction, examples, suffix, length, length
+            )
+        else:
+            sequences, truncated = tokenize_texts(self._tokenizer, [text], instruction, length)
+        self._report(truncated, "query_max_length", length)
+        return sequences[0]
+
+    def _report(self, truncated: Mapping[int, int], argument: str, limit: int) -> None:
+        """Warn about the first text that is truncated; a training meets the others again and again."""
+        if not truncated or argument in self._reported:
+            return
+        self._reported.add(argument)
+        longest = max(truncated.values())
+        warning = TruncationWarning(
+            f"a text of {longest} tokens was truncated to {argument}={limit}, and other long ones will be, without "
+            f"another warning; split them, or raise {argument} if the model allows it",
+            count=len(truncated),
+            total=len(truncated),
+            longest=longest,
+            limit=limit,
+        )
+        warn_caller(warning, TruncationWarning)
 
     def _padded(self, sequences: Sequence[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (sequences, tokens) of ids and of the mask."""
@@ -188,5 +228,4 @@ def _has_own_negatives(path: Path | None) -> bool:
 
 def text_lengths(rows: Sequence[TrainingRow]) -> list[int]:
     """Return the number of characters of each row's longest text."""
-    longest: Callable[[TrainingRow], int] = lambda row: max(map(len, (row.query, *row.pos, *row.neg)))  # noqa: E731
-    return [longest(row) for row in rows]
+    return [max(map(len, (row.query, *row.pos, *row.neg))) for row in rows]

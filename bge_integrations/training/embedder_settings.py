@@ -32,6 +32,8 @@ class EmbedderSettings(TrainingSettings):
         same_dataset: Fill each batch with rows of one file.
         small_threshold, drop_threshold: With `same_dataset`, files with fewer rows than `small_threshold` are one data
             set per folder, which is left out if it has fewer than `drop_threshold`.
+        max_examples: For bge-en-icl, the most in-context examples before a query; they are other rows of its batch, and
+            take what `query_max_length` has beyond 512 tokens.
         unified: Train bge-m3's sparse and multi-vector heads too; None does so if the model has them.
         self_distillation: Let the sum of bge-m3's three scores teach each of them.
         self_distillation_start: Begin with that after this many batches.
@@ -51,6 +53,7 @@ class EmbedderSettings(TrainingSettings):
     same_dataset: bool = False
     small_threshold: int = 0
     drop_threshold: int = 0
+    max_examples: int = 5
     unified: bool | None = None
     self_distillation: bool = True
     self_distillation_start: int = 0
@@ -72,7 +75,7 @@ class EmbedderSettings(TrainingSettings):
         for name in ("sub_batch_size", "multi_vector_dim"):
             if getattr(self, name) is not None:
                 check_whole_number(getattr(self, name), name)
-        for name in ("self_distillation_start", "small_threshold", "drop_threshold"):
+        for name in ("max_examples", "self_distillation_start", "small_threshold", "drop_threshold"):
             check_whole_number(getattr(self, name), name, least=0)
         for dim in self.matryoshka_dims:
             check_whole_number(dim, "matryoshka_dims")

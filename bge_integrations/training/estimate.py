@@ -57,6 +57,7 @@ def estimate_training(
     device: torch.device,
     batches: int,
     sequences_at_once: int | None,
+    gradient_checkpointing: bool,
 ) -> Estimate:
     """Estimate the memory and time of a training from one of its batches.
 
@@ -67,16 +68,17 @@ def estimate_training(
         device: Where it is trained.
         batches: How many batches it takes.
         sequences_at_once: How many sequences keep their activations at a time; None: all.
+        gradient_checkpointing: Whether layers compute them again.
     """
     ids = [tensor for name, tensor in batch.items() if name.endswith("input_ids")]
     tokens = sum(tensor.numel() for tensor in ids)
     kept = tokens if sequences_at_once is None else max(t[:sequences_at_once].numel() for t in ids)
-    backbone: Any = model.backbone
-    recomputes = sequences_at_once is not None or bool(getattr(backbone, "is_gradient_checkpointing", False))
+    per_token = _activations_per_token(model.backbone.config, gradient_checkpointing)  # type: ignore[union-attr]
+    recomputes = sequences_at_once is not None or gradient_checkpointing
     weights = list(model.parameters())
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     size = sum(weight.numel() * weight.element_size() for weight in weights) + trained * _TRAINED
-    activations = kept * _activations_per_token(backbone) * (4 if precision == "float32" else 2)
+    activations = kept * per_token * (4 if precision == "float32" else 2)
     embeddings = sum(e.weight.numel() for e in model.modules() if isinstance(e, nn.Embedding))
     layers = sum(weight.numel() for weight in weights) - embeddings
     operations = tokens * layers * (_FORWARD * (2 if recomputes else 1) + _BACKWARD)
@@ -90,15 +92,14 @@ def estimate_training(
     )
 
 
-def _activations_per_token(backbone: Any) -> int:
+def _activations_per_token(config: Any, gradient_checkpointing: bool) -> int:
     """Return how many numbers the layers keep for the backward pass.
 
     A layer keeps about ten vectors of the hidden size and two or three of the intermediate size. With gradient
     checkpointing, it keeps its input, and one layer at a time keeps all.
     """
-    config = backbone.config
     layer = 10 * config.hidden_size + 3 * config.intermediate_size
-    if getattr(backbone, "is_gradient_checkpointing", False):
+    if gradient_checkpointing:
         return int(config.num_hidden_layers * config.hidden_size + layer)
     return int(config.num_hidden_layers * layer)
 

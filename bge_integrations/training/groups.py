@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch.utils.data import Dataset
@@ -25,7 +26,6 @@ class RowSet:
         group_size: Passages per query.
         own_negatives: Compare a query only with the passages of its own group.
         is_symmetric: Passages are texts of the same kind as queries, and get the queries' instruction.
-        takes_examples: Queries may get in-context examples although retrieval queries get none.
     """
 
     rows: Sequence[int]
@@ -33,7 +33,6 @@ class RowSet:
     group_size: int
     own_negatives: bool = False
     is_symmetric: bool = False
-    takes_examples: bool = False
 
 
 class Visit(NamedTuple):
@@ -123,3 +122,11 @@ def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -
             advice="mine negatives with `bge mine`, or pass group_size=1 to use in-batch negatives only",
         )
     return group_size
+
+
+def rows_digest(rows: Sequence[TrainingRow]) -> str:
+    """Return a digest of the rows' content."""
+    digest = sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
+    return digest.hexdigest()

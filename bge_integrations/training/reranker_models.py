@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bge_integrations.models.tokenizer import TextTokenizer
     from bge_integrations.training.settings import TrainingSettings
 
-TRAINED_FAMILIES: tuple[Family, ...] = ("cross_encoder", "llm_reranker", "layerwise_reranker")
 Score = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
@@ -53,7 +52,7 @@ class TrainableReranker(NamedTuple):
 def load_trainable(
     folder: Path, family: Family, tokenizer: TextTokenizer, settings: TrainingSettings, precision: str, lora: bool
 ) -> TrainableReranker:
-    """Load a checkpoint of one of `TRAINED_FAMILIES` for training; see `load_backbone`.
+    """Load a cross-encoder, an LLM reranker or a layerwise reranker for training; see `load_backbone`.
 
     Raises:
         NotSupportedError: A layerwise checkpoint's heads can't be trained.

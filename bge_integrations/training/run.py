@@ -8,18 +8,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bge_integrations.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
+from bge_integrations.errors import InvalidInputError, OutOfMemoryError
 from bge_integrations.models.memory import memory_errors
 from bge_integrations.optional import needed_by
 from bge_integrations.progress import progress_bar
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.estimate import estimate_training
 from bge_integrations.training.groups import RowSet
-from bge_integrations.training.interruption import Interruption, interruption
+from bge_integrations.training.interruption import interruption
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work_folder import WorkFolder
 
@@ -27,19 +28,15 @@ with needed_by(__name__, "bge-integrations[train]"):
     import accelerate  # noqa: F401  Trainer needs it
     import torch
     import torch.distributed
-    from safetensors.torch import load_file, save_file
-    from torch import Tensor, nn
-    from torch.utils.data import DataLoader, Dataset
-    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from torch import nn
+    from torch.utils.data import Dataset
+    from transformers import TrainingArguments, set_seed
+
+    from bge_integrations.training.trainer import Collate, PlannedTrainer, Watcher
 
 logger = logging.getLogger(__name__)
-
-#: Makes a batch of what the dataset returns for visits, such as groups.
-Collate = Callable[[list[Any]], dict[str, Any]]
 #: Settings that don't change the result, so an interrupted training may go on with others.
-_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress"})
-_WEIGHTS = "trained.safetensors"
+_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress", "cache_folder", "local_files_only"})
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,10 @@ class TrainingRun:
             raise InvalidInputError(
                 "precision='float16' needs CUDA", argument="precision", advice="use 'bfloat16' or 'float32'"
             )
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         kept = {name: value for name, value in asdict(settings).items() if name not in _NEUTRAL}
-        self._work = WorkFolder(Path(output), {**kept, **identity}, settings.resume)
+        identity = {**kept, **identity, "precision": self.precision, "processes": self.processes}
+        self._work = WorkFolder(Path(output), identity, settings.resume)
         self._arguments = TrainingArguments(
             output_dir=str(self._work.path),
             per_device_train_batch_size=settings.batch_size,
@@ -108,7 +107,7 @@ class TrainingRun:
             fp16=self.precision == "float16",
             seed=settings.seed,
             use_cpu=on_cpu,
-            ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+            ddp_backend="gloo" if on_cpu and self.processes > 1 else None,
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
             dataloader_pin_memory=not on_cpu,
@@ -124,7 +123,6 @@ class TrainingRun:
         if self._arguments.n_gpu > 1:
             logger.info("training on one of %d GPUs; start with torchrun to use all", self._arguments.n_gpu)
             self._arguments._n_gpu = 1  # else Trainer would split each batch over them with DataParallel
-        self.processes = self._arguments.world_size
         set_seed(settings.seed)  # for what is initialized at random before the Trainer exists
 
     def plan(self, row_sets: Sequence[RowSet], lengths: Sequence[int]) -> BatchPlan:
@@ -179,119 +177,52 @@ class TrainingRun:
         if is_main:
             batch = collate([groups[visit] for visit in next(iter(plan))])
             estimate = estimate_training(
-                model, batch, self.precision, arguments.device, updates * settings.accumulation_steps, sequences_at_once
+                model,
+                batch,
+                self.precision,
+                arguments.device,
+                updates * settings.accumulation_steps,
+                sequences_at_once,
+                settings.gradient_checkpointing,
             )
             logger.info("%s", estimate)
             if settings.show_progress:
                 print(estimate, file=sys.stderr)
-            self._work.open()
-        self._wait()
-        checkpoint = self._work.checkpoint()
-        with interruption() as caught, progress_bar(updates, "step", settings.show_progress and is_main) as bar:
-            trainer = _Trainer(model, arguments, groups, plan, collate)
-            for callback in (ProgressCallback, PrinterCallback):
-                trainer.remove_callback(callback)
-            trainer.add_callback(_Watcher(caught, bar))
+        with self._work.opened() if is_main else nullcontext():
+            self._wait()
+            trainer = PlannedTrainer(model, arguments, groups, plan, collate)
             started = time.monotonic()
+            self._train(trainer, updates)
+            seconds = time.monotonic() - started
+            if is_main:
+                self._work.finish(save)
+            self._wait()
+        losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+        return Trained(self._work.output, losses, seconds)
+
+    def _train(self, trainer: PlannedTrainer, updates: int) -> None:
+        """Make all updates, or what is left of them after the last checkpoint."""
+        shows = self.settings.show_progress and self._arguments.process_index == 0
+        with interruption() as caught, progress_bar(updates, "step", shows) as bar:
+            trainer.add_callback(Watcher(caught, bar))
             try:
                 with memory_errors():
-                    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                    trainer.continue_from(self._work.checkpoint(), updates)
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"training ran out of memory ({error.finding})",
                     advice="lower batch_size or the maximum lengths, or set gradient_checkpointing=True",
                 ) from error
-            seconds = time.monotonic() - started
-        if trainer.state.global_step < trainer.state.max_steps:
+        if trainer.state.global_step < updates:
             raise KeyboardInterrupt(
-                f"step {trainer.state.global_step} of {trainer.state.max_steps} is saved in {self._work.path}; run the "
-                "same command again to continue"
+                f"step {trainer.state.global_step} of {updates} is saved in {self._work.path}; run the same command "
+                "again to continue"
             )
-        if is_main:
-            self._work.finish(save)
-        self._wait()
-        losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
-        return Trained(self._work.output, losses, seconds)
 
     def _wait(self) -> None:
         """Wait for the other processes."""
         if self.processes > 1:
             torch.distributed.barrier()
-
-
-class _Trainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with our batches, and checkpoints that have only what is trained."""
-
-    def __init__(
-        self, model: nn.Module, arguments: TrainingArguments, groups: Dataset[Any], plan: BatchPlan, collate: Collate
-    ) -> None:
-        super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
-        self._plan = plan
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        # accelerate would share the batches out among the processes, but the plan has done that
-        return _Loader(
-            self.train_dataset,
-            batch_sampler=self._plan,
-            collate_fn=self.data_collator,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        # not state_dict(), which has tied weights twice
-        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        state = {**trained, **dict(self.model.named_buffers())}
-        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / _WEIGHTS)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        (model or self.model).load_state_dict(state, strict=False)
-
-
-class _Loader(DataLoader[Any]):
-    """A loader whose batches depend on the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-
-class _Watcher(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, stops after a step when asked to, and ends a training whose loss is not a number."""
-
-    def __init__(self, caught: Interruption, bar: Any) -> None:
-        self._caught = caught
-        self._bar = bar
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.update(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.update()
-        if _any_process(self._caught.requested, args):
-            control.should_save = control.should_training_stop = True
-
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" not in logs:
-            return
-        self._bar.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)
-        if not math.isfinite(logs["loss"]):
-            raise NonFiniteError(
-                f"the loss of step {state.global_step} is {logs['loss']}",
-                advice="use precision='bfloat16' instead of 'float16', or lower learning_rate; the last checkpoint is "
-                "kept",
-            )
-
-
-def _any_process(requested: bool, arguments: TrainingArguments) -> bool:
-    """Return whether any process was asked to stop, so that all stop after the same step."""
-    if arguments.world_size == 1:
-        return requested
-    flag = torch.tensor(int(requested), device=arguments.device)
-    torch.distributed.all_reduce(flag)
-    return bool(flag)
 
 
 def _is_on_cpu(device: str | None) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bge_integrations.atomic_files import sync_folder, write_atomically
 from bge_integrations.errors import InvalidInputError
 
 #: What a work folder says about the training that it belongs to.
 _IDENTITY = "training.json"
+_LOCK = "lock"
 #: Written last into a checkpoint.
 _STATE = "trainer_state.json"
 
@@ -34,6 +38,7 @@ class WorkFolder:
         self.path = self.output.with_name(f".{self.output.name}.training")
         self._identity = json.loads(json.dumps(identity))
         self._resume = resume
+        self._is_finished = False
         if self.output.exists() and not (self.output.is_dir() and not any(self.output.iterdir())):
             raise InvalidInputError(
                 f"{output} exists already", argument="output", advice="choose another folder, or remove this one"
@@ -46,15 +51,33 @@ class WorkFolder:
         found = [folder for folder in self.path.glob("checkpoint-*") if _is_complete(folder)]
         return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
-    def open(self) -> None:
-        """Create the folder, or empty it unless it has a checkpoint to continue from."""
-        if not self._resume or self.checkpoint() is None:
-            shutil.rmtree(self.path, ignore_errors=True)
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the folder, or empty it unless it has a checkpoint to continue from, and keep others out.
+
+        Raises:
+            InvalidInputError: Another process is training to the same output.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / _IDENTITY, json.dumps(self._identity, indent=1).encode())
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InvalidInputError(
+                f"another process is training to {self.output}", argument="output", advice="choose another folder"
+            ) from None
+        try:
+            if not self._resume or self.checkpoint() is None:
+                self._clear()
+            write_atomically(self.path / _IDENTITY, json.dumps(self._identity, indent=1).encode())
+            yield
+        finally:
+            lock.release()
+            if self._is_finished:
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def finish(self, save: Callable[[Path], None]) -> None:
-        """Write the result with `save`, move it to the output, and remove the checkpoints."""
+        """Write the result with `save`, and move it to the output. The checkpoints go when the folder is closed."""
         result = self.path / "result"
         shutil.rmtree(result, ignore_errors=True)
         result.mkdir()
@@ -63,7 +86,14 @@ class WorkFolder:
             self.output.rmdir()  # it is empty
         result.replace(self.output)
         sync_folder(self.output.parent)
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._is_finished = True
+
+    def _clear(self) -> None:
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
 
     def _check_identity(self) -> None:
         stored = _read(self.path / _IDENTITY) or {}

@@ -37,12 +37,12 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_continues(texts, tmp_pat
         ALLOW_SIGINT + "import os, signal, sys\n"
         "from bge_integrations.cli import main\n"
         "from bge_integrations.training import run\n"
-        "class Interrupted(run._Watcher):\n"
+        "class Interrupted(run.Watcher):\n"
         "    def on_step_end(self, args, state, control, **kwargs):\n"
         "        if state.global_step == 2:\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "        super().on_step_end(args, state, control, **kwargs)\n"
-        "run._Watcher = Interrupted\n"
+        "run.Watcher = Interrupted\n"
         "sys.exit(main())\n"
     )
     command = ["pretrain", texts, "--output", str(tmp_path / "out"), *ARGUMENTS, "--epochs", "3"]

@@ -1,7 +1,6 @@
 """`train_reranker`: short runs on the tiny checkpoints, and what they leave behind."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +32,6 @@ LLM = {**BASIC, "query_max_length": 48, "passage_max_length": 96}
 pytestmark = pytest.mark.filterwarnings("ignore::bge_integrations.errors.TruncationWarning")
 
 
-@pytest.fixture
-def without_dropout(tmp_path) -> Path:
-    """The tiny cross-encoder with a config without dropout, as the oracle's."""
-    folder = tmp_path / "no-dropout"
-    shutil.copytree(CHECKPOINTS / CROSS_ENCODER, folder)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 def scores_of(folder: Path, **options) -> np.ndarray:
     with load_reranker(str(folder), device="cpu", **options) as reranker:
         return reranker.score(PAIRS)
@@ -52,7 +40,13 @@ def scores_of(folder: Path, **options) -> np.ndarray:
 def test_a_whole_run_is_the_references(without_dropout, tmp_path):
     expected = EXPECTED["whole_run"]
     trained = train_reranker(
-        ROWS, without_dropout, tmp_path / "out", **CROSS, distillation="kl_div", weight_decay=0.01, group_size=4
+        ROWS,
+        without_dropout(CROSS_ENCODER),
+        tmp_path / "out",
+        **CROSS,
+        distillation="kl_div",
+        weight_decay=0.01,
+        group_size=4,
     )
     assert isinstance(trained, Trained)
     assert list(trained.losses) == pytest.approx(expected["logged_loss"], rel=1e-4)
@@ -168,13 +162,13 @@ def test_an_interrupted_run_continues_to_the_same_losses(tmp_path, monkeypatch):
     settings = {**CROSS, "checkpoint_steps": 1, "batch_size": 2}
     whole = train_reranker(RAGGED, CHECKPOINTS / CROSS_ENCODER, tmp_path / "whole", **settings)
 
-    class Stopped(run._Watcher):
+    class Stopped(run.Watcher):
         def on_step_end(self, args, state, control, **kwargs):
             self._caught.requested = state.global_step == 3
             super().on_step_end(args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_Watcher", Stopped)
+        patch.setattr(run, "Watcher", Stopped)
         with pytest.raises(KeyboardInterrupt):
             train_reranker(RAGGED, CHECKPOINTS / CROSS_ENCODER, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()

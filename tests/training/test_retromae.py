@@ -163,13 +163,13 @@ def test_an_interrupted_run_continues_to_the_same_losses(tmp_path, monkeypatch):
     settings = {**SHORT, "checkpoint_steps": 1}
     whole = pretrain(TEXTS, BASE, tmp_path / "whole", **settings)
 
-    class Stopped(run._Watcher):
+    class Stopped(run.Watcher):
         def on_step_end(self, args, state, control, **kwargs):
             self._caught.requested = state.global_step == 2
             super().on_step_end(args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_Watcher", Stopped)
+        patch.setattr(run, "Watcher", Stopped)
         with pytest.raises(KeyboardInterrupt):
             pretrain(TEXTS, BASE, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
