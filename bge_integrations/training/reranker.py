@@ -124,8 +124,7 @@ def _check_rows(rows: TrainingRows, settings: RerankerSettings, pairs: PairToken
             argument="distillation",
             advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
         )
-    for row, location in zip(rows, rows.locations, strict=True):
-        pairs.check(row, str(location))
+    pairs.check(rows)
 
 
 def _pair_lengths(rows: Sequence[TrainingRow], pairs: PairTokenizer) -> list[int]:

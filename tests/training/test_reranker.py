@@ -1,6 +1,8 @@
 """`train_reranker`: short runs on the tiny checkpoints, and what they leave behind."""
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -194,14 +196,33 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
             attempt()
         assert caught.value.argument == argument
     with pytest.raises(InvalidInputError):
-        train([TrainingRow("q", ("p",), ("n",), prompt="Is it?")])
-    with pytest.raises(InvalidInputError):
         train([TrainingRow("q", ("p",), ("n",), query_prompt="C: ")], CHECKPOINTS / GEMMA)
     with pytest.raises(UnknownArgumentError):
         train(temperature=0.1)
     with pytest.raises(NotSupportedError):
         train(model=CHECKPOINTS / "bge-reranker-v2.5-gemma2-lightweight")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_of_a_cross_encoders_rows(tmp_path):
+    rows = [replace(row, prompt="Is it?") for row in ROWS]
+    settings = {**CROSS, "epochs": 1}
+    plain = train_reranker(ROWS, CHECKPOINTS / CROSS_ENCODER, tmp_path / "plain", **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ignored = train_reranker(rows, CHECKPOINTS / CROSS_ENCODER, tmp_path / "ignored", **settings)
+    assert any(each.category is UserWarning for each in caught)
+    assert ignored.losses == plain.losses
+    begun = [replace(row, query_prompt="Q: ", passage_prompt="P: ") for row in ROWS]
+    same = [
+        TrainingRow(f"Q: {row.query}", *(tuple(f"P: {text}" for text in texts) for texts in (row.pos, row.neg)))
+        for row in ROWS
+    ]
+    runs = [
+        train_reranker(given, CHECKPOINTS / CROSS_ENCODER, tmp_path / name, **settings).losses
+        for given, name in ((begun, "begun"), (same, "same"))
+    ]
+    assert runs[0] == runs[1] != plain.losses
 
 
 @pytest.mark.filterwarnings("default::bge_integrations.errors.TruncationWarning")
