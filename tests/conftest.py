@@ -1,5 +1,6 @@
 """Shared fixtures: the oracle's checkpoints and numbers."""
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from bge_integrations import load_embedder, load_reranker
+from bge_integrations.cli import main
 from bge_integrations.core.residency import SharedModel
 from bge_integrations.core.runner import ModelRunner
 from bge_integrations.models.interface import OutputSpec
@@ -53,6 +55,21 @@ PUBLISHED = {
         )
     },
 }
+
+
+@pytest.fixture
+def bge(capsys, monkeypatch):
+    """Return a function that runs the command in this process and returns its exit status, stdout and stderr."""
+
+    def run(*arguments, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="module")

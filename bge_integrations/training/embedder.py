@@ -84,7 +84,7 @@ def train_embedder(
         if isinstance(module, M3Model):
             module.save_heads(folder)
         elif source.profile.family == "m3":
-            _copy_heads(source.folder, folder)
+            _copy_heads(source.heads, folder)
         write_settings(folder, source.profile, int(source.config["hidden_size"]), chosen.normalize, source.longest)
 
     return run.train(module, Groups(rows, chosen.seed), plan, collator, save, chosen.sub_batch_size)
@@ -110,6 +110,13 @@ def _is_unified(source: EmbedderSource, settings: EmbedderSettings) -> bool:
         raise InvalidInputError(
             "fix_encoder=True trains only bge-m3's heads, and they are not trained here",
             argument="fix_encoder",
+            advice="leave it out",
+        )
+    has_heads = any((source.heads / name).is_file() for name in M3_HEADS)
+    if settings.multi_vector_dim is not None and (has_heads or not unified):
+        raise InvalidInputError(
+            f"multi_vector_dim= is for new heads, and {source.name} gets none",
+            argument="multi_vector_dim",
             advice="leave it out",
         )
     if any(dim > source.config["hidden_size"] for dim in settings.matryoshka_dims):
@@ -189,7 +196,7 @@ def _module(
         return EmbedderModel(backbone, source.profile.pooling, loss)
     if settings.fix_encoder:
         backbone.requires_grad_(False)
-    sparse, multi_vector = load_heads(source.weights, int(source.config["hidden_size"]), settings.multi_vector_dim)
+    sparse, multi_vector = load_heads(source.heads, int(source.config["hidden_size"]), settings.multi_vector_dim)
     return M3Model(
         backbone,
         source.profile.pooling,

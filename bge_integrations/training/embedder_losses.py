@@ -51,7 +51,7 @@ def pair_scores(queries: Tensor, passages: Tensor, own_negatives: bool) -> Tenso
     They are (queries, passages), or with `own_negatives` (queries, group size).
     """
     if own_negatives:
-        return torch.einsum("qd,qgd->qg", queries, passages.unflatten(0, (len(queries), -1)))
+        return torch.einsum("qd,qgd->qg", queries, passages.reshape(len(queries), -1, passages.shape[-1]))
     return queries @ passages.T
 
 

@@ -89,8 +89,8 @@ class EmbedderModel(nn.Module):
         if size is None:
             return self._represent(ids, mask)
         pieces = [
-            checkpoint(self._represent, piece_ids, piece_mask, use_reentrant=False)
-            for piece_ids, piece_mask in zip(ids.split(size), mask.split(size), strict=True)
+            checkpoint(self._represent, ids[start : start + size], mask[start : start + size], use_reentrant=False)
+            for start in range(0, len(ids), size)
         ]
         return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
@@ -148,4 +148,4 @@ def _gather(passages: Tensor) -> Tensor:
     gradient that one process would."""
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(passages))
+    return torch.cat(all_gather(passages))  # type: ignore[no-untyped-call]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bge_integrations import catalog
 from bge_integrations.errors import NotSupportedError
-from bge_integrations.models.adapter import locate_base
-from bge_integrations.models.checkpoint import read_config
+from bge_integrations.models.adapter import folder_with, locate_base
+from bge_integrations.models.checkpoint import M3_HEADS, read_config
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
@@ -17,6 +17,8 @@ from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.training.source import ModelSource
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bge_integrations.catalog import Family
     from bge_integrations.training.embedder_settings import EmbedderSettings
 
@@ -32,6 +34,11 @@ class EmbedderSource(ModelSource):
     """
 
     profile: EmbedderProfile
+
+    @property
+    def heads(self) -> Path:
+        """The folder of bge-m3's heads."""
+        return folder_with(M3_HEADS, self.folder, self.base)
 
     @property
     def is_decoder(self) -> bool:

@@ -24,7 +24,7 @@ _PROBE, _ROUNDS = 1024, 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training will take, within about a factor of two.
+    """What a training will take, roughly.
 
     Attributes:
         parameters, trained: How many weights the model has, and how many of them are trained.

@@ -35,6 +35,10 @@ class M3Model(EmbedderModel):
         start_step: The teaching begins after this many batches.
     """
 
+    _special_ids: Tensor
+    #: Batches that were trained on; a checkpoint has it, so a resumed training keeps counting.
+    batches: Tensor
+
     def __init__(
         self,
         backbone: Any,
@@ -52,7 +56,6 @@ class M3Model(EmbedderModel):
         self._self_distillation = self_distillation
         self._start_step = start_step
         self.register_buffer("_special_ids", torch.tensor(special_ids), persistent=False)
-        #: Batches that were trained on; a checkpoint has it, so a resumed training keeps counting.
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def save_heads(self, folder: Path) -> None:
@@ -64,7 +67,7 @@ class M3Model(EmbedderModel):
         """Return the pooled states, the tokens and their weights, the tokens' vectors and which of them count."""
         states = self._states(ids, mask)
         weights = torch.relu(self.sparse_linear(states)).squeeze(-1).float()
-        weights = weights.masked_fill(torch.isin(ids, self._special_ids), 0)  # type: ignore[arg-type]
+        weights = weights.masked_fill(torch.isin(ids, self._special_ids), 0)
         vectors = F.normalize(self.colbert_linear(states[:, 1:]).float(), dim=-1) * mask[:, 1:, None]
         return self._pool(states, mask).float(), ids, weights, vectors, mask[:, 1:]
 
@@ -135,7 +138,7 @@ def _of_groups(scores: Tensor, own_negatives: bool) -> Tensor:
     if not own_negatives:
         return scores
     rows = torch.arange(len(scores), device=scores.device)
-    return scores.unflatten(1, (len(scores), -1))[rows, rows]
+    return scores.reshape(len(scores), len(scores), -1)[rows, rows]
 
 
 def load_heads(folder: Path, hidden_size: int, multi_vector_dim: int | None) -> tuple[nn.Linear, nn.Linear]:

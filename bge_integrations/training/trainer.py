@@ -25,14 +25,17 @@ Collate = Callable[[list[Any]], dict[str, Any]]
 _WEIGHTS = "trained.safetensors"
 
 
-class PlannedTrainer(Trainer):  # type: ignore[misc]
+class PlannedTrainer(Trainer):
     """transformers' Trainer with our batches, and checkpoints that have only what is trained."""
 
     def __init__(
         self, model: nn.Module, arguments: TrainingArguments, groups: Dataset[Any], plan: BatchPlan, collate: Collate
     ) -> None:
         super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
+        self._module = model
+        self._groups = groups
         self._plan = plan
+        self._collate = collate
         for callback in (ProgressCallback, PrinterCallback):  # they write to standard output
             self.remove_callback(callback)
 
@@ -51,23 +54,23 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         # accelerate would share the batches out among the processes, but the plan has done that
         return _Loader(
-            self.train_dataset,
+            self._groups,
             batch_sampler=self._plan,
-            collate_fn=self.data_collator,
+            collate_fn=self._collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        buffers = {name for name, _ in self.model.named_buffers()}
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if name in trained | buffers}
+        trained = {name for name, parameter in self._module.named_parameters() if parameter.requires_grad}
+        buffers = {name for name, _ in self._module.named_buffers()}
+        state = {name: tensor for name, tensor in self._module.state_dict().items() if name in trained | buffers}
         save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         state = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        (model or self.model).load_state_dict(state, strict=False)
+        self._module.load_state_dict(state, strict=False)
 
 
 class _Loader(DataLoader[Any]):
@@ -78,7 +81,7 @@ class _Loader(DataLoader[Any]):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-class Watcher(TrainerCallback):  # type: ignore[misc]
+class Watcher(TrainerCallback):
     """Shows progress, stops after a step when asked to, and ends a training whose loss is not a number."""
 
     def __init__(self, caught: Interruption, bar: Any) -> None:
@@ -93,7 +96,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         if _any_process(self._caught.requested, args):
             control.should_save = control.should_training_stop = True
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return
         self._bar.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)

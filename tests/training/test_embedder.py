@@ -83,7 +83,7 @@ def many(training_rows):
     return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(5) for row in training_rows]
 
 
-SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu", "query_max_length": 32}
+SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu", "query_max_length": 64}
 
 
 def test_the_same_seed_gives_the_same_weights(many, tmp_path):
@@ -308,6 +308,7 @@ def test_every_mistake_is_found_before_anything_is_written(many, tmp_path):
         ({"unified": True}, InvalidInputError, "unified"),
         ({"fix_encoder": True}, InvalidInputError, "fix_encoder"),
         ({"matryoshka_dims": (128,)}, InvalidInputError, "matryoshka_dims"),
+        ({"multi_vector_dim": 8}, InvalidInputError, "multi_vector_dim"),
         ({"merge_lora": True}, InvalidInputError, "merge_lora"),
         ({"precision": "float16"}, InvalidInputError, "precision"),
         ({"device": "tpu"}, InvalidInputError, "device"),
@@ -330,7 +331,9 @@ def test_a_loss_that_is_not_a_number_ends_the_training(many, tmp_path):
 
 def test_truncation_is_reported(many, tmp_path):
     with pytest.warns(TruncationWarning) as caught:
-        train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **SHORT | {"passage_max_length": 20})
+        train_embedder(
+            many, CHECKPOINTS / ENCODER, tmp_path / "out", **SHORT | {"passage_max_length": 20, "max_steps": 1}
+        )
     assert [warning.message.limit for warning in caught] == [20]
 
 
