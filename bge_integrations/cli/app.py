@@ -17,6 +17,7 @@ from bge_integrations.cli.evaluation import evaluate
 from bge_integrations.cli.index import index
 from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
+from bge_integrations.cli.pretrain import pretrain
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
 from bge_integrations.cli.serve import serve
@@ -137,6 +138,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.callback()(_start)
-for command in (index, search, ask, rerank, embed, serve, train, models, download, doctor):
+for command in (index, search, ask, rerank, embed, serve, train, pretrain, models, download, doctor):
     app.command(cls=_Command)(command)
 app.command("eval", cls=_Command)(evaluate)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations.errors import CheckpointError
+from bge_integrations.models.checkpoint import read_config
 from bge_integrations.optional import needed_by
 
 with needed_by(__name__, "bge-integrations[train]"):
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import AutoConfig
 
 if TYPE_CHECKING:
     from bge_integrations.training.settings import TrainingSettings
@@ -40,10 +40,10 @@ def load_backbone(
     Raises:
         CheckpointError: The checkpoint lacks weights.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     dtype = torch.bfloat16 if lora and precision == "bfloat16" else torch.float32
     # other kernels of attention leave out Gemma2's cap on attention scores
-    attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
+    attention = {"attn_implementation": "eager"} if config.get("attn_logit_softcapping") else {}
     model, loaded = kind.from_pretrained(
         folder, dtype=dtype, output_loading_info=True, local_files_only=True, **attention
     )
@@ -62,13 +62,14 @@ def load_backbone(
     return model
 
 
-def with_lora(model: Any, base: str, task: str, settings: TrainingSettings) -> PeftModel:
+def with_lora(model: Any, base: str, task: str | None, settings: TrainingSettings) -> PeftModel:
     """Freeze a model and add a LoRA adapter to it.
 
     Args:
         model: What `load_backbone` returned.
         base: The name or folder from which the adapter's users load the base.
-        task: peft's name of the task, "FEATURE_EXTRACTION", "SEQ_CLS" or "CAUSAL_LM".
+        task: peft's name of the task, "FEATURE_EXTRACTION", "SEQ_CLS" or "CAUSAL_LM"; None if it
+            has none.
         settings: The adapter's size, strength and dropout.
     """
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}

@@ -8,25 +8,35 @@ from pathlib import Path
 
 from bge_integrations.models.checkpoint import TOKENIZER_FILES
 
-#: What a checkpoint has beside its weights: its tokenizer, how sentence-transformers runs it, and its own code, which
-#: other libraries may need.
-_SMALL = (
+_TOKENIZER = (
     *TOKENIZER_FILES,
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+)
+#: How sentence-transformers runs a checkpoint, and the checkpoint's own code, which other libraries may need.
+_HOW_TO_RUN = (
     *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/config.json"),
     *("configuration_*.py", "modeling_*.py"),
 )
 
 
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a checkpoint's tokenizer as it is, which training does not change."""
+    _copy(source, target, _TOKENIZER)
+
+
 def copy_small_files(source: Path, target: Path, also: Iterable[str] = ()) -> None:
-    """Copy a checkpoint's small files, such as its tokenizer, as they are; files of the same names are replaced.
+    """Copy a checkpoint's tokenizer and the files that say how it is run; files of the same names are replaced.
 
     Args:
         source: The checkpoint that was trained.
         target: The trained model's folder.
         also: Names of further files to copy.
     """
-    for pattern in (*_SMALL, *also):
+    _copy(source, target, (*_TOKENIZER, *_HOW_TO_RUN, *also))
+
+
+def _copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
         for file in source.glob(pattern):
             copy = target / file.relative_to(source)
             copy.parent.mkdir(exist_ok=True)

@@ -13,7 +13,8 @@ from bge_integrations.models.checkpoint import M3_HEADS
 from bge_integrations.models.locating import published
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import warn_caller
-from bge_integrations.training.embedder_files import copy_tokenizer, write_settings
+from bge_integrations.training.checkpoint_files import copy_tokenizer
+from bge_integrations.training.embedder_files import write_settings
 from bge_integrations.training.embedder_settings import EmbedderSettings
 from bge_integrations.training.embedder_source import EmbedderSource, locate_source
 from bge_integrations.training.rows import TrainingData, TrainingRows, read_rows
@@ -63,7 +64,7 @@ def train_embedder(
     chosen = settings_of(EmbedderSettings, settings, "train_embedder")
     rows = read_rows(data)
     source = locate_source(model, chosen)
-    unified, lora = _is_unified(source, chosen), _uses_lora(source, chosen)
+    unified, lora = _is_unified(source, chosen), source.uses_lora(chosen, by_default=source.is_decoder)
     sets = _row_sets(rows, chosen)
     rate = chosen.learning_rate or (_LORA_LEARNING_RATE if lora else _LEARNING_RATE)
     run = TrainingRun(output, chosen, rate, {"data": rows_digest(rows), "model": source.digest})
@@ -123,24 +124,6 @@ def _is_unified(source: EmbedderSource, settings: EmbedderSettings) -> bool:
             f"{source.name} has vectors of {source.config['hidden_size']} dimensions", argument="matryoshka_dims"
         )
     return unified
-
-
-def _uses_lora(source: EmbedderSource, settings: EmbedderSettings) -> bool:
-    """Return whether an adapter is trained."""
-    lora = source.is_decoder or source.base is not None if settings.lora is None else settings.lora
-    if source.base is not None and not lora:
-        raise InvalidInputError(
-            f"{source.name} is an adapter, and lora=False trains whole models",
-            argument="lora",
-            advice="leave lora= out to train the adapter further, or merge it first",
-        )
-    if settings.merge_lora and not lora:
-        raise InvalidInputError(
-            f"merge_lora=True needs an adapter, and all weights of {source.name} are trained",
-            argument="merge_lora",
-            advice="pass lora=True, or leave merge_lora= out",
-        )
-    return lora
 
 
 def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:

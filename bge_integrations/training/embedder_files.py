@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from bge_integrations.models.checkpoint import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from bge_integrations.catalog import Pooling
     from bge_integrations.models.profile import EmbedderProfile
 
-_SETTINGS_OF_TOKENIZERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 _FLAGS: dict[Pooling, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "last_token": "pooling_mode_lasttoken",
 }
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy a checkpoint's tokenizer as it is, which training does not change."""
-    for name in (*TOKENIZER_FILES, "vocab.json", *_SETTINGS_OF_TOKENIZERS):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
 
 
 def write_settings(folder: Path, profile: EmbedderProfile, width: int, normalize: bool, max_length: int) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_integrations import catalog
-from bge_integrations.catalog import POCKET
 from bge_integrations.errors import NotSupportedError
-from bge_integrations.models.adapter import adapted_digest, folder_with, locate_base
-from bge_integrations.models.checkpoint import M3_HEADS, read_config, weights_digest
+from bge_integrations.models.adapter import folder_with, locate_base
+from bge_integrations.models.checkpoint import M3_HEADS, read_config
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
 from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.training.source import ModelSource
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bge_integrations.catalog import Family
     from bge_integrations.training.embedder_settings import EmbedderSettings
 
@@ -26,39 +26,19 @@ _FAMILIES: tuple[Family, ...] = ("encoder", "m3", "decoder", "icl")
 
 
 @dataclass(frozen=True)
-class EmbedderSource:
-    """The model to train.
+class EmbedderSource(ModelSource):
+    """The embedder to train.
 
     Attributes:
-        name: The hub id, or the folder as given.
-        folder: Its folder.
-        base: The folder of its base if it is an adapter, else None.
         profile: How it is run.
-        config: The content of its config.json.
-        tokenizer: Its tokenizer.
     """
 
-    name: str
-    folder: Path
-    base: Path | None
     profile: EmbedderProfile
-    config: Mapping[str, Any]
-    tokenizer: TextTokenizer
-
-    @property
-    def weights(self) -> Path:
-        """The folder of the whole weights and the tokenizer."""
-        return self.base or self.folder
 
     @property
     def heads(self) -> Path:
         """The folder of bge-m3's heads."""
         return folder_with(M3_HEADS, self.folder, self.base)
-
-    @property
-    def digest(self) -> str:
-        """A digest of the weights."""
-        return weights_digest(self.folder) if self.base is None else adapted_digest(self.folder, self.base)
 
     @property
     def is_decoder(self) -> bool:
@@ -69,14 +49,8 @@ class EmbedderSource:
         """Maximum number of tokens that the model takes."""
         positions = int(self.config["max_position_embeddings"])
         if not self.is_decoder:
-            positions -= EncoderConfig.read(dict(self.config)).first_position
+            positions -= EncoderConfig.read(self.config).first_position
         return min(positions, self.profile.max_length or positions, self.tokenizer.max_length or positions)
-
-    @property
-    def base_reference(self) -> str:
-        """What an adapter of this model names as its base: the hub id, or the folder."""
-        is_folder = self.base is not None or self.name == POCKET or Path(self.name).expanduser().is_dir()
-        return str(self.weights.resolve()) if is_folder else self.name
 
 
 def locate_source(model: str | os.PathLike[str], settings: EmbedderSettings) -> EmbedderSource:
@@ -106,4 +80,4 @@ def locate_source(model: str | os.PathLike[str], settings: EmbedderSettings) -> 
     config = read_config(base or folder)
     tokenizer = TextTokenizer(base or folder, int(config["vocab_size"]))
     tokenizer.check_fits(base or folder, int(config["vocab_size"]))
-    return EmbedderSource(name, folder, base, profile, config, tokenizer)
+    return EmbedderSource(name, folder, base, config, tokenizer, profile)

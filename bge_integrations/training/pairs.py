@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bge_integrations.core.inputs import tokenize_pairs, tokenize_prompted_pairs
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.reporting import warn_caller
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from bge_integrations.models.profile import RerankerProfile
     from bge_integrations.models.tokenizer import TextTokenizer
     from bge_integrations.training.groups import Group
-    from bge_integrations.training.rows import TrainingRow
+    from bge_integrations.training.rows import TrainingRow, TrainingRows
 
 #: How a pair begins for an LLM reranker, which inference can't change.
 _LLM_PREFIXES = ("A: ", "B: ")
@@ -57,27 +58,30 @@ class PairTokenizer:
         pairs = [(query, before + passage) for passage in passages]
         return tokenize_pairs(self.tokenizer, pairs, self.max_length, self.query_max_length)
 
-    def check(self, row: TrainingRow, name: str) -> None:
-        """Refuse prompts that the reranker could not be used with afterwards.
+    def check(self, rows: TrainingRows) -> None:
+        """Refuse or report prompts that the reranker could not be used with afterwards.
 
         Raises:
-            InvalidInputError: A cross-encoder's row has a closing prompt, or an LLM reranker's row other prefixes.
+            InvalidInputError: An LLM reranker's row replaces what its query or passage begins with.
         """
         if not self.profile.prompt:
-            if row.prompt is not None:
-                raise InvalidInputError(
-                    f"{name} has a prompt, and a cross-encoder is asked no question after the pair",
-                    advice="use 'query_prompt' and 'passage_prompt', which are put before the texts",
+            asked = next((i for i, row in enumerate(rows) if row.prompt is not None), None)
+            if asked is not None:
+                warn_caller(
+                    "rows have a prompt, which is ignored: a cross-encoder is asked no question (first in "
+                    f"{rows.locations[asked]})",
+                    UserWarning,
                 )
             return
-        for given, prefix, field in zip(
-            (row.query_prompt, row.passage_prompt), _LLM_PREFIXES, ("query_prompt", "passage_prompt"), strict=True
-        ):
-            if given not in (None, prefix):
-                raise InvalidInputError(
-                    f"{name} has {field}={given!r}, and an LLM reranker always gets {prefix!r}",
-                    advice=f"leave {field!r} out, or put the text into the query or passage itself",
-                )
+        for row, location in zip(rows, rows.locations, strict=True):
+            given = {"query_prompt": row.query_prompt, "passage_prompt": row.passage_prompt}
+            for (field, text), prefix in zip(given.items(), _LLM_PREFIXES, strict=True):
+                if text not in (None, prefix):
+                    raise InvalidInputError(
+                        f"{location} has {field}={text!r}, and an LLM reranker always gets {prefix!r}",
+                        argument="data",
+                        advice=f"leave {field!r} out, or put the text into the query or passage itself",
+                    )
 
 
 def collate(tokenizer: PairTokenizer, with_teacher: bool, groups: Sequence[Group]) -> dict[str, Tensor]:

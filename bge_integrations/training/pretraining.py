@@ -70,9 +70,10 @@ def pretrain(
     itself.
 
     Args:
-        texts: A .jsonl file whose objects have a `text`, a .txt or .md file, a folder of such files, or a list of texts.
+        texts: A .jsonl file whose objects have a `text`, a .txt or .md file, a folder of such files, or a list of
+            texts.
         model: A BERT, RoBERTa or XLM-R encoder: a hub id or a folder.
-        output: The folder to write; it must not exist or be empty. An interrupted run continues if the call is repeated.
+        output: The folder to write; it must not exist or be empty. The same call continues an interrupted run.
         settings: Those of `PretrainingSettings`: epochs, batch_size, max_length, seed, …
 
     Raises:

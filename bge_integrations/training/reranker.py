@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.models.adapter import locate_base
-from bge_integrations.models.checkpoint import read_config, weights_digest
-from bge_integrations.models.encoder_config import ENCODER_TYPES, EncoderConfig
-from bge_integrations.models.locating import locate, published
-from bge_integrations.models.profile import RerankerProfile, check_request, reranker_profile
-from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.models.decoder_heads import yes_token
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import report_truncation
 from bge_integrations.training.checkpoint_files import copy_small_files
-from bge_integrations.training.groups import Group, Groups, RowSet, Visit
+from bge_integrations.training.groups import Group, Groups, RowSet, Visit, rows_digest
+from bge_integrations.training.llm_reranker_files import write_cross_encoder_files
 from bge_integrations.training.reranker_settings import RerankerSettings
+from bge_integrations.training.reranker_source import RerankerSource, locate_source
 from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows
 from bge_integrations.training.settings import settings_of
 
@@ -34,49 +30,6 @@ with needed_by(__name__, "bge-integrations[train]"):
 _LEARNING_RATE, _LLM_LEARNING_RATE, _LORA_LEARNING_RATE = 6e-5, 1e-5, 2e-4
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The model to train.
-
-    Attributes:
-        name: The hub id, or the folder as given.
-        folder: Its folder.
-        base: The folder of its base if it is an adapter, else None.
-        profile: How it is run.
-        tokenizer: Its tokenizer.
-    """
-
-    name: str
-    folder: Path
-    base: Path | None
-    profile: RerankerProfile
-    tokenizer: TextTokenizer
-
-    @property
-    def weights(self) -> Path:
-        """The folder of the whole weights and the tokenizer."""
-        return self.base or self.folder
-
-    @property
-    def is_llm(self) -> bool:
-        return bool(self.profile.prompt)
-
-    @property
-    def longest(self) -> int:
-        """Maximum number of tokens that the model takes."""
-        config = read_config(self.weights)
-        if config.get("model_type") in ENCODER_TYPES:
-            return EncoderConfig.read(config).max_length
-        return int(config["max_position_embeddings"])
-
-    @property
-    def base_reference(self) -> str:
-        """What an adapter of this model names as its base: the hub id, or the folder."""
-        row = published(self.name, self.folder)
-        is_hub_id = self.base is None and row is not None and row.name == self.name
-        return self.name if is_hub_id else str(self.weights.resolve())
-
-
 def train_reranker(
     data: TrainingData, model: str | os.PathLike[str], output: str | os.PathLike[str], **settings: object
 ) -> Trained:
@@ -84,7 +37,7 @@ def train_reranker(
 
     Cross-encoders, LLM rerankers and layerwise rerankers learn to score a query's positive above its negatives. A pair
     is built exactly as `Reranker.score` builds it. The folder loads in `load_reranker`, transformers and FlagEmbedding,
-    and a cross-encoder's also in sentence-transformers' CrossEncoder. It appears when the training is complete; until
+    and in sentence-transformers' CrossEncoder unless it is layerwise. It appears when the training is complete; until
     then, checkpoints are in `.NAME.training` beside it, and the same call continues an interrupted training to the same
     result.
 
@@ -107,14 +60,14 @@ def train_reranker(
     """
     chosen = settings_of(RerankerSettings, settings, "train_reranker")
     rows = read_rows(data)
-    source = _locate(model, chosen)
+    source = locate_source(model, chosen)
     pairs = _pair_tokenizer(source, chosen)
     _check_rows(rows, chosen, pairs)
-    lora = _uses_lora(source, chosen)
+    lora = source.uses_lora(chosen, by_default=source.is_llm)
     rate = chosen.learning_rate or (
         _LORA_LEARNING_RATE if lora else _LLM_LEARNING_RATE if source.is_llm else _LEARNING_RATE
     )
-    run = TrainingRun(output, chosen, rate, {"data": _digest(rows), "model": weights_digest(source.folder)})
+    run = TrainingRun(output, chosen, rate, {"data": rows_digest(rows), "model": source.digest})
     plan = run.plan([RowSet(range(len(rows)), chosen.batch_size, chosen.group_size)], _pair_lengths(rows, pairs))
     loaded = load_trainable(source.weights, source.profile.family, source.tokenizer, chosen, run.precision, lora)
     backbone = loaded.model
@@ -127,8 +80,10 @@ def train_reranker(
     def save(folder: Path) -> None:
         save_backbone(backbone, folder, chosen.merge_lora)
         is_layerwise = source.profile.family == "layerwise_reranker" and (chosen.merge_lora or not lora)
-        # transformers would describe it as the Granite model that it was trained as
+        # transformers describes it as the Granite model that it was trained as
         copy_small_files(source.weights, folder, also=["config.json"] if is_layerwise else ())
+        if source.profile.family == "llm_reranker":
+            write_cross_encoder_files(folder, source.profile.prompt, yes_token(source.tokenizer))
 
     with_teacher = chosen.distillation is not None
     return run.train(module, RerankerGroups(rows, chosen.seed), plan, partial(collate, pairs, with_teacher), save)
@@ -142,28 +97,7 @@ class RerankerGroups(Groups):
         return super().__getitem__(visit._replace(row_set=replace(visit.row_set, group_size=size)))
 
 
-def _locate(model: str | os.PathLike[str], settings: RerankerSettings) -> _Source:
-    """Find the model and how it is run."""
-    check_request(model, "reranker", settings.family)
-    cache_folder, local_files_only = settings.cache_folder, settings.local_files_only
-    name, folder = locate(
-        model,
-        "reranker",
-        revision=settings.revision,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-    )
-    base = locate_base(folder, "reranker", cache_folder=cache_folder, local_files_only=local_files_only)
-    profile = reranker_profile(name, folder, settings.family, base=base)
-    if settings.prompt is not None:
-        if not profile.prompt:
-            raise InvalidInputError(f"{name} takes no prompt", argument="prompt", advice="leave it out")
-        profile = replace(profile, prompt=settings.prompt)
-    weights = base or folder
-    return _Source(name, folder, base, profile, TextTokenizer(weights, int(read_config(weights)["vocab_size"])))
-
-
-def _pair_tokenizer(source: _Source, settings: RerankerSettings) -> PairTokenizer:
+def _pair_tokenizer(source: RerankerSource, settings: RerankerSettings) -> PairTokenizer:
     longest = settings.query_max_length + settings.passage_max_length
     if longest > source.longest:
         raise InvalidInputError(
@@ -175,7 +109,7 @@ def _pair_tokenizer(source: _Source, settings: RerankerSettings) -> PairTokenize
 
 
 def _check_rows(rows: TrainingRows, settings: RerankerSettings, pairs: PairTokenizer) -> None:
-    """Refuse rows that lack what the training needs, and warn about those that are truncated."""
+    """Raise InvalidInputError if a row lacks what the training needs, or has prompts that the model does not take."""
     without = [i for i, row in enumerate(rows) if not row.neg]
     if without:
         raise InvalidInputError(
@@ -190,8 +124,7 @@ def _check_rows(rows: TrainingRows, settings: RerankerSettings, pairs: PairToken
             argument="distillation",
             advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
         )
-    for row, location in zip(rows, rows.locations, strict=True):
-        pairs.check(row, str(location))
+    pairs.check(rows)
 
 
 def _pair_lengths(rows: Sequence[TrainingRow], pairs: PairTokenizer) -> list[int]:
@@ -204,28 +137,3 @@ def _pair_lengths(rows: Sequence[TrainingRow], pairs: PairTokenizer) -> list[int
             truncated[i] = max(too_long.values())
     report_truncation(truncated, len(rows), pairs.max_length)
     return lengths
-
-
-def _uses_lora(source: _Source, settings: RerankerSettings) -> bool:
-    """Return whether an adapter is trained."""
-    lora = source.is_llm or source.base is not None if settings.lora is None else settings.lora
-    if source.base is not None and not lora:
-        raise InvalidInputError(
-            f"{source.name} is an adapter, and lora=False trains whole models",
-            argument="lora",
-            advice="leave lora= out to train the adapter further, or merge it first",
-        )
-    if settings.merge_lora and not lora:
-        raise InvalidInputError(
-            f"merge_lora=True needs an adapter, and all weights of {source.name} are trained",
-            argument="merge_lora",
-            advice="pass lora=True, or leave merge_lora= out",
-        )
-    return lora
-
-
-def _digest(rows: Sequence[TrainingRow]) -> str:
-    digest = sha256()
-    for row in rows:
-        digest.update(repr(row).encode())
-    return digest.hexdigest()

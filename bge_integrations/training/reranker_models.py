@@ -41,21 +41,21 @@ class TrainableReranker(NamedTuple):
         model: transformers' model.
         score: Takes the model, with an adapter or without, and a batch of token ids and masks; returns the scores of
             the pairs after each trained layer, (layers, pairs).
-        task: What peft calls its task.
+        task: What peft calls its task; None if peft has no name for it.
     """
 
     model: Any
     score: Score
-    task: str
+    task: str | None
 
 
 def load_trainable(
     folder: Path, family: Family, tokenizer: TextTokenizer, settings: TrainingSettings, precision: str, lora: bool
 ) -> TrainableReranker:
-    """Load a reranker's checkpoint for training; see `load_backbone`.
+    """Load a cross-encoder, an LLM reranker or a layerwise reranker for training; see `load_backbone`.
 
     Raises:
-        NotSupportedError: Rerankers of this family, or the checkpoint's heads, can't be trained.
+        NotSupportedError: A layerwise checkpoint's heads can't be trained.
         CheckpointError: The checkpoint lacks weights.
     """
 
@@ -66,13 +66,7 @@ def load_trainable(
         return TrainableReranker(load(AutoModelForSequenceClassification), _classifier_scores, "SEQ_CLS")
     if family == "llm_reranker":
         return TrainableReranker(load(AutoModelForCausalLM), _yes_scores(yes_token(tokenizer)), "CAUSAL_LM")
-    if family == "layerwise_reranker":
-        return TrainableReranker(load(LayerwiseReranker), _layer_scores, "CAUSAL_LM")
-    raise NotSupportedError(
-        f"a {family.replace('_', ' ')} can't be trained",
-        argument="model",
-        advice="train a cross-encoder, bge-reranker-v2-gemma or bge-reranker-v2-minicpm-layerwise",
-    )
+    return TrainableReranker(load(LayerwiseReranker), _layer_scores, None)
 
 
 class RerankerModule(nn.Module):

@@ -76,13 +76,13 @@ class RetroMAE(nn.Module):
         def heads(states: Tensor) -> Tensor:
             return states.unflatten(-1, (heads_count, -1)).transpose(1, 2)
 
-        # a token that sees nothing attends to all tokens alike, instead of becoming NaN
-        hidden = torch.zeros_like(visible, dtype=queries.dtype).masked_fill(~visible, torch.finfo(queries.dtype).min)
+        # what sees nothing is padding, and no token at all would make it NaN
+        visible = visible | ~visible.any(-1, keepdim=True)
         context = F.scaled_dot_product_attention(
             heads(attention.query(queries)),
             heads(attention.key(originals)),
             heads(attention.value(originals)),
-            attn_mask=hidden[:, None],
+            attn_mask=visible[:, None],
             dropout_p=attention.dropout.p if self.training else 0.0,
         )
         attended = layer.attention.output(context.transpose(1, 2).flatten(2), queries)

@@ -19,7 +19,7 @@ from bge_integrations.optional import needed_by
 from bge_integrations.progress import progress_bar
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.estimate import estimate_training
-from bge_integrations.training.groups import Groups, RowSet
+from bge_integrations.training.groups import RowSet
 from bge_integrations.training.interruption import interruption
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.training.work_folder import WorkFolder
@@ -29,6 +29,7 @@ with needed_by(__name__, "bge-integrations[train]"):
     import torch
     import torch.distributed
     from torch import nn
+    from torch.utils.data import Dataset
     from transformers import TrainingArguments, set_seed
 
     from bge_integrations.training.trainer import Collate, PlannedTrainer, Watcher
@@ -146,7 +147,7 @@ class TrainingRun:
     def train(
         self,
         model: nn.Module,
-        groups: Groups,
+        groups: Dataset[Any],
         plan: BatchPlan,
         collate: Collate,
         save: Callable[[Path], None],
@@ -157,7 +158,7 @@ class TrainingRun:
         Args:
             model: Its forward takes what `collate` returns and returns {"loss": a scalar}. What requires gradients is
                 trained; only that and the buffers are in the checkpoints.
-            groups: The data, by visit.
+            groups: The data, by visit, such as `Groups`.
             plan: Which visits form a batch.
             collate: Makes a batch of groups. Tensors of token ids have names that end in `input_ids`.
             save: Writes the trained model to a folder; called by one process.

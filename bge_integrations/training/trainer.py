@@ -11,16 +11,16 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bge_integrations.errors import NonFiniteError
 from bge_integrations.training.batches import BatchPlan
-from bge_integrations.training.groups import Group, Groups
 from bge_integrations.training.interruption import Interruption
 
-Collate = Callable[[list[Group]], dict[str, Any]]
+#: Makes a batch of what the dataset returns for visits, such as groups.
+Collate = Callable[[list[Any]], dict[str, Any]]
 #: The file of a checkpoint with the trained weights.
 _WEIGHTS = "trained.safetensors"
 
@@ -29,7 +29,7 @@ class PlannedTrainer(Trainer):
     """transformers' Trainer with our batches, and checkpoints that have only what is trained."""
 
     def __init__(
-        self, model: nn.Module, arguments: TrainingArguments, groups: Groups, plan: BatchPlan, collate: Collate
+        self, model: nn.Module, arguments: TrainingArguments, groups: Dataset[Any], plan: BatchPlan, collate: Collate
     ) -> None:
         super().__init__(model, arguments, data_collator=collate, train_dataset=groups)
         self._module = model
@@ -51,7 +51,7 @@ class PlannedTrainer(Trainer):
             self._load_from_checkpoint(str(checkpoint))
             self.state = state
 
-    def get_train_dataloader(self) -> DataLoader[Group]:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         # accelerate would share the batches out among the processes, but the plan has done that
         return _Loader(
             self._groups,
@@ -73,7 +73,7 @@ class PlannedTrainer(Trainer):
         self._module.load_state_dict(state, strict=False)
 
 
-class _Loader(DataLoader[Group]):
+class _Loader(DataLoader[Any]):
     """A loader whose batches depend on the epoch."""
 
     def set_epoch(self, epoch: int) -> None:

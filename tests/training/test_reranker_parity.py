@@ -10,9 +10,11 @@ import torch
 from bge_integrations.models.interface import TokenSequence
 from bge_integrations.models.profile import reranker_profile
 from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.training.backbone import with_adapter
 from bge_integrations.training.pairs import PairTokenizer, padded
 from bge_integrations.training.reranker_losses import reranking_loss
 from bge_integrations.training.reranker_models import TrainableReranker, load_trainable
+from bge_integrations.training.reranker_settings import RerankerSettings
 from bge_integrations.training.rows import TrainingRow
 
 ORACLE = Path(__file__).parents[1] / "oracle"
@@ -26,20 +28,21 @@ FAMILIES = {
     "llm_reranker": "llm_reranker",
     "layerwise": "layerwise_reranker",
 }
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def load(part: str, lora: bool = False) -> TrainableReranker:
+    """Return the oracle's model in training mode, without dropout."""
     folder = ORACLE / "checkpoints" / EXPECTED[part]["checkpoint"]
-    family = FAMILIES[part]
-    options = NO_DROPOUT if family == "cross_encoder" else {}
-    reranker = load_trainable(folder, family, TextTokenizer(folder), dtype=torch.float32, **options)
-    reranker.model.train()
+    reranker = load_trainable(
+        folder, FAMILIES[part], TextTokenizer(folder), RerankerSettings(), precision="float32", lora=False
+    )
     if lora:
-        from peft import PeftModel
-
         adapter = ORACLE / "training" / "reranker-lora"
-        reranker = reranker._replace(model=PeftModel.from_pretrained(reranker.model, adapter, is_trainable=True))
+        reranker = reranker._replace(model=with_adapter(reranker.model, adapter, str(folder)))
+    reranker.model.train()
+    for module in reranker.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     return reranker
 
 
