@@ -75,8 +75,8 @@ def _evaluation(kind: Kind, gain: Gain | None) -> str:
         else "Both models rerank the passages that BM25 finds; BM25 is their order without a reranker."
     )
     return (
-        f"Measured on {gain.data}: {gain.queries:,} queries, {gain.documents:,} passages. {task} Only the positives of a "
-        f"query count as its answers. Brackets are 95 % bootstrap intervals.\n\n{gain.markdown()}"
+        f"Measured on {gain.data}: {gain.queries:,} queries, {gain.documents:,} passages. {task} Only the positives of "
+        f"a query count as its answers. Brackets are 95 % bootstrap intervals.\n\n{gain.markdown()}"
     )
 
 
