@@ -21,7 +21,7 @@ from bge_integrations.training import (
 )
 
 TEXTS = ["Kenya lies in Africa.", "the walrus operator", ""]
-SETTINGS = {"device": "cpu", "max_steps": 2, "batch_size": 4, "passage_max_length": 32, "learning_rate": 1e-4}
+SETTINGS = {"device": "cpu", "max_steps": 2, "batch_size": 4, "passage_max_length": 256, "learning_rate": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_held_out_queries_are_not_trained_on(plan, rows):
     assert not trained & asked
     assert trained | asked == {row.query for row in rows}
     assert plan.statistics.leaked_queries.count == plan.statistics.leaked_passages.count == 0
-    assert plan.statistics.passage_tokens.limit == 32
+    assert plan.statistics.passage_tokens.limit == 256
 
 
 def test_an_embedder_is_measured_before_and_after_in_each_mode(embedder, plan):
@@ -186,5 +186,5 @@ def test_bad_arguments_are_found_before_anything_is_computed(rows):
         ({"temprature": 1}, "temprature"),
     ):
         with pytest.raises(InvalidInputError) as error:
-            plan_fine_tuning("embedder", rows, "pocket", **settings)
+            plan_fine_tuning("embedder", rows, "pocket", **{"held_out": 0.5, **settings})
         assert error.value.argument == argument
