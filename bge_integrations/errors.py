@@ -128,11 +128,11 @@ class TextTooLongError(InvalidInputError):
 
 
 class OutOfMemoryError(BGEError, MemoryError):
-    """A model, or a single text, does not fit in the device's memory."""
+    """A model, a single text, or a batch of a training does not fit in the device's memory."""
 
 
 class NonFiniteError(BGEError, ArithmeticError):
-    """The model returned NaN or infinity for a text, even in float32."""
+    """The model returned NaN or infinity for a text, even in float32, or the loss of a training is not finite."""
 
 
 class ComputationError(BGEError, RuntimeError):

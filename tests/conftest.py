@@ -1,7 +1,9 @@
 """Shared fixtures: the oracle's checkpoints and numbers."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,11 @@ import numpy as np
 import pytest
 
 from bge_integrations import load_embedder, load_reranker
+from bge_integrations.cli import main
 from bge_integrations.core.residency import SharedModel
 from bge_integrations.core.runner import ModelRunner
 from bge_integrations.models.interface import OutputSpec
+from bge_integrations.training import TrainingRow
 
 if os.environ.get("BGE_TEST_CUDA") != "1":  # all other tests expect float32 results from the CPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -54,6 +58,21 @@ PUBLISHED = {
         )
     },
 }
+
+
+@pytest.fixture
+def bge(capsys, monkeypatch):
+    """Return a function that runs the command in this process and returns its exit status, stdout and stderr."""
+
+    def run(*arguments, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +248,44 @@ def api(server):
 
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def embedder_runs() -> dict[str, Any]:
+    """FlagEmbedding's losses, gradients and training runs of embedders on the tiny checkpoints."""
+    return json.loads((ORACLE / "training" / "embedder.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def training_rows(embedder_runs) -> list[TrainingRow]:
+    """The four queries of these runs, each with a positive, three negatives and teacher scores."""
+    return [
+        TrainingRow(
+            group["query"],
+            (group["positive"],),
+            tuple(group["negatives"]),
+            pos_scores=tuple(group["teacher_scores"][:1]),
+            neg_scores=tuple(group["teacher_scores"][1:]),
+        )
+        for group in embedder_runs["groups"]
+    ]
+
+
+@pytest.fixture(scope="session")
+def without_dropout(tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function that returns a copy of a tiny checkpoint, under its name, without dropout."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def copy(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            shutil.copytree(CHECKPOINTS / name, folder)
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            config |= {key: 0.0 for key in config if key.endswith(("dropout", "dropout_prob")) and config[key]}
+            (folder / "config.json").write_text(json.dumps(config), "utf-8")
+        return folder
+
+    return copy
 
 
 def assert_close(actual, expected, tolerance: float = 1e-5) -> None:

@@ -59,8 +59,8 @@ EXPORTED = {
         "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError "
         "EmptyTextWarning IndexFormatError IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError "
         "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError "
-        "TextTooLongError TruncationWarning UnknownArgumentError UnknownModelError UnreadableFileError WrongKindError "
-        "WrongModelError"
+        "TextTooLongError TrainingDataError TruncationWarning UnknownArgumentError UnknownModelError "
+        "UnreadableFileError WrongKindError WrongModelError"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The command `bge`: index, search, ask, rerank, embed, eval, serve, models, download, doctor."""
+"""The command `bge`: index, search, ask, rerank, embed, eval, serve, train, pretrain, models, download, doctor."""
 
 from __future__ import annotations
 

@@ -19,11 +19,13 @@ from bge_integrations.cli.mine import mine
 from bge_integrations.cli.mix import mix
 from bge_integrations.cli.models import download, models
 from bge_integrations.cli.output import say
+from bge_integrations.cli.pretrain import pretrain
 from bge_integrations.cli.rerank import rerank
 from bge_integrations.cli.search import ask, search
 from bge_integrations.cli.serve import serve
 from bge_integrations.cli.teach import teach
-from bge_integrations.errors import BGEError, InvalidInputError, TruncationWarning, WrongKindError
+from bge_integrations.cli.train import train
+from bge_integrations.errors import BGEError, InvalidInputError, TrainingDataError, TruncationWarning, WrongKindError
 from bge_integrations.interrupts import exit_status
 
 #: Maximum number of truncated texts that are named.
@@ -47,6 +49,10 @@ class _Commands(TyperGroup):
                     super().invoke(ctx)
                 if ended.status:
                     raise typer.Exit(ended.status)
+            except TrainingDataError as error:
+                for line in str(error).splitlines():
+                    say(line)
+                raise typer.Exit(1) from None
             except BGEError as error:
                 say(_message(error, _option_names(self, ctx)))
                 raise typer.Exit(1) from None
@@ -135,6 +141,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.callback()(_start)
-for command in (index, search, ask, rerank, embed, serve, mine, teach, mix, models, download, doctor):
+for command in (index, search, ask, rerank, embed, serve, train, mine, teach, mix, pretrain, models, download, doctor):
     app.command(cls=_Command)(command)
 app.command("eval", cls=_Command)(evaluate)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bge_integrations.documents.content import Content, Property
 from bge_integrations.documents.encoded_data import is_encoded_data
@@ -18,13 +18,22 @@ from bge_integrations.optional import import_library
 from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
-    from bge_integrations.core.embedder import Embedder
+    from bge_integrations.core.embedder import TextKind
 
 #: Default passage length in tokens: enough context for an answer, and within every model's limit.
 PASSAGE_TOKENS = 256
 #: By default, a passage has at least a quarter of the maximum, and the next one repeats an eighth.
 _LEAST_SHARE, _OVERLAP_SHARE = 4, 8
 _log = logging.getLogger(__name__)
+
+
+class CountsTokens(Protocol):
+    """What passages are measured with: an `Embedder`, or a tokenizer alone."""
+
+    @property
+    def max_length(self) -> int: ...
+
+    def count_tokens(self, texts: Sequence[str], *, kind: TextKind | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Passage:
 
 def read_passages(
     path: str | Path,
-    embedder: Embedder,
+    embedder: CountsTokens,
     *,
     passage_tokens: int | None = None,
     min_tokens: int | None = None,

@@ -28,6 +28,8 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 #: How a Git LFS pointer begins, and more bytes than one has.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LARGEST_POINTER = 1024
+#: The chat template of a language model.
+TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
 
 

@@ -31,7 +31,7 @@ class YesHead:
         tokenizer: TextTokenizer,
         placement: Placement,
     ) -> None:
-        self._yes = _output_rows(weights, config, placement, [_token(tokenizer, "Yes")])[0]
+        self._yes = _output_rows(weights, config, placement, [first_token(tokenizer, "Yes")])[0]
         self._cap = config.logit_cap
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
@@ -53,7 +53,7 @@ class YesNoHead:
         tokenizer: TextTokenizer,
         placement: Placement,
     ) -> None:
-        answers = [_token(tokenizer, answer) for answer in ("yes", "no")]
+        answers = [first_token(tokenizer, answer) for answer in ("yes", "no")]
         self._answers = _output_rows(weights, config, placement, answers).float()
         self._cap = config.logit_cap
 
@@ -99,7 +99,7 @@ class LayerHeads:
             name = f"lm_head.{prefix}weight" if kind == "raw" else f"lm_head.{prefix}linear_head.weight"
             head = weights.take(name, -1, config.hidden_size)
             if len(head) > 1:
-                head = head[_token(tokenizer, "Yes")][None]
+                head = head[first_token(tokenizer, "Yes")][None]
             self._rows.append(head[0].clone().to(placement.device, placement.compute_dtype))
 
     def __call__(self, states: Tensor, cutoff: int, index: int) -> Tensor:
@@ -117,7 +117,8 @@ def _output_rows(weights: Weights, config: DecoderConfig, placement: Placement, 
     return rows[tokens].to(placement.device, placement.compute_dtype)
 
 
-def _token(tokenizer: TextTokenizer, answer: str) -> int:
+def first_token(tokenizer: TextTokenizer, answer: str) -> int:
+    """Return the first token of an answer, such as "Yes"."""
     return int(tokenizer.ids([answer])[0][0])
 
 

@@ -15,6 +15,7 @@ from bge_integrations.errors import BGEError, CheckpointError, CheckpointNotFoun
 from bge_integrations.models.architecture import check_architecture
 from bge_integrations.models.checkpoint import (
     M3_HEADS,
+    TEMPLATE_FILE,
     TOKENIZER_FILES,
     WEIGHT_FILES,
     has_config_and_tokenizer,
@@ -231,7 +232,7 @@ def _wanted(files: Iterable[str]) -> list[str]:
     """Select the files of a repository that we read: configs, tokenizer, heads, and one format of the weights."""
     files = [f for f in files if not f.startswith(("onnx/", "openvino/", "."))]
     kept = [f for f in files if f.endswith(".json") and not f.endswith(".index.json")]
-    kept += [f for f in files if f in TOKENIZER_FILES or f.endswith("_linear.pt")]
+    kept += [f for f in files if f in (*TOKENIZER_FILES, TEMPLATE_FILE) or f.endswith("_linear.pt")]
     safe = [f for f in files if "/" not in f and f.endswith((".safetensors", ".safetensors.index.json"))]
     binary = [
         f for f in files if f.startswith(("pytorch_model", "adapter_model")) and f.endswith((".bin", ".bin.index.json"))

@@ -17,7 +17,14 @@ from bge_integrations.errors import (
 )
 from bge_integrations.models.adapter import AdapterConfig, folder_with
 from bge_integrations.models.architecture import check_architecture
-from bge_integrations.models.checkpoint import M3_HEADS, TOKENIZER_FILES, read_config, tensor_files, visualized_weights
+from bge_integrations.models.checkpoint import (
+    M3_HEADS,
+    TEMPLATE_FILE,
+    TOKENIZER_FILES,
+    read_config,
+    tensor_files,
+    visualized_weights,
+)
 from bge_integrations.models.decoder_config import DECODER_TYPES, cutoffs_of
 from bge_integrations.models.encoder_config import ENCODER_TYPES
 from bge_integrations.models.instructions import (
@@ -28,6 +35,7 @@ from bge_integrations.models.instructions import (
     warn_no_instruction,
 )
 from bge_integrations.models.locating import published
+from bge_integrations.models.reranker_template import prompt_in_template
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.validation import check_choice
@@ -238,6 +246,9 @@ def reranker_profile(
     is_classifier = base is not None and AdapterConfig.read(folder).is_classifier
     if family is None and row is not None:
         family = row.family
+    own_prompt = prompt_in_template(folder_with((TEMPLATE_FILE,), folder, base))
+    if family is None and own_prompt is not None:
+        family = "llm_reranker"
     if family is not None:
         check_supported(name, family, "reranker")
     elif "start_layer" in config:
@@ -257,7 +268,7 @@ def reranker_profile(
         name=row.name if row and base is None else name,
         family=family,
         cutoffs=cutoffs_of(config) if traits.has_cutoffs else (),
-        prompt=traits.prompt,
+        prompt=own_prompt or traits.prompt if family == "llm_reranker" else traits.prompt,
         chat=traits.chat,
         always_begin=traits.always_begins_with_bos,
         compresses=traits.compresses,

@@ -84,6 +84,8 @@ class TextTokenizer:
         self._apply_overrides(folder, config)
         #: Ids of the BOS and padding tokens; None if there are none.
         self.bos_id, self.pad_id = (self._id_of(config.get(key)) for key in ("bos_token", "pad_token"))
+        #: Id of the token that replaces masked words; None if there is none.
+        self.mask_id = self._id_of(config.get("mask_token"))
         self.text = self._template(1)
         for index, name in ((0, "bos"), (-1, "eos")):
             if config.get(f"add_{name}_token") is True:
@@ -114,6 +116,14 @@ class TextTokenizer:
         else:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def ids_and_words(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the token ids of each text as `ids` does, and the number of the word that each token is a part of."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(each.ids, np.int32), np.array([-1 if word is None else word for word in each.word_ids], np.int32))
+            for each in encodings
+        ]
 
     def tokens(self, ids: np.ndarray, text: str, instruction: str) -> list[Token]:
         """Return the tokens with these ids, the ids of `instruction + text` between special tokens."""

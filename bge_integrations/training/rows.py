@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,15 @@ _TEXTS = ("prompt", "query_prompt", "passage_prompt", "category")
 
 
 class Location(NamedTuple):
-    """Where a row comes from: its file and line from 1, or None and its position in a list from 0."""
+    """Where a row comes from: a file and its line from 1 (0 if unknown), or None and the position in a list from 0."""
 
     file: Path | None
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}" if self.file is not None else f"row {self.line}"
+        if self.file is None:
+            return f"row {self.line}"
+        return f"{self.file}, line {self.line}" if self.line else str(self.file)
 
 
 class RowMistake(NamedTuple):
@@ -145,7 +148,7 @@ def read_rows(source: TrainingData) -> TrainingRows:
     """
     if isinstance(source, TrainingRows):
         return source
-    reading = _Reading()
+    collector = RowCollector()
     if isinstance(source, (str, os.PathLike)):
         source = [os.fspath(source)]
     if not isinstance(source, Sequence):
@@ -156,12 +159,12 @@ def read_rows(source: TrainingData) -> TrainingRows:
     made = [each for each in source if isinstance(each, TrainingRow)]
     if len(made) == len(source):
         for position, row in enumerate(made):
-            reading.add(vars(row), Location(None, position))
+            collector.add(vars(row), Location(None, position))
     else:
         for file in find_files(source, _SUFFIXES):
-            for line, fields in _lines(file, reading):
-                reading.add(fields, Location(file, line))
-    return reading.finish()
+            for line, fields in json_rows(file, collector):
+                collector.add(fields, Location(file, line))
+    return collector.finish()
 
 
 def write_rows(rows: Iterable[TrainingRow], file: str | os.PathLike[str]) -> None:
@@ -198,8 +201,8 @@ def find_files(paths: Sequence[object], suffixes: tuple[str, ...]) -> list[Path]
     return files
 
 
-class _Reading:
-    """Collects rows and mistakes."""
+class RowCollector:
+    """Checks rows one by one, and collects them and their mistakes."""
 
     def __init__(self) -> None:
         self._rows: list[TrainingRow] = []
@@ -209,25 +212,30 @@ class _Reading:
         self._ignored: dict[str, Location] = {}
 
     def add(self, fields: Mapping[str, Any], location: Location) -> None:
-        given = {name: value for name, value in fields.items() if value is not None}
-        mistakes = list(_mistakes(given))
-        for field, finding in mistakes:
-            self.reject(location, field, finding)
-        if mistakes:
+        """Add a row, or report its mistakes."""
+        if not self.check(fields, location):
             return
+        given = _given(fields)
         for name in given.keys() - set(_FIELDS):
             self._ignored.setdefault(name, location)
-        self._rows.append(
-            TrainingRow(**{name: _frozen(value) for name, value in given.items() if name in _FIELDS}),
-        )
+        self._rows.append(TrainingRow(**{name: _frozen(value) for name, value in given.items() if name in _FIELDS}))
         self._locations.append(location)
 
+    def check(self, fields: Mapping[str, Any], location: Location) -> bool:
+        """Report the mistakes of a row; return whether it has none."""
+        mistakes = list(_mistakes(_given(fields)))
+        for field, finding in mistakes:
+            self.reject(location, field, finding)
+        return not mistakes
+
     def reject(self, location: Location, field: str | None, finding: str) -> None:
+        """Report a mistake."""
         self._count += 1
         if len(self._mistakes) < _KEPT:
             self._mistakes.append(RowMistake(location, field, finding))
 
     def finish(self) -> TrainingRows:
+        """Return the rows, or raise the errors of `read_rows`."""
         if self._mistakes:
             raise TrainingDataError(tuple(self._mistakes), self._count, advice="correct or remove these lines")
         if not self._rows:
@@ -237,11 +245,21 @@ class _Reading:
         return TrainingRows(self._rows, self._locations)
 
 
+def normalized(text: str) -> str:
+    """Return a text's letters and digits in lower case, by which near-duplicates are recognised."""
+    words = "".join(c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", text).casefold()).split()
+    return " ".join(words) or text
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _lines(file: Path, reading: _Reading) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and object of each line that is not blank; report the lines that are no object."""
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
@@ -249,7 +267,7 @@ def _lines(file: Path, reading: _Reading) -> Iterator[tuple[int, dict[str, Any]]
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
-                reading.reject(location, None, f"it is not UTF-8 ({error.reason} at byte {error.start + 1})")
+                collector.reject(location, None, f"it is not UTF-8 ({error.reason} at byte {error.start + 1})")
                 if line.startswith((b"\xff\xfe", b"\xfe\xff")):
                     return  # UTF-16: all lines would be reported
                 continue
@@ -258,14 +276,14 @@ def _lines(file: Path, reading: _Reading) -> Iterator[tuple[int, dict[str, Any]]
             try:
                 row = json.loads(text)
             except (ValueError, RecursionError) as error:
-                reading.reject(location, None, f"it is not JSON ({error})")
+                collector.reject(location, None, f"it is not JSON ({error})")
                 if number == 1 and text.startswith("["):
                     return  # an array over several lines: all lines would be reported
                 continue
             if isinstance(row, dict):
                 yield number, row
             else:
-                reading.reject(location, None, f"it is a JSON {type(row).__name__}, not an object")
+                collector.reject(location, None, f"it is a JSON {type(row).__name__}, not an object")
 
 
 def _mistakes(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

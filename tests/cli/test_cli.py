@@ -1,6 +1,5 @@
 """The `bge` command: every subcommand, one-line error messages, and interrupted runs."""
 
-import io
 import json
 import os
 import re
@@ -45,21 +44,6 @@ def loaded(pocket, pocket_reranker):
 @pytest.fixture(autouse=True)
 def interrupts(ctrl_c):
     """Enable Ctrl-C in all tests of this file."""
-
-
-@pytest.fixture
-def bge(capsys, monkeypatch):
-    """Return a function that runs the command in this process and returns its exit status, stdout and stderr."""
-
-    def run(*arguments, stdin=None):
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out, captured.err
-
-    return run
 
 
 def in_a_process(*arguments, code="", **options):

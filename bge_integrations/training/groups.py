@@ -1,0 +1,132 @@
+"""A query with its passages, drawn anew at each visit of a row, as a dataset that torch's DataLoader reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch.utils.data import Dataset
+
+from bge_integrations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from bge_integrations.training.rows import TrainingRow, TrainingRows
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows that may share a batch, and how their batches are made.
+
+    Attributes:
+        rows: Their positions in the data.
+        batch_size: Queries per process and batch.
+        group_size: Passages per query.
+        own_negatives: Compare a query only with the passages of its own group.
+        is_symmetric: Passages are texts of the same kind as queries, and get the queries' instruction.
+    """
+
+    rows: Sequence[int]
+    batch_size: int
+    group_size: int
+    own_negatives: bool = False
+    is_symmetric: bool = False
+
+
+class Visit(NamedTuple):
+    """One use of a row in an epoch."""
+
+    epoch: int
+    row: int
+    row_set: RowSet
+
+
+@dataclass(frozen=True)
+class Group:
+    """A query and its passages, the positive first.
+
+    Attributes:
+        row: Where they come from.
+        passages: As many as the group size of `visit.row_set`.
+        teacher_scores: One per passage; None if the row has none.
+    """
+
+    visit: Visit
+    row: TrainingRow
+    passages: tuple[str, ...]
+    teacher_scores: tuple[float, ...] | None
+
+
+def random_for(seed: int, *parts: object) -> random.Random:
+    """Return a generator that depends on nothing else than the seed and these parts, so that any step can be redone."""
+    return random.Random(":".join(map(str, (seed, *parts))))
+
+
+def draw_group(visit: Visit, row: TrainingRow, generator: random.Random) -> Group:
+    """Draw one positive and `group_size` - 1 negatives.
+
+    Negatives are not repeated unless the row has too few; then each appears about equally often.
+    """
+    positive = generator.randrange(len(row.pos))
+    wanted = visit.row_set.group_size - 1
+    chosen = range(len(row.neg))
+    if wanted:
+        repeated = [*chosen] * -(-wanted // len(row.neg))
+        negatives = generator.sample(repeated, wanted)
+    else:
+        negatives = []
+    passages = (row.pos[positive], *(row.neg[i] for i in negatives))
+    scores = None
+    if row.pos_scores is not None and (row.neg_scores is not None or not wanted):
+        scores = (row.pos_scores[positive], *((row.neg_scores or ())[i] for i in negatives))
+    return Group(visit, row, passages, scores)
+
+
+class Groups(Dataset[Group]):
+    """The groups of the rows, by visit. The same visit always draws the same passages."""
+
+    def __init__(self, rows: Sequence[TrainingRow], seed: int) -> None:
+        self._rows = rows
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, visit: Visit) -> Group:
+        generator = random_for(self._seed, "group", visit.epoch, visit.row)
+        return draw_group(visit, self._rows[visit.row], generator)
+
+
+def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -> int:
+    """Return the group size that the rows allow: 1 if none of them has negatives.
+
+    Raises:
+        InvalidInputError: Only some rows have negatives, or negatives are needed and there are none.
+    """
+    without = [i for i, row in enumerate(rows) if not row.neg]
+    if len(without) == len(rows):
+        group_size = 1
+    if group_size == 1 and own_negatives:
+        raise InvalidInputError(
+            "a query is compared only with the passages of its own row, so rows need negatives and group_size must be "
+            "at least 2",
+            argument="group_size",
+            advice="mine negatives with `bge mine`, or leave the in-batch negatives on",
+        )
+    if group_size > 1 and without:
+        raise InvalidInputError(
+            f"{len(without)} of {len(rows)} rows have no negatives, the first is {rows.locations[without[0]]}",
+            argument="group_size",
+            advice="mine negatives with `bge mine`, or pass group_size=1 to use in-batch negatives only",
+        )
+    return group_size
+
+
+def rows_digest(rows: Sequence[TrainingRow]) -> str:
+    """Return a digest of the rows' content."""
+    digest = sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
