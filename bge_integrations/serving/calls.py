@@ -142,7 +142,7 @@ async def embed(
             message = f"{dimensions} dimensions were requested, but {served.id} has {model.dimension}"
             raise Refusal(422, message, "invalid_value")
         embedder = await service.models.variant(served, choice.instruction, dimensions)
-        with too_long_named(request, name):
+        with too_long_named(request, name, max_length or embedder.max_length):
             return await embedder.aencode(
                 texts,
                 kind=choice.kind,
@@ -175,7 +175,7 @@ async def score(
     service = service_of(request)
     reranker: Reranker
     async with service.models.use(served) as reranker:
-        with too_long_named(request, name):
+        with too_long_named(request, name, max_length or reranker.max_length, query_max_length):
             scores = await reranker.ascore(
                 pairs,
                 normalize=normalize,
@@ -192,19 +192,20 @@ def on_truncate(service: Service, truncate: bool | None) -> Any:
 
 
 @contextmanager
-def too_long_named(request: Request, name: str) -> Iterator[None]:
+def too_long_named(request: Request, name: str, max_length: int, query_max_length: int | None = None) -> Iterator[None]:
     """Turn TextTooLongError into a refusal that says which inputs are too long."""
     try:
         yield
     except TextTooLongError as error:
-        raise too_long(name, exchange_of(request).report.truncated) from error
+        raise too_long(name, exchange_of(request).report.truncated, max_length, query_max_length) from error
 
 
-def too_long(name: str, positions: Sequence[int]) -> Refusal:
-    """Return the refusal of inputs that are too long."""
+def too_long(name: str, positions: Sequence[int], max_length: int, query_max_length: int | None = None) -> Refusal:
+    """Return the refusal of inputs that are longer than `max_length` tokens, or whose query exceeds its own limit."""
     items = ", ".join(f"{name}[{position}]" for position in positions[:10])
     more = f" and {len(positions) - 10} more" if len(positions) > 10 else ""
-    message = f"{items}{more}: too long for the model; shorten it, or allow truncation"
+    of_query = "" if query_max_length is None else f", or its query than {query_max_length}"
+    message = f"{items}{more}: longer than {max_length} tokens{of_query}; shorten it, or allow truncation"
     return Refusal(413, message, "context_length_exceeded", param=name)
 
 

@@ -183,7 +183,7 @@ async def add(request: Request, name: str, body: AddRequest) -> Response:
     lengths = await asyncio.to_thread(index.embedder.count_tokens, body.texts, kind="passage")
     truncated = [i for i, length in enumerate(lengths) if length > index.embedder.max_length]
     if truncated and on_truncate(service, body.truncate) == "error":
-        raise too_long("texts", truncated)
+        raise too_long("texts", truncated, index.embedder.max_length)
     with separate_report(request):  # the index encodes a few dozen texts at a time
         ids = await index.aadd(body.texts, body.ids, body.metadata, on_truncate="ignore")
     exchange_of(request).report.truncated = truncated

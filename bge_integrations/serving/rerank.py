@@ -63,14 +63,21 @@ class TeiRank(BaseModel):
     text: str | None = None
 
 
-def _dialect(body: Any) -> str:
+def _dialect(body: Any) -> str | None:
+    """Return the tag of a request by the field that it has; None if it has neither."""
     fields = body if isinstance(body, dict) else vars(body) if isinstance(body, BaseModel) else {}
-    return "with texts" if "texts" in fields and "documents" not in fields else "with documents"
+    if "documents" in fields:
+        return "with documents"
+    return "with texts" if "texts" in fields else None
 
 
 AnyRerankRequest = Annotated[
     Annotated[RerankRequest, Tag("with documents")] | Annotated[TeiRerankRequest, Tag("with texts")],
-    Discriminator(_dialect),
+    Discriminator(
+        _dialect,
+        custom_error_type="missing_inputs",
+        custom_error_message="it has neither documents (Cohere, Jina) nor texts (text-embeddings-inference); send one",
+    ),
 ]
 
 

@@ -205,11 +205,13 @@ def test_info_describes_the_models(api, pocket):
         ("/rerank", {"query": "a", "texts": ["b", LONG]}),
     ],
 )
-def test_texts_that_are_too_long_are_refused_or_reported(api, path, body):
+def test_texts_that_are_too_long_are_refused_or_reported(api, pocket, pocket_reranker, path, body):
+    model = pocket if {"input", "inputs"} & set(body) else pocket_reranker
     answer = api.post(path, json=body)
     assert answer.status_code == 413
     assert "[1]" in answer.text
     assert "[0]" not in answer.text
+    assert str(model.max_length) in answer.text
     truncated = api.post(path, json={**body, "truncate": True})
     assert truncated.status_code == 200
     assert truncated.headers["x-bge-truncated"] == "1"
@@ -266,6 +268,12 @@ def test_wrong_input_has_the_body_of_its_dialect(api, path, status, body):
     else:
         assert set(refusal) == {"error", "error_type"}
     assert str(TESTS) not in json.dumps(refusal)
+
+
+def test_reranking_without_inputs_names_both_dialects(api):
+    message = refused(api, "/rerank", 422, query="a")["error"]
+    assert "documents" in message
+    assert "texts" in message
 
 
 @pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff", b'{"inputs": "\\ud800"}', b"null", b""])
