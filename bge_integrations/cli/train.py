@@ -211,7 +211,9 @@ def _print_statistics(plan: FineTuning) -> None:
 
 def _evaluated(plan: FineTuning) -> str | None:
     data = plan.evaluation
-    return data and f"{data.name}: {len(data.judged):,} queries, {len(data.documents):,} passages"
+    if data is None:
+        return None
+    return f"{data.name}: {len(data.judged):,} queries, {len(data.documents):,} passages"
 
 
 def _report(plan: FineTuning, tuned: FineTuned, as_json: bool) -> None:

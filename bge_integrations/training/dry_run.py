@@ -26,7 +26,7 @@ def estimate_fine_tuning(plan: FineTuning) -> Estimate:
     config = AutoConfig.from_pretrained(str(locate_base(folder, plan.kind) or folder), local_files_only=True)
     model = nn.Module()
     with torch.device("meta"):  # sizes only
-        model.backbone = AutoModel.from_config(config)
+        model.backbone = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         if config.model_type in DECODER_TYPES if settings.lora is None else settings.lora:
             model.backbone = with_lora(model.backbone, "", "FEATURE_EXTRACTION", settings)
     on_cuda = torch.cuda.is_available() and settings.device != "cpu"

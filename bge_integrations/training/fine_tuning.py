@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,8 +211,7 @@ def _read(record: Path) -> dict[str, Any] | None:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Hide transformers' bars of loading and saving, which it shows even to files; the training has its own bar."""
-    from transformers.utils import logging
-
+    logging: Any = import_module("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

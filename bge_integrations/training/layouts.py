@@ -27,7 +27,7 @@ from bge_integrations.training.rows import (
 )
 
 if TYPE_CHECKING:
-    import datasets
+    import datasets  # type: ignore[import-untyped]
 
 _SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 #: Names of columns, in the order in which they are looked for.
@@ -59,9 +59,10 @@ def read_training_data(
     """
     collector = RowCollector()
     if isinstance(source, TrainingRows) or _is_rows(source):
-        return read_rows(source)  # type: ignore[arg-type]
+        return read_rows(source)
     if hasattr(source, "column_names"):
-        _add_columns(((Location(None, i), row) for i, row in enumerate(source)), collector, positive_from)
+        columns: Any = source
+        _add_columns(((Location(None, i), row) for i, row in enumerate(columns)), collector, positive_from)
         return collector.finish()
     if isinstance(source, (str, os.PathLike)):
         source = [os.fspath(source)]

@@ -110,8 +110,10 @@ def _embedder_snippets(folder: Path) -> list[str]:
     pooling = _content(folder / "1_Pooling" / "config.json")
     prompts = _content(folder / "config_sentence_transformers.json").get("prompts", {})
     if (folder / "colbert_linear.pt").is_file():
+        dim = _multi_vector_dim(folder)
+        arguments = "NAME" if dim == _content(folder / "config.json").get("hidden_size") else f"NAME, colbert_dim={dim}"
         snippets.append(
-            "from FlagEmbedding import BGEM3FlagModel\n\nmodel = BGEM3FlagModel(NAME)\n"
+            f"from FlagEmbedding import BGEM3FlagModel\n\nmodel = BGEM3FlagModel({arguments})\n"
             f"print(model.encode({texts}, return_sparse=True, return_colbert_vecs=True))"
         )
     elif not pooling.get("pooling_mode_lasttoken") and (folder / "config.json").is_file():
@@ -122,6 +124,12 @@ def _embedder_snippets(folder: Path) -> list[str]:
             f"print(model.encode_corpus({texts}))"
         )
     return snippets
+
+
+def _multi_vector_dim(folder: Path) -> int:
+    import torch
+
+    return int(torch.load(folder / "colbert_linear.pt", weights_only=True, map_location="cpu")["weight"].shape[0])
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def reranking_loss(scores: Tensor, sizes: Sequence[int], teacher: Tensor | None 
 
 def _grouped(values: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return (groups, largest size); smaller groups are filled up with -inf, which a softmax ignores."""
-    return pad_sequence(list(values.split(list(sizes))), batch_first=True, padding_value=-math.inf)
+    return pad_sequence(list(torch.split(values, list(sizes))), batch_first=True, padding_value=-math.inf)
 
 
 def _soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class RerankerModule(nn.Module):
         return {"loss": reranking_loss(self._score(self.backbone, batch), sizes.tolist(), teacher)}
 
 
-class LayerwiseReranker(GranitePreTrainedModel):  # type: ignore[misc]
+class LayerwiseReranker(GranitePreTrainedModel):  # type: ignore[no-untyped-call]
     """bge-reranker-v2-minicpm-layerwise: a MiniCPM backbone with a linear head after each of the upper layers.
 
     MiniCPM scales the embeddings and the residuals. Granite's code does so too, so none of the checkpoint's own code is
@@ -108,10 +108,10 @@ class LayerwiseReranker(GranitePreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.model = GraniteModel(config)
         self.lm_head = nn.ModuleList(_LayerHead(config.hidden_size) for _ in config.cutoffs)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def from_pretrained(cls, folder: Path, **options: Any) -> Any:
+    def from_pretrained(cls, folder: Path, **options: Any) -> Any:  # type: ignore[override]
         """Load the checkpoint; `options` are transformers'.
 
         Raises:
@@ -151,6 +151,8 @@ def _granite_config(stored: dict[str, Any]) -> GraniteConfig:
             argument="model",
         )
     read = DecoderConfig.read(stored)
+    # transformers 5 has another name for rope_theta, and still reads this one
+    others: dict[str, Any] = {"rope_theta": read.rope_theta, "cutoffs": list(cutoffs_of(stored))}
     return GraniteConfig(
         vocab_size=read.vocabulary_size,
         hidden_size=read.hidden_size,
@@ -160,13 +162,12 @@ def _granite_config(stored: dict[str, Any]) -> GraniteConfig:
         num_key_value_heads=read.kv_heads,
         max_position_embeddings=read.max_length,
         rms_norm_eps=read.norm_eps,
-        rope_theta=read.rope_theta,
         embedding_multiplier=read.embedding_scale,
         residual_multiplier=read.residual_scale,
         attention_multiplier=read.attention_scale,
         tie_word_embeddings=False,
         pad_token_id=stored.get("pad_token_id"),
-        cutoffs=list(cutoffs_of(stored)),
+        **others,
     )
 
 

@@ -70,11 +70,12 @@ class RetroMAE(nn.Module):
 
     def _decode(self, queries: Tensor, originals: Tensor, visible: Tensor) -> Tensor:
         """Run the decoder's layer, whose queries differ from its keys and values; all (texts, tokens, hidden)."""
-        layer, heads_count = self.decoder, self.backbone.config.num_attention_heads
+        layer: Any = self.decoder
+        heads_count: int = self.backbone.config.num_attention_heads
         attention = layer.attention.self
 
         def heads(states: Tensor) -> Tensor:
-            return states.unflatten(-1, (heads_count, -1)).transpose(1, 2)
+            return states.view(*states.shape[:2], heads_count, -1).transpose(1, 2)
 
         # what sees nothing is padding, and no token at all would make it NaN
         visible = visible | ~visible.any(-1, keepdim=True)
@@ -86,10 +87,11 @@ class RetroMAE(nn.Module):
             dropout_p=attention.dropout.p if self.training else 0.0,
         )
         attended = layer.attention.output(context.transpose(1, 2).flatten(2), queries)
-        return layer.output(layer.intermediate(attended), attended)
+        decoded: Tensor = layer.output(layer.intermediate(attended), attended)
+        return decoded
 
     def _loss(self, states: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy of the labelled tokens; only their logits are computed."""
         known = labels != -100
-        head = self.backbone.cls if hasattr(self.backbone, "cls") else self.backbone.lm_head
+        head: Any = self.backbone.cls if hasattr(self.backbone, "cls") else self.backbone.lm_head
         return F.cross_entropy(head(states[known]).float(), labels[known])
