@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from bge_integrations.serving.settings import ServerSettings
 
 _logger = logging.getLogger(__name__)
+#: Seconds that a thread keeps the interpreter while another one waits for it. Python's 5 ms let the event loop hold up
+#: the thread that computes a batch, which needs the interpreter between two operations for some microseconds.
+_SWITCH_INTERVAL = 0.0005
 
 
 def run(
@@ -63,6 +67,7 @@ def run(
         host = "127.0.0.1" if isinstance(address, str) else address[0]
         start_http_server(prometheus_port, host, app.state.service.metrics.registry)
     _logger.info("listening on %s", name)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     # uvicorn raises the signal again when it has stopped, which must not end the process before it has cleaned up
     signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listener])
