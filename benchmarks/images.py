@@ -94,7 +94,8 @@ class PlainWay:
     """CLIPModel and CLIPProcessor, as their documentation uses them; pictures with texts as BGE-VL adds them."""
 
     def __init__(self, folder: Path, batch: int) -> None:
-        self._model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+        self._model.eval()
         self._processor = CLIPProcessor.from_pretrained(folder)
         self._batch = batch
 
@@ -140,7 +141,7 @@ def main() -> None:
     plain, single = PlainWay(checkpoint, _BATCH), PlainWay(checkpoint, 1)
     with load_embedder(checkpoint, device="cpu") as embedder, tempfile.TemporaryDirectory() as folder:
         mixed = mixed_inputs(options.inputs, embedder, Path(folder))
-        kinds = {
+        kinds: dict[str, list[Input]] = {
             "mixed": mixed,
             "texts": [each for each in mixed if isinstance(each, str)],
             "pictures": [each for each in mixed if not isinstance(each, str) and "text" not in each],

@@ -35,9 +35,12 @@ EXPORTED = {
         "Candidates Comparison CutoffComparison CutoffRow Dataset Report Result Run Tuned bm25 compare compare_cutoffs "
         "evaluate find_candidates measure_run rerank tune_weights"
     ),
+    "bge_integrations.jobs": "EmbeddingJob Estimate JobReport estimate",
     "bge_integrations.training": (
-        "Mined Mixed MixingWeights TrainingData TrainingRow TrainingRows mine_negatives mix read_rows teacher_scores "
-        "weights_from write_rows"
+        "FineTuned FineTuning Gain Mined Mixed MixingWeights Statistics TokenCounter Trained TrainingData "
+        "TrainingRow TrainingRows clicked_questions evaluation_data generated_questions hold_out measure_gain "
+        "mine_negatives mix plan_fine_tuning pretrain read_rows read_training_data statistics_of teacher_scores "
+        "train_embedder train_reranker weights_from write_rows"
     ),
     "bge_integrations.mteb": "BGECrossEncoder BGEEncoder BGEM3Search",
     "bge_integrations.scoring": (

@@ -75,6 +75,7 @@ class RemoteEmbedder(Remote, Embedder):
         self.vocabulary_size = served.vocabulary_size
         self.has_sparse = self.has_multi_vector = served.multi_vector_dimension > 0
         self.takes_images = served.takes_images
+        self.image_urls = None
         self.pooling = served.pooling  # type: ignore[assignment]
         #: The embedder that this one was made from by `for_task`.
         self._first: RemoteEmbedder | None = None

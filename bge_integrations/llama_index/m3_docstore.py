@@ -22,7 +22,7 @@ from bge_integrations.llama_index.m3_nodes import to_node
 from bge_integrations.llama_index.scored_nodes import without_scores
 
 if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+    from fsspec import AbstractFileSystem
 
     from bge_integrations.index import M3Index
 
