@@ -95,7 +95,7 @@ class PlainWay:
 
     def __init__(self, folder: Path, batch: int) -> None:
         self._model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
-        self._model.eval()
+        self._model.eval()  # type: ignore[no-untyped-call]
         self._processor = CLIPProcessor.from_pretrained(folder)
         self._batch = batch
 
