@@ -36,9 +36,9 @@ def train_reranker(
     """Fine-tune a reranker, and write the trained model to a folder.
 
     Cross-encoders, LLM rerankers and layerwise rerankers learn to score a query's positive above its negatives. A pair
-    is built exactly as `Reranker.score` builds it. The folder loads in `load_reranker`, transformers and FlagEmbedding,
-    and in sentence-transformers' CrossEncoder unless it is layerwise. It appears when the training is complete; until
-    then, checkpoints are in `.NAME.training` beside it, and the same call continues an interrupted training to the same
+    is built exactly as `Reranker.score` builds it. The folder loads in `load_reranker` and, unless it is layerwise, in
+    FlagEmbedding and sentence-transformers' CrossEncoder. It appears when the training is complete; until then,
+    checkpoints are in `.NAME.training` beside it, and the same call continues an interrupted training to the same
     result.
 
     Under torchrun or `accelerate launch`, all processes train together.

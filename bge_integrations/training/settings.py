@@ -38,7 +38,7 @@ class TrainingSettings:
         length_grouped: Put rows of similar length into a batch, which saves padding.
         drop_last: Leave out an epoch's last batch if it is not full.
         seed: Determines the order of rows, the passages drawn and the dropout.
-        device: "cpu", "cuda" or "cuda:1"; None uses CUDA if it is available.
+        device: "cpu" or "cuda"; None uses CUDA if it is available. CUDA_VISIBLE_DEVICES chooses the GPU.
         checkpoint_steps: Updates between two checkpoints, from which an interrupted training continues.
         resume: Continue an interrupted training to the same output; False starts again.
         show_progress: Show a progress bar, and the estimate before the start.
