@@ -31,6 +31,13 @@ def index(
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
+    multi_vectors: Annotated[
+        str | None,
+        typer.Option(
+            help="How a new index stores bge-m3's vectors of tokens: binary, int8, float16, float32 or recompute. "
+            "Defaults to the smallest that ranks as well.",
+        ),
+    ] = None,
     passage_tokens: Annotated[
         int | None, typer.Option(min=1, help="Maximum tokens per passage. Defaults to 256, or the model's limit.")
     ] = None,
@@ -77,7 +84,14 @@ def index(
     patterns = {"include": include or [], "exclude": exclude or []}
     _check_some_readable(find_files(folder, **patterns, follow_links=follow_links))
     unreadable: list[UnreadableFileError] = []
-    with M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length) as opened:
+    with M3Index.open(
+        index,
+        model,
+        multi_vectors=multi_vectors,  # type: ignore[arg-type]  # checked there
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+    ) as opened:
         try:
             changes = follow_folder(
                 opened,
