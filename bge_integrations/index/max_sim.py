@@ -60,8 +60,8 @@ class MaxSim:
         """
         products = self._codec.products(query)
         best = np.maximum.reduce(self.map(lambda first: self._best(products, rows, first), range(_CORES)))
-        best *= products.scale[:, None]
-        total: NDArray[np.float32] = best.sum(axis=0)
+        # each document in a row of its own, because numpy's order of adding depends on the layout
+        total: NDArray[np.float32] = np.ascontiguousarray((best * products.scale[:, None]).T).sum(axis=1)
         return total
 
     def map(self, function: Callable[[T], S], items: Sequence[T]) -> list[S]:

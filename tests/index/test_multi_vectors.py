@@ -10,7 +10,13 @@ import pytest
 import qdrant_edge as edge
 from qdrant_client import QdrantClient
 
-from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
+from bge_integrations.errors import (
+    EmptyTextWarning,
+    IndexFormatError,
+    InvalidInputError,
+    NotSupportedError,
+    StorageError,
+)
 from bge_integrations.index import M3Index, compacting, vector_files
 from bge_integrations.index.folder import Folder
 from bge_integrations.index.manifest import Manifest
@@ -61,8 +67,8 @@ def test_each_code_scores_reopens_and_is_kept(folder, pocket, code, small_files)
         hits = index.search(QUERY, k=50, mode="multi_vector", filter={"n": {"$lt": 5}})
         assert {hit.id: hit.score for hit in hits} == {i: found[i] for i in IDS[:5]}
         together = index.search_many([QUERY, "Rome", QUERY], k=50, mode="multi_vector", candidates=50)
-        assert {hit.id: hit.score for hit in together[0]} == found
-        assert together[0] == together[2]
+        for hits in (together[0], together[2]):  # encoded together, queries differ in their last digits
+            assert {hit.id: hit.score for hit in hits} == pytest.approx(found, abs=1e-5)
         few = index.search(QUERY, k=3, mode="multi_vector", candidates=3)
         assert all(hit.score == found[hit.id] for hit in few)
     with M3Index.open(folder, pocket) as index:
@@ -79,7 +85,8 @@ def test_replaced_relabelled_and_deleted_documents(folder, pocket):
         index.add([f"Heron {i} sleeps in the tall tree." for i in range(10)], IDS[:10])
         index.add(TEXTS[10:20], IDS[10:20], [{"new": True}] * 10)  # the same texts: only the metadata is replaced
         index.delete(IDS[20:25])
-        index.add(["", "***"], ["empty", IDS[25]], on_empty="warn")
+        with pytest.warns(EmptyTextWarning):
+            index.add(["", "***"], ["empty", IDS[25]])
         hits = index.search(QUERY, k=1000, mode="multi_vector", candidates=1000)
         assert {hit.id for hit in hits} == {*IDS[:20], *IDS[26:]}
         index.delete(["empty", IDS[25]])
