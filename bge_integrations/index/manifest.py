@@ -128,6 +128,8 @@ class Manifest:
         wrong = sorted(known.keys() ^ stored.keys()) or [n for n in known if not _fits(known[n], stored[n])]
         if not wrong and ("multi_vector" in stored["representations"]) != (stored["multi_vectors"] is not None):
             wrong = ["multi_vectors"]
+        if not wrong and stored["in_files"] and stored["multi_vectors"] in (None, "recompute"):
+            wrong = ["in_files"]
         if not wrong:
             held = tuple(stored["representations"])
             try:
