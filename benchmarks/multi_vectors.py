@@ -35,10 +35,13 @@ from bge_integrations.index.codes import codec_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bge_integrations.core.embedder import TextKind
+    from bge_integrations.index.codes import Code
+
 TOKENS, QUERY_TOKENS, WIDTH = 300, 24, 1024
 CALLERS = 32
 CANDIDATES = 200
-CODES = ("float16", "int8", "binary")
+CODES: tuple[Code, ...] = ("float16", "int8", "binary")
 MAX_LENGTH = 256
 
 
@@ -142,7 +145,7 @@ def token_vectors(model: str) -> Any:
     if not (Path(model) / "config.json").exists():
         embedder = load_embedder(model, max_length=MAX_LENGTH)
 
-        def encode(texts: list[str], kind: str) -> list[NDArray[np.float32]]:
+        def encode(texts: list[str], kind: TextKind) -> list[NDArray[np.float32]]:
             encoded = embedder.encode(texts, kind=kind, dense=False, multi_vector=True, on_truncate="ignore")
             return list(encoded.multi_vector or ())
 
@@ -153,7 +156,7 @@ def token_vectors(model: str) -> Any:
     tokenizer, encoder = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
 
     @torch.inference_mode()
-    def last_states(texts: list[str], kind: str) -> list[NDArray[np.float32]]:
+    def last_states(texts: list[str], kind: TextKind) -> list[NDArray[np.float32]]:
         rows: dict[int, NDArray[np.float32]] = {}
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for begin in range(0, len(order), 32):

@@ -29,6 +29,8 @@ Code = Literal["float32", "float16", "int8", "binary"]
 #: unsigned and a signed byte in 16 bits, and larger parts could overflow there.
 _PART_BITS = 7
 _QUERY_STEPS = 63 << _PART_BITS
+#: Divides the length of a zero vector, instead of zero.
+_TINY = float(np.finfo(np.float32).tiny)
 #: Bytes of the factor behind each token's code, a float32.
 _FACTOR = 4
 
@@ -133,7 +135,7 @@ class _Binary:
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
         rotated = _rotated(vectors)
         sums = rotated.abs().sum(dim=1)
-        factors = (rotated.norm(dim=1).square() / sums.clamp(min=np.finfo(np.float32).tiny)).numpy()
+        factors = (rotated.norm(dim=1).square() / sums.clamp(min=_TINY)).numpy()
         return _with_factors(np.packbits((rotated > 0).numpy(), axis=1), factors)
 
     def products(self, query: NDArray[np.float32]) -> Products:

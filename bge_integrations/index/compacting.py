@@ -46,7 +46,7 @@ def compact(
     with lock.read():
         rows = files.rows  # before they are counted: rows that are added meanwhile are in use
     for _, place in _places(shard, lock):
-        used[place.file] += place.count
+        used[place.file] += place.length
     chosen = {number for number, count in rows.items() if count - used[number] > _UNUSED * count}
     if not chosen:
         return
@@ -81,7 +81,7 @@ def _places(shard: edge.EdgeShard, lock: ReadWriteLock) -> Iterator[tuple[str, P
 
 
 def _move(
-    points: list[str],
+    points: Collection[str],
     chosen: set[int],
     files: VectorFiles,
     shard: edge.EdgeShard,
@@ -91,7 +91,7 @@ def _move(
 ) -> None:
     """Move the rows of these points, unless a point was replaced or deleted in the meantime."""
     with lock.write(), engine_errors():
-        stored = shard.retrieve(points, with_payload=False, with_vector=[PLACE])
+        stored = shard.retrieve(list(points), with_payload=False, with_vector=[PLACE])
         places = {str(point.id): place_of(point.vector) for point in stored if point.vector}
         places = {point: place for point, place in places.items() if place.file in chosen}
         if not places:

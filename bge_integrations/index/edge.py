@@ -73,14 +73,12 @@ class EdgeEngine:
                 path = folder.begin()
                 path.mkdir()
                 self._current = CurrentShard(path, edge.EdgeShard.create(str(path), config_of(manifest)))
-        if manifest.in_files:
-            assert manifest.multi_vectors not in (None, "recompute")
-            self._multi_vectors = MultiVectors(
-                folder.multi_vectors, manifest.multi_vectors, manifest.multi_vector_dimension, create
-            )
+        code = manifest.multi_vectors
+        if manifest.in_files and code is not None and code != "recompute":
+            self._multi_vectors = MultiVectors(folder.multi_vectors, code, manifest.multi_vector_dimension, create)
         if create:
             folder.complete(path, manifest)
-        files = self._multi_vectors and self._multi_vectors.files
+        files = None if self._multi_vectors is None else self._multi_vectors.files
         unoptimized = abs(self.count(None) - folder.optimized_points())
         self._optimizer = Optimizer(folder, lock, self._current, files, unoptimized)
 

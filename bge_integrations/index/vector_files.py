@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
     file: int
     row: int
-    count: int
+    length: int
 
 
 class VectorFiles:
@@ -105,7 +105,7 @@ class VectorFiles:
 
     def rows_at(self, place: Place) -> NDArray[np.uint8]:
         """Return the rows of a document, which stay valid while the lock is held."""
-        return self.file_of(place)[place.row : place.row + place.count]
+        return self.file_of(place)[place.row : place.row + place.length]
 
     def file_of(self, place: Place) -> NDArray[np.uint8]:
         """Return all rows of the file that a place is in, which stay valid while the lock is held.
@@ -114,7 +114,7 @@ class VectorFiles:
             StorageError: The file is missing or too short.
         """
         rows = self._files.get(place.file)
-        if rows is None or place.row + place.count > len(rows):
+        if rows is None or place.row + place.length > len(rows):
             raise StorageError(
                 f"{self._path(place.file)} is damaged: the index refers to rows that it lacks",
                 advice="restore the index from a copy",
@@ -141,7 +141,7 @@ class VectorFiles:
                 try:
                     file.truncate(first * self._row_bytes)  # completes a row that an interrupted write has left
                     for rows in documents:
-                        left = memoryview(rows).cast("B")
+                        left = rows.data.cast("B")
                         while left:
                             left = left[file.write(left) :]
                     os.fsync(file.fileno())
@@ -182,7 +182,7 @@ class PlacedRows:
     """
 
     def __init__(self, files: VectorFiles, places: Sequence[Place]) -> None:
-        counts = np.array([place.count for place in places], np.int64)
+        counts = np.array([place.length for place in places], np.int64)
         self.offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
         firsts = np.array([place.row for place in places], np.int64)
         self._rows = np.repeat(firsts - self.offsets[:-1], counts) + np.arange(self.offsets[-1])

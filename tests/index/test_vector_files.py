@@ -23,7 +23,7 @@ def test_rows_are_read_again_also_after_reopening(tmp_path, monkeypatch):
     files = VectorFiles(tmp_path / "files", BYTES, create=True)
     assert files.append([]) == []
     places = files.append(added[:5]) + files.append(added[5:])
-    assert [place.count for place in places] == [3, 4, 2, 25, 1, 9, 1, 1]
+    assert [place.length for place in places] == [3, 4, 2, 25, 1, 9, 1, 1]
     assert len({place.file for place in places}) > 3, "a file holds 10 rows, or one larger document"
     for opened in (files, VectorFiles(tmp_path / "files", BYTES)):
         assert sum(opened.rows.values()) == 46
@@ -73,7 +73,7 @@ def test_missing_and_short_files(tmp_path):
         VectorFiles(tmp_path / "files", BYTES)
     files = VectorFiles(tmp_path / "files", BYTES, create=True)
     (place,) = files.append(documents(3))
-    for wrong in (place._replace(file=9), place._replace(count=4), Place(1, 3, 1)):
+    for wrong in (place._replace(file=9), place._replace(length=4), Place(1, 3, 1)):
         with pytest.raises(StorageError):
             files.rows_at(wrong)
         with pytest.raises(StorageError):
