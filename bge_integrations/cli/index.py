@@ -35,7 +35,7 @@ def index(
         str | None,
         typer.Option(
             help="How a new index stores bge-m3's vectors of tokens: binary, int8, float16, float32 or recompute. "
-            "Defaults to the smallest that ranks as well.",
+            "Defaults to binary for bge-m3.",
         ),
     ] = None,
     passage_tokens: Annotated[

@@ -96,7 +96,7 @@ class M3Index:
                 bge-m3 family have all three representations, all others only dense vectors.
                 Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
             multi_vectors: How a token's vector is stored: "float16" or "float32", in 2 or 4 kB with bge-m3; "int8", in
-                1 kB; "binary", in 132 bytes, whose scores are estimates. "recompute" stores none and encodes each
+                1 kB; "binary", in 132 bytes, with estimated scores. "recompute" stores none and encodes each
                 query's candidates. Defaults to the index's setting. For a new one whose model has multi-vectors,
                 defaults to "int8" if that takes at most 150 bytes, and otherwise to "binary"; on a server, which
                 supports neither, to "float16".
