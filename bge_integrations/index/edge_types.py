@@ -59,6 +59,7 @@ def config_of(manifest: Manifest) -> edge.EdgeConfig:
             size=len(Place._fields),
             distance=edge.Distance.Dot,
             hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=16, full_scan_threshold=0),  # no graph
+            memory=edge.Memory.Cold,  # otherwise, opening reads files of 32 MB, mostly holes, into memory
         )
     sparse_vectors = {"sparse": edge.EdgeSparseVectorParams()} if "sparse" in manifest.stored else {}
     return edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse_vectors)
