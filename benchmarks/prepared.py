@@ -47,12 +47,21 @@ class Corpus:
         documents: The queries are about the first N documents.
         dimension: Width of dense and multi-vectors.
         with_multi_vectors: If not set, texts have no multi-vectors, which saves most of the time.
+        tokens, query_tokens: Number of multi-vectors of a document and of a query.
     """
 
-    def __init__(self, documents: int, dimension: int = 1024, with_multi_vectors: bool = True) -> None:
+    def __init__(
+        self,
+        documents: int,
+        dimension: int = 1024,
+        with_multi_vectors: bool = True,
+        tokens: int = TOKENS,
+        query_tokens: int = QUERY_TOKENS,
+    ) -> None:
         self.documents = documents
         self.dimension = dimension
-        self._tokens = TOKENS if with_multi_vectors else 0
+        self._tokens = tokens if with_multi_vectors else 0
+        self._query_tokens = query_tokens
         self._topic = lru_cache(maxsize=8)(self._make_topic)
         self.query = lru_cache(maxsize=None)(self._make_query)
 
@@ -76,7 +85,7 @@ class Corpus:
         rng = np.random.default_rng((2, i))
         source = self.document(int(rng.integers(self.documents)))
         tokens = np.unique(np.concatenate((rng.choice(source.sparse.indices, 12, replace=False), _zipf(rng, 4))))
-        rows = rng.permutation(self._tokens)[:QUERY_TOKENS]
+        rows = rng.permutation(self._tokens)[: self._query_tokens]
         return Vectors(
             self._noisy(rng, source.dense, 0.8),
             _weighted(rng, tokens),
@@ -152,6 +161,9 @@ class Prepared(Embedder):
         )
         self.seconds += time.perf_counter() - start
         return encoded
+
+    async def aencode(self, texts: Iterable[Any], **settings: Any) -> Embeddings:
+        return self.encode(texts, **settings)
 
     def _vectors(self, text: str) -> Vectors:
         kind, number, *_ = text.split(maxsplit=2)

@@ -40,10 +40,10 @@ IDS_PER_WRITER = 80
 GROUPS = 8
 #: The phases to kill in. "create" is the first opening of a folder; "open" follows a kill without a check in between.
 TARGETS = (
-    "write", "open", "switch", "flush", "create", "change-over", "encode", "build", "open", "optimize", "any"
+    "write", "open", "switch", "compact", "create", "change-over", "flush", "encode", "build", "open", "optimize", "any"
 )  # fmt: skip
 #: The phases that need the optimiser, innermost first.
-OPTIMIZING = ("switch", "change-over", "build", "optimize")
+OPTIMIZING = ("switch", "compact", "change-over", "build", "optimize")
 PHASES = (*OPTIMIZING, "flush", "write", "encode", "open")
 PATIENCE = 60.0
 WORDS = ("amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "lemon", "maple", "ocean")
@@ -113,8 +113,9 @@ def child(folder: str, optimizing: bool, seed: int, connection: Connection) -> N
         (engine, "remove", "write"),
         (engine, "flush", "flush"),
         (engine, "optimize", "optimize"),
-        (engine, "_run_optimizer", "build"),
-        (engine, "_go_over", "change-over"),
+        (engine._optimizer, "_compact", "compact"),
+        (engine._optimizer, "_run_process", "build"),
+        (engine._optimizer, "_switch_to", "change-over"),
         (engine._folder, "switch", "switch"),
     ):
         setattr(owner, method, traced(phase, getattr(owner, method)))

@@ -33,6 +33,13 @@ def index(
     device: options.Device = None,
     dtype: options.Dtype = None,
     max_length: options.MaxLength = None,
+    multi_vectors: Annotated[
+        str | None,
+        typer.Option(
+            help="How a new index stores bge-m3's vectors of tokens: binary, int8, float16, float32 or recompute. "
+            "Defaults to binary for bge-m3.",
+        ),
+    ] = None,
     passage_tokens: Annotated[
         int | None, typer.Option(min=1, help="Maximum tokens per passage. Defaults to 256, or the model's limit.")
     ] = None,
@@ -83,7 +90,16 @@ def index(
     with ExitStack() as stack:
         if not has_text:
             _check_takes_images(index, model, stack)
-        opened = stack.enter_context(M3Index.open(index, model, device=device, dtype=dtype, max_length=max_length))
+        opened = stack.enter_context(
+            M3Index.open(
+                index,
+                model,
+                multi_vectors=multi_vectors,  # type: ignore[arg-type]  # checked there
+                device=device,
+                dtype=dtype,
+                max_length=max_length,
+            )
+        )
         try:
             changes = follow_folder(
                 opened,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,17 @@ import qdrant_edge as edge
 from bge_integrations.errors import StorageError
 from bge_integrations.index.edge_types import (
     FIELD_TYPES,
+    PLACE,
     config_of,
     engine_errors,
     filter_of,
+    place_of,
     point_to_store,
     request_of,
 )
-from bge_integrations.index.files import sync
+from bge_integrations.index.files import copy_folder, disk_use, sync
 from bge_integrations.index.filters import json_path, key_of
+from bge_integrations.index.multi_vectors import MultiVectors
 from bge_integrations.index.optimizing import CurrentShard, Optimizer, copy_shard
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from bge_integrations.index.locking import ReadWriteLock
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import NewDocument, Record
+    from bge_integrations.index.vector_files import Place
 
 _logger = logging.getLogger(__name__)
 #: More distinct strings than a key has.
@@ -42,18 +47,24 @@ class EdgeEngine:
 
     Args:
         folder: The folder, which must stay locked for as long as the engine exists.
-        manifest: The settings of a new shard; None opens the shard in the folder.
+        manifest: The settings of the index.
+        create: Create a shard; otherwise, open the one in the folder.
         lock: The lock that callers hold for searches and writes; the optimiser uses it, too.
     """
 
-    largest_request = 4 << 20
     queries_at_once = 1  # larger batches are not faster, and hold the lock longer
 
-    def __init__(self, folder: Folder, manifest: Manifest | None, lock: ReadWriteLock) -> None:
+    def __init__(self, folder: Folder, manifest: Manifest, create: bool, lock: ReadWriteLock) -> None:
         self._folder = folder
         self._lock = lock
+        #: Held during the calls of a search. They hold the GIL, so searches wait for each other anyway. If they wait
+        #: for this lock instead, the GIL is free for other threads, such as an event loop's, between two calls.
+        self._searching = threading.Lock()
+        self._multi_vectors: MultiVectors | None = None
+        #: Multi-vectors in files pass the engine by, and many documents share one flush of the files.
+        self.largest_request = (64 if manifest.in_files else 4) << 20
         with engine_errors():
-            if manifest is None:
+            if not create:
                 path = folder.shard()
                 self._current = CurrentShard(path, edge.EdgeShard.load(str(path)))
                 folder.remove_shards(keep=path)
@@ -62,14 +73,21 @@ class EdgeEngine:
                 path = folder.begin()
                 path.mkdir()
                 self._current = CurrentShard(path, edge.EdgeShard.create(str(path), config_of(manifest)))
-                folder.complete(path, manifest)
-        self._optimizer = Optimizer(folder, lock, self._current, abs(self.count(None) - folder.optimized_points()))
+        code = manifest.multi_vectors
+        if manifest.in_files and code is not None and code != "recompute":
+            self._multi_vectors = MultiVectors(folder.multi_vectors, code, manifest.multi_vector_dimension, create)
+        if create:
+            folder.complete(path, manifest)
+        files = None if self._multi_vectors is None else self._multi_vectors.files
+        unoptimized = abs(self.count(None) - folder.optimized_points())
+        self._optimizer = Optimizer(folder, lock, self._current, files, unoptimized)
 
     def write(self, records: Sequence[Record]) -> None:
-        # the engine's log contains a second copy of every vector, in float32
-        self._folder.check_room(2 * sum(record.size for record in records))
+        self._folder.check_room(self._room_for(records))
+        places = self._store_multi_vectors(records)
         self._optimizer.note_changes(record.document.point for record in records)
-        self._update(edge.UpdateOperation.upsert_points([point_to_store(record) for record in records]))
+        points = [point_to_store(record, places.get(record.document.point)) for record in records]
+        self._update(edge.UpdateOperation.upsert_points(points))
 
     def write_payloads(self, documents: Sequence[NewDocument]) -> None:
         self._folder.check_room(8 * sum(len(document.text) for document in documents))
@@ -96,7 +114,7 @@ class EdgeEngine:
         return [hit.value for hit in answer.hits if isinstance(hit.value, str)]
 
     def fetch(self, points: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        with engine_errors():
+        with self._searching, engine_errors():
             stored = self._shard.retrieve(list(points), with_payload=list(keys) if keys else True, with_vector=False)
         return {str(point.id): point.payload or {} for point in stored}
 
@@ -125,10 +143,14 @@ class EdgeEngine:
             return self._shard.count(edge.CountRequest(exact=True, filter=filter_of(condition)))
 
     def search(self, sub_queries: Sequence[SubQuery]) -> list[list[tuple[str, float]]]:
-        requests = [request_of(sub_query) for sub_query in sub_queries]
-        with engine_errors():
-            answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
-        return [[(str(point.id), point.score) for point in answer] for answer in answers]
+        in_files = [self._multi_vectors is not None and query.using == "multi_vector" for query in sub_queries]
+        requests = [request_of(query) for query, mine in zip(sub_queries, in_files, strict=True) if not mine]
+        with self._searching, engine_errors():
+            answers = iter(self._shard.query_batch(edge.QueryBatchRequest(requests)) if requests else [])
+        return [
+            self._max_sim(query) if mine else [(str(point.id), point.score) for point in next(answers)]
+            for query, mine in zip(sub_queries, in_files, strict=True)
+        ]
 
     def flush(self) -> None:
         with engine_errors():
@@ -138,6 +160,8 @@ class EdgeEngine:
     def close(self) -> None:
         if not self._optimizer.stopped and self._optimizer.stop():
             with self._lock.write():  # after the last search
+                if self._multi_vectors is not None:
+                    self._multi_vectors.close()
                 gone = self._folder.is_gone
                 try:
                     with engine_errors():
@@ -169,10 +193,39 @@ class EdgeEngine:
             shard = folder.begin()
             copy_shard(self._current, shard, folder, times=1)
             sync(shard)
+            if self._multi_vectors is not None:
+                folder.check_room(disk_use(self._folder.multi_vectors))
+                copy_folder(self._folder.multi_vectors, folder.multi_vectors)
+                sync(folder.multi_vectors)
             folder.complete(shard, manifest, self._folder.optimized_points())
 
     def write_manifest(self, manifest: Manifest) -> None:
         self._folder.write_manifest(manifest)
+
+    def _room_for(self, records: Sequence[Record]) -> int:
+        """Return the bytes that storing these records takes at most."""
+        size, coded = sum(record.size for record in records), 0
+        if self._multi_vectors is not None:
+            for vectors in _multi_vectors_of(records).values():
+                size -= vectors.nbytes
+                coded += len(vectors) * self._multi_vectors.row_bytes
+        return 2 * size + coded  # the engine's log contains a second copy of every vector, in float32
+
+    def _store_multi_vectors(self, records: Sequence[Record]) -> dict[str, Place]:
+        """Store the records' multi-vectors if they belong in files, and return their places by point."""
+        if self._multi_vectors is None:
+            return {}
+        found = _multi_vectors_of(records)
+        return dict(zip(found, self._multi_vectors.add(list(found.values())), strict=True))
+
+    def _max_sim(self, query: SubQuery) -> list[tuple[str, float]]:
+        """Score points by their multi-vectors in files."""
+        assert self._multi_vectors is not None
+        assert query.among is not None
+        with self._searching, engine_errors():
+            stored = self._shard.retrieve(list(query.among), with_payload=False, with_vector=[PLACE])
+        places = {str(point.id): place_of(point.vector) for point in stored if point.vector}
+        return self._multi_vectors.scores(np.asarray(query.vector, np.float32), places)[: query.limit]
 
     @property
     def _shard(self) -> edge.EdgeShard:
@@ -182,3 +235,9 @@ class EdgeEngine:
     def _update(self, operation: edge.UpdateOperation) -> None:
         with engine_errors():
             self._shard.update(operation)
+
+
+def _multi_vectors_of(records: Sequence[Record]) -> dict[str, NDArray[np.float32]]:
+    """Return the multi-vectors of records that have some, by point."""
+    found = {record.document.point: record.vectors.get("multi_vector") for record in records}
+    return {point: vectors for point, vectors in found.items() if isinstance(vectors, np.ndarray)}

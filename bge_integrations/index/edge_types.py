@@ -11,6 +11,7 @@ import qdrant_edge as edge
 
 from bge_integrations.errors import StorageError
 from bge_integrations.index.filters import AllOf, AnyOf, Between, IsPoint, Matches, Missing, Not, json_path
+from bge_integrations.index.vector_files import Place
 from bge_integrations.outputs import SparseVector
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import Record
 
+#: The vector that says where a point's multi-vectors are, if they are in files. A vector, because the engine reads it
+#: faster than a payload, and keeps it when the payload is replaced.
+PLACE = "multi_vector_place"
 #: Qdrant Edge's type for each kind of metadata index.
 FIELD_TYPES: dict[FieldKind, edge.PayloadSchemaType] = {
     "keyword": edge.PayloadSchemaType.Keyword,
@@ -51,24 +55,32 @@ def config_of(manifest: Manifest) -> edge.EdgeConfig:
         )
     }
     if "multi_vector" in manifest.stored:
-        float16, float32 = edge.VectorStorageDatatype.Float16, edge.VectorStorageDatatype.Float32
-        vectors["multi_vector"] = edge.EdgeVectorParams(
-            size=manifest.multi_vector_dimension,
+        vectors[PLACE] = edge.EdgeVectorParams(
+            size=len(Place._fields),
             distance=edge.Distance.Dot,
-            datatype=float16 if manifest.multi_vectors == "float16" else float32,
-            multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
-            hnsw_config=edge.HnswIndexConfig(
-                m=0, ef_construct=16, full_scan_threshold=0
-            ),  # no graph: multi-vectors only score candidates
-            memory=edge.Memory.Cold,
+            hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=16, full_scan_threshold=0),  # no graph
+            memory=edge.Memory.Cold,  # otherwise, opening reads files of 32 MB, mostly holes, into memory
         )
     sparse_vectors = {"sparse": edge.EdgeSparseVectorParams()} if "sparse" in manifest.stored else {}
     return edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse_vectors)
 
 
-def point_to_store(record: Record) -> edge.Point:
+def point_to_store(record: Record, place: Place | None) -> edge.Point:
+    """Return a record as the engine stores it, with the place of its multi-vectors if they are in files."""
     vectors = {str(name): _vector_of(vector) for name, vector in record.vectors.items()}
+    if place is not None:
+        del vectors["multi_vector"]
+        vectors[PLACE] = place_vector(place)
     return edge.Point(record.document.point, vectors, record.document.payload)
+
+
+def place_vector(place: Place) -> list[float]:
+    return [float(number) for number in place]
+
+
+def place_of(vectors: Any) -> Place:
+    """Return the place among the vectors of a stored point."""
+    return Place(*map(int, vectors[PLACE]))
 
 
 def request_of(sub_query: SubQuery) -> edge.QueryRequest:

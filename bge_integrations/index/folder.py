@@ -25,12 +25,14 @@ from bge_integrations.errors import (
 )
 from bge_integrations.index.lock_holder import holder_of
 from bge_integrations.index.manifest import Manifest
+from bge_integrations.index.vector_files import FILE_NAME
 
 _LOCK = ".lock"
 #: Seconds to wait for the lock. A reader in another process holds it for a moment when it looks whether it is free.
 _LOCK_SECONDS = 0.1
 _MANIFEST = "manifest.json"
 _CURRENT = "current.json"
+_MULTI_VECTORS = "multi_vectors"
 _SHARD = re.compile(r"shard-[0-9a-f]{12}")
 #: All names in an index's folder. A process that was killed while writing a file leaves a name with ".new".
 _OWN = re.compile(rf"\.lock|{_SHARD.pattern}|(manifest|current)\.json(\.new)?|\.(manifest|current)\.json\.\w+\.new")
@@ -50,6 +52,7 @@ class IndexFiles:
         current.json       the shard in use (null while the index is being created), and the number of points it had
                            when it was optimised
         shard-<random>/    the engine's files
+        multi_vectors/     the multi-vectors, which are no part of a shard; see `vector_files`
 
     Args:
         path: The folder.
@@ -61,6 +64,10 @@ class IndexFiles:
     @property
     def lock_file(self) -> Path:
         return self.path / _LOCK
+
+    @property
+    def multi_vectors(self) -> Path:
+        return self.path / _MULTI_VECTORS
 
     @property
     def location(self) -> str:
@@ -184,6 +191,7 @@ class Folder(IndexFiles):
         """Remove what an interrupted creation left, and return a path for the first shard."""
         self._write(_CURRENT, {"shard": None, "optimized_points": 0})
         self.remove_shards()
+        shutil.rmtree(self.multi_vectors, ignore_errors=True)
         return self.new_shard()
 
     def complete(self, shard: Path, manifest: Manifest, optimized_points: int = 0) -> None:
@@ -236,8 +244,12 @@ class Folder(IndexFiles):
 
     def _foreign(self) -> str:
         """Return the name of a file or folder that does not belong to an index, or ""."""
-        names = (path.name for path in self.path.iterdir())
-        return next((name for name in names if not _OWN.fullmatch(name)), "")
+        return next((path.name for path in self.path.iterdir() if not self._is_own(path)), "")
+
+    def _is_own(self, path: Path) -> bool:
+        if path == self.multi_vectors and path.is_dir():
+            return all(FILE_NAME.fullmatch(inner.name) for inner in path.iterdir())
+        return _OWN.fullmatch(path.name) is not None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False).encode())

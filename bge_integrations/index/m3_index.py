@@ -95,9 +95,11 @@ class M3Index:
                 variable BGE_API_KEY), or a loaded embedder, which stays open when the index is closed. Models of the
                 bge-m3 family have all three representations, all others only dense vectors.
                 Defaults to the index's own model, or "BAAI/bge-m3" for a new index.
-            multi_vectors: "float16" or "float32" stores them, in 2 or 4 kB per token with bge-m3; "recompute" stores
-                none and encodes each query's candidates. Defaults to the index's setting, or "float16" for a new one
-                whose model has multi-vectors.
+            multi_vectors: How a token's vector is stored: "float16" or "float32", in 2 or 4 kB with bge-m3; "int8", in
+                1 kB; "binary", in 132 bytes, with estimated scores. "recompute" stores none and encodes each
+                query's candidates. Defaults to the index's setting. For a new one whose model has multi-vectors,
+                defaults to "int8" if that takes at most 150 bytes, and otherwise to "binary"; on a server, which
+                supports neither, to "float16".
             quantization: "int8" searches the dense vectors with a quarter of the memory once the index is optimised
                 (see `optimize`), and scores the results exactly. Defaults to the index's setting, or None for a new
                 one.

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from bge_integrations.errors import IndexFormatError, InvalidInputError, WrongModelError
+from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, WrongModelError
+from bge_integrations.index.codes import codec_of
 from bge_integrations.index.search_arguments import NO_DEFAULTS, DefaultSettings, checked_defaults
 from bge_integrations.scoring import REPRESENTATIONS, Representation
 
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
 
 #: Incremented when a release stores something that older ones would misread.
-FORMAT = 2
+FORMAT = 3
+#: A code is chosen for a new index in a folder so that a token takes at most this many bytes: int8, or else binary.
+_TOKEN_BYTES = 150
 
-MultiVectorStorage = Literal["float16", "float32", "recompute"]
+MultiVectorStorage = Literal["float16", "float32", "int8", "binary", "recompute"]
 Quantization = Literal["int8"]
 #: The ways to store multi-vectors and dense vectors.
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "multi_vectors": (None, "float16", "float32", "recompute"),
+    "multi_vectors": (None, "float16", "float32", "int8", "binary", "recompute"),
     "quantization": (None, "int8"),
 }
 
@@ -37,6 +40,8 @@ class Manifest:
         dtype: The dtype that the first documents were encoded in. Other dtypes count as the same model.
         multi_vectors, quantization: How vectors are stored; `multi_vectors` is None if the model has none.
         representations: What the model computes and the index can be searched by.
+        in_files: Whether multi-vectors are in files beside the engine. The engine stores them itself on a server, and
+            in folders of earlier releases.
         defaults: What searches use unless they say otherwise; the only part that can change later.
     """
 
@@ -53,17 +58,23 @@ class Manifest:
     multi_vectors: MultiVectorStorage | None
     quantization: Quantization | None
     representations: tuple[Representation, ...]
+    in_files: bool
     defaults: DefaultSettings = field(default_factory=NO_DEFAULTS.copy)
     format: int = FORMAT
 
     @classmethod
     def of(
-        cls, embedder: Embedder, multi_vectors: MultiVectorStorage | None, quantization: Quantization | None
+        cls,
+        embedder: Embedder,
+        multi_vectors: MultiVectorStorage | None,
+        quantization: Quantization | None,
+        in_folder: bool,
     ) -> Manifest:
-        """Return the manifest of a new index.
+        """Return the manifest of a new index, in a folder or on a server.
 
         Raises:
             InvalidInputError: `multi_vectors` is given, but the embedder has none.
+            NotSupportedError: A server can't store multi-vectors so.
         """
         has = {"dense": True, "sparse": embedder.has_sparse, "multi_vector": embedder.has_multi_vector}
         if multi_vectors is not None and not embedder.has_multi_vector:
@@ -72,15 +83,24 @@ class Manifest:
                 argument="multi_vectors",
                 advice="leave it out, or use BAAI/bge-m3 (or 'pocket')",
             )
+        if not in_folder and multi_vectors in ("int8", "binary"):
+            raise NotSupportedError(
+                f"multi_vectors={multi_vectors!r} is not supported on a server",
+                argument="multi_vectors",
+                advice="use 'float16' or 'recompute', or an index in a folder",
+            )
+        if multi_vectors is None and embedder.has_multi_vector:
+            multi_vectors = _code_for(embedder.multi_vector_dimension) if in_folder else "float16"
         settings: dict[str, Any] = dict(embedder.vector_settings("passage"))
         return cls(
             model=embedder.source,
             revision=embedder.revision,
             multi_vector_dimension=embedder.multi_vector_dimension,
             vocabulary_size=embedder.vocabulary_size,
-            multi_vectors=multi_vectors or ("float16" if embedder.has_multi_vector else None),
+            multi_vectors=multi_vectors,
             quantization=quantization,
             representations=tuple(name for name in REPRESENTATIONS if has[name]),
+            in_files=in_folder and multi_vectors not in (None, "recompute"),
             **settings,
         )
 
@@ -102,10 +122,14 @@ class Manifest:
             )
         if stored["format"] == 1:  # before there were indexes of other models, and defaults
             stored = {**stored, "representations": list(REPRESENTATIONS), "defaults": {}}
+        if stored["format"] < 3:
+            stored = {**stored, "in_files": False}
         known = {field.name: field for field in fields(cls)}
         wrong = sorted(known.keys() ^ stored.keys()) or [n for n in known if not _fits(known[n], stored[n])]
         if not wrong and ("multi_vector" in stored["representations"]) != (stored["multi_vectors"] is not None):
             wrong = ["multi_vectors"]
+        if not wrong and stored["in_files"] and stored["multi_vectors"] in (None, "recompute"):
+            wrong = ["in_files"]
         if not wrong:
             held = tuple(stored["representations"])
             try:
@@ -147,7 +171,7 @@ class Manifest:
     def check(self, embedder: Embedder) -> None:
         """Raise WrongModelError unless the embedder's vectors can be compared with those in the index."""
         self.check_weights(embedder)
-        other = Manifest.of(embedder, None, self.quantization)
+        other = Manifest.of(embedder, None, self.quantization, in_folder=self.in_files)
         for name in ("pooling", "instruction", "max_length", "dimension", "multi_vector_dimension", "vocabulary_size"):
             if getattr(other, name) != getattr(self, name):
                 raise WrongModelError(
@@ -167,6 +191,11 @@ class Manifest:
                 )
 
 
+def _code_for(width: int) -> MultiVectorStorage:
+    """Return the default storage of multi-vectors of this width in a folder."""
+    return "int8" if codec_of("int8", width).row_bytes <= _TOKEN_BYTES else "binary"
+
+
 def _fits(field: Field[Any], value: object) -> bool:
     if field.name in CHOICES:
         return value in CHOICES[field.name]
@@ -176,4 +205,4 @@ def _fits(field: Field[Any], value: object) -> bool:
         )
     if field.name == "defaults":
         return isinstance(value, dict)
-    return isinstance(value, {"int": int, "str": str, "str | None": str | None}[str(field.type)])
+    return isinstance(value, {"bool": bool, "int": int, "str": str, "str | None": str | None}[str(field.type)])

@@ -100,7 +100,7 @@ def open_index(
         if stored is not None:
             stored.check(embedder)
         multi_vectors, quantization = storage["multi_vectors"], storage["quantization"]
-        manifest = stored or Manifest.of(embedder, multi_vectors, quantization)
+        manifest = stored or Manifest.of(embedder, multi_vectors, quantization, isinstance(container, Folder))
         shared = _open_engine(place, container, manifest, stored is None)
         location = MEMORY if path_or_url == MEMORY else place.location
         opened = OpenedIndex(embedder, Store(shared, read_only), location, owned.pop_all())
@@ -175,18 +175,17 @@ def _open_engine(
     if isinstance(place, OpenFolder) and place.engine is not None:
         return place.engine
     lock = ReadWriteLock()
-    new = manifest if create else None
     if not isinstance(container, Folder):
         from bge_integrations.index.server import QdrantEngine
 
-        return SharedEngine(QdrantEngine(container, new), lock, manifest)
+        return SharedEngine(QdrantEngine(container, manifest if create else None), lock, manifest)
     try:
         from bge_integrations.index.edge import EdgeEngine
     except ImportError as error:
         advice = "an index in a folder needs Qdrant Edge: pip install 'qdrant-edge-py>=0.9,<0.10'"
         raise ImportError(advice, name=error.name) from error
     assert isinstance(place, OpenFolder)
-    engine = EdgeEngine(container, new, lock)
+    engine = EdgeEngine(container, manifest, create, lock)
     place.owned.callback(engine.close)
     place.engine = SharedEngine(engine, lock, manifest)
     return place.engine

@@ -23,12 +23,14 @@ import qdrant_edge as edge
 
 from bge_integrations.errors import ClosedError, DiskFullError, StorageError
 from bge_integrations.index import optimize_shard
+from bge_integrations.index.compacting import compact
 from bge_integrations.index.edge_types import engine_errors
 from bge_integrations.index.files import copy_folder, disk_use, sync
 
 if TYPE_CHECKING:
     from bge_integrations.index.folder import Folder
     from bge_integrations.index.locking import ReadWriteLock
+    from bge_integrations.index.vector_files import VectorFiles
 
 #: Comparing a query with this many points takes about 4 ms at 1024 dimensions. Beyond that, a graph pays off.
 _UNOPTIMIZED_POINTS = 20_000
@@ -88,13 +90,17 @@ class Optimizer:
         folder: The folder of the index.
         lock: The lock of the index.
         current: The shard in use.
+        files: The files of multi-vectors, compacted before the shard is copied; None if there are none.
         unoptimized: Number of points that are not in the search graphs.
     """
 
-    def __init__(self, folder: Folder, lock: ReadWriteLock, current: CurrentShard, unoptimized: int) -> None:
+    def __init__(
+        self, folder: Folder, lock: ReadWriteLock, current: CurrentShard, files: VectorFiles | None, unoptimized: int
+    ) -> None:
         self._folder = folder
         self._lock = lock
         self._current = current
+        self._files = files
         self._unoptimized = unoptimized
         self._changed: set[str] | None = None  # points written while a copy is optimised
         self._running = threading.Lock()
@@ -153,6 +159,7 @@ class Optimizer:
                 raise ClosedError("the index was closed", advice="open it again")
             _logger.info("optimising the index in %s: %d new points", self._folder.path, self._unoptimized)
             begun = time.monotonic()
+            self._compact()
             self._unoptimized = 0
             copy = self._folder.new_shard()
             try:
@@ -217,6 +224,14 @@ class Optimizer:
                         self._current.path, self._current.shard = path, shard
             old_shard.close()
         shutil.rmtree(old_path, ignore_errors=True)
+
+    def _compact(self) -> None:
+        if self._files is not None:
+            compact(self._files, self._current.shard, self._folder, self._lock, self._before_move)
+
+    def _before_move(self, points: Iterable[str]) -> None:
+        self._check_not_stopped()
+        self.note_changes(points)
 
     def _check_not_stopped(self) -> None:
         if self.stopped:

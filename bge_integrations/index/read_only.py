@@ -58,17 +58,19 @@ def _copy(source: IndexFiles, owned: ExitStack) -> Folder | None:
         before = _state(source.path)
         try:
             shard, manifest, points = source.shard(), source.manifest(), source.optimized_points()
-            folder.check_room(disk_use(shard))
-            copy_folder(shard, target / shard.name)
+            copied = [path for path in (shard, source.multi_vectors) if path.is_dir()]
+            folder.check_room(sum(map(disk_use, copied)))
+            for path in copied:
+                copy_folder(path, target / path.name)
         except (FileNotFoundError, shutil.Error):
             if _state(source.path) == before:
                 raise
             return None
         if manifest is None or _is_locked(source.lock_file) or _state(source.path) != before:
             return None
-        for copied in (target, *target.rglob("*")):
-            if copied.is_dir():
-                copied.chmod(0o700)  # the copies of read-only folders are read-only, too
+        for path in (target, *target.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o700)  # the copies of read-only folders are read-only, too
         folder.complete(target / shard.name, manifest, points)
         _logger.info("reading the index in %s from a private copy of %d MB", source.path, disk_use(target) >> 20)
         owned.push(trial.pop_all())

@@ -118,11 +118,12 @@ def test_defaults_are_shared_copied_and_protected(pocket, tmp_path):
 
 def test_an_index_of_an_earlier_release(pocket, tmp_path):
     path = tmp_path / "index" / "manifest.json"
-    with M3Index.open(tmp_path / "index", pocket) as index:
+    with M3Index.open(tmp_path / "index", pocket, multi_vectors="recompute") as index:
         index.add(TEXTS)
         hits = index.search("panda")
     stored = json.loads(path.read_text("utf-8"))
-    old = {name: value for name, value in stored.items() if name not in ("representations", "defaults")} | {"format": 1}
+    added = ("representations", "defaults", "in_files")
+    old = {name: value for name, value in stored.items() if name not in added} | {"format": 1}
     path.write_text(json.dumps(old), "utf-8")
     with M3Index.open(tmp_path / "index") as index:
         assert index.search("panda") == hits
@@ -136,6 +137,8 @@ def test_an_index_of_an_earlier_release(pocket, tmp_path):
         {"representations": ["sparse"]},
         {"representations": ["dense"]},
         {"multi_vectors": None},
+        {"in_files": True},
+        {"in_files": "yes"},
     ):
         path.write_text(json.dumps(stored | damage), "utf-8")
         with pytest.raises(IndexFormatError):

@@ -377,8 +377,8 @@ def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
     vectors = rng.standard_normal((count + 1, width), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query, vectors = vectors[-1], vectors[:-1]
-    manifest = replace(Manifest.of(pocket, "recompute", "int8"), dimension=width)
-    engine = EdgeEngine(Folder(tmp_path / "index"), manifest, ReadWriteLock())
+    manifest = replace(Manifest.of(pocket, "recompute", "int8", in_folder=True), dimension=width)
+    engine = EdgeEngine(Folder(tmp_path / "index"), manifest, True, ReadWriteLock())
     engine.write([Record(NewDocument.of("", {}, str(i)), {"dense": vector}) for i, vector in enumerate(vectors)])
     engine.optimize()
     exact = {point_of(str(i)): float(score) for i, score in enumerate(vectors @ query)}

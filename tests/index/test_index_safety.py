@@ -205,7 +205,9 @@ def test_a_damaged_index_is_left_as_it_is(folder, pocket, damage, named):
         assert len(index) == 20
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "manifest.json", "shard-0/data", "shard-notes/1", "my-shard-1"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "manifest.json", "shard-0/data", "shard-notes/1", "my-shard-1", "multi_vectors/1"]
+)
 def test_a_foreign_folder_is_left_as_it_is(tmp_path, pocket, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"name": "precious"}')

@@ -93,7 +93,6 @@ IMAGE_BLOCK, TEXT_BLOCK = create_image_block(base64=as_base64(SHAPES), mime_type
         (HumanMessage([IMAGE_BLOCK]), {"image": SHAPES}),
         ([{"type": "image_url", "image_url": {"url": as_uri(SHAPES)}}, "red"], {"image": SHAPES, "text": "red"}),
     ],
-    ids=lambda given: str(given)[:30],
 )
 def test_a_query_and_a_document_can_be_a_text_an_image_or_both(embeddings, clip, given, expected):
     vector = clip.encode([expected]).dense[0]
@@ -124,7 +123,6 @@ async def test_async_methods_return_the_same(embeddings):
         [{"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}],
         None,
     ],
-    ids=lambda bad: str(bad)[:30],
 )
 def test_a_bad_input_is_named(embeddings, bad):
     with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
