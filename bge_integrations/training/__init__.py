@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bge_integrations.training.pretraining import pretrain
     from bge_integrations.training.questions import clicked_questions, generated_questions
     from bge_integrations.training.reranker import train_reranker
-    from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
+    from bge_integrations.training.row_files import read_rows, write_rows
+    from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows
     from bge_integrations.training.run import Trained
     from bge_integrations.training.splitting import hold_out
     from bge_integrations.training.statistics import Statistics, statistics_of
@@ -46,14 +47,14 @@ _HOME = {
     "mix": "bge_integrations.training.mixing",
     "plan_fine_tuning": "bge_integrations.training.fine_tuning",
     "pretrain": "bge_integrations.training.pretraining",
-    "read_rows": "bge_integrations.training.rows",
+    "read_rows": "bge_integrations.training.row_files",
     "read_training_data": "bge_integrations.training.layouts",
     "statistics_of": "bge_integrations.training.statistics",
     "teacher_scores": "bge_integrations.training.teaching",
     "train_embedder": "bge_integrations.training.embedder",
     "train_reranker": "bge_integrations.training.reranker",
     "weights_from": "bge_integrations.training.mixing_weights",
-    "write_rows": "bge_integrations.training.rows",
+    "write_rows": "bge_integrations.training.row_files",
 }
 
 __all__ = [

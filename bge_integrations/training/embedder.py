@@ -17,7 +17,8 @@ from bge_integrations.training.checkpoint_files import copy_tokenizer
 from bge_integrations.training.embedder_files import write_settings
 from bge_integrations.training.embedder_settings import EmbedderSettings
 from bge_integrations.training.embedder_source import EmbedderSource, locate_source
-from bge_integrations.training.rows import TrainingData, TrainingRows, read_rows
+from bge_integrations.training.row_files import read_rows
+from bge_integrations.training.rows import TrainingData, TrainingRows, rows_digest
 from bge_integrations.training.settings import settings_of
 
 with needed_by(__name__, "bge-integrations[train]"):
@@ -26,7 +27,7 @@ with needed_by(__name__, "bge-integrations[train]"):
     from bge_integrations.training.backbone import load_backbone, save_backbone, with_adapter, with_lora
     from bge_integrations.training.embedder_data import EmbedderCollator, QueryFormat, row_sets, text_lengths
     from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
-    from bge_integrations.training.groups import Groups, RowSet, check_group_size, rows_digest
+    from bge_integrations.training.groups import Groups, RowSet, check_group_size
     from bge_integrations.training.icl_examples import ExampleWriter, room_for_examples
     from bge_integrations.training.m3_model import M3Model, load_heads
     from bge_integrations.training.run import Trained, TrainingRun

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch.utils.data import Dataset
@@ -122,11 +121,3 @@ def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -
             advice="mine negatives with `bge mine`, or pass group_size=1 to use in-batch negatives only",
         )
     return group_size
-
-
-def rows_digest(rows: Sequence[TrainingRow]) -> str:
-    """Return a digest of the rows' content."""
-    digest = sha256()
-    for row in rows:
-        digest.update(repr(row).encode())
-    return digest.hexdigest()

@@ -19,7 +19,8 @@ from bge_integrations.scoring import weights_by_name
 from bge_integrations.training.choosing import Chooser, Limits, words_of
 from bge_integrations.training.corpus import read_corpus
 from bge_integrations.training.outputs import check_new_file
-from bge_integrations.training.rows import TrainingData, TrainingRow, read_rows, write_rows
+from bge_integrations.training.row_files import read_rows, write_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow
 from bge_integrations.training.searching import Query, Ranking, Scoring, search_exactly, search_index
 from bge_integrations.validation import check_choice
 

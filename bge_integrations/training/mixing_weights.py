@@ -21,7 +21,8 @@ from bge_integrations.errors import InvalidInputError, WrongKindError
 from bge_integrations.models.locating import locate
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts, report_truncation
-from bge_integrations.training.rows import TrainingData, TrainingRow, read_rows
+from bge_integrations.training.row_files import read_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow
 from bge_integrations.validation import check_text, check_whole_number
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from bge_integrations.models.decoder_heads import first_token
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import report_truncation
 from bge_integrations.training.checkpoint_files import copy_small_files
-from bge_integrations.training.groups import Group, Groups, RowSet, Visit, rows_digest
+from bge_integrations.training.groups import Group, Groups, RowSet, Visit
 from bge_integrations.training.llm_reranker_files import write_cross_encoder_files
 from bge_integrations.training.reranker_settings import RerankerSettings
 from bge_integrations.training.reranker_source import RerankerSource, locate_source
-from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows
+from bge_integrations.training.row_files import read_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, rows_digest
 from bge_integrations.training.settings import settings_of
 
 with needed_by(__name__, "bge-integrations[train]"):
