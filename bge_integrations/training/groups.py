@@ -121,3 +121,14 @@ def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -
             advice="mine negatives with `bge mine`, or pass group_size=1 to use in-batch negatives only",
         )
     return group_size
+
+
+def check_teacher_scores(rows: TrainingRows) -> None:
+    """Raise InvalidInputError if a row has no teacher scores."""
+    without = [i for i, row in enumerate(rows) if row.pos_scores is None]
+    if without:
+        raise InvalidInputError(
+            f"{len(without)} of {len(rows)} rows have no teacher scores, the first is {rows.locations[without[0]]}",
+            argument="distillation",
+            advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
+        )

@@ -338,9 +338,9 @@ def test_truncation_is_reported(many, tmp_path):
 
 
 def test_a_rows_own_prompt_replaces_the_instruction(training_rows):
-    from bge_integrations.training.embedder_data import QueryFormat
+    from bge_integrations.training.embedder_data import TextFormat
 
-    text_format = QueryFormat("<instruct>A\n<query>", "", "<instruct>{}\n<query>{}", "", 32, 32)
+    text_format = TextFormat("<instruct>A\n<query>", "", "<instruct>{}\n<query>{}", "", 32, 32)
     assert text_format.instruction_of(training_rows[0]) == "<instruct>A\n<query>"
     prompted = TrainingRow("q", ("p",), prompt="B")
     assert text_format.instruction_of(prompted) == "<instruct>B\n<query>"
