@@ -1,4 +1,4 @@
-"""Fine-tune, mine, teach, mix and pre-train BGE models, on sentence-transformers, transformers and peft.
+"""Fine-tune, mine, teach, mix and pre-train BGE models, on transformers' Trainer and peft.
 
 Importing this package loads none of them: the names below are imported when first used.
 """

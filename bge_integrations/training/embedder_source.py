@@ -42,6 +42,7 @@ class EmbedderSource(ModelSource):
 
     @property
     def is_decoder(self) -> bool:
+        """Whether it is a decoder, which pads on the left and gets a LoRA adapter by default."""
         return catalog.FAMILIES[self.profile.family].backbone == "decoder"
 
     @property
@@ -54,12 +55,13 @@ class EmbedderSource(ModelSource):
 
 
 def locate_source(model: str | os.PathLike[str], settings: EmbedderSettings) -> EmbedderSource:
-    """Find the model and how it is run."""
+    """Find the model and how it is run.
+
+    Raises:
+        NotSupportedError: Embedders of its family can't be trained.
+    """
     check_request(model, "embedder", settings.family, settings.pooling)
-    cache: dict[str, Any] = {
-        "cache_folder": settings.cache_folder,
-        "local_files_only": settings.local_files_only,
-    }
+    cache: dict[str, Any] = {"cache_folder": settings.cache_folder, "local_files_only": settings.local_files_only}
     name, folder = locate(model, "embedder", revision=settings.revision, **cache)
     base = locate_base(folder, "embedder", **cache)
     profile = embedder_profile(

@@ -34,6 +34,7 @@ class RerankerSource(ModelSource):
 
     @property
     def is_llm(self) -> bool:
+        """Whether it is a language model that is asked with a prompt."""
         return bool(self.profile.prompt)
 
     @property

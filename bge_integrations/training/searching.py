@@ -48,7 +48,7 @@ class Ranking:
     """What a search found for a query.
 
     Attributes:
-        passages: The best passages in the order of their ranks, as places in `texts`: (passages,).
+        passages: The best passages in the order of their ranks, as positions in `texts`: int32 (passages,).
         scores: Their scores, float32 (passages,).
         positives: The scores of the query's positives, float32 (positives,); empty if they are not needed.
         texts: All passages.
