@@ -46,8 +46,8 @@ class WorkFolder:
 
     def checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint; None if there is none."""
-        found = [folder for folder in self.path.glob("checkpoint-*") if _is_complete(folder)]
-        return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+        complete = [folder for folder in self.path.glob("checkpoint-*") if _is_complete(folder)]
+        return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
