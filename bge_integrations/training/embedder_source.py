@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations import catalog
 from bge_integrations.errors import NotSupportedError
 from bge_integrations.models.adapter import folder_with, locate_base
-from bge_integrations.models.checkpoint import M3_HEADS, read_config
+from bge_integrations.models.checkpoint import M3_HEADS
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
-from bge_integrations.models.tokenizer import TextTokenizer
-from bge_integrations.training.source import ModelSource
+from bge_integrations.training.source import ModelSource, read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +78,4 @@ def locate_source(model: str | os.PathLike[str], settings: EmbedderSettings) -> 
             f"{name} is of the {profile.family} family, which can't be trained",
             advice=f"train one of the families {', '.join(_FAMILIES)}",
         )
-    config = read_config(base or folder)
-    tokenizer = TextTokenizer(base or folder, int(config["vocab_size"]))
-    tokenizer.check_fits(base or folder, int(config["vocab_size"]))
-    return EmbedderSource(name, folder, base, config, tokenizer, profile)
+    return EmbedderSource(name, folder, base, *read_checkpoint(base or folder), profile)
