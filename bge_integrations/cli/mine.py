@@ -83,7 +83,7 @@ def mine(
     chosen_weights = None if weights is None else options.parse_weights(weights)
     from bge_integrations.training.mining import mine_negatives
     from bge_integrations.training.outputs import check_new_file
-    from bge_integrations.training.rows import read_rows
+    from bge_integrations.training.row_files import read_rows
 
     check_new_file(output, overwrite)
     rows = read_rows(data)

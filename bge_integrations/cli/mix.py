@@ -42,7 +42,7 @@ def mix(
 
     FOLDER has the tokenizer and settings of the first model. It appears when it is complete.
     """
-    numbers = None if weights is None else _numbers(weights)
+    numbers = None if weights is None else options.parse_numbers(weights)
     if weights is not None and examples is not None:
         raise InvalidInputError("--weights and --examples can't be combined", advice="leave one of them out")
     chosen_layers = None if layers is None else _layers(layers)
@@ -68,13 +68,6 @@ def mix(
         for i, (name, weight) in enumerate(zip(mixed.models, mixed.weights, strict=True))
     ]
     print_table(rows, ("model", "weight", *([] if losses is None else ["loss"])))
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise InvalidInputError(f"--weights {text} must be numbers separated by commas, such as 0.7,0.3") from None
 
 
 def _layers(text: str) -> list[int]:

@@ -8,7 +8,6 @@ import typer
 
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, progress_is_shown
-from bge_integrations.errors import InvalidInputError
 
 
 def teach(
@@ -35,10 +34,7 @@ def teach(
 
     FILE has all rows with pos_scores and neg_scores, which are logits. It appears when it is complete.
     """
-    try:
-        numbers = None if weights is None else [float(number) for number in weights.split(",")]
-    except ValueError:
-        raise InvalidInputError(f"--weights {weights} must be numbers separated by commas, such as 2,1") from None
+    numbers = None if weights is None else options.parse_numbers(weights)
     from bge_integrations.training.teaching import teacher_scores
 
     rows = teacher_scores(

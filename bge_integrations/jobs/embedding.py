@@ -6,16 +6,17 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.jobs.inputs import find_inputs, read_tables, scan
+from bge_integrations.jobs.inputs import find_inputs
 from bge_integrations.jobs.output import OutputFolder
 from bge_integrations.jobs.plan import Part, Plan, make_plan
+from bge_integrations.jobs.reading import read_tables, scan
 from bge_integrations.jobs.vectors import Precision, VectorColumns
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts
@@ -34,11 +35,11 @@ METADATA_KEY = b"bge_integrations"
 
 @dataclass(frozen=True)
 class JobReport:
-    """What a call of `embed_files` did.
+    """What a call of `EmbeddingJob.run` did.
 
     Attributes:
         rows, files: Rows embedded and files written by this call.
-        earlier_rows: Rows that earlier calls or other processes had finished or finished meanwhile.
+        earlier_rows: Rows of this share that earlier calls or other processes finished.
         seconds: The time it took, without loading the model.
     """
 
@@ -185,11 +186,10 @@ class EmbeddingJob:
         return [part for part in self.parts if part.name not in finished]
 
     def _compute(self, part: Part, bar: Any) -> None:
-        with self._output.writer(part.name) as file:
-            self._write(part, file, bar)
-
-    def _write(self, part: Part, file: BinaryIO, bar: Any) -> None:
-        with pq.ParquetWriter(file, self._schema, compression="zstd") as writer:
+        with (
+            self._output.writer(part.name) as file,
+            pq.ParquetWriter(file, self._schema, compression="zstd") as writer,
+        ):
             for table in self._tables(part, part.rows):
                 writer.write_table(self._with_vectors(table))
                 bar.update(len(table))

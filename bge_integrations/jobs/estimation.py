@@ -22,7 +22,7 @@ class Estimate:
         sampled_rows: The rows that were embedded for the estimate.
         rows_per_second: Their speed.
         seconds: The time for all rows.
-        bytes: The size of the output.
+        bytes: The size of the output, in bytes.
         cost: The price of that time; None if no price is given.
     """
 
@@ -42,7 +42,7 @@ def estimate(job: EmbeddingJob, price_per_hour: float | None = None) -> Estimate
 
     Args:
         job: The job, which does not need to be run for this.
-        price_per_hour: What the machine costs.
+        price_per_hour: What the machine costs, in any currency.
     """
     for _ in job.sample(parts=1):
         pass  # memory, threads and kernels are set up now

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from bge_integrations.atomic_files import atomic_writer
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.jobs.inputs import is_local
 
 _PLAN = "_plan.json"
 _CLAIMS = ".claims"
@@ -36,8 +37,7 @@ class OutputFolder:
         self.url = url
         self._system, self._path = fsspec.core.url_to_fs(url)
         self._path = self._path.rstrip("/")
-        protocols = self._system.protocol
-        self.is_local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
+        self.is_local = is_local(self._system)
         if self._system.isfile(self._path):
             raise InvalidInputError(f"{url} is a file", argument="output", advice="pass a folder")
         foreign = [name for name in self._names() if not name.startswith(".")]

@@ -21,7 +21,8 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.jobs.inputs import InputFile, Scanned, joined_schema
+from bge_integrations.jobs.inputs import InputFile
+from bge_integrations.jobs.reading import Scanned, joined_schema
 
 #: Incremented when a release writes plans that older ones would misread.
 _FORMAT = 1
@@ -68,6 +69,7 @@ class Plan:
         return sum(part.rows for part in self.parts)
 
     def to_json(self) -> bytes:
+        """Return the plan as `from_json` reads it."""
         stored = {
             "format": _FORMAT,
             "settings": self.settings,

@@ -19,13 +19,13 @@ except ImportError as error:
 except KeyboardInterrupt:
     raise interrupted(__name__) from None
 
+from bge_integrations.documents.pictures import is_picture
 from bge_integrations.documents.sync import sync
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.pipelines.passages import check_ids
 from bge_integrations.pipelines.stores import ChromaStore, open_chroma
 
 _NAME = "langchain-pictures"
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def read_pictures(folder: str | Path) -> list[Document]:
@@ -38,7 +38,7 @@ def read_pictures(folder: str | Path) -> list[Document]:
         InvalidInputError: There is no such folder, or no picture in it.
     """
     folder = Path(folder).expanduser()
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if is_picture(file) and file.is_file())
     if not files:
         raise InvalidInputError(f"there is no picture in {folder}", argument="folder", advice="pass another folder")
     names = [file.relative_to(folder).as_posix() for file in files]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from bge_integrations.core.image_inputs import FORMATS
+from bge_integrations.core.image_urls import is_url
 from bge_integrations.image_data import decode_image, is_image_uri
 from bge_integrations.optional import import_library
 from bge_integrations.serving.calls import service_of
@@ -57,8 +58,7 @@ def _input(item: str | ImageItem, name: str, uris: bool, most: int) -> Input:
     if item.image is None:
         return item.text if item.text is not None else {}
     # a URL is refused by the core unless it may fetch it; a path is never passed on
-    is_url = item.image.lower().startswith(("http://", "https://"))
-    return {"image": item.image if is_url else _decoded(item.image, name, most), "text": item.text}
+    return {"image": item.image if is_url(item.image) else _decoded(item.image, name, most), "text": item.text}
 
 
 def _decoded(image: str, name: str, most: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Fine-tune, mine, teach, mix and pre-train BGE models, on sentence-transformers, transformers and peft.
+"""Fine-tune, mine, teach, mix and pre-train BGE models, on transformers' Trainer and peft.
 
 Importing this package loads none of them: the names below are imported when first used.
 """
@@ -7,22 +7,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bge_integrations.training.embedder import train_embedder
-    from bge_integrations.training.fine_tuning import FineTuned, FineTuning, plan_fine_tuning
-    from bge_integrations.training.gain import Gain, evaluation_data, measure_gain
-    from bge_integrations.training.layouts import read_training_data
-    from bge_integrations.training.mining import Mined, mine_negatives
-    from bge_integrations.training.mixing import Mixed, mix
-    from bge_integrations.training.mixing_weights import MixingWeights, weights_from
-    from bge_integrations.training.pretraining import pretrain
-    from bge_integrations.training.questions import clicked_questions, generated_questions
-    from bge_integrations.training.reranker import train_reranker
-    from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows, write_rows
-    from bge_integrations.training.run import Trained
-    from bge_integrations.training.splitting import hold_out
-    from bge_integrations.training.statistics import Statistics, statistics_of
-    from bge_integrations.training.teaching import teacher_scores
-    from bge_integrations.training.tokens import TokenCounter
+    from bge_integrations.training.embedder import train_embedder as train_embedder
+    from bge_integrations.training.fine_tuning import FineTuned as FineTuned
+    from bge_integrations.training.fine_tuning import FineTuning as FineTuning
+    from bge_integrations.training.fine_tuning import plan_fine_tuning as plan_fine_tuning
+    from bge_integrations.training.gain import Gain as Gain
+    from bge_integrations.training.gain import evaluation_data as evaluation_data
+    from bge_integrations.training.gain import measure_gain as measure_gain
+    from bge_integrations.training.layouts import read_training_data as read_training_data
+    from bge_integrations.training.mining import Mined as Mined
+    from bge_integrations.training.mining import mine_negatives as mine_negatives
+    from bge_integrations.training.mixing import Mixed as Mixed
+    from bge_integrations.training.mixing import mix as mix
+    from bge_integrations.training.mixing_weights import MixingWeights as MixingWeights
+    from bge_integrations.training.mixing_weights import weights_from as weights_from
+    from bge_integrations.training.pretraining import pretrain as pretrain
+    from bge_integrations.training.questions import clicked_questions as clicked_questions
+    from bge_integrations.training.questions import generated_questions as generated_questions
+    from bge_integrations.training.reranker import train_reranker as train_reranker
+    from bge_integrations.training.row_files import read_rows as read_rows
+    from bge_integrations.training.row_files import write_rows as write_rows
+    from bge_integrations.training.rows import TrainingData as TrainingData
+    from bge_integrations.training.rows import TrainingRow as TrainingRow
+    from bge_integrations.training.rows import TrainingRows as TrainingRows
+    from bge_integrations.training.run import Trained as Trained
+    from bge_integrations.training.splitting import hold_out as hold_out
+    from bge_integrations.training.statistics import Statistics as Statistics
+    from bge_integrations.training.statistics import statistics_of as statistics_of
+    from bge_integrations.training.teaching import teacher_scores as teacher_scores
+    from bge_integrations.training.tokens import TokenCounter as TokenCounter
 
 _HOME = {
     "FineTuned": "bge_integrations.training.fine_tuning",
@@ -46,47 +59,16 @@ _HOME = {
     "mix": "bge_integrations.training.mixing",
     "plan_fine_tuning": "bge_integrations.training.fine_tuning",
     "pretrain": "bge_integrations.training.pretraining",
-    "read_rows": "bge_integrations.training.rows",
+    "read_rows": "bge_integrations.training.row_files",
     "read_training_data": "bge_integrations.training.layouts",
     "statistics_of": "bge_integrations.training.statistics",
     "teacher_scores": "bge_integrations.training.teaching",
     "train_embedder": "bge_integrations.training.embedder",
     "train_reranker": "bge_integrations.training.reranker",
     "weights_from": "bge_integrations.training.mixing_weights",
-    "write_rows": "bge_integrations.training.rows",
+    "write_rows": "bge_integrations.training.row_files",
 }
-
-__all__ = [
-    "FineTuned",
-    "FineTuning",
-    "Gain",
-    "Mined",
-    "Mixed",
-    "MixingWeights",
-    "Statistics",
-    "TokenCounter",
-    "Trained",
-    "TrainingData",
-    "TrainingRow",
-    "TrainingRows",
-    "clicked_questions",
-    "evaluation_data",
-    "generated_questions",
-    "hold_out",
-    "measure_gain",
-    "mine_negatives",
-    "mix",
-    "plan_fine_tuning",
-    "pretrain",
-    "read_rows",
-    "read_training_data",
-    "statistics_of",
-    "teacher_scores",
-    "train_embedder",
-    "train_reranker",
-    "weights_from",
-    "write_rows",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

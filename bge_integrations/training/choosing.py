@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +12,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.training.rows import normalized
 from bge_integrations.validation import check_choice, check_whole_number
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.training.searching import Query, Ranking
+
+#: `normalized`, remembered, because the same passage is a candidate for many queries.
+words_of = lru_cache(maxsize=1 << 16)(normalized)
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,3 @@ class Chooser:
     def _generator(self, row: int, purpose: str = "") -> np.random.Generator:
         """Return a generator of its own for each row, so that no row depends on what others drew."""
         return np.random.default_rng([self.seed, row, len(purpose)])
-
-
-@lru_cache(maxsize=1 << 16)  # the same passage is a candidate for many queries
-def words_of(text: str) -> str:
-    """Return a text without case, punctuation and spacing, to recognise near-duplicates."""
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(words) or text.strip()

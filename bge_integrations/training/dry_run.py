@@ -17,6 +17,7 @@ with needed_by(__name__, "bge-integrations[train]"):
 
     from bge_integrations.training.backbone import with_lora
     from bge_integrations.training.estimate import Estimate, estimate_training
+    from bge_integrations.training.run import device_and_precision
 
 
 def estimate_fine_tuning(plan: FineTuning) -> Estimate:
@@ -29,15 +30,15 @@ def estimate_fine_tuning(plan: FineTuning) -> Estimate:
         model.backbone = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         if config.model_type in DECODER_TYPES if settings.lora is None else settings.lora:
             model.backbone = with_lora(model.backbone, "", "FEATURE_EXTRACTION", settings)
-    on_cuda = torch.cuda.is_available() and settings.device != "cpu"
+    on_cpu, precision = device_and_precision(settings)
     batches = len(plan.rows) / settings.batch_size * settings.epochs
     if settings.max_steps is not None:
         batches = settings.max_steps * settings.accumulation_steps
     return estimate_training(
         model,
         _batch(plan),
-        settings.precision or ("bfloat16" if on_cuda and torch.cuda.is_bf16_supported() else "float32"),
-        torch.device("cuda" if on_cuda else "cpu"),
+        precision,
+        torch.device("cpu" if on_cpu else "cuda"),
         math.ceil(batches),
         getattr(settings, "sub_batch_size", None),
         settings.gradient_checkpointing,

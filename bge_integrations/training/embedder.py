@@ -14,19 +14,20 @@ from bge_integrations.models.locating import published
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import warn_caller
 from bge_integrations.training.checkpoint_files import copy_tokenizer
-from bge_integrations.training.embedder_files import write_settings
+from bge_integrations.training.embedder_files import write_sentence_transformers_files
 from bge_integrations.training.embedder_settings import EmbedderSettings
 from bge_integrations.training.embedder_source import EmbedderSource, locate_source
-from bge_integrations.training.rows import TrainingData, TrainingRows, read_rows
+from bge_integrations.training.row_files import read_rows
+from bge_integrations.training.rows import TrainingData, TrainingRows, rows_digest
 from bge_integrations.training.settings import settings_of
 
 with needed_by(__name__, "bge-integrations[train]"):
     from transformers import AutoModel
 
     from bge_integrations.training.backbone import load_backbone, save_backbone, with_adapter, with_lora
-    from bge_integrations.training.embedder_data import EmbedderCollator, QueryFormat, row_sets, text_lengths
+    from bge_integrations.training.embedder_data import EmbedderCollator, TextFormat, row_sets, text_lengths
     from bge_integrations.training.embedder_model import EmbedderModel, LossSettings
-    from bge_integrations.training.groups import Groups, RowSet, check_group_size, rows_digest
+    from bge_integrations.training.groups import Groups, RowSet, check_group_size, check_teacher_scores
     from bge_integrations.training.icl_examples import ExampleWriter, room_for_examples
     from bge_integrations.training.m3_model import M3Model, load_heads
     from bge_integrations.training.run import Trained, TrainingRun
@@ -85,7 +86,9 @@ def train_embedder(
             module.save_heads(folder)
         elif source.profile.family == "m3":
             _copy_heads(source.heads, folder)
-        write_settings(folder, source.profile, int(source.config["hidden_size"]), chosen.normalize, source.longest)
+        write_sentence_transformers_files(
+            folder, source.profile, int(source.config["hidden_size"]), chosen.normalize, source.longest
+        )
 
     return run.train(module, Groups(rows, chosen.seed), plan, collator, save, chosen.sub_batch_size)
 
@@ -130,13 +133,7 @@ def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
     """Check that the rows have what the settings need, and return those that may share a batch."""
     group_size = check_group_size(rows, settings.group_size, own_negatives=not settings.in_batch_negatives)
     if settings.distillation is not None:
-        without = [i for i, row in enumerate(rows) if row.pos_scores is None]
-        if without:
-            raise InvalidInputError(
-                f"{len(without)} of {len(rows)} rows have no teacher scores, the first is {rows.locations[without[0]]}",
-                argument="distillation",
-                advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
-            )
+        check_teacher_scores(rows)
     typed = next((i for i, row in enumerate(rows) if row.type not in (None, "normal")), None)
     if typed is not None and not settings.same_dataset:
         warn_caller(
@@ -154,10 +151,10 @@ def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
     )
 
 
-def _text_format(source: EmbedderSource, settings: EmbedderSettings) -> QueryFormat:
+def _text_format(source: EmbedderSource, settings: EmbedderSettings) -> TextFormat:
     row = published(source.name, source.weights)
     family = catalog.FAMILIES[source.profile.family]
-    return QueryFormat(
+    return TextFormat(
         source.profile.instructions.query,
         source.profile.instructions.passage,
         row.instruction_format if row is not None else family.instruction_format,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from bge_integrations.core.inputs import tokenize_texts, tokenize_with_examples
@@ -16,6 +15,7 @@ from bge_integrations.errors import InvalidInputError, TruncationWarning
 from bge_integrations.models.instructions import formatted_instruction
 from bge_integrations.reporting import warn_caller
 from bge_integrations.training.groups import Group, RowSet
+from bge_integrations.training.padding import padded
 
 if TYPE_CHECKING:
     from bge_integrations.models.interface import TokenSequence
@@ -30,7 +30,7 @@ _OWN_NEGATIVES = "no_in_batch_neg"
 
 
 @dataclass(frozen=True)
-class QueryFormat:
+class TextFormat:
     """The text around queries and passages.
 
     Attributes:
@@ -70,7 +70,7 @@ class EmbedderCollator:
     def __init__(
         self,
         tokenizer: TextTokenizer,
-        text_format: QueryFormat,
+        text_format: TextFormat,
         pads_left: bool,
         with_teacher: bool,
         writer: ExampleWriter | None,
@@ -93,13 +93,9 @@ class EmbedderCollator:
             for i, group in enumerate(groups)
         ]
         passages = [sequence for group in groups for sequence in self._passages(group)]
-        query_ids, query_mask = self._padded(queries)
-        passage_ids, passage_mask = self._padded(passages)
         batch: dict[str, Any] = {
-            "query_input_ids": query_ids,
-            "query_attention_mask": query_mask,
-            "passage_input_ids": passage_ids,
-            "passage_attention_mask": passage_mask,
+            **self._padded("query", queries),
+            **self._padded("passage", passages),
             "own_negatives": row_set.own_negatives,
         }
         if self._with_teacher:
@@ -142,17 +138,10 @@ class EmbedderCollator:
         )
         warn_caller(warning, TruncationWarning)
 
-    def _padded(self, sequences: Sequence[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (sequences, tokens) of ids and of the mask."""
-        longest = max(len(sequence.ids) for sequence in sequences)
-        ids = np.full((len(sequences), longest), self._tokenizer.pad_id or 0, np.int64)
-        mask = np.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            size = len(sequence.ids)
-            columns = slice(longest - size, longest) if self._pads_left else slice(0, size)
-            ids[row, columns] = sequence.ids
-            mask[row, columns] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+    def _padded(self, part: str, sequences: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
+        """Return the ids and the mask of queries or passages, by the names of `EmbedderModel.forward`."""
+        batch = padded(sequences, self._tokenizer.pad_id or 0, "left" if self._pads_left else "right")
+        return {f"{part}_{name}": batch[name] for name in ("input_ids", "attention_mask")}
 
 
 def row_sets(

@@ -1,4 +1,4 @@
-"""The folder of a trained embedder: weights, tokenizer and the files that say how sentence-transformers runs it."""
+"""The files that say how sentence-transformers runs an embedder that was trained or mixed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ _FLAGS: dict[Pooling, str] = {
 }
 
 
-def write_settings(folder: Path, profile: EmbedderProfile, width: int, normalize: bool, max_length: int) -> None:
-    """Write how the model is run, in sentence-transformers' files.
+def write_sentence_transformers_files(
+    folder: Path, profile: EmbedderProfile, width: int, normalize: bool, max_length: int | None
+) -> None:
+    """Write the pooling, normalization and prompts of an embedder.
 
-    Without them, sentence-transformers would pool the mean of all tokens and use no instruction.
+    Without these files, sentence-transformers would pool the mean of all tokens and use no instruction.
 
     Args:
         folder: The model's.
         profile: How it was trained.
         width: The size of its vectors.
         normalize: Whether they have unit length.
-        max_length: Maximum number of tokens.
+        max_length: Maximum number of tokens; None leaves it to the model.
     """
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
     _write(
@@ -41,7 +43,8 @@ def write_settings(folder: Path, profile: EmbedderProfile, width: int, normalize
         (folder / path).mkdir()
     flags = {flag: flag == _FLAGS[profile.pooling] for flag in _FLAGS.values()}
     _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **flags, "include_prompt": True})
-    _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    if max_length is not None:
+        _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     instructions = profile.instructions
     _write(
         folder / "config_sentence_transformers.json",

@@ -25,7 +25,7 @@ class EmbedderSettings(TrainingSettings):
         temperature: Scores are divided by it.
         normalize: Whether vectors have unit length.
         in_batch_negatives: Whether the passages of the batch's other queries are negatives too.
-        cross_device: Whether those of the other processes are.
+        cross_device: Whether the passages of the other processes are negatives too.
         sub_batch_size: Sequences encoded at a time, for batches that don't fit into memory; the loss stays the same.
         distillation: How teacher scores count, "kl_div" or "m3_kd_loss"; None ignores them.
         matryoshka_dims: Train vectors that can be cut to these sizes.
@@ -36,7 +36,7 @@ class EmbedderSettings(TrainingSettings):
             take what `query_max_length` has beyond 512 tokens.
         unified: Train bge-m3's sparse and multi-vector heads too; None does so if the model has them.
         self_distillation: Let the sum of bge-m3's three scores teach each of them.
-        self_distillation_start: Begin with that after this many batches.
+        self_distillation_start: Self-distillation begins after this many batches.
         fix_encoder: Train only bge-m3's heads.
         multi_vector_dim: Size of the multi-vectors, if the model is to get new heads (`family="m3"`).
         family, pooling, query_instruction, passage_instruction, task: See `load_embedder`.
@@ -69,6 +69,7 @@ class EmbedderSettings(TrainingSettings):
     local_files_only: bool = False
 
     def __post_init__(self) -> None:
+        """Check each value; see `TrainingSettings`."""
         super().__post_init__()
         check_number(self.temperature, "temperature", above=0)
         check_choice(self.distillation, "distillation", (None, *get_args(Distillation)))

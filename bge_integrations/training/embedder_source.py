@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from bge_integrations import catalog
 from bge_integrations.errors import NotSupportedError
 from bge_integrations.models.adapter import folder_with, locate_base
-from bge_integrations.models.checkpoint import M3_HEADS, read_config
+from bge_integrations.models.checkpoint import M3_HEADS
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import EmbedderProfile, check_request, embedder_profile
-from bge_integrations.models.tokenizer import TextTokenizer
-from bge_integrations.training.source import ModelSource
+from bge_integrations.training.source import ModelSource, read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +41,7 @@ class EmbedderSource(ModelSource):
 
     @property
     def is_decoder(self) -> bool:
+        """Whether it is a decoder, which pads on the left and gets a LoRA adapter by default."""
         return catalog.FAMILIES[self.profile.family].backbone == "decoder"
 
     @property
@@ -54,12 +54,13 @@ class EmbedderSource(ModelSource):
 
 
 def locate_source(model: str | os.PathLike[str], settings: EmbedderSettings) -> EmbedderSource:
-    """Find the model and how it is run."""
+    """Find the model and how it is run.
+
+    Raises:
+        NotSupportedError: Embedders of its family can't be trained.
+    """
     check_request(model, "embedder", settings.family, settings.pooling)
-    cache: dict[str, Any] = {
-        "cache_folder": settings.cache_folder,
-        "local_files_only": settings.local_files_only,
-    }
+    cache: dict[str, Any] = {"cache_folder": settings.cache_folder, "local_files_only": settings.local_files_only}
     name, folder = locate(model, "embedder", revision=settings.revision, **cache)
     base = locate_base(folder, "embedder", **cache)
     profile = embedder_profile(
@@ -77,7 +78,4 @@ def locate_source(model: str | os.PathLike[str], settings: EmbedderSettings) -> 
             f"{name} is of the {profile.family} family, which can't be trained",
             advice=f"train one of the families {', '.join(_FAMILIES)}",
         )
-    config = read_config(base or folder)
-    tokenizer = TextTokenizer(base or folder, int(config["vocab_size"]))
-    tokenizer.check_fits(base or folder, int(config["vocab_size"]))
-    return EmbedderSource(name, folder, base, config, tokenizer, profile)
+    return EmbedderSource(name, folder, base, *read_checkpoint(base or folder), profile)

@@ -43,10 +43,10 @@ class Estimate:
 
     def __str__(self) -> str:
         free = "" if self.free is None else f" ({gigabytes(self.free)} are free)"
-        minutes = f"{self.seconds / 3600:.1f} hours" if self.seconds > 5400 else f"{self.seconds / 60:.1f} minutes"
+        duration = f"{self.seconds / 3600:.1f} hours" if self.seconds > 5400 else f"{self.seconds / 60:.1f} minutes"
         return (
             f"training {self.trained:,} of {self.parameters:,} weights on {self.tokens:,} tokens a batch; estimated: "
-            f"{gigabytes(self.memory)} of memory{free}, {minutes}"
+            f"{gigabytes(self.memory)} of memory{free}, {duration}"
         )
 
 
@@ -64,11 +64,11 @@ def estimate_training(
     Args:
         model: Has the attribute `backbone`, a transformers model.
         batch: What the model's forward takes; tensors of token ids have names that end in `input_ids`.
-        precision: Of the activations.
+        precision: Of the activations: "float32", "bfloat16" or "float16".
         device: Where it is trained.
         batches: How many batches it takes.
         sequences_at_once: How many sequences keep their activations at a time; None: all.
-        gradient_checkpointing: Whether layers compute them again.
+        gradient_checkpointing: Whether layers compute their activations again in the backward pass.
     """
     ids = [tensor for name, tensor in batch.items() if name.endswith("input_ids")]
     tokens = sum(tensor.numel() for tensor in ids)

@@ -20,7 +20,7 @@ from bge_integrations.training.embedder_settings import EmbedderSettings
 from bge_integrations.training.gain import Gain, evaluation_data, measure_gain
 from bge_integrations.training.model_card import model_card
 from bge_integrations.training.reranker_settings import RerankerSettings
-from bge_integrations.training.rows import TrainingRows
+from bge_integrations.training.rows import TrainingRows, rows_digest
 from bge_integrations.training.settings import TrainingSettings, settings_of
 from bge_integrations.training.splitting import hold_out
 from bge_integrations.training.statistics import Statistics, statistics_of
@@ -34,8 +34,6 @@ RECORD = "fine_tuning.json"
 _CARD = "README.md"
 #: Maximum number of held-out queries. A reranker scores 50 pairs for each.
 _MOST_QUERIES: Mapping[Kind, int] = {"embedder": 1000, "reranker": 200}
-#: Settings that do not change the result.
-_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +148,9 @@ class FineTuning:
 
     def _identity(self) -> str:
         """Return a digest of what the result depends on."""
-        kept = {name: value for name, value in asdict(self.settings).items() if name not in _NEUTRAL}
-        digest = sha256(json.dumps([self.kind, self.model, kept, self.language, self.query_instruction]).encode())
-        for row in self.rows:
-            digest.update(repr(row).encode())
+        rows, settings = rows_digest(self.rows), self.settings.deciding()
+        whole = [self.kind, self.model, settings, self.language, self.query_instruction, rows]
+        digest = sha256(json.dumps(whole).encode())
         if self.evaluation is not None:
             for part in (self.evaluation.queries, self.evaluation.documents, self.evaluation.qrels):
                 digest.update(repr(part).encode())
@@ -227,9 +224,5 @@ def _is_first_process() -> bool:
 
 
 def _shown_settings(settings: TrainingSettings) -> dict[str, Any]:
-    """Return the settings that matter to a reader: those that may change the result and are set."""
-    return {
-        name: value
-        for name, value in asdict(settings).items()
-        if name not in _NEUTRAL and value not in (None, (), []) and name not in ("cache_folder", "local_files_only")
-    }
+    """Return the settings that matter to a reader: those that the result depends on and that are set."""
+    return {name: value for name, value in settings.deciding().items() if value not in (None, (), [])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,17 +62,16 @@ class Gain:
 
     def sentences(self) -> list[str]:
         """Return for each search mode what changed, and whether it is more than chance."""
-        return list(self._sentences())
-
-    def _sentences(self) -> Iterator[str]:
+        sentences = []
         for mode, comparison in self.comparisons.items():
             lower, upper = comparison.interval
             mode_name = f" of {mode} search" if len(self.comparisons) > 1 else ""
             verdict = "better" if lower > 0 else "worse" if upper < 0 else "no clear difference"
-            yield (
+            sentences.append(
                 f"{_MAIN}{mode_name} changed by {comparison.difference:+.3f} [{lower:+.3f}, {upper:+.3f}]: {verdict} "
                 f"({comparison.wins} queries better, {comparison.ties} equal, {comparison.losses} worse)"
             )
+        return sentences
 
     def markdown(self) -> str:
         """Return the table and the sentences as Markdown."""

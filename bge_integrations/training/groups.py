@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch.utils.data import Dataset
@@ -124,9 +123,12 @@ def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -
     return group_size
 
 
-def rows_digest(rows: Sequence[TrainingRow]) -> str:
-    """Return a digest of the rows' content."""
-    digest = sha256()
-    for row in rows:
-        digest.update(repr(row).encode())
-    return digest.hexdigest()
+def check_teacher_scores(rows: TrainingRows) -> None:
+    """Raise InvalidInputError if a row has no teacher scores."""
+    without = [i for i, row in enumerate(rows) if row.pos_scores is None]
+    if without:
+        raise InvalidInputError(
+            f"{len(without)} of {len(rows)} rows have no teacher scores, the first is {rows.locations[without[0]]}",
+            argument="distillation",
+            advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
+        )

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: the step that runs is finished and saved, then the training ends."""
+"""Ctrl-C during a training: the current step is finished and saved, then the training ends."""
 
 from __future__ import annotations
 

@@ -15,16 +15,9 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.optional import import_library
 from bge_integrations.reporting import warn_caller
-from bge_integrations.training.rows import (
-    Location,
-    RowCollector,
-    TrainingData,
-    TrainingRow,
-    TrainingRows,
-    find_files,
-    json_rows,
-    read_rows,
-)
+from bge_integrations.training.row_checks import RowCollector
+from bge_integrations.training.row_files import find_files, json_rows, read_rows
+from bge_integrations.training.rows import Location, TrainingData, TrainingRow, TrainingRows
 
 if TYPE_CHECKING:
     import datasets  # type: ignore[import-untyped]

@@ -31,14 +31,26 @@ _IGNORED = -100
 
 
 class Piece(NamedTuple):
-    """A piece of a text: token ids, special tokens included, and the word of each token; -1 for special tokens."""
+    """A piece of a text.
+
+    Attributes:
+        ids: Token ids, special tokens included, (tokens,).
+        words: The number of each token's word from 0; -1 for special tokens, int32 (tokens,).
+    """
 
     ids: np.ndarray
     words: np.ndarray
 
 
 class MaskedPiece(NamedTuple):
-    """What the model gets of a piece; see `RetroMAE.forward`."""
+    """A piece as the model gets it.
+
+    Attributes:
+        masked: The encoder's input: ids with masked words, (tokens,).
+        encoder_labels: The ids that the encoder must predict; -100 elsewhere, (tokens,).
+        ids: The decoder's input: the original ids, (tokens,).
+        visible: Whether the decoder sees a token (second dimension) at a position (first one), bool (tokens, tokens).
+    """
 
     masked: np.ndarray
     encoder_labels: np.ndarray
@@ -57,8 +69,7 @@ def pieces_of(texts: Iterable[str], tokenizer: TextTokenizer, max_length: int) -
     while batch := list(islice(waiting, _TOKENIZED_AT_ONCE)):
         for ids, words in tokenizer.ids_and_words(batch):
             for start, stop in _cuts(words, room):
-                special = (np.full(len(part), -1, np.int32) for part in (before, after))
-                left, right = special
+                left, right = (np.full(len(part), -1, np.int32) for part in (before, after))
                 yield Piece(
                     np.concatenate([before, ids[start:stop], after]),
                     np.concatenate([left, _numbered(words[start:stop]), right]),
@@ -71,7 +82,8 @@ class MaskedTexts(Dataset[MaskedPiece]):
     Args:
         pieces: The pieces.
         tokenizer: Its ids are those of the pieces.
-        encoder_share, decoder_share: The share of tokens that the encoder, and each position of the decoder, don't see.
+        encoder_share: The share of the tokens that the encoder must predict.
+        decoder_share: The share of the tokens that each position of the decoder does not see.
         seed: Determines the masks.
     """
 
@@ -136,7 +148,7 @@ def masks(words: np.ndarray, share: float, count: int, generator: np.random.Gene
     most = max(1, round(share * len(words)))
     taken = np.cumsum(sizes[order], axis=1) <= most
     taken[:, 0] = True
-    chosen = np.zeros((count, len(sizes) + 1), bool)  # the last column is that of -1
+    chosen = np.zeros((count, len(sizes) + 1), bool)  # -1 reads the last column, which stays False
     np.put_along_axis(chosen, order, taken, axis=1)
     return chosen[:, words]
 

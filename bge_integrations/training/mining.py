@@ -19,7 +19,8 @@ from bge_integrations.scoring import weights_by_name
 from bge_integrations.training.choosing import Chooser, Limits, words_of
 from bge_integrations.training.corpus import read_corpus
 from bge_integrations.training.outputs import check_new_file
-from bge_integrations.training.rows import TrainingData, TrainingRow, read_rows, write_rows
+from bge_integrations.training.row_files import read_rows, write_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow
 from bge_integrations.training.searching import Query, Ranking, Scoring, search_exactly, search_index
 from bge_integrations.validation import check_choice
 
@@ -120,9 +121,9 @@ def mine_negatives(
     queries = _queries(rows)
     with ExitStack() as stack:
         stack.enter_context(TruncatedTexts())
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        placement: dict[str, Any] = {"device": device, "dtype": dtype}
         if judge is not None and not isinstance(judge, Reranker):
-            judge = stack.enter_context(load_reranker(judge, **place))
+            judge = stack.enter_context(load_reranker(judge, **placement))
         chooser.judge = judge
         rankings: Iterable[Ranking]
         if isinstance(model, (str, os.PathLike, Embedder)):
@@ -133,7 +134,7 @@ def mine_negatives(
                     argument="rank_range",
                 )
             chooser.fill_from = texts if fill else None
-            embedders = _embedders(model, {query.prompt for query in queries}, query_instruction, place, stack)
+            embedders = _embedders(model, {query.prompt for query in queries}, query_instruction, placement, stack)
             scoring = _scoring(embedders[None], mode, weights)
             lengths = query_max_length, passage_max_length
             rankings = search_exactly(
@@ -156,11 +157,11 @@ def mine_negatives(
                 )
             scoring = _index_scoring(index, mode, weights)
             rankings = search_index(index, queries, scoring, limits.depth, limits.has_margin, show_progress)
-        found = zip(queries, rankings, strict=True)
+        ranked = zip(queries, rankings, strict=True)
         chosen: dict[int, tuple[str, ...]] = {}
         is_shown = show_progress and judge is not None and isinstance(rankings, list)  # an index shows its own
         with progress_bar(len(queries), "query", is_shown) as bar:
-            while some := list(islice(found, _TOGETHER)):
+            while some := list(islice(ranked, _TOGETHER)):
                 chosen |= chooser.choose(some)
                 bar.update(len(some))
     mined = tuple(
@@ -191,14 +192,14 @@ def _embedders(
     model: str | os.PathLike[str] | Embedder,
     prompts: set[str | None],
     query_instruction: str | None,
-    place: dict[str, Any],
+    placement: dict[str, Any],
     stack: ExitStack,
 ) -> dict[str | None, Embedder]:
     """Return an embedder for each prompt, and for None; all share the model's weights."""
     if not isinstance(model, Embedder):
         instructions = {prompt: query_instruction if prompt is None else prompt for prompt in {None, *prompts}}
         return {
-            prompt: stack.enter_context(load_embedder(model, query_instruction=instruction, **place))
+            prompt: stack.enter_context(load_embedder(model, query_instruction=instruction, **placement))
             for prompt, instruction in instructions.items()
         }
     if query_instruction is not None or prompts != {None}:

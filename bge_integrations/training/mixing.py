@@ -94,8 +94,8 @@ def mix(
     shares = _check_weights(models, weights)
     check_whole_number(max_shard_bytes, "max_shard_bytes")
     target = check_new_folder(output)
-    where: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
-    sources = [Source(*locate(model, "embedder", **where)) for model in models]
+    cache: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
+    sources = [Source(*locate(model, "embedder", **cache)) for model in models]
     check_fit(sources)
     chosen = _choose(sources[0], layers, tensors)
     mixing = _Mixing(sources, shares, chosen)

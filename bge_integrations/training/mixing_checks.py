@@ -17,8 +17,8 @@ from bge_integrations.models.sentence_transformers_files import SentenceTransfor
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.models.weights import Weights, read_state
 
-#: Settings in config.json that must be equal. Others, such as dropout, don't change what the model computes, or show
-#: in the shapes of its tensors.
+#: Settings in config.json that must be equal. Others either don't change what the model computes, such as dropout, or
+#: are visible in the shapes of its tensors.
 _SETTINGS = (
     *("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "hidden_act", "hidden_activation", "position_embedding_type", "pad_token_id"),
@@ -84,7 +84,7 @@ class Source:
 
 
 def check_fit(sources: Sequence[Source]) -> None:
-    """Raise InvalidInputError, with what differs, if the models do not fit to the first one."""
+    """Raise InvalidInputError, with what differs, if a model does not fit the first one."""
     first = sources[0]
     for other in sources[1:]:
         checks = chain(_settings(first, other), _tensors(first, other), _tokenizers(first, other))

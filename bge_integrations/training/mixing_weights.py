@@ -21,7 +21,8 @@ from bge_integrations.errors import InvalidInputError, WrongKindError
 from bge_integrations.models.locating import locate
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts, report_truncation
-from bge_integrations.training.rows import TrainingData, TrainingRow, read_rows
+from bge_integrations.training.row_files import read_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow
 from bge_integrations.validation import check_text, check_whole_number
 
 if TYPE_CHECKING:
@@ -92,19 +93,19 @@ def weights_from(
         raise InvalidInputError("models must be a list of models", argument="models")
     check_whole_number(batch_size, "batch_size")
     check_whole_number(negatives, "negatives", least=0)
-    where: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
+    loading: dict[str, Any] = {"cache_folder": cache_folder, "local_files_only": local_files_only}
     pairs = _language_examples(examples)
     if pairs is None:
         generator = np.random.default_rng(seed)
         rows = [_sampled(row, negatives, generator) for row in read_rows(examples)]  # type: ignore[arg-type]
-        where |= {"device": device, "max_length": max_length}
+        loading |= {"device": device, "max_length": max_length}
         loss_of = partial(
-            _retrieval_loss, rows=rows, batch_size=batch_size, query_instruction=query_instruction, where=where
+            _retrieval_loss, rows=rows, batch_size=batch_size, query_instruction=query_instruction, loading=loading
         )
     else:
         length = max_length or _LONGEST_TEXT
         loss_of = partial(
-            _language_loss, pairs=pairs, batch_size=batch_size, max_length=length, device=device, where=where
+            _language_loss, pairs=pairs, batch_size=batch_size, max_length=length, device=device, loading=loading
         )
     losses = []
     with TruncatedTexts(), progress_bar(len(models), "model", show_progress) as bar:
@@ -152,7 +153,7 @@ def _retrieval_loss(
     rows: Sequence[TrainingRow],
     batch_size: int,
     query_instruction: str | None,
-    where: dict[str, Any],
+    loading: dict[str, Any],
 ) -> float:
     """Return the mean of the batches' losses of an embedder or a reranker."""
     if isinstance(model, Embedder):
@@ -160,10 +161,10 @@ def _retrieval_loss(
     if isinstance(model, Reranker):
         return _mean_of_means(rows, batch_size, partial(_reranker_losses, model))
     try:
-        with load_embedder(model, query_instruction=query_instruction, **where) as embedder:
+        with load_embedder(model, query_instruction=query_instruction, **loading) as embedder:
             return _mean_of_means(rows, batch_size, partial(_embedder_losses, embedder))
     except WrongKindError:
-        with load_reranker(model, **where) as reranker:
+        with load_reranker(model, **loading) as reranker:
             return _mean_of_means(rows, batch_size, partial(_reranker_losses, reranker))
 
 
@@ -199,7 +200,7 @@ def _language_loss(
     batch_size: int,
     max_length: int,
     device: str | None,
-    where: dict[str, Any],
+    loading: dict[str, Any],
 ) -> float:
     """Return the mean of the batches' mean loss per token of the outputs, of a causal language model."""
     import torch
@@ -209,11 +210,11 @@ def _language_loss(
         raise InvalidInputError(
             "examples with input and output need a model's name or folder, not a loaded model", argument="models"
         )
-    _, folder = locate(model, "embedder", **where)
+    _, folder = locate(model, "embedder", **loading)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    placed = resolve_devices(device)[0]
+    chosen_device = resolve_devices(device)[0]
     language_model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-    language_model.to(placed).eval()
+    language_model.to(chosen_device).eval()
     sequences, truncated = [], {}
     for i, (text, output) in enumerate(pairs):
         ids = [*tokenizer(f"{text} {output}").input_ids, tokenizer.eos_token_id]
@@ -233,8 +234,8 @@ def _language_loss(
         losses: list[float] = []
         for ids, first in batch:
             with torch.inference_mode():
-                logits = language_model(torch.tensor([ids], device=placed)).logits[0, first - 1 : -1].float()
-            targets = torch.tensor(ids[first:], device=placed)
+                logits = language_model(torch.tensor([ids], device=chosen_device)).logits[0, first - 1 : -1].float()
+            targets = torch.tensor(ids[first:], device=chosen_device)
             losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
         return losses
 

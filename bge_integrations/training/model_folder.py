@@ -9,23 +9,23 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bge_integrations.atomic_files import sync_folder
 from bge_integrations.errors import InvalidInputError, NotSupportedError, UnknownModelError
 from bge_integrations.models.checkpoint import parse_json, read_config
 from bge_integrations.models.profile import embedder_profile
+from bge_integrations.training.embedder_files import write_sentence_transformers_files
 
 if TYPE_CHECKING:
     import torch
 
 #: Suffixes of the files that say how a model is run; all others are weights, checkpoints or documentation.
 _SETTINGS = (".json", ".txt", ".model", ".jinja", ".py")
-#: Files with these suffixes that belong to the weights or to the run that made them.
+#: Files of the run that made the weights.
 _LEFT_OUT = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
 #: Families that these files can describe; the others need `family=` when they are loaded.
 _SAID_BY_FILES = ("encoder", "m3", "decoder")
-_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last_token": "pooling_mode_lasttoken"}
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def copy_settings(name: str, source: Path, folder: Path) -> None:
         if file.is_file() and (is_settings or file.name.startswith("LICENSE")) and file.name not in _LEFT_OUT:
             shutil.copyfile(file, folder / file.name)
     if not (source / "modules.json").is_file():
-        _write_sentence_transformers_files(name, source, folder)
+        _describe_embedder(name, source, folder)
         return
     for module in parse_json(source / "modules.json"):
         if not module.get("path"):
@@ -89,7 +89,7 @@ def set_dtype(folder: Path, dtype: torch.dtype) -> None:
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = str(dtype).removeprefix("torch.")
-    _write_json(folder / "config.json", config)
+    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
 def write_mix_card(folder: Path, name: str, models: Sequence[str], weights: Sequence[float]) -> None:
@@ -100,34 +100,13 @@ def write_mix_card(folder: Path, name: str, models: Sequence[str], weights: Sequ
     (folder / "README.md").write_text(text, "utf-8")
 
 
-def _write_sentence_transformers_files(name: str, source: Path, folder: Path) -> None:
-    """Write the pooling, normalization and prompts of an embedder; sentence-transformers guesses them otherwise."""
+def _describe_embedder(name: str, source: Path, folder: Path) -> None:
+    """Write sentence-transformers' files, if the checkpoint is an embedder that they can describe."""
     try:
         profile = embedder_profile(name, source)
     except (InvalidInputError, UnknownModelError):
         return  # a reranker, or a model that can only be loaded with family= or task=
     if profile.family not in _SAID_BY_FILES:
         return
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")))
-    ]
-    _write_json(folder / "modules.json", modules)
-    for path in ("1_Pooling", "2_Normalize"):
-        (folder / path).mkdir()
-    width = read_config(source)["hidden_size"]
-    pooling = {mode: kind == profile.pooling for kind, mode in _POOLING.items()}
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **pooling})
-    if profile.max_length is not None:
-        _write_json(
-            folder / "sentence_bert_config.json", {"max_seq_length": profile.max_length, "do_lower_case": False}
-        )
-    prompts = {"query": profile.instructions.query, "document": profile.instructions.passage}
-    _write_json(
-        folder / "config_sentence_transformers.json",
-        {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"},
-    )
-
-
-def _write_json(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    width = int(read_config(source)["hidden_size"])
+    write_sentence_transformers_files(folder, profile, width, normalize=True, max_length=profile.max_length)

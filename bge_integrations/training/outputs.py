@@ -9,12 +9,12 @@ from bge_integrations.errors import InvalidInputError
 
 
 def check_new_file(output: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Return the path of a file that can be written.
+    """Return the absolute path of a file that can be written.
 
     Raises:
         InvalidInputError: It is a folder, its folder does not exist, or it exists and `overwrite` is False.
     """
-    path = Path(os.path.abspath(output))
+    path = Path(os.path.abspath(os.path.expanduser(output)))
     if not os.fspath(output) or path.is_dir():
         raise InvalidInputError(f"output={os.fspath(output)!r} is not a file", argument="output", advice="pass a file")
     if not path.parent.is_dir():
@@ -27,12 +27,12 @@ def check_new_file(output: str | os.PathLike[str], overwrite: bool) -> Path:
 
 
 def check_new_folder(output: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder that can be created.
+    """Return the absolute path of a folder that can be created.
 
     Raises:
         InvalidInputError: It exists and is not empty.
     """
-    path = Path(os.path.abspath(output))
+    path = Path(os.path.abspath(os.path.expanduser(output)))
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     if not os.fspath(output) or (path.exists() and not is_empty_folder):
         raise InvalidInputError(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from bge_integrations.core.inputs import tokenize_pairs, tokenize_prompted_pairs
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.reporting import warn_caller
+from bge_integrations.training.padding import padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,19 +95,4 @@ def collate(tokenizer: PairTokenizer, with_teacher: bool, groups: Sequence[Group
     batch["sizes"] = torch.tensor([len(group.passages) for group in groups])
     if with_teacher:
         batch["teacher"] = torch.tensor([score for group in groups for score in group.teacher_scores or ()])
-    return batch
-
-
-def padded(sequences: Sequence[TokenSequence], pad_id: int, side: str) -> dict[str, Tensor]:
-    """Return `input_ids`, `attention_mask` and, if a sequence has types, `token_type_ids`, each (sequences, tokens)."""
-
-    def pad(rows: list[np.ndarray], value: int = 0) -> Tensor:
-        tensors = [torch.from_numpy(row.astype(np.int64)) for row in rows]
-        return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
-
-    ids = [sequence.ids for sequence in sequences]
-    batch = {"input_ids": pad(ids, pad_id), "attention_mask": pad([np.ones_like(row) for row in ids])}
-    if any(sequence.types is not None for sequence in sequences):
-        types = [np.zeros_like(each.ids) if each.types is None else each.types for each in sequences]
-        batch["token_type_ids"] = pad(types)
     return batch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from bge_integrations.models.checkpoint import is_adapter, read_config, weights_
 from bge_integrations.models.encoder_config import ENCODER_TYPES, EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.tokenizer import TextTokenizer
-from bge_integrations.moved_arguments import raise_unknown
 from bge_integrations.optional import needed_by
 from bge_integrations.training.backbone import load_backbone, save_backbone
 from bge_integrations.training.checkpoint_files import copy_small_files
@@ -23,7 +22,7 @@ from bge_integrations.training.groups import RowSet
 from bge_integrations.training.masked_texts import MaskedTexts, Piece, collate, pieces_of
 from bge_integrations.training.retromae import RetroMAE
 from bge_integrations.training.run import Trained, TrainingRun
-from bge_integrations.training.settings import TrainingSettings, check_number
+from bge_integrations.training.settings import TrainingSettings, check_number, settings_of
 from bge_integrations.training.texts import PretrainingTexts, read_texts
 from bge_integrations.validation import check_whole_number
 
@@ -34,8 +33,10 @@ _LEARNING_RATE = 2e-5
 #: The beginnings of the names of the masked language modelling head's weights, which embedding models lack.
 _HEADS = ("cls.", "lm_head.")
 #: Settings that only fine-tuning has.
-_FINE_TUNING = ("group_size", "query_max_length", "passage_max_length")
-_LORA = ("lora", "lora_rank", "lora_alpha", "lora_dropout", "merge_lora")
+_NOT_TAKEN = (
+    *("group_size", "query_max_length", "passage_max_length"),
+    *("lora", "lora_rank", "lora_alpha", "lora_dropout", "merge_lora"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def pretrain(
         NotSupportedError: The model is of another kind.
         KeyboardInterrupt: It was stopped; the message says how to continue.
     """
-    chosen = _settings_of(settings)
+    chosen = settings_of(PretrainingSettings, settings, "pretrain", without=_NOT_TAKEN)
     name, folder = locate(model, "embedder")
     tokenizer = _check_model(name, folder, chosen.max_length)
     pieces = list(pieces_of(read_texts(texts), tokenizer, chosen.max_length))
@@ -100,15 +101,6 @@ def pretrain(
 
     masked = MaskedTexts(pieces, tokenizer, chosen.encoder_mask, chosen.decoder_mask, chosen.seed)
     return run.train(RetroMAE(backbone), masked, plan, partial(collate, tokenizer.pad_id or 0), save)
-
-
-def _settings_of(given: Mapping[str, Any]) -> PretrainingSettings:
-    left_out = {*_FINE_TUNING, *_LORA}
-    known = [field.name for field in fields(PretrainingSettings) if field.name not in left_out]
-    for name in given:
-        if name not in known:
-            raise_unknown(name, "pretrain", known)
-    return PretrainingSettings(**given)
 
 
 def _check_model(name: str, folder: Path, max_length: int) -> TextTokenizer:
@@ -130,6 +122,7 @@ def _check_model(name: str, folder: Path, max_length: int) -> TextTokenizer:
 
 
 def _digest(pieces: Sequence[Piece]) -> str:
+    """Return a digest of the pieces' token ids: SHA-256 in hexadecimal."""
     whole = hashlib.sha256()
     for piece in pieces:
         whole.update(len(piece.ids).to_bytes(4, "little") + piece.ids.tobytes())

@@ -11,7 +11,8 @@ from bge_integrations.documents.splitting import Passage
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation import Dataset, bm25
 from bge_integrations.training.layouts import read_table
-from bge_integrations.training.rows import Location, RowCollector, TrainingRows
+from bge_integrations.training.row_checks import RowCollector
+from bge_integrations.training.rows import Location, TrainingRows
 
 #: Names of the columns of a file with clicked questions.
 _QUESTION = ("question", "query", "anchor")

@@ -13,11 +13,12 @@ from bge_integrations.models.decoder_heads import first_token
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import report_truncation
 from bge_integrations.training.checkpoint_files import copy_small_files
-from bge_integrations.training.groups import Group, Groups, RowSet, Visit, rows_digest
+from bge_integrations.training.groups import Group, Groups, RowSet, Visit, check_teacher_scores
 from bge_integrations.training.llm_reranker_files import write_cross_encoder_files
 from bge_integrations.training.reranker_settings import RerankerSettings
 from bge_integrations.training.reranker_source import RerankerSource, locate_source
-from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, read_rows
+from bge_integrations.training.row_files import read_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow, TrainingRows, rows_digest
 from bge_integrations.training.settings import settings_of
 
 with needed_by(__name__, "bge-integrations[train]"):
@@ -117,13 +118,8 @@ def _check_rows(rows: TrainingRows, settings: RerankerSettings, pairs: PairToken
             argument="data",
             advice="mine negatives with `bge mine`, or leave these rows out",
         )
-    without = [i for i, row in enumerate(rows) if row.pos_scores is None]
-    if without and settings.distillation is not None:
-        raise InvalidInputError(
-            f"{len(without)} of {len(rows)} rows have no teacher scores, the first is {rows.locations[without[0]]}",
-            argument="distillation",
-            advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
-        )
+    if settings.distillation is not None:
+        check_teacher_scores(rows)
     pairs.check(rows)
 
 

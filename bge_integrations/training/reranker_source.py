@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from bge_integrations.errors import InvalidInputError, NotSupportedError
 from bge_integrations.models.adapter import locate_base
-from bge_integrations.models.checkpoint import read_config
 from bge_integrations.models.encoder_config import EncoderConfig
 from bge_integrations.models.locating import locate
 from bge_integrations.models.profile import RerankerProfile, check_request, reranker_profile
-from bge_integrations.models.tokenizer import TextTokenizer
-from bge_integrations.training.source import ModelSource
+from bge_integrations.training.source import ModelSource, read_checkpoint
 
 if TYPE_CHECKING:
     from bge_integrations.catalog import Family
@@ -34,6 +32,7 @@ class RerankerSource(ModelSource):
 
     @property
     def is_llm(self) -> bool:
+        """Whether it is a language model that is asked with a prompt."""
         return bool(self.profile.prompt)
 
     @property
@@ -66,7 +65,4 @@ def locate_source(model: str | os.PathLike[str], settings: RerankerSettings) -> 
         if not profile.prompt:
             raise InvalidInputError(f"{name} takes no prompt", argument="prompt", advice="leave it out")
         profile = replace(profile, prompt=settings.prompt)
-    config = read_config(base or folder)
-    tokenizer = TextTokenizer(base or folder, int(config["vocab_size"]))
-    tokenizer.check_fits(base or folder, int(config["vocab_size"]))
-    return RerankerSource(name, folder, base, config, tokenizer, profile)
+    return RerankerSource(name, folder, base, *read_checkpoint(base or folder), profile)

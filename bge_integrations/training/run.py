@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.estimate import estimate_training
 from bge_integrations.training.groups import RowSet
 from bge_integrations.training.interruption import interruption
-from bge_integrations.training.settings import TrainingSettings
+from bge_integrations.training.settings import Precision, TrainingSettings
 from bge_integrations.training.work_folder import WorkFolder
 
 with needed_by(__name__, "bge-integrations[train]"):
@@ -35,8 +35,6 @@ with needed_by(__name__, "bge-integrations[train]"):
     from bge_integrations.training.trainer import Collate, PlannedTrainer, Watcher
 
 logger = logging.getLogger(__name__)
-#: Settings that don't change the result, so an interrupted training may go on with others.
-_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress", "cache_folder", "local_files_only"})
 
 
 @dataclass(frozen=True)
@@ -80,19 +78,11 @@ class TrainingRun:
         learning_rate: float,
         identity: Mapping[str, Any],
     ) -> None:
-        on_cpu = _is_on_cpu(settings.device)
         self.settings = settings
-        self.precision = settings.precision or (
-            "bfloat16" if not on_cpu and torch.cuda.is_bf16_supported() else "float32"
-        )
-        if on_cpu and self.precision == "float16":
-            raise InvalidInputError(
-                "precision='float16' needs CUDA", argument="precision", advice="use 'bfloat16' or 'float32'"
-            )
+        on_cpu, self.precision = device_and_precision(settings)
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
-        kept = {name: value for name, value in asdict(settings).items() if name not in _NEUTRAL}
-        identity = {**kept, **identity, "precision": self.precision, "processes": self.processes}
-        self._work = WorkFolder(Path(output), identity, settings.resume)
+        parts = {"precision": self.precision, "processes": self.processes}
+        self._work = WorkFolder(output, {**settings.deciding(), **identity, **parts}, settings.resume)
         self._arguments = TrainingArguments(
             output_dir=str(self._work.path),
             per_device_train_batch_size=settings.batch_size,
@@ -225,12 +215,14 @@ class TrainingRun:
             torch.distributed.barrier()
 
 
-def _is_on_cpu(device: str | None) -> bool:
-    """Return whether to train on the CPU.
+def device_and_precision(settings: TrainingSettings) -> tuple[bool, Precision]:
+    """Return whether to train on the CPU, and the precision.
 
     Raises:
-        InvalidInputError: The device is neither the CPU nor CUDA, or there is no CUDA device.
+        InvalidInputError: The device is neither the CPU nor CUDA, there is no CUDA device, or the CPU does not have the
+            precision.
     """
+    device = settings.device
     if device not in (None, "cpu", "cuda"):
         raise InvalidInputError(
             f"device={device!r} is not supported",
@@ -239,4 +231,10 @@ def _is_on_cpu(device: str | None) -> bool:
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError("torch finds no CUDA device", argument="device", advice="use device='cpu'")
-    return device == "cpu" or not torch.cuda.is_available()
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if on_cpu and settings.precision == "float16":
+        raise InvalidInputError(
+            "precision='float16' needs CUDA", argument="precision", advice="use 'bfloat16' or 'float32'"
+        )
+    default: Precision = "bfloat16" if not on_cpu and torch.cuda.is_bf16_supported() else "float32"
+    return on_cpu, settings.precision or default

@@ -48,7 +48,7 @@ class Ranking:
     """What a search found for a query.
 
     Attributes:
-        passages: The best passages in the order of their ranks, as places in `texts`: (passages,).
+        passages: The best passages in the order of their ranks, as positions in `texts`: int32 (passages,).
         scores: Their scores, float32 (passages,).
         positives: The scores of the query's positives, float32 (positives,); empty if they are not needed.
         texts: All passages.
@@ -113,7 +113,7 @@ def search_exactly(
     outputs: dict[str, Any] = dict(scoring.representations)
     scored = [query.positives if needs_positives else () for query in queries]
     texts = list(dict.fromkeys((*corpus, *(text for positives in scored for text in positives))))
-    place_of = {text: place for place, text in enumerate(texts)}
+    column_of = {text: column for column, text in enumerate(texts)}
     blocks = []
     for prompt in dict.fromkeys(query.prompt for query in queries):
         positions = [i for i, query in enumerate(queries) if query.prompt == prompt]
@@ -122,8 +122,8 @@ def search_exactly(
             encoded = embedders[prompt].encode(
                 [queries[i].text for i in some], kind="query", max_length=lengths[0], **outputs
             )
-            places = [[place_of[text] for text in scored[i]] for i in some]
-            blocks.append(_Block(some, encoded, places, depth))
+            columns = [[column_of[text] for text in scored[i]] for i in some]
+            blocks.append(_Block(some, encoded, columns, depth))
     size = _PASSAGES_WITH_MULTI_VECTORS if scoring.representations["multi_vector"] else _PASSAGES
     with progress_bar(len(texts), "passage", show_progress) as bar:
         for start in range(0, len(texts), size):
@@ -154,7 +154,7 @@ def search_index(
             texts = [query.text for query in some]
             answers = index.search_many(texts, depth, **settings)
             positives = list(dict.fromkeys(text for query in some for text in query.positives if needs_positives))
-            place_of = {text: place for place, text in enumerate(positives)}
+            column_of = {text: column for column, text in enumerate(positives)}
             scores = np.zeros((len(some), 0), np.float32)
             if positives:
                 encode = index.embedder.encode
@@ -163,7 +163,7 @@ def search_index(
                 yield Ranking(
                     np.arange(len(hits), dtype=np.int32),
                     np.array([hit.score for hit in hits], np.float32),
-                    row[[place_of[text] for text in query.positives]] if positives else row,
+                    row[[column_of[text] for text in query.positives]] if positives else row,
                     [hit.text for hit in hits],
                 )
             bar.update(len(some))
@@ -175,33 +175,33 @@ class _Block:
     Args:
         positions: The queries' positions.
         encoded: Their vectors.
-        places: For each query, the places of its positives among all passages.
+        columns: For each query, the columns of its positives in the scores of all passages.
         depth: Number of passages to keep for each query.
     """
 
     def __init__(
-        self, positions: Sequence[int], encoded: Embeddings, places: Sequence[Sequence[int]], depth: int
+        self, positions: Sequence[int], encoded: Embeddings, columns: Sequence[Sequence[int]], depth: int
     ) -> None:
         self.encoded = encoded
         self._positions, self._depth = positions, depth
-        self._ends = np.cumsum([len(each) for each in places])
-        self._rows = np.repeat(np.arange(len(places)), [len(each) for each in places])
-        self._places = np.concatenate([np.array(each, np.int64) for each in places])
-        self._positives = np.zeros(len(self._places), np.float32)
+        self._ends = np.cumsum([len(each) for each in columns])
+        self._rows = np.repeat(np.arange(len(columns)), [len(each) for each in columns])
+        self._columns = np.concatenate([np.array(each, np.int64) for each in columns])
+        self._positives = np.zeros(len(self._columns), np.float32)
         self._best = np.empty((len(positions), 0), np.int32)
         self._scores = np.empty((len(positions), 0), np.float32)
 
     def add(self, scores: NDArray[np.float32], start: int, ranked: int) -> None:
         """Add the scores of consecutive passages, (queries, passages), of which the first `ranked` are ranked."""
-        here = (self._places >= start) & (self._places < start + scores.shape[1])
-        self._positives[here] = scores[self._rows[here], self._places[here] - start]
+        here = (self._columns >= start) & (self._columns < start + scores.shape[1])
+        self._positives[here] = scores[self._rows[here], self._columns[here] - start]
         new = np.broadcast_to(np.arange(start, start + ranked, dtype=np.int32), (len(scores), ranked))
-        places = np.concatenate((self._best, new), axis=1)
+        columns = np.concatenate((self._best, new), axis=1)
         scores = np.concatenate((self._scores, scores[:, :ranked]), axis=1)
-        if places.shape[1] > self._depth:
+        if columns.shape[1] > self._depth:
             kept = np.argpartition(-scores, self._depth - 1, axis=1)[:, : self._depth]
-            places, scores = np.take_along_axis(places, kept, axis=1), np.take_along_axis(scores, kept, axis=1)
-        self._best, self._scores = places, scores
+            columns, scores = np.take_along_axis(columns, kept, axis=1), np.take_along_axis(scores, kept, axis=1)
+        self._best, self._scores = columns, scores
 
     def rankings(self, texts: Sequence[str]) -> dict[int, Ranking]:
         """Return the ranking of each query by its position; passages with equal scores are in the corpus's order."""

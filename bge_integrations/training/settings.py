@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from bge_integrations.errors import InvalidInputError
@@ -13,6 +13,8 @@ from bge_integrations.validation import check_choice, check_whole_number
 
 Precision = Literal["float32", "bfloat16", "float16"]
 S = TypeVar("S", bound="TrainingSettings")
+#: Settings that don't change the result, so an interrupted training may go on with others.
+_NEUTRAL = frozenset({"device", "checkpoint_steps", "resume", "show_progress", "cache_folder", "local_files_only"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +100,25 @@ class TrainingSettings:
                 advice="leave one of them out",
             )
 
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that the result depends on, by name."""
+        return {name: value for name, value in asdict(self).items() if name not in _NEUTRAL}
 
-def settings_of(kind: type[S], given: Mapping[str, Any], function: str) -> S:
+
+def settings_of(kind: type[S], given: Mapping[str, Any], function: str, without: Collection[str] = ()) -> S:
     """Return the settings that a function was called with.
+
+    Args:
+        kind: The class of the settings.
+        given: The keywords of the call.
+        function: The function's name for messages.
+        without: Settings of the class that the function does not take.
 
     Raises:
         UnknownArgumentError: There is no such setting; the advice names similar ones.
         InvalidInputError: A value is invalid.
     """
-    known = [field.name for field in fields(kind)]
+    known = [field.name for field in fields(kind) if field.name not in without]
     for name in given:
         if name not in known:
             raise_unknown(name, function, known)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bge_integrations.catalog import POCKET
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.adapter import adapted_digest
-from bge_integrations.models.checkpoint import weights_digest
+from bge_integrations.models.checkpoint import read_config, weights_digest
+from bge_integrations.models.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from bge_integrations.models.tokenizer import TextTokenizer
     from bge_integrations.training.settings import TrainingSettings
 
 
@@ -76,3 +74,16 @@ class ModelSource:
                 advice="pass lora=True, or leave merge_lora= out",
             )
         return lora
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], TextTokenizer]:
+    """Return a checkpoint's config and its tokenizer.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the tokenizer has more tokens than the model.
+    """
+    config = read_config(folder)
+    size = int(config["vocab_size"])
+    tokenizer = TextTokenizer(folder, size)
+    tokenizer.check_fits(folder, size)
+    return config, tokenizer

@@ -206,7 +206,7 @@ def _problem(rows: TrainingRows, has_it: Iterable[bool]) -> Problem:
 
 
 def _evaluated(data: Dataset | None) -> tuple[set[str], set[str], set[str]]:
-    """Return the queries of the evaluation, their normalized texts, and the normalized texts that answer them."""
+    """Return the evaluation's queries, the same normalized, and the normalized texts that answer them."""
     if data is None:
         return set(), set(), set()
     exact = {data.queries[key] for key in data.judged}

@@ -13,7 +13,8 @@ from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.training.outputs import check_new_file
-from bge_integrations.training.rows import TrainingData, TrainingRow, read_rows, write_rows
+from bge_integrations.training.row_files import read_rows, write_rows
+from bge_integrations.training.rows import TrainingData, TrainingRow
 
 #: A reranker's name or folder, or a loaded one.
 Teacher = str | os.PathLike[str] | Reranker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from bge_integrations.atomic_files import sync_folder, write_atomically
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.training.outputs import check_new_folder
 
 #: What a work folder says about the training that it belongs to.
 _IDENTITY = "training.json"
@@ -33,23 +35,19 @@ class WorkFolder:
         InvalidInputError: The output exists, or the interrupted training had other settings, data or model.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any], resume: bool) -> None:
-        self.output = output.expanduser().absolute()
+    def __init__(self, output: str | os.PathLike[str], identity: Mapping[str, Any], resume: bool) -> None:
+        self.output = check_new_folder(output)
         self.path = self.output.with_name(f".{self.output.name}.training")
         self._identity = json.loads(json.dumps(identity))
         self._resume = resume
         self._is_finished = False
-        if self.output.exists() and not (self.output.is_dir() and not any(self.output.iterdir())):
-            raise InvalidInputError(
-                f"{output} exists already", argument="output", advice="choose another folder, or remove this one"
-            )
         if resume and self.checkpoint() is not None:
             self._check_identity()
 
     def checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint; None if there is none."""
-        found = [folder for folder in self.path.glob("checkpoint-*") if _is_complete(folder)]
-        return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+        complete = [folder for folder in self.path.glob("checkpoint-*") if _is_complete(folder)]
+        return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

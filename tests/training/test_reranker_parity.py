@@ -11,7 +11,8 @@ from bge_integrations.models.interface import TokenSequence
 from bge_integrations.models.profile import reranker_profile
 from bge_integrations.models.tokenizer import TextTokenizer
 from bge_integrations.training.backbone import with_adapter
-from bge_integrations.training.pairs import PairTokenizer, padded
+from bge_integrations.training.padding import padded
+from bge_integrations.training.pairs import PairTokenizer
 from bge_integrations.training.reranker_losses import reranking_loss
 from bge_integrations.training.reranker_models import TrainableReranker, load_trainable
 from bge_integrations.training.reranker_settings import RerankerSettings

@@ -237,6 +237,7 @@ def test_a_decoders_adapter_loads_over_its_base_and_equals_the_merged_model(many
 #: Trains on two processes; then writes the losses, and of other losses the mean and the gradients' norms.
 DISTRIBUTED = """
 import json, sys
+from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
@@ -257,7 +258,7 @@ texts = {
 }
 scores = torch.tensor([group["teacher_scores"] for group in oracle["groups"]])[rank * 2 : rank * 2 + 2]
 for case, distillation in (("plain", None), ("kl_div", "kl_div"), ("m3_kd_loss", "m3_kd_loss")):
-    backbone = load_backbone(AutoModel, model, EmbedderSettings(), lora=False, precision="float32")
+    backbone = load_backbone(AutoModel, Path(model), EmbedderSettings(), lora=False, precision="float32")
     settings = LossSettings(cross_device=True, distillation=distillation or "kl_div")
     module = DistributedDataParallel(EmbedderModel(backbone, "cls", settings).train())
     loss = module(**texts, teacher_scores=scores if distillation else None)["loss"]
@@ -338,9 +339,9 @@ def test_truncation_is_reported(many, tmp_path):
 
 
 def test_a_rows_own_prompt_replaces_the_instruction(training_rows):
-    from bge_integrations.training.embedder_data import QueryFormat
+    from bge_integrations.training.embedder_data import TextFormat
 
-    text_format = QueryFormat("<instruct>A\n<query>", "", "<instruct>{}\n<query>{}", "", 32, 32)
+    text_format = TextFormat("<instruct>A\n<query>", "", "<instruct>{}\n<query>{}", "", 32, 32)
     assert text_format.instruction_of(training_rows[0]) == "<instruct>A\n<query>"
     prompted = TrainingRow("q", ("p",), prompt="B")
     assert text_format.instruction_of(prompted) == "<instruct>B\n<query>"
