@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -151,7 +153,10 @@ def scan(file: InputFile, field: str, every: int) -> Scanned:
         InvalidInputError: The file is damaged or empty, or a row has no text.
     """
     if file.format == "jsonl":
-        scanned = _scan_lines(file, field, every)
+        try:
+            scanned = _scan_lines(file, field, every)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidInputError(f"{file.url} is cut short or damaged ({error})", argument="inputs") from error
     else:
         with file.open() as stream:
             scanned = _scan_columns(file, stream)
