@@ -22,6 +22,8 @@ def embed_folder(
         price: What the machine costs per hour.
         as_json, quiet: As in other commands.
     """
+    if price is not None and not dry_run:
+        raise InvalidInputError("--price has no effect without --dry-run", advice="add --dry-run, or leave --price out")
     with EmbeddingJob(**job, part=_share(part)) as opened:
         if dry_run:
             _print_estimate(estimate(opened, price), as_json)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bge_integrations.training.fine_tuning import FineTuned, FineTuning
     from bge_integrations.training.rows import TrainingRows
 
-#: Losses that are averaged for the report, at the beginning and at the end.
+#: Maximum number of losses that are averaged for the report, at the beginning and at the end.
 _AVERAGED = 20
 
 
@@ -112,9 +112,12 @@ def train(
         "gradient_checkpointing": gradient_checkpointing or None,
         "seed": seed,
         "device": device,
-        **_parsed(other_settings or []),
     }
     settings = {name: value for name, value in given.items() if value is not None}
+    others = _parsed(other_settings or [])
+    for name in settings.keys() & others.keys():
+        raise InvalidInputError(f"--set {name} is given twice, also as an option", advice="leave one of them out")
+    settings |= others
     if documents is not None and generate_questions:
         raise InvalidInputError(
             "--documents is for questions that users clicked, and --generate-questions makes questions",
@@ -218,7 +221,8 @@ def _evaluated(plan: FineTuning) -> str | None:
 
 def _report(plan: FineTuning, tuned: FineTuned, as_json: bool) -> None:
     losses = tuned.losses
-    first, last = (sum(part) / len(part) for part in (losses[:_AVERAGED], losses[-_AVERAGED:]))
+    averaged = min(_AVERAGED, -(-len(losses) // 2))
+    first, last = (sum(part) / averaged for part in (losses[:averaged], losses[-averaged:]))
     if as_json:
         print_json(
             {

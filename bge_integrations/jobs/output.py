@@ -47,8 +47,6 @@ class OutputFolder:
                 argument="output",
                 advice="pass another folder",
             )
-        if self.is_local:
-            (Path(self._path) / _CLAIMS).mkdir(parents=True, exist_ok=True)
 
     def contains(self, url: str) -> bool:
         """Return whether a file is in this folder or below it."""
@@ -95,7 +93,9 @@ class OutputFolder:
         if not self.is_local:
             yield True
             return
-        lock = FileLock(Path(self._path) / _CLAIMS / f"{name}.lock")
+        claims = Path(self._path) / _CLAIMS
+        claims.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(claims / f"{name}.lock")
         try:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -46,7 +48,10 @@ def scan(file: InputFile, field: str, every: int) -> Scanned:
         InvalidInputError: The file is damaged or empty, or a row has no text.
     """
     if file.format == "jsonl":
-        scanned = _scan_lines(file, field, every)
+        try:
+            scanned = _scan_lines(file, field, every)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InvalidInputError(f"{file.url} is cut short or damaged ({error})", argument="inputs") from error
     else:
         with file.open() as stream:
             scanned = _scan_columns(file, stream)

@@ -12,6 +12,7 @@ from bge_integrations.optional import needed_by
 with needed_by(__name__, "bge-integrations[train]"):
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors import SafetensorError
 
 if TYPE_CHECKING:
     from bge_integrations.training.settings import TrainingSettings
@@ -38,15 +39,20 @@ def load_backbone(
         new: Beginnings of the names of weights that may start at random.
 
     Raises:
-        CheckpointError: The checkpoint lacks weights.
+        CheckpointError: The checkpoint lacks weights, or they are damaged.
     """
     config = read_config(folder)
     dtype = torch.bfloat16 if lora and precision == "bfloat16" else torch.float32
     # other kernels of attention leave out Gemma2's cap on attention scores
     attention = {"attn_implementation": "eager"} if config.get("attn_logit_softcapping") else {}
-    model, loaded = kind.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, local_files_only=True, **attention
-    )
+    try:
+        model, loaded = kind.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, local_files_only=True, **attention
+        )
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"the weights in {folder} are cut short or damaged ({error}); download them again"
+        ) from error
     missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(("pooler.", *new)))
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} weights of its config.json, such as {missing[0]}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Suffixes of the files that say how a model is run; all others are weights, checkpoints or documentation.
 _SETTINGS = (".json", ".txt", ".model", ".jinja", ".py")
 #: Files of the run that made the weights.
-_LEFT_OUT = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
+_LEFT_OUT = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "fine_tuning.json")
 #: Families that these files can describe; the others need `family=` when they are loaded.
 _SAID_BY_FILES = ("encoder", "m3", "decoder")
 

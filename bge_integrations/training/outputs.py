@@ -21,7 +21,9 @@ def check_new_file(output: str | os.PathLike[str], overwrite: bool) -> Path:
         raise InvalidInputError(f"the folder {path.parent} does not exist", argument="output", advice="create it first")
     if path.exists() and not overwrite:
         raise InvalidInputError(
-            f"{output} exists", argument="output", advice="choose another file, or replace it with overwrite"
+            f"{output} exists",
+            argument="output",
+            advice="choose another file, or replace it with overwrite=True, --overwrite on the command line",
         )
     return path
 

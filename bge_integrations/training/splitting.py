@@ -53,7 +53,7 @@ def hold_out(
             f"only {count} of {sum(map(len, queries))} queries can be held out for the evaluation, and at least "
             f"{_FEWEST} are needed",
             argument="held_out",
-            advice="hold out a larger share, or evaluate on a data set of its own",
+            advice="hold out a larger share, or 0 for no evaluation, or evaluate on a data set of its own",
         )
     return rows.select(i for i in range(len(rows)) if i not in chosen), rows.select(sorted(chosen))
 

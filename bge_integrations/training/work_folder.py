@@ -80,6 +80,9 @@ class WorkFolder:
         shutil.rmtree(result, ignore_errors=True)
         result.mkdir()
         save(result)
+        readable = result.stat().st_mode & 0o666
+        for file in result.rglob("*.safetensors"):
+            file.chmod(readable)  # safetensors writes files that only their owner can read
         if self.output.exists():
             self.output.rmdir()  # it is empty
         result.replace(self.output)
@@ -101,9 +104,9 @@ class WorkFolder:
         key = different[0]
         was = f" ({key} was {stored[key]!r})" if isinstance(stored.get(key), (int, float, str, bool)) else ""
         raise InvalidInputError(
-            f"an interrupted training to {self.output} had another {', '.join(different)}{was}",
+            f"an interrupted training to {self.output} had other settings, data or model: {', '.join(different)}{was}",
             argument="resume",
-            advice="continue it with the arguments that it had, or pass resume=False to start again",
+            advice="continue it with those that it had, or start again with resume=False (command line: --restart)",
         )
 
 

@@ -82,6 +82,7 @@ def test_each_mistake_in_the_data_is_a_line(bge, tmp_path):
         (("--set", "temperature"), 1, "--set"),
         (("--set", "temperature=-1"), 1, "temperature"),
         (("--set", "temprature=1"), 1, "temprature"),
+        (("--set", "batch-size=2"), 1, "batch_size"),
         (("--epochs", "0"), 1, "--epochs"),
         (("--held-out", "3"), 1, "--held-out"),
         (("--evaluation", "missing"), 1, "missing"),

@@ -170,6 +170,19 @@ def test_bad_rows_are_named_before_anything_is_written(tmp_path, content, argume
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
+def test_damaged_and_missing_inputs_are_named(tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(InvalidInputError):
+        EmbeddingJob(str(tmp_path / "missing"), str(output), "pocket")
+    assert not output.exists()
+    whole = gzip.compress(b'{"text": "one"}\n' * 100)
+    for content in (whole[:-12], b"no gzip", whole[:15] + b"\xff" * 20):
+        (tmp_path / "rows.jsonl.gz").write_bytes(content)
+        with pytest.raises(InvalidInputError, match=r"rows\.jsonl\.gz") as raised:
+            EmbeddingJob(str(tmp_path / "rows.jsonl.gz"), str(output), "pocket")
+        assert raised.value.argument == "inputs"
+
+
 def test_a_text_missing_from_a_parquet_file_stops_the_job_and_keeps_finished_files(tmp_path):
     texts = ["Panda."] * 15 + [None]
     pq.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,8 +117,11 @@ def test_examples_can_be_files_and_models_rerankers(variants, tmp_path):
 
 def test_a_mixed_embedder_loads_with_pooling_and_instruction_of_the_first(variants, tmp_path):
     output = tmp_path / "mixed"
-    mix(variants["encoder"][:2], output)
+    first = shutil.copytree(variants["encoder"][0], tmp_path / Path(variants["encoder"][0]).name)
+    (first / "fine_tuning.json").write_text("{}")
+    mix([first, variants["encoder"][1]], output)
     assert not list(tmp_path.glob(".*"))
+    assert not (output / "fine_tuning.json").exists()  # its figures are the first model's
     with load_embedder(output) as mixed, load_embedder(variants["encoder"][0]) as first:
         assert mixed.pooling == "cls"
         assert mixed.query_instruction == first.query_instruction != ""

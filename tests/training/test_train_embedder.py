@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from bge_integrations import load_embedder
 from bge_integrations.errors import (
+    CheckpointError,
     InvalidInputError,
     NonFiniteError,
     NotSupportedError,
@@ -182,6 +183,16 @@ def test_the_folder_loads_in_sentence_transformers_and_transformers(many, tmp_pa
     with torch.no_grad():
         states = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).last_hidden_state[:, 0]
     assert_close(torch.nn.functional.normalize(states, dim=-1), passages)
+
+
+def test_others_can_read_the_weights_and_damaged_ones_are_refused(many, tmp_path):
+    folder = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "mine", **SHORT).folder
+    weights = folder / "model.safetensors"
+    assert weights.stat().st_mode == (folder / "config.json").stat().st_mode
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError):
+        train_embedder(many, folder, tmp_path / "again", **SHORT)
+    assert not (tmp_path / "again").exists()
 
 
 def test_m3s_heads_are_saved(many, tmp_path):
