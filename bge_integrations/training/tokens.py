@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bge_integrations.models.adapter import folder_with, locate_base
+from bge_integrations.models.checkpoint import TOKENIZER_FILES
 from bge_integrations.models.locating import locate
+from bge_integrations.models.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from bge_integrations.catalog import Kind
@@ -23,19 +26,20 @@ class TokenCounter:
         model: Hub id, checkpoint folder, or "pocket".
         kind: "embedder" or "reranker".
         max_length: Maximum number of tokens of a passage.
+
+    Raises:
+        CheckpointError: The model has no tokenizer, or it is damaged.
     """
 
     def __init__(self, model: str | os.PathLike[str], kind: Kind = "embedder", max_length: int = 512) -> None:
-        from transformers import AutoTokenizer
-
         _, folder = locate(model, kind)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self._tokenizer = TextTokenizer(folder_with(TOKENIZER_FILES, folder, locate_base(folder, kind)))
         self.max_length = max_length
 
     def count_tokens(self, texts: Sequence[str], *, kind: TextKind | None = None) -> list[int]:
         """Return the number of tokens of each text with special tokens, but without any instruction."""
         lengths: list[int] = []
         for first in range(0, len(texts), _BATCH):
-            batch = list(texts[first : first + _BATCH])
-            lengths += map(len, self._tokenizer(batch, truncation=False, verbose=False)["input_ids"])
+            ids = self._tokenizer.ids(list(texts[first : first + _BATCH]))
+            lengths += [len(each) + self._tokenizer.text.size for each in ids]
         return lengths

@@ -1,9 +1,13 @@
 """Statistics of training data: counts, lengths, and problems with their places."""
 
 import json
+import shutil
 
 import pytest
+from conftest import BASE
 
+from bge_integrations import load_embedder
+from bge_integrations.errors import CheckpointError
 from bge_integrations.evaluation import Dataset
 from bge_integrations.training import TokenCounter, TrainingRow, read_rows, statistics_of
 
@@ -51,3 +55,12 @@ def test_lengths_in_tokens_of_different_texts(pocket):
     assert found.query_tokens.mean == pytest.approx(sum(expected) / 4)
     assert found.query_tokens.truncated == sum(length > 6 for length in expected) / 4
     assert found.passage_tokens.truncated == 0
+
+
+def test_tokens_are_counted_as_the_model_reads_them(tmp_path):
+    texts = ["What do pandas eat?", "", "Rome lies on the Tiber. " * 400]
+    with load_embedder(BASE) as embedder:
+        assert TokenCounter(BASE).count_tokens(texts) == embedder.count_tokens(texts, kind="passage")
+    shutil.copy(f"{BASE}/config.json", tmp_path)
+    with pytest.raises(CheckpointError):
+        TokenCounter(tmp_path)
