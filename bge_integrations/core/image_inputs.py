@@ -237,8 +237,11 @@ def _pixels(given: ImageInput, image_format: ImageFormat) -> np.ndarray:
     except Exception as error:  # decoders of damaged files raise almost anything
         source = given.image.url if isinstance(given.image, ImageUrl) else given.image
         what = f" {_shown(source)}" if isinstance(source, (str, os.PathLike)) else ""
+        # Pillow's message names the object that holds the bytes
+        unknown = type(error).__name__ == "UnidentifiedImageError"
+        reason = "its format is not known" if unknown else f"{type(error).__name__}: {error}"
         raise InvalidInputError(
-            f"{given.name}: the image{what} can't be decoded ({type(error).__name__}: {error})",
+            f"{given.name}: the image{what} can't be decoded ({reason})",
             advice="save it again as PNG or JPEG, or leave it out",
         ) from error
 
