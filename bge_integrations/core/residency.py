@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Hashable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _CLOSED = "the model was closed; load the model again"
+#: Seconds after which a waiting thread looks for a Ctrl-C.
+_NOTICED_AFTER = 0.5
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class SharedModel:
                 )
                 loader.start()
                 _process.loaders.add(loader)
+                while not loaded.done():  # a Ctrl-C just before an endless wait would be noticed only after it
+                    wait([loaded], timeout=_NOTICED_AFTER)
                 model = loaded.result()
                 self.weights_digest = key.weights_digest  # now, because the files may change later
                 self._model = model
