@@ -162,7 +162,7 @@ class EmbeddingJob:
                 computed = 0
                 for part in missing:
                     with self._output.claim(part.name) as claimed:
-                        if claimed and part.name not in self._output.finished():
+                        if claimed and not self._output.is_finished(part.name):
                             self._compute(part, bar)
                             computed, rows, files = computed + 1, rows + part.rows, files + 1
                 if not self._missing():

@@ -66,12 +66,15 @@ class OutputFolder:
         with self.writer(_PLAN) as file:
             file.write(content)
 
-    def finished(self) -> dict[str, int]:
-        """Return the names of the finished files and their sizes in bytes."""
+    def finished(self) -> set[str]:
+        """Return the names of the finished files."""
         self._system.invalidate_cache(self._path)
-        found = self._system.ls(self._path, detail=True) if self._system.isdir(self._path) else []
-        sizes = {each["name"].rsplit("/", 1)[-1]: int(each["size"] or 0) for each in found}
-        return {name: size for name, size in sizes.items() if name.endswith(".parquet") and not name.startswith(".")}
+        return {name for name in self._names() if name.endswith(".parquet") and not name.startswith(".")}
+
+    def is_finished(self, name: str) -> bool:
+        """Return whether this file is finished, without listing the others."""
+        self._system.invalidate_cache(self._path)
+        return bool(self._system.exists(f"{self._path}/{name}"))
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
