@@ -49,7 +49,7 @@ def load_sparse(model: str | os.PathLike[str], **settings: Any) -> SparseView:
 
 
 def load_visual(model: str | os.PathLike[str], **settings: Any) -> DenseView:
-    """Load a model for the vectors of texts and images; the arguments are those of `load_dense`.
+    """Load a model that embeds texts and images; it takes the arguments of `load_dense`.
 
     Raises:
         InvalidInputError: The model takes no images.

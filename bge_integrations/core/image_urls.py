@@ -28,7 +28,7 @@ from bge_integrations.optional import import_library
 if TYPE_CHECKING:
     import httpx
 
-#: Where images may be fetched from: "public" addresses of the internet, or "any", also those of private networks.
+#: Where images may be fetched from: "public" addresses of the internet, or "any" address, private networks included.
 UrlScope = Literal["public", "any"]
 #: Maximum bytes of a fetched image.
 MAX_BYTES = 32 << 20

@@ -60,7 +60,7 @@ def survey(
 ) -> Survey:
     """Return the files that `find_files` returns, with `pictures` also pictures, and count the others.
 
-    The other arguments and the errors are those of `find_files`.
+    Other arguments and errors are as in `find_files`.
     """
     suffixes = {*SUFFIXES, *(PICTURE_SUFFIXES if pictures else ())}
     included, excluded = _matcher(include, "include"), _matcher(exclude, "exclude")

@@ -145,7 +145,7 @@ class _Binary:
         half_sums = steps.sum(axis=1, dtype=np.float32, keepdims=True) / 2
 
         def multiply(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-            bits = np.unpackbits(codes.ravel()).reshape(len(codes), -1)  # also those of the factors: faster than a copy
+            bits = np.unpackbits(codes.ravel()).reshape(len(codes), -1)  # factors too: slicing would copy
             products = _integer_products(padded, bits.view(np.int8))
             products -= half_sums
             products *= _factors(codes)

@@ -52,7 +52,7 @@ class IndexFiles:
         current.json       the shard in use (null while the index is being created), and the number of points it had
                            when it was optimised
         shard-<random>/    the engine's files
-        multi_vectors/     the multi-vectors, which are no part of a shard; see `vector_files`
+        multi_vectors/     the multi-vectors, which do not belong to a shard; see `vector_files`
 
     Args:
         path: The folder.

@@ -5,8 +5,8 @@
 
 A document's place is its file, its first row and its number of rows. The engine stores it with the document's other
 vectors, after the rows are on disk: so a place always leads to complete rows, and a document that is replaced or
-deleted takes its place with it. Rows that no place leads to, also those of an interrupted write, are only a waste of
-space until the file is compacted.
+deleted takes its place with it. Rows without a place, such as those of an interrupted write, take up space
+until the file is compacted.
 """
 
 from __future__ import annotations
