@@ -58,6 +58,8 @@ class DeviceStatistics:
         sequences, tokens: Texts or pairs that were computed, and their tokens.
         batches: Batches that were computed.
         queued_sequences, queued_tokens: Texts or pairs in the queue now, and their tokens.
+        threads: Threads that the CPU computes on now, fewer while other processes keep its cores busy; 0 on a GPU and
+            before the first batch.
         waiting_seconds: Time that the computed sequences spent in the queue, summed over sequences.
         computing_seconds: Time that the device spent computing.
         split_batches: Batches that did not fit in memory and were split in two.
@@ -71,6 +73,7 @@ class DeviceStatistics:
     batches: int = 0
     queued_sequences: int = 0
     queued_tokens: int = 0
+    threads: int = 0
     waiting_seconds: float = 0.0
     computing_seconds: float = 0.0
     split_batches: int = 0
@@ -83,10 +86,12 @@ class DeviceCounters:
 
     Attributes:
         queued: Returns how many sequences and tokens are in the queue now.
+        threads: Returns how many threads compute.
     """
 
     def __init__(self) -> None:
         self.queued: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.threads: Callable[[], int] = lambda: 0
         self._values = DeviceStatistics()
         #: Reentrant, because a signal handler may read the counters while its thread updates them.
         self._lock = threading.RLock()
@@ -106,7 +111,7 @@ class DeviceCounters:
         """Return the counters as they are now."""
         sequences, tokens = self.queued()
         with self._lock:
-            return replace(self._values, queued_sequences=sequences, queued_tokens=tokens)
+            return replace(self._values, queued_sequences=sequences, queued_tokens=tokens, threads=self.threads())
 
 
 #: The current policy; change it with `configure`.

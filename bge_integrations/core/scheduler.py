@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bge_integrations.core import runtime
 from bge_integrations.core.batch_queue import BatchQueue, QueuedSequence, Runner, tokens_of
+from bge_integrations.core.worker_threads import WorkerThreads
 from bge_integrations.errors import ClosedError, ComputationError, OutOfMemoryError, OverloadedError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Scheduler:
 
     def __init__(self, device: str) -> None:
         self._device = device
+        self._threads: WorkerThreads | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -43,9 +45,11 @@ class Scheduler:
         self._urgent, self._bulk = BatchQueue(), BatchQueue()
         self._last_was_urgent = False
         self._worker: threading.Thread | None = None
+        self._release_threads()
         self._is_stopped = False
         self._counters = runtime.counters_of(self._device)
         self._counters.queued = self._queued
+        self._counters.threads = self._threads_in_use
 
     def submit(
         self,
@@ -113,6 +117,10 @@ class Scheduler:
         """Return how many sequences and tokens are in the queues."""
         return self._urgent.sequences + self._bulk.sequences, self._urgent.tokens + self._bulk.tokens
 
+    def _threads_in_use(self) -> int:
+        threads = self._threads
+        return 0 if threads is None else threads.count
+
     def stop(self) -> None:
         """Finish the current batch, fail the queued sequences, and end the worker."""
         with self._changed:
@@ -124,11 +132,17 @@ class Scheduler:
         if self._worker is not None:
             self._worker.join()
 
+    def _release_threads(self) -> None:
+        if self._threads is not None:
+            self._threads.close()
+            self._threads = None
+
     def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._urgent or self._bulk or self._is_stopped)
                 if self._is_stopped:
+                    self._release_threads()
                     return
                 # bulk texts get a turn after each urgent batch, and run further urgent batches between their layers
                 is_urgent = bool(self._urgent) and not (self._bulk and self._last_was_urgent)
@@ -136,6 +150,8 @@ class Scheduler:
                 runner, batch = self._take(self._urgent if is_urgent else self._bulk)
             self._compute(runner, batch, _do_nothing if is_urgent else self._urgent_between_layers(tokens_of(batch)))
             del runner, batch  # an idle worker must not keep weights or results alive
+            if self._threads is None and self._device == "cpu":
+                self._threads = WorkerThreads()
 
     def _take(self, queue: BatchQueue) -> tuple[Runner, list[QueuedSequence]]:
         """Take the next batch of a queue. The caller holds the lock."""
@@ -196,8 +212,12 @@ class Scheduler:
         def check_callers() -> None:
             if all(queued.call.is_over for queued in batch):
                 raise _Abandoned
+            if self._threads is not None:
+                self._threads.check()
             between_layers()
 
+        if self._threads is not None:
+            self._threads.begin()
         started, counted = time.perf_counter(), self._counters.computing_seconds
         for queued in batch:
             if queued.call.started_at is None:
