@@ -46,9 +46,10 @@ demo: $(DEMO_READY)
 
 test: lint pytest
 
-# Two processes, because most tests wait for an import; the tests of a file share a process and the models it loads.
+# Two processes, because most tests wait for an import, and one thread in each, so that they don't wait for each other;
+# the tests of a file share a process and the models it loads.
 pytest: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The same tests with the oldest supported versions, in a separate environment.
 test-oldest:

@@ -49,7 +49,7 @@ def doctor(
         **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers", "huggingface_hub")},
         "device": f"{', '.join(devices)}: {_device_reason(device, devices[0])}",
         "dtype": f"{resolved_dtype}: {_dtype_reason(dtype, devices[0])}",
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs; set OMP_NUM_THREADS to change it",
+        "threads": _threads(torch.get_num_threads()),
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "cpu kernels": choose_cpu_kernels(),
         "memory": _memory(devices),
@@ -64,6 +64,14 @@ def doctor(
         print_table(report.items())
     if not passed:
         raise typer.Exit(1)
+
+
+def _threads(chosen: int) -> str:
+    from bge_integrations.core.worker_threads import cpu_limit
+
+    limit = cpu_limit()
+    limited = "" if limit is None else f", and the container's limit is {limit}"
+    return f"{min(chosen, limit or chosen)} of {os.cpu_count()} CPUs{limited}; set OMP_NUM_THREADS to change it"
 
 
 def _device_reason(requested: list[str] | None, chosen: str) -> str:
