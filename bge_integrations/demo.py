@@ -1,4 +1,4 @@
-"""Retrieve and rerank passages with LangChain; `make demo` runs this.
+"""Retrieve passages with LangChain, and rerank them if a reranker is given; `make demo` runs this.
 
 For its options, run `python -m bge_integrations.demo --help`.
 """
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bge_integrations.demo", description=__doc__.splitlines()[0])
     setting = os.environ.get  # set by `make demo DOCS=… Q=…`
     docs, question = setting("BGE_DEMO_DOCS") or None, setting("BGE_DEMO_QUESTION") or None
-    model, reranker_model = setting("BGE_DEMO_MODEL") or "pocket", setting("BGE_DEMO_RERANKER") or "pocket"
+    model, reranker_model = setting("BGE_DEMO_MODEL") or "pocket", setting("BGE_DEMO_RERANKER") or None
     parser.add_argument(
         "--docs",
         default=docs,
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--question", default=question, help="your question (default: the bundled questions)")
     parser.add_argument("--model", default=model, help="embedding model: hub id, folder, or 'pocket'")
-    parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id, folder, or 'pocket'")
+    parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id, folder, or 'pocket' (default: none)")
     options = parser.parse_args(arguments)
     try:
         with exit_status("demo: interrupted") as ended:
@@ -91,19 +91,18 @@ def _demonstrate(options: argparse.Namespace) -> None:
     console = Console()
     folder = None if options.docs is None else Path(options.docs).expanduser()
     questions = _questions(folder, options.question)
-    console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker)
-    if "pocket" in (options.model, options.reranker):
+    console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker or "none")
+    if options.model == "pocket":
         console.print(
-            "'pocket' is the small English model bundled with this package for a first try. For real answers:\n"
-            f"  {_command()}\n"
-            "It matches words more than meanings, and its reranker is weak: it shows how reranking works, not how much "
-            "it helps.",
+            "'pocket' is the small English model bundled with this package for a first try. Its own reranker is too weak "
+            "to improve this search. For real answers:\n"
+            f"  {_command()}",
             highlight=False,
         )
     with tempfile.TemporaryDirectory(prefix="bge-demo-", ignore_cleanup_errors=True) as store_folder:
-        with _timed(console, "loaded both models"):
+        with _timed(console, "loaded the models" if options.reranker else "loaded the model"):
             store = BGEM3VectorStore.from_texts([], path=store_folder, model=options.model)
-            reranker = BGEReranker(model=options.reranker, top_n=None)
+            reranker = BGEReranker(model=options.reranker, top_n=None) if options.reranker else None
         with closing(store):
             passages = passages_of(
                 folder, options.model, lambda error: console.print(f"skipped: {error}", highlight=False, markup=False)
@@ -148,26 +147,29 @@ def _add(console: Console, store: BGEM3VectorStore, passages: list[Passage]) -> 
             store.add_documents(documents[start : start + _BATCH])
 
 
-def _ask(console: Console, store: BGEM3VectorStore, reranker: BGEReranker, question: str, number: str) -> None:
-    """Print the best passages for a question, before and after reranking."""
+def _ask(console: Console, store: BGEM3VectorStore, reranker: BGEReranker | None, question: str, number: str) -> None:
+    """Print the best passages for a question, and those after reranking."""
     from rich.text import Text
 
     start = time.perf_counter()
     candidates = store.similarity_search_with_score(question, k=CANDIDATES)
     retrieved = time.perf_counter()
-    ranked = reranker.compress_documents([document for document, _ in candidates], question)
-    reranked = time.perf_counter()
     console.print(f"\n[bold]{number}[/]  ", Text(question, style="bold"), sep="")
     before = [(f"{score:.3f}", "", document) for document, score in candidates[:SHOWN]]
+    scores = "cosine" if len(store.index.representations) == 1 else "mean of dense, sparse and multi-vector scores"
+    title = f"Retrieved: best {len(before)} of {len(store.index)}, {scores}, {_ms(retrieved - start)}"
+    console.print(_table(title, before))
+    if reranker is None:
+        return
+    start = time.perf_counter()
+    ranked = reranker.compress_documents([document for document, _ in candidates], question)
+    reranked = time.perf_counter()
     ranks = {document.id: rank for rank, (document, _) in enumerate(candidates, start=1)}
     after = [
         (f"{document.metadata['relevance_score']:+.2f}", f"was {ranks[document.id]}", document)
         for document in ranked[:SHOWN]
     ]
-    scores = "cosine" if len(store.index.representations) == 1 else "mean of dense, sparse and multi-vector scores"
-    title = f"Retrieved: best {len(before)} of {len(store.index)}, {scores}, {_ms(retrieved - start)}"
-    console.print(_table(title, before))
-    title = f"Reranked: best {len(after)} of {len(candidates)}, logit, {_ms(reranked - retrieved)}"
+    title = f"Reranked: best {len(after)} of {len(candidates)}, logit, {_ms(reranked - start)}"
     console.print(_table(title, after))
 
 

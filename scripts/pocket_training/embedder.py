@@ -47,7 +47,7 @@ AVERAGE_LENGTH = 100
 #: The attention of a token to itself in the head that compares tokens, in nats above a random other token.
 SAMENESS = 5.0
 RATE = 6e-4
-SCHEDULE = Schedule(steps=1500, horizon=1500, cool_down=1500)
+SCHEDULE = Schedule(steps=400, horizon=400, cool_down=400)
 
 
 @dataclass

@@ -22,7 +22,7 @@ BATCH = 10
 LIST = 24
 CHUNKS = 6
 RATE = 3e-4
-SCHEDULE = Schedule(steps=1000, horizon=1010, cool_down=1)
+SCHEDULE = Schedule(steps=500, horizon=510, cool_down=1)
 ENSEMBLE_TEMPERATURE = 0.05
 #: The share of the teacher in the ensemble; the rest is the embedder's hybrid score.
 TEACHER_SHARE = 0.5
