@@ -224,6 +224,8 @@ class Scheduler:
                 queued.call.started_at = started
         try:
             runner.run(batch, check_callers)
+            if self._threads is not None:
+                self._threads.check()
             self._counters.count(
                 batches=1,
                 sequences=len(batch),

@@ -82,7 +82,7 @@ class WorkerThreads:
         self._since, self._waited_before = self._read()
 
     def check(self) -> None:
-        """Adapt the number of threads; call it between layers."""
+        """Adapt the number of threads; call it between layers and after a batch."""
         if self._scheduling is None or self._threads.most == 1:
             return
         now, waited = self._read()

@@ -20,7 +20,7 @@ def embeddings():
 @pytest.fixture(scope="module")
 def other():
     """A model whose vectors are as wide as those of `embeddings`."""
-    return BGEEmbeddings(model="pocket", passage_instruction="passage: ")
+    return BGEEmbeddings(model="pocket", passage_instruction="volcanoes and mountains of Iceland: ")
 
 
 @pytest.fixture
