@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--question", default=question, help="your question (default: the bundled questions)")
     parser.add_argument("--model", default=model, help="embedding model: hub id, folder, or 'pocket'")
-    parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id, folder, or 'pocket' (default: none)")
+    parser.add_argument("--reranker", default=reranker_model, help="reranker: hub id or folder (default: none)")
     options = parser.parse_args(arguments)
     try:
         with exit_status("demo: interrupted") as ended:
@@ -94,8 +94,8 @@ def _demonstrate(options: argparse.Namespace) -> None:
     console.print("[bold]Embedding model[/]", options.model, "  [bold]Reranker[/]", options.reranker or "none")
     if options.model == "pocket":
         console.print(
-            "'pocket' is the small English model bundled with this package for a first try. Its own reranker is too weak "
-            "to improve this search. For real answers:\n"
+            "'pocket' is the small English model bundled with this package for a first try. It has no reranker that "
+            "improves this search. For real answers:\n"
             f"  {_command()}",
             highlight=False,
         )
