@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,6 +174,30 @@ def run_as_user(hub_environment, tmp_path) -> Callable[..., None]:
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def forking_process(hub_environment) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(TESTS / "docs" / "forking.py")]
+    with subprocess.Popen(
+        command, env=hub_environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def run_forked(forking_process, tmp_path, tmp_path_factory) -> Callable[..., None]:
+    """Like `run_as_user`, but the process has imported torch and the frameworks, which takes most of the time."""
+    output = tmp_path_factory.mktemp("output") / "output"
+
+    def run(code: str, *arguments: str) -> None:
+        output.touch()
+        program = {"code": code, "arguments": arguments, "folder": str(tmp_path), "output": str(output)}
+        forking_process.stdin.write(json.dumps(program) + "\n")
+        forking_process.stdin.flush()
+        assert forking_process.stdout.readline() == "0\n", output.read_text()
 
     return run
 

@@ -61,9 +61,9 @@ def by_name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", RUN_HERE, ids=by_name)
-def test_page(page, run_as_user):
+def test_page(page, run_forked):
     blocks = [(block.line, block.code) for block in PYTHON[page] if block.not_run is None]
-    run_as_user(RUN_PAGE, page.name, json.dumps(blocks))
+    run_forked(RUN_PAGE, page.name, json.dumps(blocks))
 
 
 @pytest.mark.parametrize(("page", "block"), NOT_RUN, ids=lambda given: getattr(given, "name", ""))

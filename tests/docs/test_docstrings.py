@@ -59,8 +59,8 @@ def by_name(example: Example) -> str:
 
 
 @pytest.mark.parametrize("example", RUN_HERE, ids=by_name)
-def test_example(example, run_as_user):
-    run_as_user(RUN_EXAMPLE, example.docstring, example.name, str(example.file), str(example.line))
+def test_example(example, run_forked):
+    run_forked(RUN_EXAMPLE, example.docstring, example.name, str(example.file), str(example.line))
 
 
 @pytest.mark.parametrize("example", SKIPPED, ids=by_name)

@@ -261,7 +261,7 @@ def test_every_section_has_its_claims():
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_moving_from(section, run_as_user, tmp_path):
+def test_moving_from(section, run_forked, tmp_path):
     shutil.copy(IMAGES / "shapes.png", tmp_path / "picture.png")
     before, after = SECTIONS[section]
     if section in NOT_RUN:
@@ -270,4 +270,4 @@ def test_moving_from(section, run_as_user, tmp_path):
     for text, other in NOT_RUN.get(section, ()):
         assert text in after
         after = after.replace(text, other)
-    run_as_user(PREAMBLE + CLAIMS[section], before, after, str(ORACLE))
+    run_forked(PREAMBLE + CLAIMS[section], before, after, str(ORACLE))

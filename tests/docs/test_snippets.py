@@ -53,5 +53,5 @@ chromadb.PersistentClient("db").get_or_create_collection("docs",
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
-def test_snippet(name, run_as_user):
-    run_as_user(GIVEN, SNIPPETS[name])
+def test_snippet(name, run_forked):
+    run_forked(GIVEN, SNIPPETS[name])
