@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ with needed_by(__name__, "bge-integrations[train]"):
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
 if TYPE_CHECKING:
     from bge_integrations.training.settings import TrainingSettings
@@ -22,6 +25,21 @@ _DECODER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pro
 _ENCODER_TARGETS = ("query", "key", "value", "dense")
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' reports and bars of loading and saving: what is missing raises an error of ours."""
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@quiet_transformers()
 def load_backbone(
     kind: Any, folder: Path, settings: TrainingSettings, *, lora: bool, precision: str, new: tuple[str, ...] = ()
 ) -> Any:
@@ -99,6 +117,7 @@ def with_adapter(model: Any, folder: Path, base: str) -> PeftModel:
     return adapted
 
 
+@quiet_transformers()
 def save_backbone(model: Any, folder: Path, merge_lora: bool) -> None:
     """Save a model, or its adapter: alone, or merged into the weights."""
     if isinstance(model, PeftModel) and merge_lora:
