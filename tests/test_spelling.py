@@ -24,6 +24,7 @@ def test_commands_write_options():
         ("resume", False, "--restart"),
         ("drop_last", False, "--set drop_last=False"),
         ("drop_last", ..., "--set drop_last"),
+        ("query_instruction", "", "--set query_instruction=''"),
     ):
         assert spell(train, argument, value) == written
     mine = options_of(typer.main.get_command(app).commands["mine"])

@@ -42,8 +42,8 @@ from bge_integrations.spelling import spelling_of
 _NAMED = 5
 #: Advice for a model of the wrong kind, by the kind that the command expects.
 _WRONG_KIND_ADVICE = {
-    "embedder": "rerankers are for `bge rerank`, --rerank and --reranker",
-    "reranker": "embedding models are for `bge index`, `bge embed` and `bge eval --model`",
+    "embedder": "rerankers are for `bge rerank`, `bge train reranker`, --rerank and --reranker",
+    "reranker": "embedding models are for `bge index`, `bge embed`, `bge train embedder` and `bge eval --model`",
 }
 
 

@@ -137,7 +137,7 @@ def mine(
     rows_and_negatives = f"{counted(len(mined.rows), 'row')}, {counted(count, 'negative')}"
     print(f"{rows_and_negatives}; candidates dropped: {dropped or 'none'}")
     if short and not quiet:
-        named = ", ".join(short[:_NAMED]) + (", …" if len(short) > _NAMED else "")
+        named = "; ".join(short[:_NAMED]) + ("; …" if len(short) > _NAMED else "")
         message = f"{len(short):,} of {counted(len(rows), 'row')} got fewer than {negatives} hard negatives ({named})"
         without = sum(not row.neg for row in mined.rows)
         if fill:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 
@@ -24,7 +25,7 @@ def spell(options: Mapping[str, Any], argument: str, value: object) -> str:
     An argument without an option of its own is written with --set if the command has that, and otherwise as in Python.
     """
     option = options.get(argument)
-    written = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    written = quote(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
     if option is None and "other_settings" in options:  # --set
         return f"--set {argument}" if value is ... else f"--set {argument}={written}"
     if option is None:
