@@ -146,9 +146,9 @@ class FineTuning:
             "model": self.model,
             "settings": asdict(self.settings),
             "statistics": self.statistics.to_dict(),
-            "is_complete": gain is not None or self.evaluation is None,
         }
-        content = json.dumps({**about, **record}, ensure_ascii=False, indent=1)
+        is_complete = gain is not None or self.evaluation is None
+        content = json.dumps({**about, **record, "is_complete": is_complete}, ensure_ascii=False, indent=1)
         card = model_card(
             folder,
             kind=self.kind,
