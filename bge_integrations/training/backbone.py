@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +28,14 @@ _ENCODER_TARGETS = ("query", "key", "value", "dense")
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' reports and bars of loading and saving: what is missing raises an error of ours."""
+    """Hide what transformers reports about loading and saving: what is missing raises an error of ours."""
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers will rename
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if shows_bars:
@@ -86,6 +89,7 @@ def load_backbone(
     return model
 
 
+@quiet_transformers()
 def with_lora(model: Any, base: str, task: str | None, settings: TrainingSettings) -> PeftModel:
     """Freeze a model and add a LoRA adapter to it.
 
@@ -110,6 +114,7 @@ def with_lora(model: Any, base: str, task: str | None, settings: TrainingSetting
     return adapted
 
 
+@quiet_transformers()
 def with_adapter(model: Any, folder: Path, base: str) -> PeftModel:
     """Add an adapter that was trained before, to train it further."""
     adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, local_files_only=True)
