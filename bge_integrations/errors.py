@@ -49,7 +49,7 @@ class TrainingDataError(InvalidInputError):
 
     def __init__(self, mistakes: tuple[RowMistake, ...], count: int, advice: str | None = None) -> None:
         self.mistakes, self.count = mistakes, count
-        super().__init__(self._summary(), advice=advice)
+        super().__init__(self._summary(), argument="data", advice=advice)
 
     def _summary(self) -> str:
         named = [str(mistake) for mistake in self.mistakes[:10]]

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 
 
 def check_texts(texts: object, argument: str) -> list[str]:
@@ -66,15 +67,15 @@ def check_whole_number(number: object, argument: str, *, least: int = 1, most: i
     if fits and number >= least and (most is None or number <= most):  # type: ignore[operator]
         return number  # type: ignore[return-value]
     allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise InvalidInputError(f"{argument}={number!r} must be a whole number {allowed}", argument=argument)
+    raise InvalidInputError(f"{spelled(argument, number)} must be a whole number {allowed}", argument=argument)
 
 
-def check_choice(value: object, argument: str, choices: Iterable[str | None]) -> None:
+def check_choice(value: object, argument: str, choices: Iterable[str | bool | None]) -> None:
     """Raise InvalidInputError unless `value` is one of `choices`."""
     allowed = list(choices)
     if value not in allowed:
         raise InvalidInputError(
-            f"{argument}={value!r} is not one of {', '.join(map(repr, allowed))}", argument=argument
+            f"{spelled(argument, value)} is not one of {', '.join(map(repr, allowed))}", argument=argument
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 import typer
@@ -18,6 +19,7 @@ from bge_integrations.cli.index import index
 from bge_integrations.cli.mine import mine
 from bge_integrations.cli.mix import mix
 from bge_integrations.cli.models import download, models
+from bge_integrations.cli.option_names import name_of, options_of, spell
 from bge_integrations.cli.output import say
 from bge_integrations.cli.pretrain import pretrain
 from bge_integrations.cli.rerank import rerank
@@ -25,15 +27,23 @@ from bge_integrations.cli.search import ask, search
 from bge_integrations.cli.serve import serve
 from bge_integrations.cli.teach import teach
 from bge_integrations.cli.train import train
-from bge_integrations.errors import BGEError, InvalidInputError, TrainingDataError, TruncationWarning, WrongKindError
+from bge_integrations.errors import (
+    BGEError,
+    InvalidInputError,
+    TrainingDataError,
+    TruncationWarning,
+    UnknownArgumentError,
+    WrongKindError,
+)
 from bge_integrations.interrupts import exit_status
+from bge_integrations.spelling import spelling_of
 
 #: Maximum number of truncated texts that are named.
 _NAMED = 5
 #: Advice for a model of the wrong kind, by the kind that the command expects.
 _WRONG_KIND_ADVICE = {
-    "embedder": "rerankers are for `bge rerank`, --rerank and --reranker",
-    "reranker": "embedding models are for `bge index`, `bge embed` and `bge eval --model`",
+    "embedder": "rerankers are for `bge rerank`, `bge train reranker`, --rerank and --reranker",
+    "reranker": "embedding models are for `bge index`, `bge embed`, `bge train embedder` and `bge eval --model`",
 }
 
 
@@ -54,7 +64,7 @@ class _Commands(TyperGroup):
                     say(line)
                 raise typer.Exit(1) from None
             except BGEError as error:
-                say(_message(error, _option_names(self, ctx)))
+                say(_message(error, _options(self, ctx)))
                 raise typer.Exit(1) from None
             except ImportError as error:
                 say(error)
@@ -63,7 +73,7 @@ class _Commands(TyperGroup):
                 say(f"{error.filename}: {error.strerror}" if error.filename else error)
                 raise typer.Exit(1) from None
             finally:
-                _show(caught)
+                _show(caught, _options(self, ctx))
 
 
 class _Command(TyperCommand):
@@ -73,42 +83,43 @@ class _Command(TyperCommand):
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
             if "" in (value if isinstance(value, list) else [value]):
-                name = _name_of(parameter) if parameter.param_type_name == "option" else parameter.metavar
+                name = name_of(parameter) if parameter.param_type_name == "option" else parameter.metavar
                 advice = "give it a value" if parameter.required else "give it a value, or leave it out"
                 raise InvalidInputError(f"{name or str(parameter.name).upper()} is empty", advice=advice)
-        return super().invoke(ctx)
+        with spelling_of(partial(spell, options_of(self))):
+            return super().invoke(ctx)
 
 
-def _name_of(option: Any) -> str:
-    """Return an option's first long name."""
-    return next((name for name in option.opts if name.startswith("--")), str(option.opts[0]))
-
-
-def _option_names(commands: TyperGroup, ctx: Any) -> dict[str, str]:
+def _options(commands: TyperGroup, ctx: Any) -> dict[str, Any]:
     """Return the options of the command that was run, by the Python argument that they set."""
-    command = commands.get_command(ctx, ctx.invoked_subcommand or "")
-    parameters = command.params if command else []
-    return {str(each.name): _name_of(each) for each in parameters if each.param_type_name == "option"}
+    return options_of(commands.get_command(ctx, ctx.invoked_subcommand or ""))
 
 
-def _message(error: BGEError, options: dict[str, str]) -> str:
+def _message(error: BGEError, options: dict[str, Any]) -> str:
     """Return the error's message for the command line: with the option's name and advice for the command."""
-    message = f"{error.finding}; {_WRONG_KIND_ADVICE[error.wanted]}" if isinstance(error, WrongKindError) else error
-    option = options.get(error.argument or "")
-    return f"{option}: {message}" if option else str(message)
+    if isinstance(error, WrongKindError):
+        message = f"{error.finding}; {_WRONG_KIND_ADVICE[error.wanted]}"
+    elif isinstance(error, UnknownArgumentError) and "other_settings" in options:
+        message = f"--set {error.argument} is not a setting; {error.advice}"
+    else:
+        message = str(error)
+    if error.argument not in options or message.startswith("--"):
+        return message
+    return f"{name_of(options[error.argument])}: {message}"
 
 
-def _show(caught: list[warnings.WarningMessage]) -> None:
-    """Print each warning once, and a single line for all truncated texts."""
-    truncated = [warning.message for warning in caught if isinstance(warning.message, TruncationWarning)]
+def _show(caught: list[warnings.WarningMessage], options: dict[str, Any]) -> None:
+    """Print each warning once, and a single line for all truncated texts whose positions are known."""
+    messages = [warning.message for warning in caught]
+    truncated = [each for each in messages if isinstance(each, TruncationWarning) and each.positions]
     if truncated:
-        _show_truncated(truncated)
-    others = [warning.message for warning in caught if not isinstance(warning.message, TruncationWarning)]
-    for message in dict.fromkeys(map(str, others)):
+        lengths = [name_of(option) for name, option in options.items() if name.endswith("max_length")]
+        _show_truncated(truncated, " or ".join(lengths) or "--max-length")
+    for message in dict.fromkeys(str(each) for each in messages if each not in truncated):
         say(message)
 
 
-def _show_truncated(caught: list[TruncationWarning]) -> None:
+def _show_truncated(caught: list[TruncationWarning], lengths: str) -> None:
     """Print how many texts of a command were truncated, and which ones if it encoded one list of texts."""
     count, total = sum(each.count for each in caught), sum(each.total for each in caught)
     which = ""
@@ -118,7 +129,7 @@ def _show_truncated(caught: list[TruncationWarning]) -> None:
         which = f": {'ids' if caught[0].ids else 'numbers'} {', '.join(names[:_NAMED])}{more}"
     say(
         f"{count} of {total} texts were longer than the model's maximum (the longest has "
-        f"{max(each.longest for each in caught)} tokens) and were truncated{which}; split them, or raise --max-length"
+        f"{max(each.longest for each in caught)} tokens) and were truncated{which}; split them, or raise {lengths}"
     )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bge_integrations.cli import options
-from bge_integrations.cli.output import print_json, progress_is_shown, say
+from bge_integrations.cli import options, training_options
+from bge_integrations.cli.output import counted, print_json, progress_is_shown, say
 from bge_integrations.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ _NAMED = 5
 
 
 def mine(
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files of training rows, or folders of them.")],
-    output: Annotated[str, typer.Option("--output", metavar="FILE", help="The .jsonl file to write.")],
+    data: training_options.Rows,
+    output: training_options.OutputFile,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Embedding model that ranks the passages.")] = None,
     index: Annotated[
         str | None, typer.Option(metavar="DIR", help="Mine from the passages of this index, instead of --model.")
@@ -33,7 +33,7 @@ def mine(
         ),
     ] = None,
     negatives: Annotated[int, typer.Option(min=1, help="Number of negatives per row.")] = 15,
-    ranks: Annotated[
+    rank_range: Annotated[
         str, typer.Option("--range", metavar="A-B", help="Candidates are the passages with ranks A to B-1, from 0.")
     ] = "10-210",
     mode: Annotated[
@@ -67,7 +67,7 @@ def mine(
     query_max_length: Annotated[int | None, typer.Option(min=1, help="Maximum tokens per query.")] = None,
     passage_max_length: Annotated[int | None, typer.Option(min=1, help="Maximum tokens per passage.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For all random choices.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    overwrite: training_options.Overwrite = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
@@ -79,7 +79,7 @@ def mine(
     """
     if (model is None) == (index is None):
         raise InvalidInputError("either --model or --index is needed, and not both")
-    rank_range = _range(ranks)
+    first_and_end = _range(rank_range)
     chosen_weights = None if weights is None else options.parse_weights(weights)
     from bge_integrations.training.mining import mine_negatives
     from bge_integrations.training.outputs import check_new_file
@@ -99,7 +99,7 @@ def mine(
             output,
             corpus=corpus,
             negatives=negatives,
-            rank_range=rank_range,
+            rank_range=first_and_end,
             mode=mode,
             weights=chosen_weights,
             min_score=min_score,
@@ -134,11 +134,17 @@ def mine(
         )
         return
     dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(mined.dropped.items()))
-    print(f"{len(mined.rows)} rows, {count} negatives; candidates dropped: {dropped or 'none'}")
+    rows_and_negatives = f"{counted(len(mined.rows), 'row')}, {counted(count, 'negative')}"
+    print(f"{rows_and_negatives}; candidates dropped: {dropped or 'none'}")
     if short and not quiet:
-        named = ", ".join(short[:_NAMED]) + (", …" if len(short) > _NAMED else "")
-        filled = f"; {mined.filled} negatives were drawn at random" if fill else ""
-        say(f"{len(short)} rows have fewer than {negatives} hard negatives ({named}){filled}")
+        named = "; ".join(short[:_NAMED]) + ("; …" if len(short) > _NAMED else "")
+        message = f"{len(short):,} of {counted(len(rows), 'row')} got fewer than {negatives} hard negatives ({named})"
+        without = sum(not row.neg for row in mined.rows)
+        if fill:
+            message += f"; --fill added {counted(mined.filled, 'random negative')}"
+        elif without:
+            message += f", and {without:,} of them none; --fill adds random ones"
+        say(message)
 
 
 def _range(text: str) -> tuple[int, int]:

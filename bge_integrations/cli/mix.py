@@ -6,18 +6,15 @@ from typing import Annotated
 
 import typer
 
-from bge_integrations.cli import options
+from bge_integrations.cli import options, training_options
 from bge_integrations.cli.output import print_json, print_table, progress_is_shown
 from bge_integrations.errors import InvalidInputError
 
 
 def mix(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Hub ids or checkpoint folders.")],
-    output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="The folder to create.")],
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="W,W", help="A weight per model, which sum to 1: 0.7,0.3. Defaults to equal weights."),
-    ] = None,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Hub ids or checkpoint folders.")],
+    output: training_options.OutputFolder,
+    weights: training_options.ModelWeights = None,
     examples: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +39,7 @@ def mix(
 
     FOLDER has the tokenizer and settings of the first model. It appears when it is complete.
     """
-    numbers = None if weights is None else options.parse_numbers(weights)
+    numbers = training_options.parse_numbers(weights)
     if weights is not None and examples is not None:
         raise InvalidInputError("--weights and --examples can't be combined", advice="leave one of them out")
     chosen_layers = None if layers is None else _layers(layers)

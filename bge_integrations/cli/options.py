@@ -79,15 +79,3 @@ def parse_weights(text: str) -> Weights:
             "least one above 0"
         ) from error
     return dense, sparse, multi_vector
-
-
-def parse_numbers(text: str) -> list[float]:
-    """Return the numbers in the value of --weights, one per model.
-
-    Raises:
-        InvalidInputError: They are not comma-separated numbers.
-    """
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise InvalidInputError(f"--weights {text} must be numbers separated by commas, such as 0.7,0.3") from None

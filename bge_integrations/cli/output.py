@@ -50,6 +50,11 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = (), cu
     Console().print(table)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 row", "2,000 rows"."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def say(message: Any) -> None:
     """Print a note or an error to standard error, on one line."""
     print(f"bge: {' '.join(str(message).split())}", file=sys.stderr)

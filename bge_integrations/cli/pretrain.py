@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bge_integrations.cli import options
-from bge_integrations.cli.output import print_json, progress_is_shown
+from bge_integrations.cli import options, training_options
+from bge_integrations.cli.output import counted, print_json, progress_is_shown
 
 
 def pretrain(
@@ -18,19 +18,18 @@ def pretrain(
         ),
     ],
     model: Annotated[str, typer.Option(metavar="MODEL", help="Encoder to start from: hub id or folder.")],
-    output: Annotated[str, typer.Option(metavar="FOLDER", help="Folder to write; it must not exist.")],
-    epochs: Annotated[float | None, typer.Option(help="How often each text is used. Defaults to 1.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Texts per batch. Defaults to 8.")] = None,
+    output: training_options.OutputFolder,
+    epochs: training_options.Epochs = None,
+    batch_size: training_options.BatchSize = None,
     max_length: options.MaxLength = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate. Defaults to 2e-5.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (CUDA).")] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory for activations, more time.")
-    ] = False,
-    checkpoint_steps: Annotated[int | None, typer.Option(help="Updates between checkpoints. Defaults to 500.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order, the masks and the dropout.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Defaults to cuda if there is a GPU.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard an interrupted training to FOLDER.")] = False,
+    learning_rate: training_options.LearningRate = None,
+    precision: training_options.Precision = None,
+    gradient_checkpointing: training_options.GradientCheckpointing = None,
+    checkpoint_steps: training_options.CheckpointSteps = None,
+    seed: training_options.Seed = None,
+    device: training_options.Device = None,
+    other_settings: training_options.OtherSettings = None,
+    resume: training_options.Resume = True,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -38,27 +37,23 @@ def pretrain(
 
     To continue after an interruption, run the same command again.
     """
-    from bge_integrations.training import pretrain as run
-
     given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "max_length": max_length,
         "learning_rate": learning_rate,
         "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing,
         "checkpoint_steps": checkpoint_steps,
         "seed": seed,
         "device": device,
+        "resume": resume,
+        "show_progress": progress_is_shown(quiet),
     }
-    trained = run(
-        texts,
-        model,
-        output,
-        gradient_checkpointing=gradient_checkpointing,
-        resume=not restart,
-        show_progress=progress_is_shown(quiet),
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    settings = training_options.settings_of(given, other_settings)
+    from bge_integrations.training import pretrain as run
+
+    trained = run(texts, model, output, **settings)
     first, last = trained.losses[0], trained.losses[-1]
     if as_json:
         print_json(
@@ -71,6 +66,5 @@ def pretrain(
             }
         )
     else:
-        print(
-            f"{trained.folder}: {len(trained.losses)} updates, loss {first:.4g} to {last:.4g}; {trained.seconds:.1f} s"
-        )
+        updates = counted(len(trained.losses), "update")
+        print(f"{trained.folder}: {updates}, loss {first:.4g} to {last:.4g}; {trained.seconds:.1f} s")

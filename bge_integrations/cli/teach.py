@@ -6,25 +6,23 @@ from typing import Annotated
 
 import typer
 
-from bge_integrations.cli import options
-from bge_integrations.cli.output import print_json, progress_is_shown
+from bge_integrations.cli import options, training_options
+from bge_integrations.cli.output import counted, print_json, progress_is_shown
 
 
 def teach(
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files of training rows, or folders of them.")],
-    reranker: Annotated[
+    data: training_options.Rows,
+    rerankers: Annotated[
         list[str],
-        typer.Option(metavar="MODEL", help="Reranker; repeat the option to average several."),
+        typer.Option("--reranker", metavar="MODEL", help="Reranker; repeat the option to average several."),
     ],
-    output: Annotated[str, typer.Option("--output", metavar="FILE", help="The .jsonl file to write.")],
-    weights: Annotated[
-        str | None, typer.Option(metavar="W,W", help="A weight per reranker. Defaults to equal weights.")
-    ] = None,
+    output: training_options.OutputFile,
+    weights: training_options.ModelWeights = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Write the sigmoid of the logits, between 0 and 1: a weaker teacher.")
     ] = False,
     max_length: options.MaxLength = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    overwrite: training_options.Overwrite = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.AsJson = False,
@@ -34,12 +32,12 @@ def teach(
 
     FILE has all rows with pos_scores and neg_scores, which are logits. It appears when it is complete.
     """
-    numbers = None if weights is None else options.parse_numbers(weights)
+    numbers = training_options.parse_numbers(weights)
     from bge_integrations.training.teaching import teacher_scores
 
     rows = teacher_scores(
         data,
-        reranker,
+        rerankers,
         output,
         weights=numbers,
         normalize=normalize,
@@ -54,5 +52,5 @@ def teach(
     if as_json:
         print_json({"output": output, "rows": len(rows), "scores": texts, "rows_without_negatives": without})
     else:
-        note = f"; {without} rows have no negatives, so their scores teach nothing" if without else ""
-        print(f"{len(rows)} rows, {texts} scores{note}")
+        note = f"; {counted(without, 'row')} without negatives, whose scores teach nothing" if without else ""
+        print(f"{counted(len(rows), 'row')}, {counted(texts, 'score')}{note}")

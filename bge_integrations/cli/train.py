@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from ast import literal_eval
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bge_integrations.cli import options
-from bge_integrations.cli.output import print_json, print_table, progress_is_shown, say
+from bge_integrations.cli import options, training_options
+from bge_integrations.cli.output import counted, print_json, print_table, progress_is_shown, say
 from bge_integrations.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def train(
         ),
     ],
     model: Annotated[str, typer.Option(metavar="MODEL", help="Model to start from: hub id, folder, or 'pocket'.")],
-    output: Annotated[str, typer.Option(metavar="FOLDER", help="Folder to write; it must not exist.")],
+    output: training_options.OutputFolder,
     documents: Annotated[
         str | None,
         typer.Option(
@@ -61,16 +59,14 @@ def train(
     language: Annotated[
         str, typer.Option(help="Language of BM25 in the evaluation; cjk for Chinese, Japanese and Korean.")
     ] = "english",
-    epochs: Annotated[float | None, typer.Option(help="How often each row is used. Defaults to 1.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Queries per batch. Defaults to 8.")] = None,
+    epochs: training_options.Epochs = None,
+    batch_size: training_options.BatchSize = None,
     group_size: Annotated[
         int | None, typer.Option(help="Passages per query: a positive and negatives. Defaults to 8.")
     ] = None,
     query_max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a query.")] = None,
     passage_max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a passage.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Highest learning rate. Defaults to what suits the model.")
-    ] = None,
+    learning_rate: training_options.LearningRate = None,
     distillation: Annotated[
         str | None, typer.Option(help="Learn from the rows' teacher scores: kl_div; embedders also m3_kd_loss.")
     ] = None,
@@ -78,17 +74,13 @@ def train(
         bool | None,
         typer.Option("--lora/--no-lora", help="Train a LoRA adapter or all weights. Defaults to LoRA for decoders."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (CUDA).")] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory for activations, more time.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the order, the dropout and the held-out queries.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Defaults to cuda if there is a GPU.")] = None,
-    other_settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as temperature=0.05; repeatable."),
-    ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard an interrupted training to FOLDER.")] = False,
+    precision: training_options.Precision = None,
+    gradient_checkpointing: training_options.GradientCheckpointing = None,
+    checkpoint_steps: training_options.CheckpointSteps = None,
+    seed: training_options.Seed = None,
+    device: training_options.Device = None,
+    other_settings: training_options.OtherSettings = None,
+    resume: training_options.Resume = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the data, show statistics and an estimate, and stop.")
     ] = False,
@@ -109,23 +101,23 @@ def train(
         "distillation": distillation,
         "lora": lora,
         "precision": precision,
-        "gradient_checkpointing": gradient_checkpointing or None,
+        "gradient_checkpointing": gradient_checkpointing,
+        "checkpoint_steps": checkpoint_steps,
         "seed": seed,
         "device": device,
+        "resume": resume,
+        "show_progress": progress_is_shown(quiet),
     }
-    settings = {name: value for name, value in given.items() if value is not None}
-    others = _parsed(other_settings or [])
-    for name in settings.keys() & others.keys():
-        raise InvalidInputError(f"--set {name} is given twice, also as an option", advice="leave one of them out")
-    settings |= others
+    settings = training_options.settings_of(given, other_settings)
     if documents is not None and generate_questions:
         raise InvalidInputError(
             "--documents is for questions that users clicked, and --generate-questions makes questions",
             advice="leave one of them out",
         )
     from bge_integrations.evaluation import Dataset
-    from bge_integrations.training.fine_tuning import plan_fine_tuning
+    from bge_integrations.training.fine_tuning import check_start, plan_fine_tuning
 
+    check_start(kind, model, output, **settings)
     rows = _read(data, model, kind, documents, generate_questions, positive_from, language)
     plan = plan_fine_tuning(
         kind,
@@ -134,8 +126,6 @@ def train(
         evaluation=None if evaluation is None else Dataset.read(evaluation),
         held_out=held_out,
         language=language,
-        resume=not restart,
-        show_progress=progress_is_shown(quiet),
         **settings,
     )
     if dry_run:
@@ -144,20 +134,6 @@ def train(
     if not as_json and not quiet:
         _print_statistics(plan)
     _report(plan, plan.run(output), as_json)
-
-
-def _parsed(assignments: list[str]) -> dict[str, Any]:
-    """Return the settings that --set names; a value that is not a Python literal is a text."""
-    settings: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise InvalidInputError(f"--set {assignment} must be NAME=VALUE", advice="such as --set temperature=0.05")
-        try:
-            settings[name.strip().replace("-", "_")] = literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            settings[name.strip().replace("-", "_")] = {"true": True, "false": False}.get(value.strip(), value.strip())
-    return settings
 
 
 def _read(
@@ -240,4 +216,5 @@ def _report(plan: FineTuning, tuned: FineTuned, as_json: bool) -> None:
         print_table(rows, header)
         for sentence in tuned.gain.sentences():
             print(sentence)
-    say(f"{Path(tuned.folder).name}: {len(losses)} updates, loss {first:.3f} to {last:.3f}; its README.md is the card")
+    updates = counted(len(losses), "update")
+    say(f"{tuned.folder.name}: {updates}, loss {first:.3f} to {last:.3f}; its README.md is the card")

@@ -107,8 +107,7 @@ class EmbeddingJob:
         self._size = _ROWS_WITH_MULTI_VECTORS if multi_vector else _ROWS
         self._output = OutputFolder(output)
         found = [file for file in find_inputs(inputs) if not self._output.contains(file.url)]
-        with self._output.claim("_plan.json", wait=True):  # so that only one process reads all inputs
-            stored = self._output.read_plan()
+        with self._output.planning() as stored:  # so that only one process reads all inputs
             known = None if stored is None else Plan.from_json(stored, f"{output}/_plan.json")
             # before the model is loaded, so that errors are reported at once
             scanned = [] if known else [scan(file, field, rows_per_file) for file in found]

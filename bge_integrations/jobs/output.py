@@ -41,6 +41,7 @@ class OutputFolder:
         if self._system.isfile(self._path):
             raise InvalidInputError(f"{url} is a file", argument="output", advice="pass a folder")
         foreign = [name for name in self._names() if not name.startswith(".")]
+        self._is_new = not self._system.exists(self._path)
         if foreign and _PLAN not in foreign:
             raise InvalidInputError(
                 f"{url} is not empty (it contains {foreign[0]}), and was not written by this command",
@@ -53,14 +54,23 @@ class OutputFolder:
         system, path = fsspec.core.url_to_fs(url)
         return type(system) is type(self._system) and str(path).startswith(f"{self._path}/")
 
-    def read_plan(self) -> bytes | None:
-        """Return the plan; None if there is none yet."""
-        self._system.invalidate_cache(self._path)
-        try:
-            content: bytes = self._system.cat_file(f"{self._path}/{_PLAN}")
-        except FileNotFoundError:
-            return None
-        return content
+    @contextmanager
+    def planning(self) -> Iterator[bytes | None]:
+        """Yield the plan, None if there is none yet, and keep other processes from making one.
+
+        If the block raises before there is a plan, the lock files are removed, and the folder if it is new.
+        """
+        with self.claim(_PLAN, wait=True):
+            plan = self._read_plan()
+            try:
+                yield plan
+            except BaseException:
+                if plan is None and self.is_local:
+                    self.remove_claims()  # while this one is held, so that no other process can hold one of them
+                    if self._is_new:
+                        with suppress(OSError):  # another process may use it
+                            Path(self._path).rmdir()
+                raise
 
     def write_plan(self, content: bytes) -> None:
         with self.writer(_PLAN) as file:
@@ -97,26 +107,37 @@ class OutputFolder:
             yield True
             return
         claims = Path(self._path) / _CLAIMS
-        claims.mkdir(parents=True, exist_ok=True)
         lock = FileLock(claims / f"{name}.lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
+        while not lock.is_locked:
+            try:
+                claims.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout:
+                yield False
+                return
+            except FileNotFoundError:  # another process has just removed the folders
+                continue
         try:
             yield True
         finally:
             lock.release()
 
     def remove_claims(self) -> None:
-        """Remove the lock files once all files of the output exist."""
+        """Remove the lock files."""
         if self.is_local:
             folder = Path(self._path) / _CLAIMS
             with suppress(OSError):  # another process may be doing the same
                 for file in folder.iterdir():
                     file.unlink(missing_ok=True)
                 folder.rmdir()
+
+    def _read_plan(self) -> bytes | None:
+        self._system.invalidate_cache(self._path)
+        try:
+            content: bytes = self._system.cat_file(f"{self._path}/{_PLAN}")
+        except FileNotFoundError:
+            return None
+        return content
 
     def _names(self) -> list[str]:
         if not self._system.isdir(self._path):

@@ -10,6 +10,7 @@ from bge_integrations import catalog, task_instructions
 from bge_integrations.catalog import Instructions
 from bge_integrations.errors import InstructionWarning, InvalidInputError
 from bge_integrations.reporting import warn_caller
+from bge_integrations.spelling import spelled
 from bge_integrations.validation import check_text
 
 #: The folders whose missing instruction was reported in this process.
@@ -124,8 +125,9 @@ def warn_no_instruction(name: str, folder: Path, config: Mapping[str, Any]) -> N
     text = base.instructions.query if base is not None else ""
     hint = f" Its config.json names {base.name}, whose instruction is {text!r}." if base is not None and text else ""
     warn_caller(
-        f"{name}: nothing says which instruction its queries need, so they get none.{hint} Pass query_instruction= "
-        "(query_instruction='' if it was trained without one), or set prompts.query in "
-        f"{folder / 'config_sentence_transformers.json'}. A published model is recognised by its folder's name",
+        f"{name}: nothing says which instruction its queries need, so they get none.{hint} Pass "
+        f"{spelled('query_instruction')} ({spelled('query_instruction', '')} if it was trained without one), or set "
+        f"prompts.query in {folder / 'config_sentence_transformers.json'}. A published model is recognised by its "
+        "folder's name",
         InstructionWarning,
     )

@@ -38,6 +38,7 @@ from bge_integrations.models.locating import published
 from bge_integrations.models.reranker_template import prompt_in_template
 from bge_integrations.models.sentence_transformers_files import SentenceTransformersFiles
 from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.spelling import spelled
 from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
@@ -259,8 +260,9 @@ def reranker_profile(
         raise WrongKindError(
             f"{name} is not a reranker: its config.json says {config.get('architectures')}, not "
             "…ForSequenceClassification",
-            "load an embedder with load_embedder, or pass family='llm_reranker' if it is a language model that was "
-            "trained to answer Yes, or family='chat_reranker' if it was trained like Qwen3-Reranker",
+            "load an embedder with load_embedder, or pass "
+            f"{spelled('family', 'llm_reranker')} if it is a language model that was trained to answer Yes, or "
+            f"{spelled('family', 'chat_reranker')} if it was trained like Qwen3-Reranker",
             "reranker",
         )
     traits = catalog.FAMILIES[family]
@@ -326,9 +328,9 @@ def _is_classifier(config: dict[str, Any]) -> bool:
 def _choices(name: str, config: dict[str, Any]) -> str:
     return (
         f"{name} (model_type {config.get('model_type')!r}) is not in the catalogue and has no sentence-transformers "
-        "files that say how to run it; pass family='encoder' with "
-        f"pooling= one of {', '.join(get_args(Pooling))}, family='m3' (needs {' and '.join(M3_HEADS)}), or "
-        "family='decoder', 'bidirectional_decoder' or 'icl', and also "
-        "query_instruction= if its queries need one. A published checkpoint is recognised by its folder's "
+        f"files that say how to run it; pass {spelled('family', 'encoder')} with {spelled('pooling')} one of "
+        f"{', '.join(get_args(Pooling))}, {spelled('family', 'm3')} (needs {' and '.join(M3_HEADS)}), or "
+        f"{spelled('family', 'decoder')}, 'bidirectional_decoder' or 'icl', and also "
+        f"{spelled('query_instruction')} if its queries need one. A published checkpoint is recognised by its folder's "
         "name; `bge models` lists them"
     )

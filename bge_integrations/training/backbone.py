@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ with needed_by(__name__, "bge-integrations[train]"):
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
 if TYPE_CHECKING:
     from bge_integrations.training.settings import TrainingSettings
@@ -22,6 +26,23 @@ _DECODER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pro
 _ENCODER_TARGETS = ("query", "key", "value", "dense")
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide what transformers reports about loading and saving: what is missing raises an error of ours."""
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers will rename
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@quiet_transformers()
 def load_backbone(
     kind: Any, folder: Path, settings: TrainingSettings, *, lora: bool, precision: str, new: tuple[str, ...] = ()
 ) -> Any:
@@ -68,6 +89,7 @@ def load_backbone(
     return model
 
 
+@quiet_transformers()
 def with_lora(model: Any, base: str, task: str | None, settings: TrainingSettings) -> PeftModel:
     """Freeze a model and add a LoRA adapter to it.
 
@@ -92,6 +114,7 @@ def with_lora(model: Any, base: str, task: str | None, settings: TrainingSetting
     return adapted
 
 
+@quiet_transformers()
 def with_adapter(model: Any, folder: Path, base: str) -> PeftModel:
     """Add an adapter that was trained before, to train it further."""
     adapted = PeftModel.from_pretrained(model, folder, is_trainable=True, local_files_only=True)
@@ -99,6 +122,7 @@ def with_adapter(model: Any, folder: Path, base: str) -> PeftModel:
     return adapted
 
 
+@quiet_transformers()
 def save_backbone(model: Any, folder: Path, merge_lora: bool) -> None:
     """Save a model, or its adapter: alone, or merged into the weights."""
     if isinstance(model, PeftModel) and merge_lora:

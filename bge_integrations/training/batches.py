@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import Sampler
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.groups import RowSet, Visit, random_for
 
 #: With `lengths`, rows are sorted within random chunks of this many batches.
@@ -51,10 +52,10 @@ class BatchPlan(Sampler[list[Visit]]):
         if not self._count:
             most = max((len(row_set.rows) for row_set in row_sets), default=0)
             raise InvalidInputError(
-                f"{most} rows don't fill a batch of {row_sets[0].batch_size if row_sets else 0} queries on each of "
-                f"{processes} processes",
+                f"{most} rows don't fill a batch of {row_sets[0].batch_size if row_sets else 0} queries"
+                + (f" on each of {processes} processes" if processes > 1 else ""),
                 argument="batch_size",
-                advice="lower batch_size, or pass drop_last=False",
+                advice=f"lower {spelled('batch_size')}, or pass {spelled('drop_last', False)}",
             )
 
     def set_epoch(self, epoch: int) -> None:

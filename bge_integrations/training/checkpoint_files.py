@@ -1,4 +1,4 @@
-"""The files of a trained model that training does not change."""
+"""The files of a checkpoint that training and mixing do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKENIZER = (
 #: How sentence-transformers runs a checkpoint, and the checkpoint's own code, which other libraries may need.
 _HOW_TO_RUN = (
     *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/config.json"),
-    *("configuration_*.py", "modeling_*.py"),
+    *("configuration_*.py", "modeling_*.py", "tokenization_*.py"),
 )
 
 
@@ -28,9 +28,9 @@ def copy_small_files(source: Path, target: Path, also: Iterable[str] = ()) -> No
     """Copy a checkpoint's tokenizer and the files that say how it is run; files of the same names are replaced.
 
     Args:
-        source: The checkpoint that was trained.
-        target: The trained model's folder.
-        also: Names of further files to copy.
+        source: The checkpoint that the new model was made from.
+        target: The new model's folder.
+        also: Names of further files to copy, or patterns of them.
     """
     _copy(source, target, (*_TOKENIZER, *_HOW_TO_RUN, *also))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.rows import normalized
 from bge_integrations.validation import check_choice, check_whole_number
 
@@ -42,12 +43,13 @@ class Limits:
         is_pair = isinstance(ranks, Sequence) and len(ranks) == 2 and all(isinstance(rank, int) for rank in ranks)
         if not is_pair or not 0 <= ranks[0] < ranks[1]:
             raise InvalidInputError(
-                f"rank_range={ranks!r} must be two whole numbers, the second above the first", argument="rank_range"
+                f"{spelled('rank_range', ranks)} must be two whole numbers, the second above the first",
+                argument="rank_range",
             )
         for name in ("min_score", "max_score", "margin", "relative_margin"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise InvalidInputError(f"{name}={value!r} must be a finite number", argument=name)
+                raise InvalidInputError(f"{spelled(name, value)} must be a finite number", argument=name)
 
     @property
     def depth(self) -> int:
@@ -116,7 +118,7 @@ class Chooser:
         check_choice(self.sampling, "sampling", ("random", "top"))
         if not math.isfinite(self.judge_margin):
             raise InvalidInputError(
-                f"judge_margin={self.judge_margin!r} must be a finite number", argument="judge_margin"
+                f"{spelled('judge_margin', self.judge_margin)} must be a finite number", argument="judge_margin"
             )
 
     def choose(self, found: Sequence[tuple[Query, Ranking]]) -> dict[int, tuple[str, ...]]:

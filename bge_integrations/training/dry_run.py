@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bge_integrations.models.adapter import locate_base
 from bge_integrations.models.decoder_config import DECODER_TYPES
-from bge_integrations.models.locating import locate
 from bge_integrations.optional import needed_by
 from bge_integrations.training.fine_tuning import FineTuning
 
@@ -23,8 +21,7 @@ with needed_by(__name__, "bge-integrations[train]"):
 def estimate_fine_tuning(plan: FineTuning) -> Estimate:
     """Return what a fine-tuning will take on this machine, for batches of rather long texts (the 95th percentile)."""
     settings = plan.settings
-    _, folder = locate(plan.model, plan.kind)
-    config = AutoConfig.from_pretrained(str(locate_base(folder, plan.kind) or folder), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(plan.source.weights), local_files_only=True)
     model = nn.Module()
     with torch.device("meta"):  # sizes only
         model.backbone = AutoModel.from_config(config)  # type: ignore[no-untyped-call]

@@ -13,10 +13,12 @@ from bge_integrations.models.checkpoint import M3_HEADS
 from bge_integrations.models.locating import published
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import warn_caller
+from bge_integrations.spelling import spelled
 from bge_integrations.training.checkpoint_files import copy_tokenizer
 from bge_integrations.training.embedder_files import write_sentence_transformers_files
 from bge_integrations.training.embedder_settings import EmbedderSettings
 from bge_integrations.training.embedder_source import EmbedderSource, locate_source
+from bge_integrations.training.outputs import check_new_folder
 from bge_integrations.training.row_files import read_rows
 from bge_integrations.training.rows import TrainingData, TrainingRows, rows_digest
 from bge_integrations.training.settings import settings_of
@@ -63,6 +65,7 @@ def train_embedder(
         KeyboardInterrupt: The training was stopped; a checkpoint was saved.
     """
     chosen = settings_of(EmbedderSettings, settings, "train_embedder")
+    check_new_folder(output)
     rows = read_rows(data)
     source = locate_source(model, chosen)
     unified, lora = _is_unified(source, chosen), source.uses_lora(chosen, by_default=source.is_decoder)
@@ -90,7 +93,9 @@ def train_embedder(
             folder, source.profile, int(source.config["hidden_size"]), chosen.normalize, source.longest
         )
 
-    return run.train(module, Groups(rows, chosen.seed), plan, collator, save, chosen.sub_batch_size)
+    return run.train(
+        module, Groups(rows, chosen.seed, chosen.shuffle_ratio), plan, collator, save, chosen.sub_batch_size
+    )
 
 
 def _is_unified(source: EmbedderSource, settings: EmbedderSettings) -> bool:
@@ -101,24 +106,25 @@ def _is_unified(source: EmbedderSource, settings: EmbedderSettings) -> bool:
         raise InvalidInputError(
             f"{source.name} has no sparse and multi-vector heads",
             argument="unified",
-            advice="leave unified= out, or pass family='m3' to train new heads on an XLM-R encoder",
+            advice=f"leave {spelled('unified')} out, or pass {spelled('family', 'm3')} to train new heads on an XLM-R "
+            "encoder",
         )
     if unified and settings.matryoshka_dims:
         raise InvalidInputError(
-            "matryoshka_dims= are for dense vectors alone",
+            f"{spelled('matryoshka_dims')} is for dense vectors alone",
             argument="matryoshka_dims",
-            advice="pass unified=False, or leave them out",
+            advice=f"pass {spelled('unified', False)}, or leave it out",
         )
     if settings.fix_encoder and not unified:
         raise InvalidInputError(
-            "fix_encoder=True trains only bge-m3's heads, and they are not trained here",
+            f"{spelled('fix_encoder', True)} trains only bge-m3's heads, and they are not trained here",
             argument="fix_encoder",
             advice="leave it out",
         )
     has_heads = any((source.heads / name).is_file() for name in M3_HEADS)
     if settings.multi_vector_dim is not None and (has_heads or not unified):
         raise InvalidInputError(
-            f"multi_vector_dim= is for new heads, and {source.name} gets none",
+            f"{spelled('multi_vector_dim')} is for new heads, and {source.name} gets none",
             argument="multi_vector_dim",
             advice="leave it out",
         )
@@ -134,12 +140,14 @@ def _row_sets(rows: TrainingRows, settings: EmbedderSettings) -> list[RowSet]:
     group_size = check_group_size(rows, settings.group_size, own_negatives=not settings.in_batch_negatives)
     if settings.distillation is not None:
         check_teacher_scores(rows)
-    typed = next((i for i, row in enumerate(rows) if row.type not in (None, "normal")), None)
-    if typed is not None and not settings.same_dataset:
-        warn_caller(
-            f"rows have a type, which counts only with same_dataset=True (first in {rows.locations[typed]})",
-            UserWarning,
-        )
+    for field in () if settings.same_dataset else ("type", "batch_size", "train_group_size"):
+        having = next((i for i, row in enumerate(rows) if getattr(row, field) not in (None, "normal")), None)
+        if having is not None:
+            warn_caller(
+                f"rows have a {field}, which counts only with {spelled('same_dataset', True)} (first in "
+                f"{rows.locations[having]})",
+                UserWarning,
+            )
     return row_sets(
         rows,
         settings.batch_size,

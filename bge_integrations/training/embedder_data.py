@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from bge_integrations.core.inputs import tokenize_texts, tokenize_with_examples
 from bge_integrations.errors import InvalidInputError, TruncationWarning
 from bge_integrations.models.instructions import formatted_instruction
 from bge_integrations.reporting import warn_caller
-from bge_integrations.training.groups import Group, RowSet
+from bge_integrations.spelling import spelled
+from bge_integrations.training.groups import Group, RowSet, check_group_size
 from bge_integrations.training.padding import padded
 
 if TYPE_CHECKING:
@@ -129,8 +131,8 @@ class EmbedderCollator:
         self._reported.add(argument)
         longest = max(truncated.values())
         warning = TruncationWarning(
-            f"a text of {longest} tokens was truncated to {argument}={limit}, and other long ones will be, without "
-            f"another warning; split them, or raise {argument} if the model allows it",
+            f"a text of {longest} tokens was truncated to {spelled(argument, limit)}, and other long ones will be, "
+            f"without another warning; split them, or raise {spelled(argument)} if the model allows it",
             count=len(truncated),
             total=len(truncated),
             longest=longest,
@@ -156,8 +158,8 @@ def row_sets(
 ) -> list[RowSet]:
     """Return the rows that may share a batch: all of them, or with `same_dataset` those of one file.
 
-    Small files of a folder are one data set together. A row's `type` and the names of files and folders then say how
-    the batches of a data set are made.
+    Small files of a folder are one data set together. A row's `type`, `batch_size` and `train_group_size` and the names
+    of files and folders then say how the batches of a data set are made.
 
     Args:
         rows: The data.
@@ -168,7 +170,7 @@ def row_sets(
         drop_threshold: Small files that have fewer rows together are left out.
 
     Raises:
-        InvalidInputError: Rows of a data set have different types.
+        InvalidInputError: Rows of a data set differ in these fields.
     """
     if not same_dataset:
         return [RowSet(range(len(rows)), batch_size, group_size, own_negatives)]
@@ -191,22 +193,26 @@ def row_sets(
 
 
 def _row_set(rows: TrainingRows, positions: list[int], batch_size: int, group_size: int, own_negatives: bool) -> RowSet:
-    kind = rows[positions[0]].type
-    for position in positions:
-        if rows[position].type != kind:
+    first = rows[positions[0]]
+    for field, position in product(("type", "batch_size", "train_group_size"), positions):
+        if getattr(rows[position], field) != getattr(first, field):
             raise InvalidInputError(
-                f"{rows.locations[position]} has the type {rows[position].type!r}, and the first row of its data set "
-                f"{kind!r}",
+                f"{rows.locations[position]} has the {field} {getattr(rows[position], field)!r}, and the first row of "
+                f"its data set {getattr(first, field)!r}",
                 argument="data",
-                advice="put rows of different types into different files",
+                advice="put rows that differ in it into different files",
             )
-    kind = kind or "normal"
-    if "symmetric" in kind:
+    kind = first.type or "normal"
+    if first.batch_size is not None:
+        batch_size = first.batch_size
+    elif "symmetric" in kind:
         batch_size = max(1, batch_size // 2)
     if kind == "only_1neg":
         group_size = min(2, group_size)
     elif kind == "symmetric_class":
-        group_size = min(len(rows[positions[0]].neg) + 1, group_size)
+        group_size = min(len(first.neg) + 1, group_size)
+    elif first.train_group_size is not None:
+        group_size = check_group_size(rows.select(positions), first.train_group_size, own_negatives)
     is_symmetric = kind in ("symmetric_sts", "symmetric_clustering")
     return RowSet(positions, batch_size, group_size, own_negatives, is_symmetric)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.settings import TrainingSettings, check_number
 from bge_integrations.validation import check_choice, check_whole_number
 
@@ -29,6 +30,8 @@ class EmbedderSettings(TrainingSettings):
         sub_batch_size: Sequences encoded at a time, for batches that don't fit into memory; the loss stays the same.
         distillation: How teacher scores count, "kl_div" or "m3_kd_loss"; None ignores them.
         matryoshka_dims: Train vectors that can be cut to these sizes.
+        shuffle_ratio: The share of positives of more than 100 characters that are cut into three parts and put together
+            in another order, drawn anew each time a row is used.
         same_dataset: Fill each batch with rows of one file.
         small_threshold, drop_threshold: With `same_dataset`, files with fewer rows than `small_threshold` are one data
             set per folder, which is left out if it has fewer than `drop_threshold`.
@@ -50,6 +53,7 @@ class EmbedderSettings(TrainingSettings):
     sub_batch_size: int | None = None
     distillation: Distillation | None = None
     matryoshka_dims: Sequence[int] = ()
+    shuffle_ratio: float = 0.0
     same_dataset: bool = False
     small_threshold: int = 0
     drop_threshold: int = 0
@@ -72,6 +76,8 @@ class EmbedderSettings(TrainingSettings):
         """Check each value; see `TrainingSettings`."""
         super().__post_init__()
         check_number(self.temperature, "temperature", above=0)
+        check_choice(self.unified, "unified", (None, True, False))
+        check_number(self.shuffle_ratio, "shuffle_ratio", least=0, most=1)
         check_choice(self.distillation, "distillation", (None, *get_args(Distillation)))
         for name in ("sub_batch_size", "multi_vector_dim"):
             if getattr(self, name) is not None:
@@ -82,8 +88,8 @@ class EmbedderSettings(TrainingSettings):
             check_whole_number(dim, "matryoshka_dims")
         if self.cross_device and not self.in_batch_negatives:
             raise InvalidInputError(
-                "cross_device=True compares queries with the passages of other queries, and in_batch_negatives=False "
-                "does not",
+                f"{spelled('cross_device', True)} compares queries with the passages of other queries, and "
+                f"{spelled('in_batch_negatives', False)} does not",
                 argument="cross_device",
                 advice="leave one of them out",
             )

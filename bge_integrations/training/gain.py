@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,8 @@ def measure_gain(
     query_instruction: str | None = None,
     language: str = "english",
     depth: int = 50,
+    before_settings: Mapping[str, Any] | None = None,
+    after_settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     show_progress: bool = False,
 ) -> Gain:
@@ -145,22 +148,26 @@ def measure_gain(
         query_instruction: Of embedders; None uses each model's own.
         language: Of BM25, as in `evaluation.bm25`.
         depth: Number of documents to rerank per query.
+        before_settings, after_settings: Further arguments of `load_embedder` or `load_reranker` for each model.
         device: As in `load_embedder`.
         show_progress: Show progress bars.
     """
     check_language(data, language)
     baseline = bm25(data, language=language)
     results = {"BM25": measure_run(data, baseline)}
+    models = {"before": (before, before_settings or {}), "after": (after, after_settings or {})}
     if kind == "reranker":
         modes = ["rerank"]
-        for name, model in (("before", before), ("after", after)):
-            with load_reranker(model, device=device) as reranker:
+        for name, (model, settings) in models.items():
+            with load_reranker(model, device=device, **settings) as reranker:
                 run = rerank(data, baseline, reranker, depth, on_truncate="ignore", show_progress=show_progress)
                 results[name] = measure_run(data, run)
     else:
         by_model = {
-            name: _searches(data, model, query_instruction, device, show_progress)
-            for name, model in (("before", before), ("after", after))
+            name: _searches(
+                data, model, {"device": device, "query_instruction": query_instruction, **settings}, show_progress
+            )
+            for name, (model, settings) in models.items()
         }
         modes = [mode for mode in by_model["before"] if mode in by_model["after"]]
         for mode in modes:
@@ -174,8 +181,8 @@ def measure_gain(
 
 
 def _searches(
-    data: Dataset, model: str | os.PathLike[str], query_instruction: str | None, device: str | None, show_progress: bool
+    data: Dataset, model: str | os.PathLike[str], settings: Mapping[str, Any], show_progress: bool
 ) -> dict[str, Run]:
-    with load_embedder(model, device=device, query_instruction=query_instruction) as embedder:
+    with load_embedder(model, **settings) as embedder:
         found = find_candidates(data, embedder, on_truncate="ignore", show_progress=show_progress)
     return {mode: found.run(mode) for mode in found.modes}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch.utils.data import Dataset
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 
 if TYPE_CHECKING:
     from bge_integrations.training.rows import TrainingRow, TrainingRows
+
+#: Maximum number of characters of a positive that is never shuffled.
+_SHORT = 100
+#: The advice for rows without negatives.
+_MINE = "mine negatives with `bge mine`, which fills rows that lack some with --fill"
 
 
 @dataclass(frozen=True)
@@ -84,18 +90,37 @@ def draw_group(visit: Visit, row: TrainingRow, generator: random.Random) -> Grou
 
 
 class Groups(Dataset[Group]):
-    """The groups of the rows, by visit. The same visit always draws the same passages."""
+    """The groups of the rows, by visit. The same visit always draws the same passages.
 
-    def __init__(self, rows: Sequence[TrainingRow], seed: int) -> None:
+    Args:
+        rows: The data.
+        seed: Determines what is drawn.
+        shuffle_ratio: The share of long positives whose parts are shuffled.
+    """
+
+    def __init__(self, rows: Sequence[TrainingRow], seed: int, shuffle_ratio: float = 0.0) -> None:
         self._rows = rows
         self._seed = seed
+        self._shuffle_ratio = shuffle_ratio
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, visit: Visit) -> Group:
         generator = random_for(self._seed, "group", visit.epoch, visit.row)
-        return draw_group(visit, self._rows[visit.row], generator)
+        group = draw_group(visit, self._rows[visit.row], generator)
+        positive, *negatives = group.passages
+        if len(positive) <= _SHORT or generator.random() >= self._shuffle_ratio:
+            return group
+        return replace(group, passages=(_shuffled(positive, generator), *negatives))
+
+
+def _shuffled(text: str, generator: random.Random) -> str:
+    """Return the three parts of a text in random order."""
+    size = len(text) // 3 + 1
+    parts = [text[start : start + size] for start in range(0, len(text), size)]
+    generator.shuffle(parts)
+    return " ".join(parts)
 
 
 def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -> int:
@@ -109,18 +134,29 @@ def check_group_size(rows: TrainingRows, group_size: int, own_negatives: bool) -
         group_size = 1
     if group_size == 1 and own_negatives:
         raise InvalidInputError(
-            "a query is compared only with the passages of its own row, so rows need negatives and group_size must be "
-            "at least 2",
+            "a query is compared only with the passages of its own row, so rows need negatives and "
+            f"{spelled('group_size')} must be at least 2",
             argument="group_size",
-            advice="mine negatives with `bge mine`, or leave the in-batch negatives on",
+            advice=f"{_MINE}, or leave the in-batch negatives on",
         )
     if group_size > 1 and without:
         raise InvalidInputError(
             f"{len(without)} of {len(rows)} rows have no negatives, the first is {rows.locations[without[0]]}",
             argument="group_size",
-            advice="mine negatives with `bge mine`, or pass group_size=1 to use in-batch negatives only",
+            advice=f"{_MINE}, or pass {spelled('group_size', 1)} to use in-batch negatives only",
         )
     return group_size
+
+
+def check_negatives(rows: TrainingRows) -> None:
+    """Raise InvalidInputError if a row has no negatives."""
+    without = [i for i, row in enumerate(rows) if not row.neg]
+    if without:
+        raise InvalidInputError(
+            f"{len(without)} of {len(rows)} rows have no negatives, the first is {rows.locations[without[0]]}",
+            argument="data",
+            advice=f"{_MINE}, or leave these rows out",
+        )
 
 
 def check_teacher_scores(rows: TrainingRows) -> None:
@@ -130,5 +166,5 @@ def check_teacher_scores(rows: TrainingRows) -> None:
         raise InvalidInputError(
             f"{len(without)} of {len(rows)} rows have no teacher scores, the first is {rows.locations[without[0]]}",
             argument="distillation",
-            advice="add pos_scores and neg_scores with `bge teach`, or leave distillation= out",
+            advice=f"add pos_scores and neg_scores with `bge teach`, or leave {spelled('distillation')} out",
         )

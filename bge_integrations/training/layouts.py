@@ -15,6 +15,7 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.dataset import Dataset
 from bge_integrations.optional import import_library
 from bge_integrations.reporting import warn_caller
+from bge_integrations.spelling import spelled
 from bge_integrations.training.row_checks import RowCollector
 from bge_integrations.training.row_files import find_files, json_rows, read_rows
 from bge_integrations.training.rows import Location, TrainingData, TrainingRow, TrainingRows
@@ -118,7 +119,7 @@ def read_table(file: Path, collector: RowCollector) -> Iterator[tuple[Location, 
     """
     find_files([file], _SUFFIXES)
     if file.suffix == ".parquet":
-        rows = _parquet_rows(file)
+        rows = _parquet_rows(file, collector)
     elif file.suffix in (".csv", ".tsv"):
         rows = _csv_rows(file, collector)
     else:
@@ -126,10 +127,12 @@ def read_table(file: Path, collector: RowCollector) -> Iterator[tuple[Location, 
     return ((Location(file, line), row) for line, row in rows)
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[str, Any]]]:
     parquet = import_library("pyarrow.parquet", "train", "reading Parquet files")
     try:
         with parquet.ParquetFile(file) as opened:
+            if not opened.metadata.num_rows:
+                collector.reject(Location(file, 0), None, "it has no row")
             rows = (row for batch in opened.iter_batches() for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
     except ValueError as error:  # includes pyarrow's errors
@@ -146,6 +149,8 @@ def _csv_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[s
                     collector.reject(Location(file, line), None, "it has more or fewer cells than the header")
                 else:
                     yield line, {name: _number(cell) if name in _LABEL else cell or None for name, cell in row.items()}
+            if reader.line_num <= 1:
+                collector.reject(Location(file, 0), None, "it has no row below a header")
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{file} is not UTF-8 text ({error.reason})", advice="convert it") from error
     except csv.Error as error:
@@ -234,7 +239,7 @@ def _judged(
     if positive_from is not None:
         return [each >= positive_from for each in labels], labels
     if not all(each in (0, 1) for each in labels):
-        raise InvalidInputError(f"the label is {label!r}, neither 0 nor 1; for scores, pass positive_from")
+        raise InvalidInputError(f"the label is {label!r}, neither 0 nor 1; for scores, pass {spelled('positive_from')}")
     return [each == 1 for each in labels], [None] * texts
 
 

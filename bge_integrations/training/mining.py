@@ -16,12 +16,13 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts
 from bge_integrations.scoring import weights_by_name
+from bge_integrations.spelling import spelled
 from bge_integrations.training.choosing import Chooser, Limits, words_of
-from bge_integrations.training.corpus import read_corpus
 from bge_integrations.training.outputs import check_new_file
 from bge_integrations.training.row_files import read_rows, write_rows
 from bge_integrations.training.rows import TrainingData, TrainingRow
 from bge_integrations.training.searching import Query, Ranking, Scoring, search_exactly, search_index
+from bge_integrations.training.texts import read_corpus
 from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
@@ -128,11 +129,7 @@ def mine_negatives(
         rankings: Iterable[Ranking]
         if isinstance(model, (str, os.PathLike, Embedder)):
             texts = _all_texts(rows) if corpus is None else read_corpus(corpus)
-            if len(texts) <= rank_range[0]:
-                raise InvalidInputError(
-                    f"rank_range={tuple(rank_range)} begins after the last of {len(texts)} passages",
-                    argument="rank_range",
-                )
+            _check_depth(limits, len(texts))
             chooser.fill_from = texts if fill else None
             embedders = _embedders(model, {query.prompt for query in queries}, query_instruction, placement, stack)
             scoring = _scoring(embedders[None], mode, weights)
@@ -143,33 +140,36 @@ def mine_negatives(
         else:
             index = _check_index(
                 model,
+                queries,
                 corpus=corpus,
                 fill=fill or None,
                 query_instruction=query_instruction,
                 query_max_length=query_max_length,
                 passage_max_length=passage_max_length,
             )
-            if any(query.prompt is not None for query in queries):
-                raise InvalidInputError(
-                    "rows have their own prompt, which a search of an index does not use",
-                    argument="data",
-                    advice="remove the prompts, or pass the model instead of the index",
-                )
             scoring = _index_scoring(index, mode, weights)
             rankings = search_index(index, queries, scoring, limits.depth, limits.has_margin, show_progress)
-        ranked = zip(queries, rankings, strict=True)
-        chosen: dict[int, tuple[str, ...]] = {}
-        is_shown = show_progress and judge is not None and isinstance(rankings, list)  # an index shows its own
-        with progress_bar(len(queries), "query", is_shown) as bar:
-            while some := list(islice(ranked, _TOGETHER)):
-                chosen |= chooser.choose(some)
-                bar.update(len(some))
+        chosen = _choose(chooser, queries, rankings, show_progress)
     mined = tuple(
         replace(row, neg=chosen[position], pos_scores=None, neg_scores=None) for position, row in enumerate(rows)
     )
     if target is not None:
         write_rows(mined, target)
     return Mined(mined, tuple(sorted(chooser.short)), chooser.filled, dict(chooser.dropped))
+
+
+def _choose(
+    chooser: Chooser, queries: Sequence[Query], rankings: Iterable[Ranking], show_progress: bool
+) -> dict[int, tuple[str, ...]]:
+    """Return the negatives of all rows, by their positions."""
+    ranked = zip(queries, rankings, strict=True)
+    chosen: dict[int, tuple[str, ...]] = {}
+    is_shown = show_progress and chooser.judge is not None and isinstance(rankings, list)  # an index shows its own
+    with progress_bar(len(queries), "query", is_shown) as bar:
+        while some := list(islice(ranked, _TOGETHER)):
+            chosen |= chooser.choose(some)
+            bar.update(len(some))
+    return chosen
 
 
 def _queries(rows: Sequence[TrainingRow]) -> list[Query]:
@@ -186,6 +186,16 @@ def _queries(rows: Sequence[TrainingRow]) -> list[Query]:
 
 def _all_texts(rows: Sequence[TrainingRow]) -> list[str]:
     return list(dict.fromkeys(text for row in rows for text in (*row.pos, *row.neg)))
+
+
+def _check_depth(limits: Limits, passages: int) -> None:
+    if passages <= limits.rank_range[0]:
+        raise InvalidInputError(
+            f"the ranks {limits.rank_range[0]} to {limits.rank_range[1] - 1} begin after the last of {passages} "
+            "passages",
+            argument="rank_range",
+            advice="start from a lower rank, or search a larger corpus",
+        )
 
 
 def _embedders(
@@ -215,15 +225,17 @@ def _scoring(embedder: Embedder, mode: Literal["dense", "hybrid"] | None, weight
     check_choice(mode, "mode", (None, "dense", "hybrid"))
     if mode == "dense" and weights is not None:
         raise InvalidInputError(
-            "weights are for mode='hybrid', not for 'dense'", argument="weights", advice="leave one of them out"
+            f"{spelled('weights')} is for {spelled('mode', 'hybrid')}, not for dense",
+            argument="weights",
+            advice="leave one of them out",
         )
     if mode == "dense" or (mode is None and weights is None):
         return Scoring("dense")
     if not (embedder.has_sparse and embedder.has_multi_vector):
         raise InvalidInputError(
-            f"{embedder.name} has no sparse and multi-vector heads, which 'hybrid' needs",
+            f"{embedder.name} has no sparse and multi-vector heads, which hybrid needs",
             argument="mode",
-            advice="load bge-m3 (or 'pocket'), or use 'dense'",
+            advice="load bge-m3 (or 'pocket'), or use dense",
         )
     scoring = Scoring("hybrid") if weights is None else Scoring("hybrid", weights)
     weights_by_name(scoring.weights)
@@ -236,8 +248,8 @@ def _index_scoring(index: M3Index, mode: Literal["dense", "hybrid"] | None, weig
     return replace(scoring, weights=index.defaults.weights) if weights is None else scoring
 
 
-def _check_index(model: object, **not_for_an_index: object) -> M3Index:
-    """Return the index; the other arguments are for embedders, and must be None."""
+def _check_index(model: object, queries: Sequence[Query], **not_for_an_index: object) -> M3Index:
+    """Return the index; queries with a prompt and all other arguments are for embedders."""
     from bge_integrations.index import M3Index  # needs the extra "m3"
 
     if not isinstance(model, M3Index):
@@ -247,6 +259,12 @@ def _check_index(model: object, **not_for_an_index: object) -> M3Index:
     for name, value in not_for_an_index.items():
         if value is not None:
             raise InvalidInputError(
-                f"{name} can't be used with an index", argument=name, advice="leave it out, or pass the model"
+                f"{spelled(name)} can't be used with an index", argument=name, advice="leave it out, or pass the model"
             )
+    if any(query.prompt is not None for query in queries):
+        raise InvalidInputError(
+            "rows have their own prompt, which a search of an index does not use",
+            argument="data",
+            advice="remove the prompts, or pass the model instead of the index",
+        )
     return model

@@ -19,6 +19,7 @@ from bge_integrations.errors import CheckpointError, DiskFullError, InvalidInput
 from bge_integrations.models.checkpoint import M3_HEADS
 from bge_integrations.models.locating import locate
 from bge_integrations.progress import progress_bar
+from bge_integrations.spelling import spelled
 from bge_integrations.training.mixing_checks import Source, check_fit
 from bge_integrations.training.model_folder import copy_settings, new_folder, set_dtype, write_mix_card
 from bge_integrations.training.outputs import check_new_folder
@@ -173,7 +174,9 @@ def _check_weights(models: object, weights: Sequence[float] | None) -> tuple[flo
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != len(models) or not all(map(math.isfinite, numbers)):
-        raise InvalidInputError(f"weights={weights!r} must be {len(models)} numbers, one per model", argument="weights")
+        raise InvalidInputError(
+            f"{spelled('weights', weights)} must be {len(models)} finite numbers, one per model", argument="weights"
+        )
     if abs(sum(numbers) - 1) > _ROUNDING:
         raise InvalidInputError(
             f"the weights sum to {sum(numbers):g}, not to 1",
@@ -202,7 +205,7 @@ def _choose(first: Source, layers: Collection[int] | None, tensors: Sequence[str
         if not wanted or not wanted <= set(layer_of.values()):
             last = max(layer_of.values(), default=0)
             raise InvalidInputError(
-                f"layers={sorted(wanted)} must be numbers from 0 to {last}, the last layer of {first.name}",
+                f"{spelled('layers', sorted(wanted))} must be numbers from 0 to {last}, the last layer of {first.name}",
                 argument="layers",
             )
         chosen = {name for name, layer in layer_of.items() if layer in wanted}

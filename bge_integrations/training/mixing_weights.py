@@ -21,6 +21,7 @@ from bge_integrations.errors import InvalidInputError, WrongKindError
 from bge_integrations.models.locating import locate
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts, report_truncation
+from bge_integrations.spelling import spelled
 from bge_integrations.training.row_files import read_rows
 from bge_integrations.training.rows import TrainingData, TrainingRow
 from bge_integrations.validation import check_text, check_whole_number
@@ -88,7 +89,7 @@ def weights_from(
         TrainingDataError: A row is invalid; see `read_rows`.
     """
     if not math.isfinite(temperature) or temperature <= 0:
-        raise InvalidInputError(f"temperature={temperature!r} must be above 0", argument="temperature")
+        raise InvalidInputError(f"{spelled('temperature', temperature)} must be above 0", argument="temperature")
     if isinstance(models, (str, os.PathLike)) or not models:
         raise InvalidInputError("models must be a list of models", argument="models")
     check_whole_number(batch_size, "batch_size")
@@ -206,6 +207,8 @@ def _language_loss(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from bge_integrations.training.backbone import quiet_transformers
+
     if not isinstance(model, (str, os.PathLike)):
         raise InvalidInputError(
             "examples with input and output need a model's name or folder, not a loaded model", argument="models"
@@ -213,7 +216,10 @@ def _language_loss(
     _, folder = locate(model, "embedder", **loading)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     chosen_device = resolve_devices(device)[0]
-    language_model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+    with quiet_transformers():
+        language_model: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.float32, local_files_only=True
+        )
     language_model.to(chosen_device).eval()
     sequences, truncated = [], {}
     for i, (text, output) in enumerate(pairs):
@@ -221,7 +227,8 @@ def _language_loss(
         first = len(tokenizer(text).input_ids)
         if first >= max_length:
             raise InvalidInputError(
-                f"the input of examples[{i}] has {first} tokens, so max_length={max_length} is too low for an output",
+                f"the input of examples[{i}] has {first} tokens, so {spelled('max_length', max_length)} is too "
+                "low for an output",
                 argument="examples",
                 advice="shorten it, or raise max_length",
             )

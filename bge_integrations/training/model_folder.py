@@ -15,15 +15,14 @@ from bge_integrations.atomic_files import sync_folder
 from bge_integrations.errors import InvalidInputError, NotSupportedError, UnknownModelError
 from bge_integrations.models.checkpoint import parse_json, read_config
 from bge_integrations.models.profile import embedder_profile
+from bge_integrations.training.checkpoint_files import copy_small_files
 from bge_integrations.training.embedder_files import write_sentence_transformers_files
 
 if TYPE_CHECKING:
     import torch
 
-#: Suffixes of the files that say how a model is run; all others are weights, checkpoints or documentation.
-_SETTINGS = (".json", ".txt", ".model", ".jinja", ".py")
-#: Files of the run that made the weights.
-_LEFT_OUT = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "fine_tuning.json")
+#: What a mix copies besides the files that a trained model gets too.
+_ALSO_COPIED = ("config.json", "generation_config.json", "*.jinja", "LICENSE*")
 #: Families that these files can describe; the others need `family=` when they are loaded.
 _SAID_BY_FILES = ("encoder", "m3", "decoder")
 
@@ -63,24 +62,17 @@ def copy_settings(name: str, source: Path, folder: Path) -> None:
     Raises:
         NotSupportedError: A module of its own, such as a Dense layer, has weights.
     """
-    for file in sorted(source.iterdir()):
-        is_settings = file.suffix in _SETTINGS and not file.name.endswith(".index.json")
-        if file.is_file() and (is_settings or file.name.startswith("LICENSE")) and file.name not in _LEFT_OUT:
-            shutil.copyfile(file, folder / file.name)
-    if not (source / "modules.json").is_file():
-        _describe_embedder(name, source, folder)
-        return
-    for module in parse_json(source / "modules.json"):
-        if not module.get("path"):
-            continue
-        for file in sorted((source / module["path"]).glob("*")):
+    has_modules = (source / "modules.json").is_file()
+    for module in parse_json(source / "modules.json") if has_modules else ():
+        for file in (source / module["path"]).glob("*") if module.get("path") else ():
             if file.suffix != ".json":
                 raise NotSupportedError(
                     f"{file} belongs to a module that can't be mixed",
                     advice="mix models whose modules are a transformer, a pooling and a normalization",
                 )
-            (folder / module["path"]).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / module["path"] / file.name)
+    copy_small_files(source, folder, also=_ALSO_COPIED)
+    if not has_modules:
+        _describe_embedder(name, source, folder)
 
 
 def set_dtype(folder: Path, dtype: torch.dtype) -> None:

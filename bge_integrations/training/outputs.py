@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 
 
 def check_new_file(output: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -16,14 +17,14 @@ def check_new_file(output: str | os.PathLike[str], overwrite: bool) -> Path:
     """
     path = Path(os.path.abspath(os.path.expanduser(output)))
     if not os.fspath(output) or path.is_dir():
-        raise InvalidInputError(f"output={os.fspath(output)!r} is not a file", argument="output", advice="pass a file")
+        raise InvalidInputError(f"{os.fspath(output)!r} is not a file", argument="output", advice="pass a file")
     if not path.parent.is_dir():
         raise InvalidInputError(f"the folder {path.parent} does not exist", argument="output", advice="create it first")
     if path.exists() and not overwrite:
         raise InvalidInputError(
-            f"{output} exists",
+            f"{output} exists already",
             argument="output",
-            advice="choose another file, or replace it with overwrite=True, --overwrite on the command line",
+            advice=f"choose another file, or replace it with {spelled('overwrite', True)}",
         )
     return path
 
@@ -38,6 +39,6 @@ def check_new_folder(output: str | os.PathLike[str]) -> Path:
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     if not os.fspath(output) or (path.exists() and not is_empty_folder):
         raise InvalidInputError(
-            f"output={os.fspath(output)!r} exists", argument="output", advice="choose another folder, or remove it"
+            f"{os.fspath(output)} exists already", argument="output", advice="choose another folder, or remove it"
         )
     return path

@@ -20,10 +20,11 @@ from bge_integrations.training.backbone import load_backbone, save_backbone
 from bge_integrations.training.checkpoint_files import copy_small_files
 from bge_integrations.training.groups import RowSet
 from bge_integrations.training.masked_texts import MaskedTexts, Piece, collate, pieces_of
+from bge_integrations.training.outputs import check_new_folder
 from bge_integrations.training.retromae import RetroMAE
 from bge_integrations.training.run import Trained, TrainingRun
 from bge_integrations.training.settings import TrainingSettings, check_number, settings_of
-from bge_integrations.training.texts import PretrainingTexts, read_texts
+from bge_integrations.training.texts import Texts, read_texts
 from bge_integrations.validation import check_whole_number
 
 with needed_by(__name__, "bge-integrations[train]"):
@@ -61,9 +62,7 @@ class PretrainingSettings(TrainingSettings):
             check_number(getattr(self, name), name, above=0, most=0.9)
 
 
-def pretrain(
-    texts: PretrainingTexts, model: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any
-) -> Trained:
+def pretrain(texts: Texts, model: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> Trained:
     """Continue the pre-training of an encoder on texts without questions, with RetroMAE.
 
     The result is the encoder with its masked language modelling head, its tokenizer and its sentence-transformers
@@ -78,12 +77,12 @@ def pretrain(
         settings: Those of `PretrainingSettings`: epochs, batch_size, max_length, seed, …
 
     Raises:
-        TrainingDataError: A line of the texts is wrong.
-        InvalidInputError: A setting is invalid, there is no text, or the output exists.
+        InvalidInputError: A line of the texts is wrong, a setting is invalid, there is no text, or the output exists.
         NotSupportedError: The model is of another kind.
         KeyboardInterrupt: It was stopped; the message says how to continue.
     """
     chosen = settings_of(PretrainingSettings, settings, "pretrain", without=_NOT_TAKEN)
+    check_new_folder(output)
     name, folder = locate(model, "embedder")
     tokenizer = _check_model(name, folder, chosen.max_length)
     pieces = list(pieces_of(read_texts(texts), tokenizer, chosen.max_length))

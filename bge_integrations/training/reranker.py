@@ -12,9 +12,11 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.decoder_heads import first_token
 from bge_integrations.optional import needed_by
 from bge_integrations.reporting import report_truncation
+from bge_integrations.spelling import spelled
 from bge_integrations.training.checkpoint_files import copy_small_files
-from bge_integrations.training.groups import Group, Groups, RowSet, Visit, check_teacher_scores
+from bge_integrations.training.groups import Group, Groups, RowSet, Visit, check_negatives, check_teacher_scores
 from bge_integrations.training.llm_reranker_files import write_cross_encoder_files
+from bge_integrations.training.outputs import check_new_folder
 from bge_integrations.training.reranker_settings import RerankerSettings
 from bge_integrations.training.reranker_source import RerankerSource, locate_source
 from bge_integrations.training.row_files import read_rows
@@ -60,6 +62,7 @@ def train_reranker(
         KeyboardInterrupt: The training was stopped; a checkpoint was saved.
     """
     chosen = settings_of(RerankerSettings, settings, "train_reranker")
+    check_new_folder(output)
     rows = read_rows(data)
     source = locate_source(model, chosen)
     pairs = _pair_tokenizer(source, chosen)
@@ -102,7 +105,8 @@ def _pair_tokenizer(source: RerankerSource, settings: RerankerSettings) -> PairT
     longest = settings.query_max_length + settings.passage_max_length
     if longest > source.longest:
         raise InvalidInputError(
-            f"query_max_length + passage_max_length is {longest}, and {source.name} takes {source.longest} tokens",
+            f"{spelled('query_max_length')} and {spelled('passage_max_length')} add up to {longest}, and {source.name} "
+            f"takes {source.longest} tokens",
             argument="passage_max_length",
             advice="shorten one of them",
         )
@@ -111,13 +115,7 @@ def _pair_tokenizer(source: RerankerSource, settings: RerankerSettings) -> PairT
 
 def _check_rows(rows: TrainingRows, settings: RerankerSettings, pairs: PairTokenizer) -> None:
     """Raise InvalidInputError if a row lacks what the training needs, or has prompts that the model does not take."""
-    without = [i for i, row in enumerate(rows) if not row.neg]
-    if without:
-        raise InvalidInputError(
-            f"{len(without)} of {len(rows)} rows have no negatives, the first is {rows.locations[without[0]]}",
-            argument="data",
-            advice="mine negatives with `bge mine`, or leave these rows out",
-        )
+    check_negatives(rows)
     if settings.distillation is not None:
         check_teacher_scores(rows)
     pairs.check(rows)

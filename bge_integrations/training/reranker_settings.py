@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.settings import TrainingSettings
 from bge_integrations.validation import check_choice, check_text
 
@@ -50,6 +51,6 @@ class RerankerSettings(TrainingSettings):
             check_text(self.prompt, "prompt")
         if self.group_size < 2:
             raise InvalidInputError(
-                "a reranker learns to tell a positive from negatives, so group_size must be at least 2",
+                f"a reranker learns to tell a positive from negatives, so {spelled('group_size')} must be at least 2",
                 argument="group_size",
             )

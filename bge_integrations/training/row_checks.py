@@ -16,6 +16,7 @@ from bge_integrations.validation import check_text
 _KEPT = 100
 _FIELDS = tuple(field.name for field in dataclasses.fields(TrainingRow))
 _TEXTS = ("prompt", "query_prompt", "passage_prompt", "category")
+_SIZES = ("batch_size", "train_group_size")
 
 
 class RowCollector:
@@ -54,7 +55,7 @@ class RowCollector:
     def finish(self) -> TrainingRows:
         """Return the rows, or raise the errors of `read_rows`."""
         if self._mistakes:
-            raise TrainingDataError(tuple(self._mistakes), self._count, advice="correct or remove these lines")
+            raise TrainingDataError(tuple(self._mistakes), self._count, advice="correct or remove these lines or files")
         if not self._rows:
             raise InvalidInputError("there is no row to train on", argument="data", advice=LAYOUT_ADVICE)
         for name, location in self._ignored.items():
@@ -94,6 +95,9 @@ def _mistakes(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in _TEXTS:
         if name in row:
             yield from _text_mistakes(row[name], name, name, blank=True)
+    for name in _SIZES:
+        if name in row and not (type(row[name]) is int and row[name] > 0):
+            yield name, f"{name!r} is {row[name]!r}, not a whole number of at least 1"
     if "type" in row and row["type"] not in TYPES:
         yield "type", f"'type' is {row['type']!r}, not one of {', '.join(map(repr, TYPES))}"
 

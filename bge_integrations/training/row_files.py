@@ -86,7 +86,8 @@ def find_files(paths: Sequence[object], suffixes: tuple[str, ...]) -> list[Path]
 
 
 def json_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and object of each line that is not blank; report the lines that are no object."""
+    """Yield the number and object of each line that is not blank; report lines that are no object, and empty files."""
+    is_empty = True
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
             location = Location(file, number)
@@ -96,9 +97,11 @@ def json_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[s
                 collector.reject(location, None, f"it is not UTF-8 ({error.reason} at byte {error.start + 1})")
                 if line.startswith((b"\xff\xfe", b"\xfe\xff")):
                     return  # UTF-16: all lines would be reported
+                is_empty = False
                 continue
             if not text:
                 continue
+            is_empty = False
             try:
                 row = json.loads(text)
             except (ValueError, RecursionError) as error:
@@ -110,3 +113,5 @@ def json_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[s
                 yield number, row
             else:
                 collector.reject(location, None, f"it is a JSON {type(row).__name__}, not an object")
+    if is_empty:
+        collector.reject(Location(file, 0), None, "it is empty")

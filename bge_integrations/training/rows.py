@@ -29,6 +29,7 @@ class TrainingRow:
         query_prompt, passage_prompt: For rerankers, replace the instructions of the query and the passage.
         type: How the rows of a data set are grouped and prompted, one of `TYPES`.
         category: The label of a cluster, for in-context examples.
+        batch_size, train_group_size: For embedders with `same_dataset`: these sizes for the row's file.
     """
 
     query: str
@@ -41,6 +42,8 @@ class TrainingRow:
     passage_prompt: str | None = None
     type: str | None = None
     category: str | None = None
+    batch_size: int | None = None
+    train_group_size: int | None = None
 
 
 class Location(NamedTuple):

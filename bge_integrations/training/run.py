@@ -17,6 +17,7 @@ from bge_integrations.errors import InvalidInputError, OutOfMemoryError
 from bge_integrations.models.memory import memory_errors
 from bge_integrations.optional import needed_by
 from bge_integrations.progress import progress_bar
+from bge_integrations.spelling import spelled
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.estimate import estimate_training
 from bge_integrations.training.groups import RowSet
@@ -201,7 +202,8 @@ class TrainingRun:
             except OutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"training ran out of memory ({error.finding})",
-                    advice="lower batch_size or the maximum lengths, or set gradient_checkpointing=True",
+                    advice=f"lower {spelled('batch_size')} or the maximum lengths, or pass "
+                    f"{spelled('gradient_checkpointing', True)}",
                 ) from error
         if trainer.state.global_step < updates:
             raise KeyboardInterrupt(
@@ -225,16 +227,18 @@ def device_and_precision(settings: TrainingSettings) -> tuple[bool, Precision]:
     device = settings.device
     if device not in (None, "cpu", "cuda"):
         raise InvalidInputError(
-            f"device={device!r} is not supported",
+            f"{spelled('device', device)} is not supported",
             argument="device",
-            advice="use 'cpu' or 'cuda'; CUDA_VISIBLE_DEVICES chooses the GPU, and torchrun trains on several",
+            advice="use cpu or cuda; CUDA_VISIBLE_DEVICES chooses the GPU, and torchrun trains on several",
         )
     if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("torch finds no CUDA device", argument="device", advice="use device='cpu'")
+        raise InvalidInputError(
+            "torch finds no CUDA device", argument="device", advice=f"use {spelled('device', 'cpu')}"
+        )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     if on_cpu and settings.precision == "float16":
         raise InvalidInputError(
-            "precision='float16' needs CUDA", argument="precision", advice="use 'bfloat16' or 'float32'"
+            f"{spelled('precision', 'float16')} needs CUDA", argument="precision", advice="use bfloat16 or float32"
         )
     default: Precision = "bfloat16" if not on_cpu and torch.cuda.is_bf16_supported() else "float32"
     return on_cpu, settings.precision or default

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.moved_arguments import raise_unknown
+from bge_integrations.spelling import spelled
 from bge_integrations.validation import check_choice, check_whole_number
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -92,10 +93,14 @@ class TrainingSettings:
         check_number(self.weight_decay, "weight_decay", least=0)
         check_number(self.warmup, "warmup", least=0, most=1)
         check_number(self.lora_dropout, "lora_dropout", least=0, most=1)
+        for field in fields(self):
+            if isinstance(field.default, bool):
+                check_choice(getattr(self, field.name), field.name, (True, False))
+        check_choice(self.lora, "lora", (None, True, False))
         check_choice(self.precision, "precision", (None, "float32", "bfloat16", "float16"))
         if self.merge_lora and self.lora is False:
             raise InvalidInputError(
-                "merge_lora=True needs an adapter, and lora=False trains none",
+                f"{spelled('merge_lora', True)} needs an adapter, and {spelled('lora', False)} trains none",
                 argument="merge_lora",
                 advice="leave one of them out",
             )
@@ -139,4 +144,4 @@ def check_number(
         return
     lower = f"above {above:g}" if above is not None else f"of at least {least:g}"
     upper = "" if math.isinf(most) else f" and at most {most:g}"
-    raise InvalidInputError(f"{argument}={number!r} must be a number {lower}{upper}", argument=argument)
+    raise InvalidInputError(f"{spelled(argument, number)} must be a number {lower}{upper}", argument=argument)

@@ -11,6 +11,7 @@ from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.adapter import adapted_digest
 from bge_integrations.models.checkpoint import read_config, weights_digest
 from bge_integrations.models.tokenizer import TextTokenizer
+from bge_integrations.spelling import spelled
 
 if TYPE_CHECKING:
     from bge_integrations.training.settings import TrainingSettings
@@ -63,15 +64,15 @@ class ModelSource:
         lora = by_default or self.base is not None if settings.lora is None else settings.lora
         if self.base is not None and not lora:
             raise InvalidInputError(
-                f"{self.name} is an adapter, and lora=False trains whole models",
+                f"{self.name} is an adapter, and {spelled('lora', False)} trains whole models",
                 argument="lora",
-                advice="leave lora= out to train the adapter further, or merge it first",
+                advice=f"leave {spelled('lora', False)} out to train the adapter further, or merge it first",
             )
         if settings.merge_lora and not lora:
             raise InvalidInputError(
-                f"merge_lora=True needs an adapter, and all weights of {self.name} are trained",
+                f"{spelled('merge_lora', True)} needs an adapter, and all weights of {self.name} are trained",
                 argument="merge_lora",
-                advice="pass lora=True, or leave merge_lora= out",
+                advice=f"pass {spelled('lora', True)}, or leave {spelled('merge_lora', True)} out",
             )
         return lora
 

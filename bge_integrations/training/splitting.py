@@ -6,6 +6,7 @@ import hashlib
 from numbers import Real
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.rows import TrainingRows, normalized
 from bge_integrations.validation import check_whole_number
 
@@ -35,7 +36,7 @@ def hold_out(
         InvalidInputError: An argument is invalid, or fewer than 10 queries can be held out.
     """
     if not isinstance(held_out, Real) or isinstance(held_out, bool) or not 0 < held_out < 1:
-        raise InvalidInputError(f"held_out={held_out!r} must be above 0 and below 1", argument="held_out")
+        raise InvalidInputError(f"{spelled('held_out', held_out)} must be above 0 and below 1", argument="held_out")
     check_whole_number(most, "most", least=_FEWEST)
     check_whole_number(seed, "seed", least=0)
     groups = _related(rows)
@@ -53,7 +54,8 @@ def hold_out(
             f"only {count} of {sum(map(len, queries))} queries can be held out for the evaluation, and at least "
             f"{_FEWEST} are needed",
             argument="held_out",
-            advice="hold out a larger share, or 0 for no evaluation, or evaluate on a data set of its own",
+            advice=f"raise {spelled('held_out')}, or pass {spelled('held_out', 0)} for no evaluation, or evaluate on a "
+            "data set of its own",
         )
     return rows.select(i for i in range(len(rows)) if i not in chosen), rows.select(sorted(chosen))
 

@@ -124,8 +124,8 @@ class Statistics:
         }
         for name, problem in problems.items():
             if problem.count:
-                more = ", …" if problem.count > len(problem.examples) else ""
-                where = f": {', '.join(problem.examples)}{more}" if examples else ""
+                more = "; …" if problem.count > len(problem.examples) else ""
+                where = f": {'; '.join(problem.examples)}{more}" if examples else ""
                 shown.append((name, f"{problem.count:,}{where}"))
         return shown
 

@@ -12,6 +12,7 @@ import numpy as np
 from bge_integrations.core.loading import load_reranker
 from bge_integrations.core.reranker import Reranker
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.outputs import check_new_file
 from bge_integrations.training.row_files import read_rows, write_rows
 from bge_integrations.training.rows import TrainingData, TrainingRow
@@ -103,7 +104,8 @@ def _check_weights(teachers: Sequence[Teacher], weights: Sequence[float] | None)
         numbers = np.zeros(0)
     if len(numbers) != len(teachers) or not np.isfinite(numbers).all() or (numbers <= 0).any():
         raise InvalidInputError(
-            f"weights={weights!r} must be {len(teachers)} numbers above 0, one per reranker", argument="weights"
+            f"{spelled('weights', weights)} must be {len(teachers)} numbers above 0, one per reranker",
+            argument="weights",
         )
     shares: list[float] = (numbers / numbers.sum()).tolist()
     return shares

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bge_integrations.errors import NonFiniteError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.batches import BatchPlan
 from bge_integrations.training.interruption import Interruption
 
@@ -104,8 +105,8 @@ class Watcher(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise NonFiniteError(
                 f"the loss of step {state.global_step} is {logs['loss']}",
-                advice="use precision='bfloat16' instead of 'float16', or lower learning_rate; the last checkpoint is "
-                "kept",
+                advice=f"use {spelled('precision', 'bfloat16')} instead of float16, or lower "
+                f"{spelled('learning_rate')}; the last checkpoint is kept",
             )
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from bge_integrations.atomic_files import sync_folder, write_atomically
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.spelling import spelled
 from bge_integrations.training.outputs import check_new_folder
 
 #: What a work folder says about the training that it belongs to.
@@ -106,7 +107,7 @@ class WorkFolder:
         raise InvalidInputError(
             f"an interrupted training to {self.output} had other settings, data or model: {', '.join(different)}{was}",
             argument="resume",
-            advice="continue it with those that it had, or start again with resume=False (command line: --restart)",
+            advice=f"continue it with those that it had, or start again with {spelled('resume', False)}",
         )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import BASE
 
 PASSAGES = [
     f"Passage number {i} is about the town called {name}ville." for i, name in enumerate("abcdefghijklmnopqrst")
@@ -23,9 +24,9 @@ def test_an_embedder_is_trained_and_measured(bge, pairs, tmp_path):
     status, out, err = bge(*command)
     assert (status, "nDCG@10" in out) == (0, True), err
     assert {"config.json", "README.md", "fine_tuning.json"} <= {file.name for file in (tmp_path / "model").iterdir()}
-    status, _, err = bge(*command)
-    assert status == 1
-    assert err.startswith("bge: --output: ")
+    for data in (pairs, tmp_path / "missing.jsonl"):  # found before the data is read
+        status, _, err = bge("train", "embedder", data, *QUICK, "--output", tmp_path / "model")
+        assert (status, err.startswith("bge: --output: ")) == (1, True)
 
 
 def test_a_dry_run_writes_nothing(bge, pairs, tmp_path):
@@ -76,6 +77,30 @@ def test_each_mistake_in_the_data_is_a_line(bge, tmp_path):
     assert [f"line {i}" in line for i, line in enumerate(lines, start=1)] == [True, True]
 
 
+def test_the_model_and_the_rows_are_checked_before_anything_is_counted(bge, pairs, tmp_path):
+    output = ("--output", tmp_path / "model", "--held-out", "0.5")
+    status, out, err = bge("train", "embedder", tmp_path / "missing.jsonl", "--model", "no-such-model", *output)
+    assert (status, out, "no-such-model" in err) == (1, "", True)
+    status, out, err = bge("train", "reranker", pairs, "--model", BASE, *output)
+    assert (status, out, "bge-base-en-v1.5" in err) == (1, "", True)
+    status, out, err = bge("train", "reranker", pairs, "--model", "pocket", *output)
+    assert (status, out, "bge mine" in err) == (1, "", True)
+
+
+def test_advice_names_options(bge, pairs, tmp_path):
+    status, _, err = bge(
+        "train", "embedder", pairs, *QUICK, "--output", tmp_path / "model", "--set", "warmup=0", "--lora"
+    )
+    assert status == 0, err
+    status, _, err = bge(
+        "train", "embedder", pairs, "--model", tmp_path / "model", "--no-lora", "--output", tmp_path / "b"
+    )
+    assert (status, "--no-lora" in err, "lora=" in err) == (1, True, False)
+    too_large = ("--model", "pocket", "--held-out", "0", "--batch-size", "100", "--output", tmp_path / "c")
+    status, _, err = bge("train", "embedder", pairs, *too_large)
+    assert (status, "--set drop_last=False" in err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("options", "status", "named"),
     [
@@ -83,6 +108,12 @@ def test_each_mistake_in_the_data_is_a_line(bge, tmp_path):
         (("--set", "temperature=-1"), 1, "temperature"),
         (("--set", "temprature=1"), 1, "temprature"),
         (("--set", "batch-size=2"), 1, "batch_size"),
+        (("--set", "max_steps=2"), 1, "max_steps"),
+        (("--set", "drop_last=maybe"), 1, "--set drop_last"),
+        (("--set", "show_progress=1"), 1, "show_progress"),
+        (("--set", "merge_lora=true", "--no-lora"), 1, "--no-lora"),
+        (("--set", "shuffle_ratio=2"), 1, "--set shuffle_ratio"),
+        (("--distillation", "kl_div"), 1, "--distillation"),
         (("--epochs", "0"), 1, "--epochs"),
         (("--held-out", "3"), 1, "--held-out"),
         (("--evaluation", "missing"), 1, "missing"),

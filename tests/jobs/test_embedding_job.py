@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BASE
 
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import InvalidInputError, UnknownModelError
 from bge_integrations.jobs import EmbeddingJob, estimate
 
 _JOB = """
@@ -167,7 +167,16 @@ def test_bad_rows_are_named_before_anything_is_written(tmp_path, content, argume
     with pytest.raises(InvalidInputError) as raised:
         EmbeddingJob(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), "pocket")
     assert raised.value.argument == argument
-    assert not list((tmp_path / "out").glob("[!.]*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_job_leaves_the_folder_as_it_was(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", rows(0, 3))
+    (tmp_path / "empty").mkdir()
+    for output in ("empty", "new"):
+        with pytest.raises(UnknownModelError):
+            EmbeddingJob(str(tmp_path / "rows.jsonl"), str(tmp_path / output), "no-such-model")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "rows.jsonl"]
 
 
 def test_damaged_and_missing_inputs_are_named(tmp_path):

@@ -82,6 +82,17 @@ def test_too_few_negatives_are_repeated_equally():
     assert sorted(Counter(group.passages[1:]).values()) == [2, 3]
 
 
+def test_the_parts_of_long_positives_are_shuffled():
+    text = "".join(chr(ord("a") + i % 26) for i in range(101))
+    groups = Groups([TrainingRow("q", (text,), (text[::-1],)), TrainingRow("q", (text[:100],))], 1, shuffle_ratio=0.5)
+    drawn = [groups[Visit(epoch, 0, RowSet([0], 1, 2))].passages for epoch in range(40)]
+    assert {passages[1] for passages in drawn} == {text[::-1]}
+    changed = [passages[0] for passages in drawn if passages[0] != text]
+    assert 5 < len(changed) < 35
+    assert {tuple(sorted(each.split())) for each in changed} == {tuple(sorted((text[:34], text[34:68], text[68:])))}
+    assert {groups[Visit(epoch, 1, RowSet([1], 1, 1))].passages for epoch in range(10)} == {(text[:100],)}
+
+
 def test_teacher_scores_go_with_their_passages():
     scored = row(0, 3, pos_scores=(1.0, 2.0), neg_scores=(-1.0, -2.0, -3.0))
     scores = {"p0a": 1.0, "p0b": 2.0, "n0": -1.0, "n1": -2.0, "n2": -3.0}
@@ -104,10 +115,10 @@ def datasets(tmp_path):
     """Return a function that writes files, from a dict of name to number of rows, and returns their row sets."""
     from bge_integrations.training import write_rows
 
-    def make(files, data=None, type=None, negatives=3, **settings):
+    def make(files, data=None, fields=None, negatives=3, **settings):
         for name, count in files.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
-            write_rows([row(i, negatives, type=type) for i in range(count)], tmp_path / name)
+            write_rows([row(i, negatives, **fields or {}) for i in range(count)], tmp_path / name)
         paths = [tmp_path / name for name in data or files]
         arguments = {"own_negatives": False, "same_dataset": True, "small_threshold": 0, "drop_threshold": 0}
         return row_sets(read_rows(paths), 4, 4, **arguments | settings)
@@ -115,16 +126,21 @@ def datasets(tmp_path):
     return make
 
 
-#: What the reference's cases need to be made again: the rows' type, and how many negatives they have.
-MADE_WITH = {"class": ("symmetric_class", 2), "sts": ("symmetric_sts", 3), "nli": ("only_1neg", 3)}
+#: What the reference's cases need to be made again: the rows' further fields, and how many negatives they have.
+MADE_WITH = {
+    "class": ({"type": "symmetric_class"}, 2),
+    "sts": ({"type": "symmetric_sts"}, 3),
+    "nli": ({"type": "only_1neg"}, 3),
+    "batch_size_column": ({"batch_size": 2}, 3),
+    "train_group_size_column": ({"train_group_size": 3}, 3),
+}
 
 
 def test_same_dataset_batches_are_the_references(embedder_runs, datasets):
-    cases = [case for case in embedder_runs["same_dataset_batches"] if not case["case"].endswith("_column")]
-    for case in cases:
-        kind, negatives = MADE_WITH.get(case["case"].removesuffix("_trailing_slash"), (None, 3))
+    for case in embedder_runs["same_dataset_batches"]:
+        fields, negatives = MADE_WITH.get(case["case"].removesuffix("_trailing_slash"), (None, 3))
         thresholds = {name: case.get(name, 0) for name in ("small_threshold", "drop_threshold")}
-        sets = datasets(case["files"], type=kind, negatives=negatives, **thresholds)
+        sets = datasets(case["files"], fields=fields, negatives=negatives, **thresholds)
         batches = [list(BatchPlan(sets, 42, processes=case["processes"], process=i)) for i in range(case["processes"])]
         assert [len(own) for own in batches] == [case["batches"]] * case["processes"], case["case"]
         for batch in batches[0]:
@@ -143,8 +159,9 @@ def test_without_same_dataset_all_rows_are_mixed(datasets):
     ]
 
 
-def test_a_data_set_has_one_type():
-    rows = read_rows([row(0), row(1, type="only_1neg")])
+@pytest.mark.parametrize("field", [{"type": "only_1neg"}, {"batch_size": 2}, {"train_group_size": 2}])
+def test_the_rows_of_a_data_set_agree(field):
+    rows = read_rows([row(0), row(1, **field)])
     with pytest.raises(InvalidInputError) as raised:
         row_sets(rows, 4, 4, own_negatives=False, same_dataset=True, small_threshold=0, drop_threshold=0)
     assert raised.value.argument == "data"

@@ -1,10 +1,12 @@
 """Fine-tuning with an evaluation before and after: the figures, the card, and a folder that everybody loads."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import yaml
+from conftest import BASE
 from servers import app_server, wait_until_ready
 
 from bge_integrations import load_embedder, load_reranker
@@ -181,6 +183,19 @@ def test_the_evaluated_passages_are_limited():
     assert {data.documents[key] for key in data.qrels["q0"]} == {"a", "b"}
     assert data.documents == evaluation_data(held_out, train, most_documents=10).documents
     assert len(evaluation_data(held_out, train).documents) == 53
+
+
+@pytest.mark.filterwarnings("ignore::bge_integrations.errors.TruncationWarning")
+def test_what_the_model_needs_to_be_loaded_is_used_for_the_statistics_and_the_evaluation(rows, tmp_path):
+    snapshot = tmp_path / "models--owner--small" / "snapshots" / ("0" * 40)
+    shutil.copytree(BASE, snapshot)
+    (tmp_path / "models--owner--small" / "refs").mkdir()
+    (tmp_path / "models--owner--small" / "refs" / "mine").write_text("0" * 40)
+    where = {"cache_folder": str(tmp_path), "revision": "mine", "local_files_only": True, "pooling": "cls"}
+    settings = SETTINGS | where | {"query_instruction": "", "group_size": 2}
+    plan = plan_fine_tuning("embedder", rows, "owner/small", held_out=0.5, **settings)
+    assert (plan.model, plan.source.folder) == ("owner/small", snapshot)
+    assert plan.run(tmp_path / "model").gain.results.keys() == {"BM25", "before", "after"}
 
 
 def test_bad_arguments_are_found_before_anything_is_computed(rows):

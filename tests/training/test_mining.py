@@ -12,7 +12,7 @@ from bge_integrations.index import M3Index
 from bge_integrations.scoring import hybrid_scores
 from bge_integrations.training import TrainingRow, mine_negatives, read_rows, searching, teacher_scores, write_rows
 from bge_integrations.training.choosing import words_of
-from bge_integrations.training.corpus import read_corpus
+from bge_integrations.training.texts import read_corpus
 
 EXPECTED = json.loads((ORACLE / "training" / "mine_teach_mix.json").read_text("utf-8"))
 ORACLE_MINING, ORACLE_TEACHING = EXPECTED["hard_negatives"], EXPECTED["teacher_scores"]
@@ -215,9 +215,8 @@ def test_the_corpus_is_the_rows_texts_or_a_file(pocket, tmp_path):
     assert read_corpus(file) == ["a", "T b"]
     for content in ("", "[]\n", '{"text": 1}\n', "{\n"):
         file.write_text(content)
-        with pytest.raises(InvalidInputError) as error:
+        with pytest.raises(InvalidInputError, match=r"corpus\.jsonl"):
             read_corpus(str(file))
-        assert error.value.argument == "corpus"
     for wrong in (tmp_path / "none", [], ["a", 1]):
         with pytest.raises(InvalidInputError):
             read_corpus(wrong)

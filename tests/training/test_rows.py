@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from bge_integrations.errors import InvalidInputError, TrainingDataError
-from bge_integrations.training import TrainingRow, read_rows, write_rows
+from bge_integrations.training import TrainingRow, read_rows, read_training_data, write_rows
 
 GOOD = {"query": "q", "pos": ["a"], "neg": ["b", "c"]}
 
@@ -67,6 +67,7 @@ def test_files_and_folders_are_read_in_order_with_their_lines(tmp_path):
         ({**GOOD, "type": "symetric"}, ["type"]),
         ({**GOOD, "type": []}, ["type"]),
         ({**GOOD, "prompt": 3}, ["prompt"]),
+        ({**GOOD, "batch_size": 0, "train_group_size": "3"}, ["batch_size", "train_group_size"]),
         ({**GOOD, "pos_scores": [1]}, ["neg_scores"]),
         ({**GOOD, "pos_scores": [1], "neg_scores": [1]}, ["neg_scores"]),
         ({**GOOD, "pos_scores": [1], "neg_scores": 2}, ["neg_scores"]),
@@ -134,6 +135,17 @@ def test_empty_files_and_folders_are_refused(tmp_path):
         with pytest.raises(InvalidInputError) as error:
             read_rows(tmp_path / name)
         assert error.value.argument == "data"
+
+
+def test_an_empty_file_among_others_is_a_mistake(tmp_path):
+    write(tmp_path / "rows.jsonl", GOOD)
+    for name, content in (("empty.jsonl", " \n"), ("empty.csv", ""), ("header.csv", "query,positive\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(TrainingDataError) as error:
+            read_training_data([tmp_path / "rows.jsonl", tmp_path / name])
+        assert [mistake.location.file.name for mistake in error.value.mistakes] == [name]
+    with pytest.raises(TrainingDataError, match=r"empty\.jsonl"):
+        read_rows([tmp_path / "rows.jsonl", tmp_path / "empty.jsonl"])
 
 
 def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path):

@@ -80,8 +80,8 @@ def test_a_run_has_the_references_losses(
 
 @pytest.fixture
 def many(training_rows):
-    """Twenty rows."""
-    return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(5) for row in training_rows]
+    """Twelve rows: three batches of `SHORT`."""
+    return [TrainingRow(f"{row.query} {i}", row.pos, row.neg) for i in range(3) for row in training_rows]
 
 
 SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu", "query_max_length": 64}
@@ -89,7 +89,7 @@ SHORT = {"batch_size": 4, "group_size": 3, "learning_rate": 1e-3, "device": "cpu
 
 def test_the_same_seed_gives_the_same_weights(many, tmp_path):
     one, two, other = (
-        train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / name, **SHORT, seed=seed)
+        train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / name, **SHORT, max_steps=2, seed=seed)
         for name, seed in (("one", 1), ("two", 1), ("other", 2))
     )
     assert one.losses == two.losses
@@ -120,8 +120,8 @@ def interrupted_at(monkeypatch):
 @pytest.mark.parametrize(
     ("checkpoint", "batch", "more"),
     [
-        ("bge-m3", 4, {"epochs": 2, "self_distillation_start": 6, "accumulation_steps": 2}),
-        (DECODER, 5, {"epochs": 2.5, "lora_rank": 4}),  # at the end of an epoch
+        ("bge-m3", 2, {"epochs": 2, "self_distillation_start": 4, "accumulation_steps": 2}),
+        (DECODER, 3, {"epochs": 1.5, "lora_rank": 4}),  # at the end of an epoch
     ],
 )
 def test_an_interrupted_training_continues_to_the_same_losses(many, tmp_path, interrupted_at, checkpoint, batch, more):
@@ -186,7 +186,7 @@ def test_the_folder_loads_in_sentence_transformers_and_transformers(many, tmp_pa
 
 
 def test_others_can_read_the_weights_and_damaged_ones_are_refused(many, tmp_path):
-    folder = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "mine", **SHORT).folder
+    folder = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "mine", **SHORT, max_steps=1).folder
     weights = folder / "model.safetensors"
     assert weights.stat().st_mode == (folder / "config.json").stat().st_mode
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -196,7 +196,8 @@ def test_others_can_read_the_weights_and_damaged_ones_are_refused(many, tmp_path
 
 
 def test_m3s_heads_are_saved(many, tmp_path):
-    folder = train_embedder(many, CHECKPOINTS / "bge-m3-c16", tmp_path / "mine", family="m3", **SHORT).folder
+    settings = SHORT | {"max_steps": 1, "warmup": 0}
+    folder = train_embedder(many, CHECKPOINTS / "bge-m3-c16", tmp_path / "mine", family="m3", **settings).folder
     for name, shape in (("sparse_linear.pt", (1, 64)), ("colbert_linear.pt", (16, 64))):
         new = torch.load(folder / name, weights_only=True)
         old = torch.load(CHECKPOINTS / "bge-m3-c16" / name, weights_only=True)
@@ -218,7 +219,9 @@ def test_a_fixed_encoder_keeps_its_weights(many, tmp_path):
 def test_new_heads_on_an_encoder(many, tmp_path):
     model = tmp_path / "xlmr"
     shutil.copytree(CHECKPOINTS / "bge-m3", model, ignore=lambda folder, files: [f for f in files if f.endswith(".pt")])
-    folder = train_embedder(many, model, tmp_path / "mine", family="m3", multi_vector_dim=8, **SHORT).folder
+    folder = train_embedder(
+        many, model, tmp_path / "mine", family="m3", multi_vector_dim=8, max_steps=1, **SHORT
+    ).folder
     with load_embedder(str(folder), device="cpu") as embedder:
         assert embedder.multi_vector_dimension == 8
 
@@ -360,7 +363,7 @@ def test_a_rows_own_prompt_replaces_the_instruction(training_rows):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_lowers_the_loss_and_fits_into_pieces(many, tmp_path, precision):
-    settings = SHORT | {"epochs": 4, "precision": precision, "sub_batch_size": 3, "gradient_checkpointing": True}
+    settings = SHORT | {"epochs": 5, "precision": precision, "sub_batch_size": 3, "gradient_checkpointing": True}
     trained = train_embedder(many, CHECKPOINTS / ENCODER, tmp_path / "out", **settings, length_grouped=True)
     assert np.mean(trained.losses[-5:]) < np.mean(trained.losses[:5])
     assert json.loads((Path(trained.folder) / "config.json").read_text())["model_type"] == "bert"
