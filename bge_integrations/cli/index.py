@@ -92,8 +92,10 @@ def index(
     unreadable: list[UnreadableFileError] = []
     with ExitStack() as stack:
         if not has_text and _is_new(index):
-            say(f"only pictures can be read in {path}")
-            check_takes_images(stack.enter_context(load_embedder(model or DEFAULT_MODEL, device=device, dtype=dtype)))
+            embedder = stack.enter_context(load_embedder(model or DEFAULT_MODEL, device=device, dtype=dtype))
+            if not embedder.takes_images:
+                say(f"only pictures can be read in {path}")
+            check_takes_images(embedder)
         opened = stack.enter_context(
             M3Index.open(
                 index,
