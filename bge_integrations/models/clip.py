@@ -176,14 +176,12 @@ class TextTower:
         """Return the projected states of each text's last token, (texts, dimension)."""
         tokens, rows = len(batch.ids), batch.last_tokens
 
-        def split(qkv: Tensor) -> Sequence[Tensor]:
-            return qkv[:tokens].view(tokens, 3, self._heads, -1).unbind(1)
-
         def attend(qkv: Tensor) -> Tensor:
-            return pad_rows(masked_attention(*split(qkv), batch, self._params))
+            q, k, v = qkv[:tokens].view(tokens, 3, self._heads, -1).unbind(1)
+            return pad_rows(masked_attention(q, k, v, batch, self._params))
 
         def attend_rows(qkv: Tensor) -> Tensor:
-            q, k, v = split(qkv)
+            q, k, v = qkv[:tokens].view(tokens, 3, self._heads, -1).unbind(1)
             return masked_attention_of_rows(q[rows], k, v, batch, self._params)
 
         x = F.embedding(batch.ids, self._token_embeddings) + F.embedding(batch.positions, self._position_embeddings)

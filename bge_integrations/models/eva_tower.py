@@ -81,7 +81,7 @@ class _Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate (images, 1 + patches, 2, heads, head size); return (2, images, heads, 1 + patches, head size)."""
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).permute(2, 0, 3, 1, 4)
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2)).permute(2, 0, 3, 1, 4)
         rotated = torch.empty(pairs.shape, dtype=pairs.dtype, device=x.device)  # contiguous, which `*` would not make
         torch.mul(pairs, self._turns, out=rotated)
         return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
