@@ -15,11 +15,11 @@ import numpy as np
 
 from bge_integrations.adapter_kit import LazyModel
 from bge_integrations.adapter_kit.settings import checked_settings, path_as_text
-from bge_integrations.adapter_kit.views import check_takes_images
 from bge_integrations.core.embedder import Embedder, TextKind
 from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError, WrongModelError
 from bge_integrations.optional import import_library, needed_by
+from bge_integrations.validation import check_takes_images
 
 with needed_by("bge_integrations.chroma", "chromadb>=1.1"):
     from chromadb.api.models.CollectionCommon import CollectionCommon

@@ -49,11 +49,33 @@ def read_rows(file: str, field: str) -> Iterator[dict[str, Any]]:
         yield parse_row(line, field, f"{name_of(file)}, line {number}")
 
 
+def read_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number (from 1) and the object of each line of a JSONL file.
+
+    Raises:
+        InvalidInputError: A line is not an object.
+    """
+    for number, line in read_lines(file):
+        yield number, parse_object(line, f"{name_of(file)}, line {number}")
+
+
 def parse_row(line: str | bytes, field: str, line_name: str) -> dict[str, Any]:
     """Return the object in a line of JSON, which has a text in `field`.
 
     Raises:
         InvalidInputError: It is not such an object; the message starts with `line_name`.
+    """
+    row = parse_object(line, line_name)
+    if not isinstance(row.get(field), str):
+        raise InvalidInputError(f"{line_name} has no text in {field!r}, only {', '.join(map(repr, row)) or 'nothing'}")
+    return row
+
+
+def parse_object(line: str | bytes, line_name: str) -> dict[str, Any]:
+    """Return the object in a line of JSON.
+
+    Raises:
+        InvalidInputError: It is not an object; the message starts with `line_name`.
     """
     try:
         row = json.loads(line)
@@ -62,8 +84,5 @@ def parse_row(line: str | bytes, field: str, line_name: str) -> dict[str, Any]:
         raise InvalidInputError(f"{line_name} is not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InvalidInputError(f"{line_name} is not a JSON object")
-    if not isinstance(row.get(field), str):
-        raise InvalidInputError(f"{line_name} has no text in {field!r}, only {', '.join(map(repr, row)) or 'nothing'}")
-    check_text(row[field], f"{line_name}, {field!r}")
     check_text(whole, line_name)  # all columns are written, and a lone surrogate can't be
     return row

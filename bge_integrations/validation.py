@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.spelling import spelled
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Embedder
 
 
 def check_texts(texts: object, argument: str) -> list[str]:
@@ -54,6 +58,19 @@ def check_text(text: object, argument: str) -> None:
                 f"{argument} contains a lone surrogate at character {error.start}, which is not valid text; clean it "
                 "with text.encode('utf-8', 'replace').decode()"
             ) from error
+
+
+def check_takes_images(embedder: Embedder) -> Embedder:
+    """Return an embedder that takes images.
+
+    Raises:
+        InvalidInputError: It takes no images.
+    """
+    if not embedder.takes_images:
+        raise InvalidInputError(
+            f"{embedder.name} takes no images", argument="model", advice="use BAAI/BGE-VL-base, or another image model"
+        )
+    return embedder
 
 
 def has_words(text: str) -> bool:

@@ -13,7 +13,7 @@ from bge_integrations.core import runtime
 from bge_integrations.core.loading import load_embedder
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.outputs import Embeddings, SparseVectors
-from bge_integrations.validation import check_not_dict, check_texts
+from bge_integrations.validation import check_not_dict, check_takes_images, check_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,19 +61,6 @@ def load_visual(model: str | os.PathLike[str], **settings: Any) -> DenseView:
         dense.embedder.close()
         raise
     return dense
-
-
-def check_takes_images(embedder: Embedder) -> Embedder:
-    """Return an embedder that takes images.
-
-    Raises:
-        InvalidInputError: It takes no images.
-    """
-    if not embedder.takes_images:
-        raise InvalidInputError(
-            f"{embedder.name} takes no images", argument="model", advice="use BAAI/BGE-VL-base, or another image model"
-        )
-    return embedder
 
 
 class _View(Generic[Rows]):

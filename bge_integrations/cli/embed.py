@@ -13,6 +13,7 @@ from bge_integrations.cli import options
 from bge_integrations.cli.output import progress_is_shown, say
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.reporting import TruncatedTexts
+from bge_integrations.validation import check_takes_images
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -43,6 +44,13 @@ def embed(
     ] = "passage",
     task: Annotated[str | None, typer.Option(help="Task, for some models; see `bge models --tasks`.")] = None,
     field: Annotated[str, typer.Option(help="Column that contains the texts.")] = "text",
+    image_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column with the paths of images, relative to INPUT's folder, for models that take images.",
+        ),
+    ] = None,
     sparse: Annotated[bool, typer.Option("--sparse", help="Also add lexical weights.")] = False,
     multi_vector: Annotated[bool, typer.Option("--multi-vector", help="Also add one vector per token.")] = False,
     overwrite: Annotated[
@@ -85,6 +93,8 @@ def embed(
     if _is_folder(output):
         if overwrite:
             raise InvalidInputError("--overwrite is for files", advice="delete the folder to start again")
+        if image_field is not None:
+            raise InvalidInputError("--image-field needs a file as OUTPUT", advice="write a .jsonl or .parquet file")
         from bge_integrations.cli.embed_folder import embed_folder
 
         job: dict[str, Any] = {"inputs": input, "output": output, "model": model, "field": field, "task": task}
@@ -97,10 +107,11 @@ def embed(
             "--precision, --part and --dry-run need a folder as OUTPUT", advice=f"write {output.split('.')[0]}/"
         )
     _check_files(input, output, overwrite)
-    from bge_integrations.cli.rows import JsonLines, Parquet
+    from bge_integrations.cli.rows import Fields, JsonLines, Parquet
 
     added = ["dense", *(["sparse"] if sparse else []), *(["multi_vector"] if multi_vector else [])]
-    rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, field, added)
+    fields = Fields(field, image_field, Path() if input == "-" else Path(input).parent)
+    rows = (Parquet if input.endswith(".parquet") else JsonLines)(input, fields, added)
     size = _CHUNK_WITH_MULTI_VECTORS if multi_vector else _CHUNK
     # check all rows before loading the model, so that errors are reported at once
     total = None if input == "-" else _checked(rows, size, input, not output.endswith(".parquet"))
@@ -110,7 +121,9 @@ def embed(
     with load_embedder(model, device=device, dtype=dtype, max_length=max_length, task=task) as embedder:
         if sparse or multi_vector:
             embedder.encode([], sparse=sparse, multi_vector=multi_vector)  # raises if the model does not support them
-        settings = _settings(rows, embedder, kind, field, added)
+        if image_field is not None:
+            check_takes_images(embedder)
+        settings = _settings(rows, embedder, kind, fields.names, added)
         arguments: dict[str, Any] = {"sparse": sparse, "multi_vector": multi_vector}
         arguments["kind"] = None if kind == "none" else kind
         with closing(_writer(output, settings, schema, added, size, overwrite)) as writer:
@@ -119,7 +132,7 @@ def embed(
             try:
                 with TruncatedTexts(writer.done):
                     for chunk in _remaining(rows, size, writer.done, total, progress_is_shown(quiet)):
-                        writer.write(chunk, _columns(embedder.encode(rows.texts(chunk), **arguments)))
+                        writer.write(chunk, _columns(embedder.encode(rows.inputs(chunk), **arguments)))
             except KeyboardInterrupt:
                 if "-" in (input, output):
                     raise
@@ -168,14 +181,14 @@ def _checked(rows: Rows, size: int, input: str, as_json: bool) -> int:
     return read
 
 
-def _settings(rows: Rows, embedder: Embedder, kind: str, field: str, added: list[str]) -> dict[str, Any]:
+def _settings(rows: Rows, embedder: Embedder, kind: str, read: list[str], added: list[str]) -> dict[str, Any]:
     """Return all settings that the output depends on."""
     return {
         "input": rows.digest,
         "model": embedder.name,
         **embedder.vector_settings("query" if kind == "query" else "passage"),
         "kind": kind,
-        "field": field,
+        "field": read[0] if len(read) == 1 else read,
         "columns": added,
     }
 

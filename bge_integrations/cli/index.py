@@ -14,6 +14,7 @@ import typer
 from bge_integrations.cli import options
 from bge_integrations.cli.output import print_json, progress_is_shown, say
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
+from bge_integrations.validation import check_takes_images
 
 
 def index(
@@ -76,9 +77,11 @@ def index(
     Only new and changed passages are encoded, and deleted ones are removed.
     The exit status is 3 if files could not be read.
     """
+    from bge_integrations.core.loading import load_embedder
     from bge_integrations.documents.finding import survey
     from bge_integrations.documents.folder import follow_folder
     from bge_integrations.index import M3Index
+    from bge_integrations.index.opening import DEFAULT_MODEL
 
     start = time.perf_counter()
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # unreadable files are reported below
@@ -88,8 +91,11 @@ def index(
     has_text = _check_some_readable(found.files)
     unreadable: list[UnreadableFileError] = []
     with ExitStack() as stack:
-        if not has_text:
-            _check_takes_images(index, model, stack)
+        if not has_text and _is_new(index):
+            embedder = stack.enter_context(load_embedder(model or DEFAULT_MODEL, device=device, dtype=dtype))
+            if not embedder.takes_images:
+                say(f"only pictures can be read in {path}")
+            check_takes_images(embedder)
         opened = stack.enter_context(
             M3Index.open(
                 index,
@@ -157,20 +163,8 @@ def _check_some_readable(files: list[Path]) -> bool:
     raise InvalidInputError("none of the files can be read; no index was created or changed")
 
 
-def _check_takes_images(index: str, model: str | None, stack: ExitStack) -> None:
-    """Raise if a new index would be created for pictures only, with a model that takes none.
-
-    `stack` keeps the model until the index is open.
-    """
-    from bge_integrations.core.loading import load_embedder
+def _is_new(index: str) -> bool:
     from bge_integrations.index.folder import IndexFiles
-    from bge_integrations.index.opening import DEFAULT_MODEL
 
     files = IndexFiles(index)
-    if not files.path.is_dir() or files.manifest() is None:
-        embedder = stack.enter_context(load_embedder(model or DEFAULT_MODEL))
-        if not embedder.takes_images:
-            raise InvalidInputError(
-                f"only pictures can be read there, and {embedder.name} takes no images",
-                advice="pass a model that does, such as --model BAAI/BGE-VL-base",
-            )
+    return not files.path.is_dir() or files.manifest() is None

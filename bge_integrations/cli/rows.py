@@ -7,22 +7,26 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from bge_integrations.documents.pictures import check_picture
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.lines import read_rows
+from bge_integrations.lines import name_of, read_objects
 from bge_integrations.validation import check_text
+
+if TYPE_CHECKING:
+    from bge_integrations.core.embedder import Input
 
 #: A chunk of rows as read.
 Chunk: TypeAlias = list[dict[str, Any]] | pa.RecordBatch
 
 
 class Rows(Protocol):
-    """Rows with a text in one field."""
+    """Rows with a text in one field, or an image in another, or both."""
 
     @property
     def digest(self) -> str | None:
@@ -33,15 +37,64 @@ class Rows(Protocol):
         """Yield all rows, `size` at a time.
 
         Raises:
-            InvalidInputError: A row has no text, or already has a column that is to be added.
+            InvalidInputError: A row has neither, or already has a column that is to be added.
+            UnreadableFileError: An image can't be decoded.
         """
         ...
 
-    def texts(self, chunk: Chunk) -> list[str]: ...
+    def inputs(self, chunk: Chunk) -> list[Input]:
+        """Return what the model sees of each row."""
+        ...
 
     def schema(self, size: int) -> pa.Schema:
         """Return the columns and types that fit all rows."""
         ...
+
+
+class Fields:
+    """The fields that contain the texts and the images.
+
+    Args:
+        text: The column of texts.
+        image: The column of paths of images, relative to `folder`; None if the rows have no images. In rows with an
+            image, a text is optional.
+        folder: The folder of the rows' file.
+    """
+
+    def __init__(self, text: str, image: str | None, folder: Path) -> None:
+        self.text, self.image, self._folder = text, image, folder
+        self._checked: set[Path] = set()
+
+    @property
+    def names(self) -> list[str]:
+        return [self.text] if self.image is None else [self.text, self.image]
+
+    def check(self, row: dict[str, Any], row_name: str) -> None:
+        """Check a row; each image is decoded once.
+
+        Raises:
+            InvalidInputError: It has neither a text nor an image.
+            UnreadableFileError: Its image can't be decoded.
+        """
+        image = None if self.image is None else row.get(self.image)
+        text = row.get(self.text)
+        if image is not None and not isinstance(image, str):
+            raise InvalidInputError(
+                f"{row_name}, {self.image!r} must be the path of an image, got {type(image).__name__}"
+            )
+        if not isinstance(text, str) and (image is None or text is not None):
+            wanted = f"text in {self.text!r}" + ("" if self.image is None else f" and no image in {self.image!r}")
+            raise InvalidInputError(f"{row_name} has no {wanted}, only {', '.join(map(repr, row)) or 'nothing'}")
+        if text is not None:
+            check_text(text, f"{row_name}, {self.text!r}")
+        if image is not None and (path := self._folder / image) not in self._checked:
+            check_picture(path)
+            self._checked.add(path)
+
+    def input(self, row: dict[str, Any]) -> Input:
+        """Return what the model sees of a checked row."""
+        image = None if self.image is None else row.get(self.image)
+        return row[self.text] if image is None else {"image": self._folder / image, "text": row.get(self.text)}
 
 
 class JsonLines:
@@ -49,13 +102,13 @@ class JsonLines:
 
     Args:
         file: The file's name; "-" is standard input.
-        field: The column that contains the texts.
+        fields: Its texts and images.
         added: Columns to be added, which the rows must not have yet.
     """
 
-    def __init__(self, file: str, field: str, added: list[str]) -> None:
+    def __init__(self, file: str, fields: Fields, added: list[str]) -> None:
         self._file = file
-        self._field = field
+        self._fields = fields
         self._added = added
 
     @property
@@ -63,13 +116,18 @@ class JsonLines:
         return None if self._file == "-" else _digest(Path(self._file))
 
     def chunks(self, size: int) -> Iterator[Chunk]:
-        rows = read_rows(self._file, self._field)
+        rows = self._rows()
         while chunk := list(islice(rows, size)):
             _check_names(_names(chunk), self._added)
             yield chunk
 
-    def texts(self, chunk: Chunk) -> list[str]:
-        return [row[self._field] for row in chunk]
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for number, row in read_objects(self._file):
+            self._fields.check(row, f"{name_of(self._file)}, line {number}")
+            yield row
+
+    def inputs(self, chunk: Chunk) -> list[Input]:
+        return [self._fields.input(row) for row in chunk]
 
     def schema(self, size: int) -> pa.Schema:
         schema = pa.schema([])
@@ -88,9 +146,9 @@ class JsonLines:
 class Parquet:
     """The rows of a Parquet file, with the same arguments as `JsonLines`."""
 
-    def __init__(self, file: str, field: str, added: list[str]) -> None:
+    def __init__(self, file: str, fields: Fields, added: list[str]) -> None:
         self._path = Path(file)
-        self._field = field
+        self._fields = fields
         try:
             with self._path.open("rb"):  # raises the usual OSError if the file does not exist
                 self._schema = pq.read_schema(self._path)
@@ -101,15 +159,19 @@ class Parquet:
                 f"{file} has more than one column {', '.join(map(repr, twice))}", advice="rename them"
             )
         _check_names(self._schema.names, added)
-        if field not in self._schema.names:
+        present = [name for name in fields.names if name in self._schema.names]
+        option = "--field" if fields.image is None else "--image-field"
+        if fields.names[-1] not in present:
             raise InvalidInputError(
-                f"{file} has no column {field!r}", advice=f"pass another with --field: {', '.join(self._schema.names)}"
+                f"{file} has no column {fields.names[-1]!r}",
+                advice=f"pass another with {option}: {', '.join(self._schema.names)}",
             )
-        kind = self._schema.field(field).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise InvalidInputError(
-                f"the column {field!r} of {file} contains {kind}, not strings", advice="pass another with --field"
-            )
+        for name in present:
+            kind = self._schema.field(name).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise InvalidInputError(
+                    f"the column {name!r} of {file} contains {kind}, not strings", advice=f"pass another with {option}"
+                )
 
     @property
     def digest(self) -> str | None:
@@ -123,17 +185,22 @@ class Parquet:
                     batch.validate(full=True)
                 except pa.ArrowInvalid as error:  # such as a text that is not UTF-8
                     raise InvalidInputError(f"{self._path}, from row {start + 1}: {error}") from error
-                for i, text in enumerate(self.texts(batch), start=start + 1):
-                    check_text(text, f"{self._path}, row {i}, {self._field!r}")
+                for i, row in enumerate(self._read(batch), start=start + 1):
+                    self._fields.check(row, f"{self._path}, row {i}")
                 yield batch
                 start += batch.num_rows
         if not start:
             raise InvalidInputError(f"{self._path} is empty")
 
-    def texts(self, chunk: Chunk) -> list[str]:
+    def inputs(self, chunk: Chunk) -> list[Input]:
+        return [self._fields.input(row) for row in self._read(chunk)]
+
+    def _read(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return the columns that are embedded."""
         assert isinstance(chunk, pa.RecordBatch)
-        texts: list[str] = chunk.column(self._field).to_pylist()
-        return texts
+        names = [name for name in self._fields.names if name in chunk.schema.names]
+        rows: list[dict[str, Any]] = chunk.select(names).to_pylist()
+        return rows
 
     def schema(self, size: int) -> pa.Schema:
         return self._schema

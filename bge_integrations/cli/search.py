@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from bge_integrations.cli.output import print_json, print_table, say
 from bge_integrations.errors import IndexLockedError, IndexNotFoundError, InvalidInputError
 from bge_integrations.lines import read_lines
 from bge_integrations.representations import Mode
+from bge_integrations.validation import check_takes_images
 
 if TYPE_CHECKING:
     from bge_integrations.core.reranker import Reranker
@@ -50,8 +52,14 @@ _Filters = Annotated[
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="The question; - reads questions from standard input, one per line.")],
     index: options.Index,
+    query: Annotated[
+        str | None, typer.Argument(help="The question; - reads questions from standard input, one per line.")
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Search by this picture, or by it and QUERY, if the model takes images."),
+    ] = None,
     top_n: Annotated[int, typer.Option(min=1, help="Number of passages.")] = 5,
     mode: Annotated[
         Mode | None, typer.Option(help="Which scores to rank by. Defaults to the index's default, or to all it has.")
@@ -74,25 +82,33 @@ def search(
     """Search an index for the best passages."""
     condition = _filter_of(filters)
     given = _given(mode, weights, candidates)
-    queries = _queries_of(query)
+    queries = _queries_of(query, image)
     from bge_integrations.core.loading import load_reranker
 
     reranker_name = None if rerank == _NONE else rerank
+    if image is not None and reranker_name is not None:
+        raise InvalidInputError("rerankers read texts only", advice="leave out --rerank, or --image")
     k = max(top_n, _CANDIDATES) if reranker_name else top_n
     with ExitStack() as stack:
         opened = stack.enter_context(_open(index, device, dtype))
+        if image is not None:
+            check_takes_images(opened.embedder)
         settings = _settings_of(opened, given)
         reranker = None
         if reranker_name is not None:
             reranker = stack.enter_context(load_reranker(reranker_name, device=device, dtype=dtype))
         while batch := list(islice(queries, _BATCH)):
-            results = opened.search_many(batch, k, filter=condition, **given)
+            inputs: list[Any] = batch if image is None else [{"image": image, "text": text} for text in batch]
+            results = opened.search_many(inputs, k, filter=condition, **given)
             for each, hits in zip(batch, results, strict=True):
-                best = _reranked(each, hits, reranker)[:top_n] if reranker else hits
+                best = _reranked(each, hits, reranker)[:top_n] if reranker and each is not None else hits
+                if not best:
+                    say("no passage found" if each is None else f"no passage found for {each!r}")
                 if as_json:
-                    _print_rows(each, best, {"search": settings, "reranker": reranker_name})
+                    asked = {"query": each} if image is None else {"query": each, "image": image}
+                    _print_rows(asked, best, {"search": settings, "reranker": reranker_name})
                 else:
-                    _print_hits(each, best, titled=query == "-")
+                    _print_hits(each if query == "-" else None, best)
 
 
 def ask(
@@ -236,7 +252,16 @@ def _reranker_of(opened: M3Index, rerank: str | None) -> str | None:
     return reranker
 
 
-def _queries_of(query: str) -> Iterator[str]:
+def _queries_of(query: str | None, image: str | None) -> Iterator[str | None]:
+    """Return the questions; None stands for an image without one."""
+    if image is not None:
+        from bge_integrations.documents.pictures import check_picture
+
+        check_picture(Path(image))
+    elif query is None:
+        raise typer.BadParameter("pass a question, or a picture with --image", param_hint="QUERY")
+    if query is None:
+        return iter([None])
     if query == "-":
         return (line for _, line in read_lines("-"))
     _check_query(query)
@@ -284,19 +309,12 @@ def _reranked(query: str, hits: list[Hit], reranker: Reranker) -> list[Hit]:
     return sorted(scored, key=lambda hit: -hit.score)
 
 
-def _print_rows(query: str, hits: list[Hit], settings: dict[str, Any]) -> None:
-    _say_if_none(query, hits)
+def _print_rows(asked: dict[str, Any], hits: list[Hit], settings: dict[str, Any]) -> None:
     for rank, hit in enumerate(hits, start=1):
-        print_json({"query": query, "rank": rank, **asdict(hit), **settings})
+        print_json({**asked, "rank": rank, **asdict(hit), **settings})
 
 
-def _say_if_none(query: str, hits: list[Hit]) -> None:
-    if not hits:
-        say(f"no passage found for {query!r}")
-
-
-def _print_hits(query: str, hits: list[Hit], titled: bool) -> None:
-    _say_if_none(query, hits)
-    if titled:
-        print(f"# {query}")
+def _print_hits(title: str | None, hits: list[Hit]) -> None:
+    if title is not None:
+        print(f"# {title}")
     print_table(((f"{hit.score:.3f}", hit.id, hit.text) for hit in hits), ("score", "passage", "text"), cut=True)

@@ -11,8 +11,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from bge_integrations import catalog
-from bge_integrations.client import background
+from bge_integrations import catalog, network_loop
 from bge_integrations.client.batches import in_batches
 from bge_integrations.client.calls import EmbedCall, Prompt
 from bge_integrations.client.images import with_encoded_images
@@ -95,6 +94,10 @@ class RemoteEmbedder(Remote, Embedder):
         """Return the number of tokens of each text; see `Embedder.count_tokens` and `tokens`."""
         return [len(tokens) for tokens in self.tokens(check_texts(texts, "texts"), kind=kind)]
 
+    def too_long(self, texts: Iterable[Input], *, kind: TextKind | None = None) -> list[int]:
+        """Return the positions of the texts that `encode` would cut; see `Embedder.too_long` and `tokens`."""
+        return [i for i, tokens in enumerate(self.count_tokens(texts, kind=kind)) if tokens > self.max_length]
+
     def tokens(
         self, texts: Iterable[str], *, kind: TextKind | None = None, max_length: int | None = None
     ) -> list[list[Token]]:
@@ -109,7 +112,7 @@ class RemoteEmbedder(Remote, Embedder):
         async def ask(batch: Sequence[str]) -> list[list[Token]]:
             return await self._dialect.tokens(batch, prompt, max_length)
 
-        return list(chain.from_iterable(background.run(in_batches(checked, self._dialect, ask, prefix=prompt.text))))
+        return list(chain.from_iterable(network_loop.run(in_batches(checked, self._dialect, ask, prefix=prompt.text))))
 
     def for_task(self, task: str) -> RemoteEmbedder:
         """Return this embedder with the instruction of another task; see `Embedder.for_task`."""
@@ -148,7 +151,7 @@ class RemoteEmbedder(Remote, Embedder):
         """
         call = self._call(kind, (dense, sparse, multi_vector), max_length, normalize, on_truncate)
         checked = with_encoded_images(self._checked(texts))
-        return self._gathered(call, checked, background.run(self._send(call, checked, show_progress)))
+        return self._gathered(call, checked, network_loop.run(self._send(call, checked, show_progress)))
 
     async def aencode(
         self,
@@ -168,7 +171,7 @@ class RemoteEmbedder(Remote, Embedder):
         checked = self._checked(texts)
         if not all(isinstance(each, str) for each in checked):
             checked = await asyncio.to_thread(with_encoded_images, checked)
-        answers = await background.arun(self._send(call, checked, show_progress))
+        answers = await network_loop.arun(self._send(call, checked, show_progress))
         if len(answers) > 1:  # too much to copy on the event loop
             return await asyncio.to_thread(self._gathered, call, checked, answers)
         return self._gathered(call, checked, answers)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bge_integrations.client import background
+from bge_integrations import network_loop
 from bge_integrations.client.address import Address
 from bge_integrations.client.embedder import RemoteEmbedder
 from bge_integrations.client.openai import OpenAIDialect
@@ -61,8 +61,8 @@ def _connected(
     _refuse(local)
     transport = Transport(Address.parse(url), api_key)
     try:
-        dialect = background.run(_dialect(transport))
-        yield transport, dialect, background.run(dialect.describe(kind))
+        dialect = network_loop.run(_dialect(transport))
+        yield transport, dialect, network_loop.run(dialect.describe(kind))
     except BaseException:
         transport.close()
         raise

@@ -25,7 +25,8 @@ class Remote:
 
     def __init__(self, transport: Transport, dialect: Dialect, served: ServedModel) -> None:
         self._transport, self._dialect, self._served = transport, dialect, served
-        self.name, self.dtype, self.device = served.name, served.dtype, transport.address.base
+        self.name, self.dtype = served.name, served.dtype
+        self.device: str = transport.address.base
         self._finalizer = weakref.finalize(self, transport.close)
         self._finalizer.atexit = False
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bge_integrations.client import background
+from bge_integrations import network_loop
 from bge_integrations.client.batches import in_batches
 from bge_integrations.client.calls import ScoreCall
 from bge_integrations.client.remote import Remote, report_truncation
@@ -67,7 +67,7 @@ class RemoteReranker(Remote, Reranker):
             NotSupportedError: The server does not support an argument.
         """
         call, checked = self._call(normalize, max_length, query_max_length, on_truncate), check_pairs(pairs)
-        return self._gathered(call, checked, background.run(self._send(call, checked, show_progress)))
+        return self._gathered(call, checked, network_loop.run(self._send(call, checked, show_progress)))
 
     async def ascore(
         self,
@@ -81,7 +81,7 @@ class RemoteReranker(Remote, Reranker):
     ) -> NDArray[np.float32]:
         """Score pairs without blocking the event loop; cancelling drops the requests. See `score`."""
         call, checked = self._call(normalize, max_length, query_max_length, on_truncate), check_pairs(pairs)
-        return self._gathered(call, checked, await background.arun(self._send(call, checked, show_progress)))
+        return self._gathered(call, checked, await network_loop.arun(self._send(call, checked, show_progress)))
 
     def _call(
         self, normalize: bool, max_length: int | None, query_max_length: int | None, on_truncate: OnTruncate

@@ -10,7 +10,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bge_integrations.client import background
+from bge_integrations import network_loop
 from bge_integrations.errors import (
     BGEError,
     ClosedError,
@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Transport:
-    """The connections to one server. They belong to the background loop; a forked child opens its own.
+    """The connections to one server. They belong to the network loop; a forked child opens its own.
 
     Args:
         address: The server.
@@ -75,7 +75,7 @@ class Transport:
         """Refuse new requests, and close the connections when the running ones have finished."""
         if not self._closed:
             self._closed = True
-            background.submit(self._close_if_idle())
+            network_loop.submit(self._close_if_idle())
 
     async def get(self, path: str) -> Any:
         """Return the JSON that the server answers to GET."""

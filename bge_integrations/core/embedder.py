@@ -166,6 +166,17 @@ class Embedder(Loaded):
         sequences, _ = self._tokenizing(kind, sys.maxsize)(checked) if checked else ([], {})
         return [len(sequence) for sequence in sequences]
 
+    def too_long(self, texts: Iterable[Input], *, kind: TextKind | None = None) -> list[int]:
+        """Return the positions of the inputs whose text has more than `max_length` tokens, so that `encode` cuts it.
+
+        Raises:
+            InvalidInputError: A text can't be encoded, or an image can't be decoded.
+            ClosedError: After `close()`.
+        """
+        self._session.check_open()
+        checked = self._checked(texts)
+        return sorted(self._tokenizing(kind, self.max_length)(checked)[1]) if checked else []
+
     def tokens(
         self, texts: Iterable[str], *, kind: TextKind | None = None, max_length: int | None = None
     ) -> list[list[Token]]:

@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import bge_integrations
-from bge_integrations.client import background
+from bge_integrations import network_loop
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.optional import import_library
 
@@ -65,7 +65,7 @@ class ImageUrl:
         Raises:
             FetchError: It can't be fetched, or leads to where it may not.
         """
-        return background.run(_fetch(self))
+        return network_loop.run(_fetch(self))
 
 
 def is_url(image: object) -> bool:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.attention import AttentionParams, masked_attention
+from bge_integrations.models.attention import AttentionParams, masked_attention, masked_attention_of_rows
 from bge_integrations.models.encoder import LayerNorm
 from bge_integrations.models.linear import linear, pad_rows
 from bge_integrations.models.patches import patches
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bge_integrations.models.placement import Placement
     from bge_integrations.models.weights import Weights
 
+#: CLIP's activation, "quick GELU", is x * sigmoid(1.702 x).
+_SIGMOID_FACTOR = 1.702
 #: transformers' default numbers of heads.
 _HEADS = {"text_config": 8, "vision_config": 12}
 
@@ -66,8 +68,11 @@ class _Tensors:
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._weights
 
-    def take(self, name: str, *shape: int) -> Tensor:
+    def take(self, name: str, *shape: int, factor: float = 1.0) -> Tensor:
+        """Return a tensor of this shape, multiplied by `factor` before it is rounded to the compute dtype."""
         weight = self._weights.take(self._prefix + name, *shape)
+        if factor != 1:
+            weight = weight.float() * factor
         return weight.to(self._placement.device, self._placement.compute_dtype, copy=True)
 
     def norm(self, name: str, width: int) -> LayerNorm:
@@ -78,8 +83,8 @@ class _Layer:
     """One pre-norm transformer layer."""
 
     def __init__(self, tensors: _Tensors, prefix: str, width: int, placement: Placement) -> None:
-        def take(name: str, *shape: int) -> Tensor:
-            return tensors.take(prefix + name, *shape)
+        def take(name: str, *shape: int, factor: float = 1.0) -> Tensor:
+            return tensors.take(prefix + name, *shape, factor=factor)
 
         make = partial(linear, placement=placement)
         self.qkv = make(
@@ -89,19 +94,27 @@ class _Layer:
         self.attention_out = make(
             take("self_attn.out_proj.weight", width, width), take("self_attn.out_proj.bias", width), epilogue="add"
         )
-        up = take("mlp.fc1.weight", -1, width)
-        self.up = make(up, take("mlp.fc1.bias", len(up)))
-        self.down = make(take("mlp.fc2.weight", width, len(up)), take("mlp.fc2.bias", width), epilogue="add")
+        # quick GELU is SiLU of the scaled input, scaled back; a linear can have SiLU fused in, and its weights scaled
+        up = take("mlp.fc1.weight", -1, width, factor=_SIGMOID_FACTOR)
+        inner = len(up)
+        self.up = make(up, take("mlp.fc1.bias", inner, factor=_SIGMOID_FACTOR), epilogue="silu")
+        self.down = make(
+            take("mlp.fc2.weight", width, inner, factor=1 / _SIGMOID_FACTOR),
+            take("mlp.fc2.bias", width),
+            epilogue="add",
+        )
         self.norm1, self.norm2 = (tensors.norm(f"{prefix}layer_norm{i}", width) for i in (1, 2))
 
-    def __call__(self, x: Tensor, tokens: int, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """Map (tokens, width) to the same shape; rows are padded, see `pad_rows`.
+    def __call__(self, x: Tensor, attend: Callable[[Tensor], Tensor], rows: Tensor | None = None) -> Tensor:
+        """Map (tokens, width) to the same shape, or to (rows, width) for the tokens `rows`.
 
-        `attend` maps queries, keys and values side by side, (tokens, 3 * width), to (tokens, width).
+        `attend` maps queries, keys and values side by side, (tokens, 3 * width), to the contexts of these tokens.
         """
-        x = self.attention_out.add(pad_rows(attend(self.qkv(self.norm1(x))[:tokens])), x)
-        inner = self.up(self.norm2(x))
-        return self.down.add(inner * torch.sigmoid(1.702 * inner), x)
+        context = attend(self.qkv(self.norm1(x)))
+        if rows is not None:
+            context, x = pad_rows(context), pad_rows(x[rows])
+        x = self.attention_out.add(context, x)
+        return self.down.add(self.up.silu(self.norm2(x)), x)
 
 
 class _Layers:
@@ -110,17 +123,30 @@ class _Layers:
     def __init__(self, tensors: _Tensors, width: int, heads: int, placement: Placement) -> None:
         if width % heads:
             raise CheckpointError(f"config.json asks for {heads} heads, which do not divide the width {width}")
-        self._layers: list[_Layer] = []
+        self._layers = [_Layer(tensors, "encoder.layers.0.", width, placement)]
         while f"{(prefix := f'encoder.layers.{len(self._layers)}.')}layer_norm1.weight" in tensors:
             self._layers.append(_Layer(tensors, prefix, width, placement))
 
-    def __call__(self, x: Tensor, attend: Callable[[Tensor], Tensor], between_layers: Callable[[], None]) -> Tensor:
-        tokens = len(x)
-        x = pad_rows(x)
-        for layer in self._layers:
-            x = layer(x, tokens, attend)
+    def __call__(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        attend: Callable[[Tensor], Tensor],
+        attend_rows: Callable[[Tensor], Tensor],
+        between_layers: Callable[[], None],
+    ) -> Tensor:
+        """Return the last layer's states of the tokens `rows`, which are all that it computes.
+
+        Args:
+            x: (tokens, width) states before the first layer.
+            rows: (rows,) indices of tokens.
+            attend, attend_rows: Attention of all tokens, and of the tokens `rows`; see `_Layer`.
+            between_layers: Called between any two layers.
+        """
+        for layer in self._layers[:-1]:
+            x = layer(x, attend)
             between_layers()
-        return x[:tokens]
+        return self._layers[-1](x, attend_rows, rows)[: len(rows)]
 
 
 class TextTower:
@@ -146,15 +172,21 @@ class TextTower:
         self._heads = settings.heads
         self._params = AttentionParams((width // settings.heads) ** -0.5, None, None)
 
-    def __call__(self, batch: PackedBatch, rows: Tensor, between_layers: Callable[[], None]) -> Tensor:
-        """Return the projected states of the tokens `rows`, (texts, dimension)."""
+    def __call__(self, batch: PackedBatch, between_layers: Callable[[], None]) -> Tensor:
+        """Return the projected states of each text's last token, (texts, dimension)."""
+        tokens, rows = len(batch.ids), batch.last_tokens
 
         def attend(qkv: Tensor) -> Tensor:
-            q, k, v = qkv.view(len(qkv), 3, self._heads, -1).unbind(1)
-            return masked_attention(q, k, v, batch, self._params)
+            q, k, v = qkv[:tokens].view(tokens, 3, self._heads, -1).unbind(1)
+            return pad_rows(masked_attention(q, k, v, batch, self._params))
+
+        def attend_rows(qkv: Tensor) -> Tensor:
+            q, k, v = qkv[:tokens].view(tokens, 3, self._heads, -1).unbind(1)
+            return masked_attention_of_rows(q[rows], k, v, batch, self._params)
 
         x = F.embedding(batch.ids, self._token_embeddings) + F.embedding(batch.positions, self._position_embeddings)
-        return F.linear(self._norm(self._layers(x, attend, between_layers)[rows]), self._projection)
+        x = self._layers(pad_rows(x), rows, attend, attend_rows, between_layers)
+        return F.linear(self._norm(x), self._projection)
 
 
 class ImageTower:
@@ -193,11 +225,14 @@ class ImageTower:
         """Return the projected states of images, uint8 (3, size, size) each, as (images, dimension)."""
         count, tokens, width = len(images), self.tokens, self._width
 
-        def attend(qkv: Tensor) -> Tensor:
+        def attend(qkv: Tensor, queries: int = tokens) -> Tensor:
             q, k, v = qkv.view(count, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * tokens, width)
+            context = F.scaled_dot_product_attention(q[:, :, :queries], k, v)
+            return context.transpose(1, 2).reshape(count * queries, width)
 
         states = self._patch_embedding(patches(images, self._patch, self._placement)).view(count, tokens - 1, width)
         x = torch.cat([self._class_token.expand(count, 1, width), states], 1) + self._positions
-        x = self._layers(self._before(x).flatten(0, 1), attend, between_layers)
-        return F.linear(self._after(x.view(count, tokens, width)[:, 0]), self._projection)
+        class_tokens = torch.arange(0, count * tokens, tokens, device=x.device)
+        x = self._before(x).flatten(0, 1)
+        x = self._layers(x, class_tokens, attend, partial(attend, queries=1), between_layers)
+        return F.linear(self._after(x), self._projection)

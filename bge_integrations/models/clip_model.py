@@ -77,10 +77,11 @@ class ClipModel:
             return [SequenceOutput(dense=row) for row in dense]
 
     def _text_features(self, sequences: Sequence[TokenSequence], between_layers: Callable[[], None]) -> Tensor:
-        """Return float32 (sequences, hidden_size), in their order: the state of each text's first end token."""
-        texts = [TokenSequence(sequence.ids) for sequence in sequences]
+        """Return float32 (sequences, hidden_size), in their order: the state of each text's first end token.
+
+        What follows that token is left out, because it can't see what follows it.
+        """
+        texts = [TokenSequence(each.ids[: 1 + int(np.argmax(each.ids == self._end))]) for each in sequences]
         batch = PackedBatch.pack(texts, self.placement.device)
-        ends = [int(np.argmax(texts[i].ids == self._end)) for i in batch.order]
-        rows = batch.first_tokens + torch.tensor(ends, device=self.placement.device)
-        found = self._texts(batch, rows, between_layers).float()
+        found = self._texts(batch, between_layers).float()
         return found[torch.from_numpy(np.argsort(batch.order)).to(found.device)]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from bge_integrations.errors import CheckpointError
 from bge_integrations.models.encoder import LayerNorm
-from bge_integrations.models.linear import linear, pad_rows
+from bge_integrations.models.linear import linear
 from bge_integrations.models.patches import patches
 
 if TYPE_CHECKING:
@@ -48,41 +48,43 @@ class _Block:
         self.attention_out = make(take("attn.proj.weight", width, width), take("attn.proj.bias", width), epilogue="add")
         gate = take("mlp.w1.weight", -1, width)
         inner = len(gate)
-        self.gate_up = make(
-            torch.cat([gate, take("mlp.w2.weight", inner, width)]),
-            torch.cat([take("mlp.w1.bias", inner), take("mlp.w2.bias", inner)]),
-        )
+        self.gate = make(gate, take("mlp.w1.bias", inner), epilogue="silu")
+        self.up = make(take("mlp.w2.weight", inner, width), take("mlp.w2.bias", inner), epilogue="multiply")
         self.down = make(take("mlp.w3.weight", width, inner), take("mlp.w3.bias", width), epilogue="add")
         self.norm1, self.norm2 = norm("norm1", width), norm("norm2", width)
         self.attention_norm, self.mlp_norm = norm("attn.inner_attn_ln", width), norm("mlp.ffn_ln", inner)
 
     def __call__(self, x: Tensor, images: int, tokens: int, rotation: _Rotation) -> Tensor:
-        """Map (images * tokens, width) to the same shape; rows are padded, see `pad_rows`."""
-        qkv = self.qkv(self.norm1(x))[: images * tokens]
-        q, k, v = qkv.view(images, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(rotation(q), rotation(k), v)
+        """Map (images * tokens, width) to the same shape."""
+        qkv = self.qkv(self.norm1(x)).view(images, tokens, 3, self._heads, -1)
+        q, k = rotation(qkv[:, :, :2])
+        context = F.scaled_dot_product_attention(q, k, qkv[:, :, 2].transpose(1, 2))
         merged = context.transpose(1, 2).reshape(images * tokens, -1)
-        x = self.attention_out.add(pad_rows(self.attention_norm(merged)), x)
-        gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
-        return self.down.add(self.mlp_norm(F.silu(gate) * up), x)
+        x = self.attention_out.add(self.attention_norm(merged), x)
+        inner = self.norm2(x)
+        return self.down.add(self.mlp_norm(self.up.multiply(inner, self.gate.silu(inner))), x)
 
 
 class _Rotation:
     """Rotates the queries and keys of patch tokens by their row and column; the class token stays as it is.
 
+    Two neighbouring channels are a complex number, which a rotation multiplies by cos + i sin.
+
     Args:
-        cos, sin: (patches, head size), as stored: recomputed in float32, they would differ from the float16 ones.
+        cos, sin: (patches, head size), as stored: recomputed in float32, they would differ from the float16 ones. Two
+            neighbouring channels have the same angle.
     """
 
     def __init__(self, cos: Tensor, sin: Tensor) -> None:
-        still = torch.ones_like(cos[:1])
-        self._cos, self._sin = torch.cat([still, cos]), torch.cat([torch.zeros_like(still), sin])
+        turns = torch.complex(cos[:, ::2].float(), sin[:, ::2].float())
+        self._turns = torch.cat([torch.ones_like(turns[:1]), turns])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate (…, 1 + patches, head size), each pair of neighbouring channels; return the same shape."""
-        first, second = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
-        turned = torch.stack([-second, first], -1).flatten(-2)
-        return x * self._cos + turned * self._sin
+        """Rotate (images, 1 + patches, 2, heads, head size); return (2, images, heads, 1 + patches, head size)."""
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2)).permute(2, 0, 3, 1, 4)
+        rotated = torch.empty(pairs.shape, dtype=pairs.dtype, device=x.device)  # contiguous, which `*` would not make
+        torch.mul(pairs, self._turns, out=rotated)
+        return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
 
 
 class EvaTower:
@@ -135,8 +137,8 @@ class EvaTower:
         count, tokens = len(images), self.tokens + 1
         states = self._projection(patches(images, self._patch, self._placement)).view(count, self.tokens, self.width)
         x = torch.cat([self._class_token.expand(count, 1, self.width), states], 1) + self._positions
-        x = pad_rows(x.flatten(0, 1))
+        x = x.flatten(0, 1)
         for block in self._blocks:
             x = block(x, count, tokens, self._rotation)
             between_layers()
-        return x[: count * tokens].view(count, tokens, self.width)[:, 1:].flatten(0, 1)
+        return x.view(count, tokens, self.width)[:, 1:].flatten(0, 1)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from bge_integrations.models.placement import Placement
 
-#: The operation after a linear: nothing, GELU, or the addition of a residual.
-Epilogue = Literal["none", "gelu", "add"]
+#: The operation after a linear: nothing, an activation, or the addition or multiplication of another tensor.
+Epilogue = Literal["none", "gelu", "silu", "add", "multiply"]
 
 #: The environment variable that overrides the choice made for this processor.
 CPU_KERNELS_VARIABLE = "BGE_CPU_KERNELS"
@@ -58,8 +58,14 @@ class Linear:
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(self(x))
 
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(self(x), inplace=True)
+
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         return self(x).add_(residual)
+
+    def multiply(self, x: Tensor, factor: Tensor) -> Tensor:
+        return self(x).mul_(factor)
 
 
 class PrepackedLinear:
@@ -80,8 +86,16 @@ class PrepackedLinear:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu", [], "none")
         return out
 
+    def silu(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "swish", [], "")
+        return out
+
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
+        return out
+
+    def multiply(self, x: Tensor, factor: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.packed, self.bias, "mul")
         return out
 
 
@@ -233,7 +247,9 @@ def onednn_works(dtype: torch.dtype) -> bool:
             pairs = (
                 (packed(x), plain(x)),
                 (packed.gelu(x), plain.gelu(x)),
+                (packed.silu(x), plain.silu(x)),
                 (packed.add(x, residual), plain.add(x, residual)),
+                (packed.multiply(x, residual), plain.multiply(x, residual)),
             )
             works = all(torch.allclose(ours, plain_out, rtol=tolerance, atol=tolerance) for ours, plain_out in pairs)
     except (AttributeError, NotImplementedError, RuntimeError) as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastapi import Request
     from numpy.typing import NDArray
 
-    from bge_integrations.core.embedder import Input, TextKind
+    from bge_integrations.core.embedder import Embedder, Input, TextKind
     from bge_integrations.core.reranker import Reranker
     from bge_integrations.outputs import Embeddings
     from bge_integrations.serving.exchange import Exchange
@@ -55,6 +55,16 @@ def check_batch(request: Request, inputs: Sequence[object], limit: int, name: st
             413, f"{name} has {len(inputs)} items, and {limit} is the limit; split it", "batch_too_large", param=name
         )
     exchange_of(request).method = "single" if len(inputs) == 1 else "batch"
+
+
+def check_images(inputs: Sequence[Input], embedder: Embedder, name: str) -> None:
+    """Refuse images for an embedder that takes none.
+
+    Raises:
+        Refusal: With status 424.
+    """
+    if not embedder.takes_images and not all(isinstance(each, str) for each in inputs):
+        raise Refusal(424, f"{name} takes no images", "not_supported", param="model")
 
 
 @dataclass(frozen=True)
@@ -132,8 +142,7 @@ async def embed(
     """
     service = service_of(request)
     async with service.models.use(served) as model:
-        if not model.takes_images and not all(isinstance(text, str) for text in texts):
-            raise Refusal(424, f"{served.id} takes no images", "not_supported", param="model")
+        check_images(texts, model, served.id)
         if (sparse or multi_vector) and not model.has_sparse:
             raise Refusal(
                 424, f"{served.id} has no sparse and multi-vectors; bge-m3 has", "not_supported", param="model"

@@ -1,4 +1,4 @@
-"""Images in requests: in base64, as data URIs, or as URLs, which only the core may fetch."""
+"""Images in requests: in base64 or as data URIs. A URL is never fetched, and a path is never read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bge_integrations.core.image_inputs import FORMATS
 from bge_integrations.core.image_urls import is_url
+from bge_integrations.errors import InvalidInputError
 from bge_integrations.image_data import decode_image, is_image_uri
 from bge_integrations.optional import import_library
 from bge_integrations.serving.calls import service_of
@@ -43,7 +44,7 @@ async def inputs_of(
         uris: Whether a text that is the data URI of an image is that image.
 
     Raises:
-        InvalidInputError: An image is not in base64.
+        InvalidInputError: An image is a URL, or not in base64.
         Refusal: An image has too many pixels (status 413).
     """
     if all(isinstance(item, str) and not (uris and is_image_uri(item)) for item in items):
@@ -57,12 +58,13 @@ def _input(item: str | ImageItem, name: str, uris: bool, most: int) -> Input:
         return {"image": _decoded(item, name, most)} if uris and is_image_uri(item) else item
     if item.image is None:
         return item.text if item.text is not None else {}
-    # a URL is refused by the core unless it may fetch it; a path is never passed on
-    return {"image": item.image if is_url(item.image) else _decoded(item.image, name, most), "text": item.text}
+    return {"image": _decoded(item.image, name, most), "text": item.text}
 
 
 def _decoded(image: str, name: str, most: int) -> bytes:
     """Return the bytes of an image, whose header must not promise more pixels than `most`."""
+    if is_url(image):
+        raise InvalidInputError(f"{name}: the server fetches no URLs", advice="send the image itself, in base64")
     content = decode_image(image, name)
     library = import_library("PIL.Image", "vision", "images")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, Field
 from bge_integrations.serving.answers import json_response
 from bge_integrations.serving.calls import (
     check_batch,
+    check_images,
     exchange_of,
     on_truncate,
     score,
@@ -20,12 +22,13 @@ from bge_integrations.serving.calls import (
     too_long,
 )
 from bge_integrations.serving.fields import Flag, Weight
+from bge_integrations.serving.images import ImageItem, inputs_of
 from bge_integrations.serving.m3 import StrictModel
 from bge_integrations.serving.pool import short_name
 from bge_integrations.serving.refusals import Refusal
 
 if TYPE_CHECKING:
-    from bge_integrations.index import Hit
+    from bge_integrations.index import Hit, M3Index
 
 router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
 #: Minimum number of hits that are reranked.
@@ -37,14 +40,14 @@ Hits = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
 
 
 class SearchRequest(StrictModel):
-    query: str | None = None
-    queries: list[str] | None = None
+    query: str | ImageItem | None = None
+    queries: list[str | ImageItem] | None = None
     k: Hits = 10
-    mode: Literal["dense", "sparse", "multi_vector", "hybrid"] = "hybrid"
-    weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
-    fusion: Literal["weighted", "rrf"] = "weighted"
+    mode: Literal["dense", "sparse", "multi_vector", "hybrid"] | None = None
+    weights: tuple[Weight, Weight, Weight] | None = None
+    fusion: Literal["weighted", "rrf"] | None = None
     filter: dict[str, Any] | None = None
-    candidates: Hits = 200
+    candidates: Hits | None = None
     rerank: Flag | str = Field(False, description="Rerank the best hits, with the first reranker or the named one.")
 
 
@@ -59,7 +62,7 @@ class HitAnswer(BaseModel):
 
 
 class QueryAnswer(BaseModel):
-    query: str
+    query: str | None = Field(description="The query's text; null for an image without one.")
     hits: list[HitAnswer]
 
 
@@ -71,7 +74,7 @@ class SearchAnswer(BaseModel):
 
 
 class AddRequest(StrictModel):
-    texts: list[str]
+    texts: list[str | ImageItem] = Field(description="Of an image, the vector and the text are stored.")
     ids: list[str | None] | None = None
     metadata: list[dict[str, Any]] | None = None
     truncate: Flag | None = None
@@ -106,6 +109,7 @@ class IndexRow(BaseModel):
     read_only: bool
     documents: int | None
     model: str | None
+    representations: list[str] | None = Field(description="What it can be searched by.")
 
 
 class IndexesAnswer(BaseModel):
@@ -128,6 +132,7 @@ async def list_indexes(request: Request) -> Response:
                 "read_only": service.settings.read_only,
                 "documents": None if index is None else await asyncio.to_thread(index.count),
                 "model": None if index is None else short_name(index.embedder.name),
+                "representations": None if index is None else index.representations,
             }
         )
     return json_response({"object": "list", "data": rows})
@@ -140,8 +145,11 @@ async def search(request: Request, name: str, body: SearchRequest) -> Response:
     index = service.index(name)
     if (body.query is None) == (body.queries is None):
         raise Refusal(422, "send either query or queries", "invalid_value", param="query")
-    queries = [body.query] if body.query is not None else body.queries or []
-    check_batch(request, queries, service.settings.batch_limit, "queries")
+    given = [body.query] if body.query is not None else body.queries or []
+    check_batch(request, given, service.settings.batch_limit, "queries")
+    queries = await _inputs_of(request, index, given, "queries")
+    if body.rerank and not all(isinstance(query, str) for query in queries):
+        raise Refusal(422, "rerankers read texts only; leave rerank out for images", "not_supported", param="rerank")
     k = max(body.k, _RERANKED) if body.rerank else body.k
     # M3Index truncates queries, which the answer reports
     found = await index.asearch_many(
@@ -161,7 +169,10 @@ async def search(request: Request, name: str, body: SearchRequest) -> Response:
     return json_response(
         {
             "index": name,
-            "results": [{"query": query, "hits": hits[: body.k]} for query, hits in zip(queries, results, strict=True)],
+            "results": [
+                {"query": query if isinstance(query, str) else query["text"], "hits": hits[: body.k]}
+                for query, hits in zip(queries, results, strict=True)
+            ],
             "truncated": exchange_of(request).report.truncated,
             "rerank_truncated": truncated,
         }
@@ -179,13 +190,13 @@ async def add(request: Request, name: str, body: AddRequest) -> Response:
             raise Refusal(
                 422, f"{field} has {len(values)} items for {len(body.texts)} texts", "invalid_value", param=field
             )
+    texts = await _inputs_of(request, index, body.texts, "texts")
     # for all texts at once, before any is stored
-    lengths = await asyncio.to_thread(index.embedder.count_tokens, body.texts, kind="passage")
-    truncated = [i for i, length in enumerate(lengths) if length > index.embedder.max_length]
+    truncated = await asyncio.to_thread(index.embedder.too_long, texts, kind="passage")
     if truncated and on_truncate(service, body.truncate) == "error":
         raise too_long("texts", truncated, index.embedder.max_length)
     with separate_report(request):  # the index encodes a few dozen texts at a time
-        ids = await index.aadd(body.texts, body.ids, body.metadata, on_truncate="ignore")
+        ids = await index.aadd(texts, body.ids, body.metadata, on_truncate="ignore")
     exchange_of(request).report.truncated = truncated
     return json_response({"index": name, "ids": ids, "truncated": truncated})
 
@@ -223,6 +234,17 @@ def _described(hit: Hit, rank: int) -> dict[str, Any]:
         "retrieval_score": hit.score,
         "retrieval_rank": rank,
     }
+
+
+async def _inputs_of(request: Request, index: M3Index, items: Sequence[str | ImageItem], name: str) -> list[Any]:
+    """Return the texts and images of a request as inputs of the index.
+
+    Raises:
+        Refusal: The index's model takes no images.
+    """
+    inputs = await inputs_of(request, items, name)
+    check_images(inputs, index.embedder, short_name(index.embedder.name))
+    return inputs
 
 
 async def _rerank(request: Request, queries: list[str], results: list[list[dict[str, Any]]], model: str | None) -> int:

@@ -127,6 +127,7 @@ def test_tokens_are_the_local_tokens(remote, pocket, own_server):
     for kind in ("query", None):
         assert remote.tokens([*TEXTS, long], kind=kind) == pocket.tokens([*TEXTS, long], kind=kind)
         assert remote.count_tokens([*TEXTS, long], kind=kind) == pocket.count_tokens([*TEXTS, long], kind=kind)
+        assert remote.too_long([*TEXTS, long], kind=kind) == pocket.too_long([*TEXTS, long], kind=kind) == [len(TEXTS)]
     settings = {"query_instruction": "Find: ", "passage_instruction": "Text: "}
     with load_embedder("pocket", **settings) as local, load_embedder(own_server, **settings) as other:
         for kind in ("query", "passage"):

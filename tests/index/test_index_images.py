@@ -113,3 +113,23 @@ def test_the_commands_index_and_find_pictures(folder, tmp_path, capsys, monkeypa
     assert main(["search", "a grey picture", "--index", "pictures", "--top-n", "2", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["id"] for row in rows} == {"grey.png", "sub/shapes.PNG"}
+
+
+def test_bge_search_takes_a_picture_with_or_without_a_question(clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SHAPES, tmp_path / "shapes.png")
+    with M3Index.open(tmp_path / "pictures", model=clip) as index:
+        index.add([{"image": GREY}, {"image": SHAPES}, {"image": SHAPES, "text": "red"}], ["grey", "shapes", "both"])
+    options = ["--image", "shapes.png", "--index", "pictures", "--top-n", "1", "--json"]
+    for question, found in ((None, "shapes"), ("red", "both")):
+        assert main(["search", *([question] if question else []), *options]) == 0
+        row = json.loads(capsys.readouterr().out)
+        assert (row["query"], row["image"], row["id"]) == (question, "shapes.png", found)
+    (tmp_path / "text.png").write_text("not a picture")
+    for bad in (["--image", "missing.png"], ["--image", "text.png"], ["--image", "https://127.0.0.1:9/a.png"], []):
+        assert main(["search", *bad, "--index", "pictures"]) in (1, 2)
+    assert main(["search", *options, "--rerank", "pocket"]) == 1
+    with M3Index.open(tmp_path / "texts", model="pocket") as index:
+        index.add(["red"])
+    assert main(["search", "--image", "shapes.png", "--index", "texts"]) == 1
+    assert not capsys.readouterr().out

@@ -149,6 +149,16 @@ def test_tokens_are_counted_with_those_of_the_image(visualized):
     assert (alone, image, both) == (3, 2 + 16, 3 + 16)
 
 
+def test_texts_that_are_too_long_are_found_also_beside_an_image(case):
+    embedder, _ = case
+    long = "red " * (embedder.max_length + 1)
+    inputs = ["red", long, {"image": SHAPES}, {"image": SHAPES, "text": long}, {"image": SHAPES, "text": "red"}]
+    assert embedder.too_long(inputs) == [1, 3]
+    assert embedder.too_long([]) == []
+    with pytest.raises(InvalidInputError, match=r"texts\[1\]"):
+        embedder.too_long(["red", {"image": b"not an image"}])
+
+
 def png(width: int, height: int) -> bytes:
     """Return a PNG whose header promises this size; its pixels are missing."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -255,18 +265,16 @@ def test_an_image_model_has_dense_vectors_only(case):
 
 
 def test_clip_reads_the_first_end_token():
-    """A text may contain the end token itself; the reference reads the first one."""
-    from transformers import AutoTokenizer, CLIPModel
-
-    folder = VISION / "checkpoints" / "bge-vl-clip"
-    texts = ["a red square <|endoftext|> on a blue ground", "<|endoftext|>", "a"]
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.inference_mode():
-        states = [model.text_model(**tokenizer(text, return_tensors="pt")).pooler_output[0] for text in texts]
-        expected = torch.nn.functional.normalize(model.text_projection(torch.stack(states)), dim=-1)
-    with load_embedder(folder) as embedder:
-        assert_close(embedder.encode(texts).dense, expected)
+    """A text may contain the end token itself. The reference reads the first one, which sees nothing after it."""
+    texts = ["a red square <|endoftext|> on a blue ground", "<|endoftext|>", "<|endoftext|> a red square"]
+    with load_embedder(VISION / "checkpoints" / "bge-vl-clip") as embedder:
+        vectors = embedder.encode([*texts, "a red square", ""]).dense
+        assert_close(vectors[:3], vectors[[3, 4, 4]])
+        assert_close(
+            embedder.encode([{"image": SHAPES, "text": texts[0]}]).dense,
+            embedder.encode([{"image": SHAPES, "text": "a red square"}]).dense,
+        )
+        assert not np.allclose(vectors[3], vectors[4], atol=1e-2)
 
 
 def test_bge_vls_sentence_transformers_files_are_read_without_their_code(tmp_path):

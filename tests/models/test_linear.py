@@ -141,8 +141,8 @@ def test_both_kernels_compute_the_same():
     torch.manual_seed(0)
     weight, bias, x = torch.randn(512, 512), torch.randn(512), torch.randn(40, 512)
     ours, plain = PrepackedLinear(weight, bias), Linear(weight, bias)
-    for one, other in ((ours(x), plain(x)), (ours.gelu(x), plain.gelu(x)), (ours.add(x, x), plain.add(x, x))):
-        assert_close(one, other)
+    for epilogue, arguments in (("__call__", ()), ("gelu", ()), ("silu", ()), ("add", (x,)), ("multiply", (x,))):
+        assert_close(getattr(ours, epilogue)(x, *arguments), getattr(plain, epilogue)(x, *arguments))
 
 
 def test_a_text_gets_the_same_bits_in_every_process_even_under_load():

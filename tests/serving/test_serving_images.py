@@ -15,6 +15,7 @@ from servers import app_server, wait_until_ready
 from bge_integrations import load_embedder
 from bge_integrations.chroma import BGEVisualEmbeddingFunction
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.index import M3Index
 from bge_integrations.langchain import BGEVisualEmbeddings
 from bge_integrations.llama_index import BGEVisualEmbedding
 
@@ -37,9 +38,17 @@ URI = f"data:image/png;base64,{as_base64(SHAPES)}"
 
 
 @pytest.fixture(scope="module")
-def served():
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("indexes")
+    with M3Index.open(folder / "texts", model="pocket") as index:
+        index.add(["red"], ids=["red"])
     with app_server(
-        models=[CLIP, "pocket"], served_model_names=["clip"], payload_limit=100_000, max_image_pixels=100_000
+        models=[CLIP, "pocket"],
+        served_model_names=["clip"],
+        indexes={"pictures": str(folder / "pictures"), "texts": str(folder / "texts")},
+        create_indexes=True,
+        payload_limit=100_000,
+        max_image_pixels=100_000,
     ) as started:
         wait_until_ready(started)
         yield started
@@ -128,6 +137,67 @@ def test_a_text_model_refuses_images_but_takes_jinas_texts(served, pocket):
     assert answer.status_code == 424
     answer = served.api.post("/v1/embeddings", json={"model": "pocket", "input": [{"text": "hi"}, URI[:30]]})
     assert_close([row["embedding"] for row in answer.json()["data"]], pocket.encode(["hi", URI[:30]]).dense)
+
+
+def test_an_index_holds_and_finds_images(served, clip):
+    texts = [{"image": as_base64(SHAPES)}, {"image": as_base64(GREY), "text": "grey"}, "red"]
+    added = served.api.post(
+        "/v1/indexes/pictures/documents",
+        json={"texts": texts, "ids": ["shapes", "grey", "red"], "metadata": [{"path": "shapes.png"}, {}, {}]},
+    )
+    assert added.json() == {"index": "pictures", "ids": ["shapes", "grey", "red"], "truncated": []}
+    assert served.api.get("/v1/indexes/pictures/documents/grey").json()["text"] == "grey"
+
+    queries = [{"image": URI}, {"image": as_base64(GREY), "text": "grey"}, "red", {"text": "red"}]
+    answer = served.api.post("/v1/indexes/pictures/search", json={"queries": queries, "k": 1}).json()
+    assert [result["query"] for result in answer["results"]] == [None, "grey", "red", "red"]
+    assert [result["hits"][0]["id"] for result in answer["results"]] == ["shapes", "grey", "red", "red"]
+    assert [result["hits"][0]["score"] for result in answer["results"]] == pytest.approx([1] * 4, abs=1e-5)
+    representations = {row["id"]: row["representations"] for row in served.api.get("/v1/indexes").json()["data"]}
+    assert representations == {"pictures": ["dense"], "texts": ["dense", "sparse", "multi_vector"]}
+    one = served.api.post("/v1/indexes/pictures/search", json={"query": {"image": URI}, "k": 3}).json()
+    (result,) = one["results"]
+    cosines = (
+        clip.encode([{"image": SHAPES}]).dense
+        @ clip.encode([{"image": SHAPES}, {"image": GREY, "text": "grey"}, "red"]).dense.T
+    )
+    assert sorted((hit["score"] for hit in result["hits"]), reverse=True) == pytest.approx(
+        sorted(cosines[0], reverse=True), abs=1e-5
+    )
+
+
+def test_a_text_beside_an_image_is_reported_or_refused_if_it_is_too_long(served):
+    texts = [{"image": URI}, {"image": URI, "text": "red " * 100}]
+    route = "/v1/indexes/pictures/documents"
+    refused = served.api.post(route, json={"texts": texts, "ids": ["a", "b"], "truncate": False})
+    assert refused.status_code == 413
+    assert served.api.get(f"{route}/a").status_code == 404
+    assert served.api.post(route, json={"texts": texts, "ids": ["a", "b"], "truncate": True}).json()["truncated"] == [1]
+    served.api.post(f"{route}/delete", json={"ids": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [
+        ("pictures", {"query": {"image": "https://127.0.0.1:9/a.png"}}, 422),
+        ("pictures", {"query": {"image": SHAPES}}, 422),
+        ("pictures", {"query": {}}, 422),
+        ("pictures", {"queries": ["red", {"image": "AAAA"}]}, 422),
+        ("pictures", {"query": {"image": png_of(1000, 101)}}, 413),
+        ("pictures", {"query": {"image": URI}, "rerank": True}, 422),
+        ("texts", {"query": {"image": URI}}, 424),
+    ],
+)
+def test_an_index_refuses_images_that_it_cannot_search_for(served, name, body, status):
+    assert served.api.post(f"/v1/indexes/{name}/search", json=body).status_code == status
+
+
+def test_a_damaged_image_among_documents_stores_nothing(served):
+    texts = [{"image": URI}, {"image": "AAAA"}]
+    route = "/v1/indexes/pictures/documents"
+    assert served.api.post(route, json={"texts": texts, "ids": ["good", "bad"]}).status_code == 422
+    assert served.api.get(f"{route}/good").status_code == 404
+    assert served.api.post("/v1/indexes/texts/documents", json={"texts": texts[:1]}).status_code == 424
 
 
 def test_the_client_sends_images_of_every_kind(remote, clip):

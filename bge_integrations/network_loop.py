@@ -1,7 +1,7 @@
-"""The event loop of all clients in this process, which runs in a thread of its own.
+"""The event loop of all network connections in this process, which runs in a thread of its own.
 
-All connections belong to this loop. So any thread and any event loop can use a client, and a call never blocks the
-caller's loop. A forked child gets a loop of its own.
+The clients of servers and the fetching of images use it. So any thread and any event loop can use a connection, and a
+call never blocks the caller's loop. A forked child gets a loop of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _Background:
+class _NetworkLoop:
     """The loop of this process; started when it is first needed."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class _Background:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="bge-client", daemon=True).start()
+                threading.Thread(target=self._loop.run_forever, name="bge-network", daemon=True).start()
             return self._loop
 
     def reset_after_fork(self) -> None:
@@ -38,14 +38,14 @@ class _Background:
         self._loop = None
 
 
-_background = _Background()
+_network = _NetworkLoop()
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_background.reset_after_fork)
+    os.register_at_fork(after_in_child=_network.reset_after_fork)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the background loop and wait for its result; an interrupted caller cancels it."""
-    future = asyncio.run_coroutine_threadsafe(work, _background.loop())
+    """Run a coroutine on the network loop and wait for its result; an interrupted caller cancels it."""
+    future = asyncio.run_coroutine_threadsafe(work, _network.loop())
     try:
         return future.result()
     except BaseException:
@@ -54,10 +54,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def arun(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the background loop without blocking the caller's; cancelling the caller cancels it."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _background.loop()))
+    """Run a coroutine on the network loop without blocking the caller's; cancelling the caller cancels it."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _network.loop()))
 
 
 def submit(work: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine on the background loop without waiting for it."""
-    asyncio.run_coroutine_threadsafe(work, _background.loop())
+    """Run a coroutine on the network loop without waiting for it."""
+    asyncio.run_coroutine_threadsafe(work, _network.loop())
