@@ -78,7 +78,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of words and punctuation."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = kind(
         tokenizer_object=tokenizer,
         unk_token="<unk>",
         eos_token="<eos>",
@@ -129,7 +130,7 @@ def train(steps: int, rate: float) -> tuple[Any, PreTrainedTokenizerFast]:
         sentences = chosen.randint(4, 8 if step < steps // 3 else 16 if step < 2 * steps // 3 else 32)
         loss, right = answer_loss(by_ratio[ratio], make_batch(tokenizer, sentences, step))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -145,7 +146,7 @@ def train(steps: int, rate: float) -> tuple[Any, PreTrainedTokenizerFast]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the model is written")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rate", type=float, default=3e-3)
     given = parser.parse_args()
     torch.set_num_threads(1)

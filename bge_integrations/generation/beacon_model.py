@@ -24,7 +24,7 @@ def with_beacons(network: type[Any], config: BeaconConfig) -> type[Any]:
     They have the names of the published checkpoints, so that `from_pretrained` and `save_pretrained` handle them.
     """
 
-    class WithBeacons(network):
+    class WithBeacons(network):  # type: ignore[misc]
         def __init__(self, settings: Any) -> None:
             super().__init__(settings)
             self.model.beacon_embed_tokens = nn.Embedding(1, settings.hidden_size)

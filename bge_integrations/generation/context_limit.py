@@ -17,13 +17,13 @@ def rope_positions(config: Mapping[str, Any]) -> int:
     Raises:
         CheckpointError: config.json does not say it.
     """
-    positions = config.get("max_position_embeddings")
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    positions: Any = config.get("max_position_embeddings")
+    scaling: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
     try:
         kind = scaling.get("rope_type") or scaling.get("type")
         if kind not in _MULTIPLY:
-            return int(positions)  # type: ignore[arg-type]
+            return int(positions)
         original = scaling.get("original_max_position_embeddings") or positions
-        return max(int(positions), int(original * float(scaling.get("factor", 1))))  # type: ignore[arg-type]
+        return max(int(positions), int(original * float(scaling.get("factor", 1))))
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"config.json has no usable max_position_embeddings or RoPE scaling ({error})") from error

@@ -90,17 +90,17 @@ def load_generator(
         _set_rope_theta(config, float(rope_theta))
     tokenizer = load_tokenizer(folder_with(TOKENIZER_FILES, folder, base))
     source = Source(name, folder, base, config)
-    model = load_language_model(source, Placement(where, precision, quantization), beacon_ratio)
-    embeddings = model.network.get_input_embeddings().num_embeddings
+    language_model = load_language_model(source, Placement(where, precision, quantization), beacon_ratio)
+    embeddings = language_model.network.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
         raise CheckpointError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, but the weights have {embeddings}; they belong to "
             "different models"
         )
     digest = weights_digest(folder) if base is None else adapted_digest(folder, base)
-    settings = json.dumps(model.settings, sort_keys=True)
+    settings = json.dumps(language_model.settings, sort_keys=True)
     identity = hashlib.sha256(f"{digest} {settings}".encode()).hexdigest()
-    return Generator(name, model, Prompts(tokenizer, folder), identity, max_length)
+    return Generator(name, language_model, Prompts(tokenizer, folder), identity, max_length)
 
 
 def _device_and_dtype(device: str | None, dtype: str | torch.dtype | None) -> tuple[str, str]:

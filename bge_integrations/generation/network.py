@@ -73,7 +73,7 @@ def load_language_model(source: Source, placement: Placement, beacon_ratio: int 
     model_type = stored.get("model_type")
     try:
         config = transformers.CONFIG_MAPPING[str(model_type)].from_dict(dict(stored))
-        network_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        network_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError as error:
         raise NotSupportedError(
             f"{name} is a model of type {model_type!r}, which transformers {transformers.__version__} can't run as a "
@@ -88,7 +88,8 @@ def load_language_model(source: Source, placement: Placement, beacon_ratio: int 
             raise InvalidInputError(
                 f"{name} is not an Activation Beacon checkpoint", argument="beacon_ratio", advice="leave it out"
             )
-        positions = rope_positions(stored)
+        named = getattr(config, "max_position_embeddings", None)  # by some types under another name
+        positions = rope_positions({**stored, "max_position_embeddings": named})
         return PlainModel(_network(network_class, source, config, placement), positions, rope)
     if model_type not in BEACON_TYPES:
         raise NotSupportedError(
@@ -138,10 +139,11 @@ def _adapted(network: Any, folder: Path, merge: bool) -> Any:
 
 
 def _bits(quantization: Quantization, dtype: torch.dtype) -> Any:
+    settings: Any = transformers.BitsAndBytesConfig
     import_library("bitsandbytes", "quantization", f"quantization={quantization!r}")
     if quantization == "8bit":
-        return transformers.BitsAndBytesConfig(load_in_8bit=True)
-    return transformers.BitsAndBytesConfig(
+        return settings(load_in_8bit=True)
+    return settings(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -152,13 +154,14 @@ def _bits(quantization: Quantization, dtype: torch.dtype) -> Any:
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
     """Hide transformers' progress bar, and show it again afterwards if it was shown."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path) -> Any:

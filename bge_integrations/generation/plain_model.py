@@ -39,8 +39,8 @@ class PlainMemory:
     @property
     def bytes(self) -> int:
         """Bytes of the kept keys and values."""
-        tensors = [tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+        parts = [getattr(layer, name, None) for layer in self.cache.layers for name in ("keys", "values")]
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
 class PlainModel:
@@ -81,8 +81,9 @@ class PlainModel:
             raise NotSupportedError(
                 f"{type(self.network).__name__} keeps more than keys and values, so it can't be saved"
             )
-        tensors = {}
-        for i, layer in enumerate(memory.cache.layers):
+        tensors: dict[str, Any] = {}
+        layers: list[Any] = memory.cache.layers
+        for i, layer in enumerate(layers):
             tensors[f"{i}.keys"], tensors[f"{i}.values"] = layer.keys, layer.values
         return tensors, {}
 

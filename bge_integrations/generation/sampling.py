@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
@@ -31,7 +31,9 @@ class Sampler:
         self._is_greedy = _number(temperature, "temperature", 0.0, math.inf) == 0
         if _number(top_p, "top_p", 0.0, 1.0) == 0:
             raise InvalidInputError("top_p=0 leaves no token", argument="top_p", advice="use temperature=0")
-        self._warpers = LogitsProcessorList([] if self._is_greedy else [TemperatureLogitsWarper(float(temperature))])
+        self._warpers: Any = LogitsProcessorList(
+            [] if self._is_greedy else [TemperatureLogitsWarper(float(temperature))]
+        )
         if top_p < 1:
             self._warpers.append(TopPLogitsWarper(float(top_p)))
         self._random = torch.Generator()

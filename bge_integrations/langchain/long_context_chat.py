@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class BGELongContextChat(ModelNameAlias, HoldsModel, GeneratorSettings, Sampling
         """Read a document once, for many questions: `chat.bind(context=context)`. See `Generator.read`."""
         return self._generator.read(document, system=system)
 
-    def load_context(self, path: str) -> Context:
+    def load_context(self, path: str | os.PathLike[str]) -> Context:
         """Load a context that was saved with `Context.save`. See `Generator.load_context`."""
         return self._generator.load_context(path)
 
@@ -185,7 +186,7 @@ def _context(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _messages(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
     """Return LangChain's messages as the generator's."""
-    converted = []
+    converted: list[dict[str, str]] = []
     for i, message in enumerate(messages):
         role = _ROLES.get(message.type, getattr(message, "role", None))
         blocks = message.content if isinstance(message.content, list) else []
@@ -195,5 +196,5 @@ def _messages(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
                 argument="messages",
                 advice="pass texts of the system, the human and the AI",
             )
-        converted.append({"role": role, "content": str(message.text)})
+        converted.append({"role": str(role), "content": str(message.text)})
     return converted

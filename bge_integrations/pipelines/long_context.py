@@ -130,7 +130,7 @@ class LongContextAnswers:
 
     def _fitting(self, texts: Sequence[tuple[str, str]]) -> tuple[list[Source], list[str]]:
         """Return the texts that fit into the budget together, best first, and the documents of the others."""
-        room, chosen, left_out = self._room, [], []
+        room, chosen, left_out = self._room, list[Source](), list[str]()
         for text, document in texts:
             tokens = self._generator.count_tokens(text)
             if tokens <= room:
