@@ -83,8 +83,8 @@ def main() -> None:
         for name, model in models.items():
             rows.append({"model": name, "tokens": tokens, **measure(model, tokens)})
             print(rows[-1], flush=True)
-    results = {"model": SETTINGS, "threads": torch.get_num_threads(), "torch": torch.__version__, "texts": rows}
-    options.results.write_text(json.dumps(results, indent=1) + "\n")
+        results = {"model": SETTINGS, "threads": torch.get_num_threads(), "torch": torch.__version__, "texts": rows}
+        options.results.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

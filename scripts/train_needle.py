@@ -1,4 +1,4 @@
-"""Train the pocket generator: a tiny Activation Beacon model that finds facts in documents of `generation/needles.py`.
+"""Train the pocket generator: a tiny Activation Beacon model that finds a fact in documents of `generation/needles.py`.
 
     python scripts/train_needle.py --folder bge_integrations/pocket/generator
 

@@ -46,7 +46,7 @@ def load_generator(
     language models of transformers keep every token. Remote code is never run.
 
     Args:
-        model: A hub id, a checkpoint folder, or "pocket", a tiny bundled model that only finds facts in the documents
+        model: A hub id, a checkpoint folder, or "pocket", a tiny bundled model that only finds the fact in a document
             of `generation.needles`. The folder or id of a LoRA adapter loads the base model that its
             adapter_config.json names, with the adapter merged in.
         device: "cpu", "cuda" or "cuda:1"; None uses CUDA if it is available.

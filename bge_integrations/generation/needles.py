@@ -1,7 +1,8 @@
 """Documents with facts to find, written in the few words that the pocket generator knows.
 
 A document is made of sentences of five tokens: facts such as "Anna lives in Rome." among sentences that say nothing of
-interest. The pocket generator was trained on such documents, and knows nothing else.
+interest. The pocket generator was trained on such documents, and knows nothing else. It finds a single fact; among
+several, it does not choose by the name.
 """
 
 from __future__ import annotations
