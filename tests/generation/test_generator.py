@@ -356,13 +356,13 @@ def test_bits_need_their_package(plain_folder, monkeypatch):
     assert caught.value.name == "bitsandbytes"
 
 
-@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_weights_in_few_bits_are_close_to_the_whole_ones(plain_folder, beacon_folder, quantization):
+@pytest.mark.parametrize(("quantization", "similarity"), [("8bit", 0.95), ("4bit", 0.5)])
+def test_weights_in_few_bits_are_close_to_the_whole_ones(plain_folder, beacon_folder, quantization, similarity):
     pytest.importorskip("bitsandbytes")
     for folder in (plain_folder, beacon_folder):
         with load_generator(folder) as whole, load_generator(folder, quantization=quantization) as small:
             ids = whole._prompts.ids_of(words(70), raw=True)
             first, second = (each._model.read(ids, each._model.start(70), lambda: None) for each in (whole, small))
-            assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.9
+            assert torch.nn.functional.cosine_similarity(first, second, dim=0) > similarity
             assert not torch.equal(first, second)
             assert small.generate(words(20), max_new_tokens=3).new_tokens == 3
