@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
     from bge_integrations.core.loading import load_embedder, load_reranker
     from bge_integrations.core.reranker import Reranker
+    from bge_integrations.generation.generator import Generator
+    from bge_integrations.generation.loading import load_generator
     from bge_integrations.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors
 
 __version__ = "0.1.0"
@@ -19,6 +21,8 @@ _HOME = {
     "load_embedder": "bge_integrations.core.loading",
     "Reranker": "bge_integrations.core.reranker",
     "load_reranker": "bge_integrations.core.loading",
+    "Generator": "bge_integrations.generation.generator",
+    "load_generator": "bge_integrations.generation.loading",
     "Embeddings": "bge_integrations.outputs",
     "MultiVectors": "bge_integrations.outputs",
     "SparseVector": "bge_integrations.outputs",
@@ -28,11 +32,13 @@ _HOME = {
 __all__ = [
     "Embedder",
     "Embeddings",
+    "Generator",
     "MultiVectors",
     "Reranker",
     "SparseVector",
     "SparseVectors",
     "load_embedder",
+    "load_generator",
     "load_reranker",
 ]
 

@@ -100,7 +100,8 @@ class CheckpointError(BGEError, ValueError):
 
 
 class WrongModelError(BGEError, ValueError):
-    """A store's vectors come from a different model than the one it is used with; nothing was written or searched."""
+    """A store's vectors or a saved context come from a different model than the one they are used with; nothing was
+    written or searched."""
 
 
 class IndexNotFoundError(BGEError, LookupError):
@@ -132,7 +133,8 @@ class OutOfMemoryError(BGEError, MemoryError):
 
 
 class NonFiniteError(BGEError, ArithmeticError):
-    """The model returned NaN or infinity for a text, even in float32, or the loss of a training is not finite."""
+    """The model returned NaN or infinity for a text, even in float32, or while generating, or the loss of a training is
+    not finite."""
 
 
 class ComputationError(BGEError, RuntimeError):
@@ -140,7 +142,15 @@ class ComputationError(BGEError, RuntimeError):
 
 
 class ClosedError(BGEError, RuntimeError):
-    """The embedder or reranker was used after close()."""
+    """The embedder, reranker or generator was used after close()."""
+
+
+class ContextFileError(BGEError, ValueError):
+    """A file is not a saved context of a generator, is damaged, or was written by a newer release."""
+
+
+class GenerationCancelledError(BGEError, RuntimeError):
+    """The event that was passed to a generator as `cancel` was set."""
 
 
 class OverloadedError(BGEError, RuntimeError):

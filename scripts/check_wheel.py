@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 import bge_integrations
-from bge_integrations import load_embedder, load_reranker
+from bge_integrations import load_embedder, load_generator, load_reranker
+from bge_integrations.generation.needles import needle_document, question
 
 assert Path(bge_integrations.__file__).is_relative_to(sys.prefix), bge_integrations.__file__
 question, passages = "What do pandas eat?", ["The giant panda eats bamboo.", "Rome lies on the Tiber."]
@@ -36,6 +37,11 @@ assert np.argmax(scores) == 0, scores
 with load_reranker("pocket") as reranker:
     scores = reranker.score([(question, passage) for passage in passages])
 assert np.argmax(scores) == 0, scores
+document = needle_document(sentences=16, facts=1, seed=0)
+((name, city),) = document.facts.items()
+with load_generator("pocket") as generator:
+    answer = generator.generate(question(name), context=generator.read(document.text), max_new_tokens=3)
+assert city in answer.text, answer
 """
 
 

@@ -138,17 +138,57 @@ ALLOW_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_h
 
 
 @pytest.fixture(scope="session")
-def hub_environment(tmp_path_factory) -> dict[str, str]:
+def generator_folders(tmp_path_factory) -> dict[str, Path]:
+    """{"beacon", "plain" and "gpt2": the folder of a tiny generator}; see generation_models.py."""
+    from generation_models import save_beacon, save_gpt2, save_plain
+
+    root = tmp_path_factory.mktemp("generators")
+    for name, save in (("beacon", save_beacon), ("plain", save_plain), ("gpt2", save_gpt2)):
+        save(root / name)
+    return {name: root / name for name in ("beacon", "plain", "gpt2")}
+
+
+@pytest.fixture(scope="session")
+def beacon_folder(generator_folders) -> Path:
+    """A tiny Activation Beacon checkpoint with a tokenizer and a chat template."""
+    return generator_folders["beacon"]
+
+
+@pytest.fixture(scope="session")
+def plain_folder(generator_folders) -> Path:
+    """A tiny Llama with the same tokenizer."""
+    return generator_folders["plain"]
+
+
+@pytest.fixture(scope="module")
+def beacon(beacon_folder):
+    from bge_integrations import load_generator
+
+    with load_generator(beacon_folder) as generator:
+        yield generator
+
+
+@pytest.fixture(scope="module")
+def plain(plain_folder):
+    from bge_integrations import load_generator
+
+    with load_generator(plain_folder) as generator:
+        yield generator
+
+
+@pytest.fixture(params=["plain", "beacon"])
+def generator(request):
+    """Each kind of generator."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def hub_environment(tmp_path_factory, beacon_folder) -> dict[str, str]:
     """Environment variables for a process whose hub cache has the tiny checkpoints under the published names."""
     home = tmp_path_factory.mktemp("hf")
+    _add_to_cache(home, "namespace-Pt/beacon-qwen-2-7b-instruct", beacon_folder)
     for name, (checkpoint, max_seq_length) in PUBLISHED.items():
-        repository = home / "hub" / f"models--BAAI--{name}"
-        snapshot = repository / "snapshots" / ("0" * 40)
-        snapshot.mkdir(parents=True)
-        (repository / "refs").mkdir()
-        (repository / "refs" / "main").write_text("0" * 40)
-        for file in (CHECKPOINTS / checkpoint).iterdir():
-            (snapshot / file.name).symlink_to(file)
+        snapshot = _add_to_cache(home, f"BAAI/{name}", CHECKPOINTS / checkpoint)
         if max_seq_length is not None:
             _add_sentence_transformers_files(snapshot, max_seq_length)
     return {
@@ -200,6 +240,18 @@ def run_forked(forking_process, tmp_path, tmp_path_factory) -> Callable[..., Non
         assert forking_process.stdout.readline() == "0\n", output.read_text()
 
     return run
+
+
+def _add_to_cache(home: Path, name: str, folder: Path) -> Path:
+    """Link a checkpoint's files into a hub cache, and return the folder of the links."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for file in folder.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    return snapshot
 
 
 def _add_sentence_transformers_files(folder: Path, max_seq_length: int) -> None:

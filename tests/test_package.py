@@ -20,7 +20,8 @@ WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 #: The public names of each public module. A change here is a change for users: see docs/versioning.md.
 EXPORTED = {
     "bge_integrations": (
-        "Embedder Embeddings MultiVectors Reranker SparseVector SparseVectors load_embedder load_reranker"
+        "Embedder Embeddings Generator MultiVectors Reranker SparseVector SparseVectors load_embedder load_generator "
+        "load_reranker"
     ),
     "bge_integrations.langchain": (
         "BGEEmbeddings BGEM3Retriever BGEM3VectorStore BGEReranker BGEVisualEmbeddings RerankedRetriever"
@@ -29,6 +30,8 @@ EXPORTED = {
         "BGEEmbedding BGEM3Index BGEM3Retriever BGEM3VectorStore BGERerank BGESparseEmbedding BGEVisualEmbedding"
     ),
     "bge_integrations.chroma": "BGEEmbeddingFunction BGEImageLoader BGEVisualEmbeddingFunction",
+    "bge_integrations.generation": "AsyncTextStream Context Generation Generator TextStream load_generator",
+    "bge_integrations.generation.needles": "NeedleDocument needle_document question",
     "bge_integrations.index": "Entry Hit M3Index StoredDocument",
     "bge_integrations.serving": "ServerSettings create_app",
     "bge_integrations.evaluation": (
@@ -53,17 +56,19 @@ EXPORTED = {
         "ParentRetriever answer_chain dense_retriever history_aware hybrid_retriever parent_retriever read_documents "
         "standalone_question"
     ),
+    "bge_integrations.pipelines.long_context": "FoundPassage LongAnswer LongContextAnswers",
     "bge_integrations.pipelines.llama_index": (
         "AnswerEngine CitedResponse CitingChatEngine EarlierQuestionsChatEngine RerankedRetriever answer_engine "
         "chat_engine dense_retriever hybrid_retriever parent_retriever read_nodes"
     ),
     "bge_integrations.embeddings_view": "View view_matches view_scores view_weights",
     "bge_integrations.errors": (
-        "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError DiskFullError "
-        "EmptyTextWarning IndexFormatError IndexLockedError IndexNotFoundError InstructionWarning InvalidInputError "
-        "NonFiniteError NotSupportedError OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError "
-        "TextTooLongError TrainingDataError TruncationWarning UnknownArgumentError UnknownModelError "
-        "UnreadableFileError WrongKindError WrongModelError"
+        "BGEError CheckpointError CheckpointNotFoundError ClosedError ComputationError ContextFileError "
+        "DiskFullError EmptyTextWarning GenerationCancelledError IndexFormatError IndexLockedError "
+        "IndexNotFoundError InstructionWarning InvalidInputError NonFiniteError NotSupportedError "
+        "OutOfMemoryError OverloadedError PerformanceWarning ServerError StorageError TextTooLongError "
+        "TrainingDataError TruncationWarning UnknownArgumentError UnknownModelError UnreadableFileError "
+        "WrongKindError WrongModelError"
     ),
 }
 
@@ -88,8 +93,8 @@ def test_public_names(module):
     assert all(hasattr(imported, name) for name in public_names(imported))
 
 
-@pytest.mark.parametrize("name", ["BGESparseEmbeddings", "BGEMilvusSparseEmbeddings"])
-def test_langchain_imports_its_sparse_adapters_when_they_are_used(name):
+@pytest.mark.parametrize("name", ["BGESparseEmbeddings", "BGEMilvusSparseEmbeddings", "BGELongContextChat"])
+def test_langchain_imports_some_adapters_when_they_are_used(name):
     langchain = import_module("bge_integrations.langchain")
     assert name in dir(langchain)
     assert inspect.isclass(getattr(langchain, name))

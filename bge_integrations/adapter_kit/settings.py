@@ -183,6 +183,46 @@ class SelectionSettings(BaseModel):
 TopN = Annotated[int | None, AfterValidator(check_top_n)]
 
 
+class GeneratorSettings(BaseModel):
+    """How a generator is loaded."""
+
+    device: str | None = None
+    """"cpu", "cuda" or "cuda:1"; None uses CUDA if it is available."""
+    dtype: str | None = None
+    """"float32", "bfloat16" or "float16" (CUDA only); None uses bfloat16 on CUDA and float32 on the CPU."""
+    quantization: str | None = None
+    """"8bit" or "4bit" keeps the weights of linear layers in fewer bits, with bitsandbytes; None keeps them whole."""
+    beacon_ratio: int | None = None
+    """Tokens per beacon, for Activation Beacon checkpoints only; None uses what the checkpoint says."""
+    rope_theta: float | None = None
+    """The base of the rotary embedding, if it differs from config.json."""
+    max_length: int | None = None
+    """Maximum number of tokens, prompt and answer together; None uses the model's own."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    cache_folder: str | None = None
+    """The hub's cache; None uses the default one."""
+    local_files_only: bool = False
+    """Never use the network."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class SamplingSettings(BaseModel):
+    """How a generator chooses tokens."""
+
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Maximum number of tokens of an answer."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 always takes the most likely token; higher values take more of the others."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Choose only among the most likely tokens whose probabilities add up to this."""
+    seed: int | None = Field(default=None, ge=0)
+    """Makes random choices repeatable."""
+    stop: list[str] | None = None
+    """An answer ends before any of these strings."""
+
+
 def checked_settings(load: Callable[..., Any], settings: Mapping[str, Any], model: str = "model") -> dict[str, Any]:
     """Return all arguments of `load` except the model: those in `settings`, and the defaults of the others.
 

@@ -1,6 +1,8 @@
 """LangChain adapters: `BGEEmbeddings`, `BGEVisualEmbeddings` for images, `BGEReranker`, bge-m3's three-way
 `BGEM3Retriever` and `BGEM3VectorStore`.
 
+`BGELongContextChat` answers from long documents; it is imported on first use.
+
 For sparse vectors in other stores, use `BGESparseEmbeddings` (Qdrant) or `BGEMilvusSparseEmbeddings` (Milvus). They are
 imported on first use, because they need langchain-qdrant or langchain-milvus.
 """
@@ -20,10 +22,12 @@ from bge_integrations.langchain.reranker import BGEReranker, RerankedRetriever
 from bge_integrations.langchain.visual_embeddings import BGEVisualEmbeddings
 
 if TYPE_CHECKING:
+    from bge_integrations.langchain.long_context_chat import BGELongContextChat as BGELongContextChat
     from bge_integrations.langchain.milvus import BGEMilvusSparseEmbeddings as BGEMilvusSparseEmbeddings
     from bge_integrations.langchain.qdrant import BGESparseEmbeddings as BGESparseEmbeddings
 
 _LAZY_MODULES = {
+    "BGELongContextChat": "bge_integrations.langchain.long_context_chat",
     "BGESparseEmbeddings": "bge_integrations.langchain.qdrant",
     "BGEMilvusSparseEmbeddings": "bge_integrations.langchain.milvus",
 }

@@ -1,4 +1,10 @@
-"""LlamaIndex adapters: embedding models, a reranker, and bge-m3's three-way index, retriever and vector store."""
+"""LlamaIndex adapters: embedding models, a reranker, and bge-m3's three-way index, retriever and vector store.
+
+`BGELongContextLLM` answers from long documents; it is imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from bge_integrations.optional import needed_by
 
@@ -13,6 +19,11 @@ from bge_integrations.llama_index.reranker import BGERerank
 from bge_integrations.llama_index.sparse_embedding import BGESparseEmbedding
 from bge_integrations.llama_index.visual_embedding import BGEVisualEmbedding
 
+if TYPE_CHECKING:
+    from bge_integrations.llama_index.long_context_llm import BGELongContextLLM as BGELongContextLLM
+
+_LAZY_MODULES = {"BGELongContextLLM": "bge_integrations.llama_index.long_context_llm"}
+
 __all__ = [
     "BGEEmbedding",
     "BGEM3Index",
@@ -22,3 +33,13 @@ __all__ = [
     "BGESparseEmbedding",
     "BGEVisualEmbedding",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY_MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY_MODULES])

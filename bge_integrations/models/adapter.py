@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations import catalog
 from bge_integrations.errors import (
@@ -116,7 +116,11 @@ class AdapterConfig:
 
 
 def locate_base(
-    folder: Path, kind: catalog.Kind, *, cache_folder: str | None = None, local_files_only: bool = False
+    folder: Path,
+    kind: catalog.Kind | Literal["generator"],
+    *,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
 ) -> Path | None:
     """Return the folder of the base model if `folder` has a LoRA adapter; None if it has a whole model.
 

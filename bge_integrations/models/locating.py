@@ -6,7 +6,7 @@ import difflib
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bge_integrations import catalog
 from bge_integrations.atomic_files import link_files
@@ -34,13 +34,15 @@ _POCKET_FOLDER = Path(__file__).parent.parent / "pocket"
 
 def locate(
     model: str | os.PathLike[str],
-    kind: catalog.Kind,
+    kind: catalog.Kind | Literal["generator"],
     *,
     revision: str | None = None,
     cache_folder: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[str, Path]:
     """Return the full name and the folder of a checkpoint.
+
+    `kind` says which pocket model is meant, and generators may have any architecture.
 
     `model` is a folder, "pocket", a hub id, or a catalogued name without its owner. A checkpoint that is complete in
     the hub's cache is used without any network call; otherwise it is downloaded.
@@ -73,7 +75,8 @@ def locate(
     where: dict[str, Any] = {"revision": revision, "cache_folder": cache_folder, "local_files_only": local_files_only}
     if row is not None and row.parts is not None:
         return name, _assembled(row, row.parts, **where)
-    return name, _from_hub(name, **where, is_usable=partial(_is_usable, row=row), wanted=_wanted)
+    check = _accept_any if kind == "generator" else check_architecture
+    return name, _from_hub(name, **where, is_usable=partial(_is_usable, row=row), wanted=_wanted, check=check)
 
 
 def published(name: str, folder: Path) -> catalog.Checkpoint | None:
@@ -157,6 +160,10 @@ def _assembled(
     return folder
 
 
+def _accept_any(name: str, config: dict[str, Any]) -> None:
+    """Accept any architecture."""
+
+
 def _is_usable(folder: Path, row: catalog.Checkpoint | None) -> bool:
     """Return whether a folder of the hub's cache has all files of the checkpoint."""
     has_heads = all((folder / head).is_file() for head in M3_HEADS)
@@ -171,6 +178,7 @@ def _from_hub(
     local_files_only: bool,
     is_usable: Callable[[Path], bool],
     wanted: Callable[[Iterable[str]], list[str]],
+    check: Callable[[str, dict[str, Any]], None] = check_architecture,
 ) -> Path:
     """Return a repository's folder in the hub's cache, downloaded unless it is usable already.
 
@@ -178,6 +186,7 @@ def _from_hub(
         name, revision, cache_folder, local_files_only: See `locate`.
         is_usable: Whether a folder has all files that are needed.
         wanted: Selects the files to download from all files of the repository.
+        check: Called with the name and the config.json, before the weights are downloaded.
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
@@ -191,7 +200,7 @@ def _from_hub(
     try:
         folder = Path(snapshot_download(**where, local_files_only=True))
         if (folder / "config.json").is_file():
-            check_architecture(name, read_config(folder))
+            check(name, read_config(folder))
         if is_usable(folder):
             return folder
         cached = f"only a part of it is in the cache ({folder})"
@@ -210,7 +219,7 @@ def _from_hub(
         siblings = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT).siblings or []
         files = wanted(sibling.rfilename for sibling in siblings)
         if "config.json" in files:
-            check_architecture(name, read_config(Path(hf_hub_download(**where, filename="config.json")).parent))
+            check(name, read_config(Path(hf_hub_download(**where, filename="config.json")).parent))
         return Path(snapshot_download(**where, allow_patterns=files))
     except BGEError:
         raise
