@@ -42,7 +42,7 @@ class SearchRequest(StrictModel):
     k: Hits = 10
     mode: Literal["dense", "sparse", "multi_vector", "hybrid"] = "hybrid"
     weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1.0)
-    fusion: Literal["weighted", "rrf"] = "weighted"
+    fusion: Literal["weighted", "min_max", "z_score", "rrf"] = "weighted"
     filter: dict[str, Any] | None = None
     candidates: Hits = 200
     rerank: Flag | str = Field(False, description="Rerank the best hits, with the first reranker or the named one.")
