@@ -136,7 +136,10 @@ class EmbeddedRows:
         if "sparse" in self.representations:
             indices, values = batch.column("sparse").flatten()
             sparse = SparseVectors(
-                indices.flatten().to_numpy(), values.flatten().to_numpy(), _offsets(indices), embedder.vocabulary_size
+                _numbers(indices).astype(np.int32),
+                _numbers(values).astype(np.float32),
+                _offsets(indices),
+                embedder.vocabulary_size,
             )
         if "multi_vector" in self.representations:
             column = batch.column("multi_vector")
@@ -177,12 +180,17 @@ def _described(file: InputFile) -> tuple[dict[str, Any], pa.Schema]:
             schema = pq.read_schema(stream)
     except pa.ArrowInvalid as error:
         raise _error(f"{file.url} is damaged ({error})", "embed the rows again") from error
-    note = (schema.metadata or {}).get(METADATA_KEY)
-    if note is None or "dense" not in schema.names:
+    try:
+        note = json.loads((schema.metadata or {}).get(METADATA_KEY, "null"))
+    except ValueError:
+        note = None
+    if not isinstance(note, dict) or not {*_SETTINGS, "model", "kind", "field"} <= note.keys():
         raise _error(
             f"{file.url} does not say which model computed its vectors", "make it with `bge embed` of this release"
         )
-    return json.loads(note), schema.remove_metadata()
+    if lacking := {note["field"], "dense"}.difference(schema.names):
+        raise _error(f"{file.url} has no column {' and '.join(sorted(lacking))}", "embed the rows again")
+    return note, schema.remove_metadata()
 
 
 def _is_json(kind: pa.DataType) -> bool:
@@ -201,8 +209,14 @@ def _matrix(lists: pa.Array, width: int) -> NDArray[np.float32]:
     fixed = pa.types.is_fixed_size_list(lists.type)
     if (lists.type.list_size != width) if fixed else (np.diff(lists.offsets) != width).any():
         raise _error(f"a vector does not have {width} dimensions", "embed the rows again")
-    values: NDArray[np.float32] = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    values: NDArray[np.float32] = _numbers(lists).astype(np.float32)
     return values.reshape(len(lists), width)
+
+
+def _numbers(lists: pa.Array) -> NDArray[Any]:
+    """Return the numbers in lists, one list after the other."""
+    numbers: NDArray[Any] = lists.flatten().to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _offsets(lists: pa.Array) -> NDArray[np.int64]:

@@ -128,8 +128,16 @@ def test_files_that_are_not_vectors_of_ours_are_refused(table, lines, tmp_path):
     read = pq.read_table(table)
     twice = pa.concat_tables([read, read.slice(3, 1)])
     dated = read.append_column("date", pa.array(np.zeros(90, "datetime64[s]")))
-    unsaid = read.replace_schema_metadata(None)
-    for name, wrong in (("twice", twice), ("dated", dated), ("unsaid", unsaid)):
+    tables = {
+        "twice": twice,
+        "dated": dated,
+        "unsaid": read.replace_schema_metadata(None),
+        "garbled": read.replace_schema_metadata({b"bge_integrations": b"{"}),
+        "incomplete": read.replace_schema_metadata({b"bge_integrations": b'{"model": "pocket"}'}),
+        "without texts": read.drop_columns(["text"]),
+        "without vectors": read.drop_columns(["dense"]),
+    }
+    for name, wrong in tables.items():
         pq.write_table(wrong, tmp_path / f"{name}.parquet")
         with pytest.raises(InvalidInputError) as refused:
             EmbeddedRows(str(tmp_path / f"{name}.parquet"))
