@@ -48,7 +48,7 @@ class MaxSim:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._pool = ThreadPoolExecutor(_CORES, "bge-max-sim", _compute_alone)
+        self._pool = ThreadPoolExecutor(_CORES, "bge-max-sim")
         self._buffers = threading.local()
 
     def scores(self, query: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
@@ -99,15 +99,3 @@ class MaxSim:
             self._buffers.codes = np.zeros((_BLOCK_ROWS, self._codec.row_bytes), np.uint8)
         codes: NDArray[np.uint8] = self._buffers.codes
         return codes
-
-
-def _compute_alone() -> None:
-    """Make torch use only the calling thread. With more threads than cores, products take several times as long."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # a thread's first use of torch takes over what was set last, in whichever thread
-    restoring = threading.Thread(target=torch.set_num_threads, args=(threads,))
-    restoring.start()
-    restoring.join()

@@ -1,11 +1,9 @@
 """The codes of multi-vectors and max-sim over them, compared with plain numpy."""
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 
 from bge_integrations.errors import ClosedError
 from bge_integrations.index import max_sim
@@ -96,20 +94,6 @@ def test_decoded_vectors_have_the_products_of_their_codes(code, width):
     np.testing.assert_allclose(query @ decoded.T, products(code, query, vectors), atol=error)
     if code != "binary":
         np.testing.assert_allclose(decoded, vectors, atol=ERRORS[code] * 2)
-
-
-def test_scores_take_one_thread_of_torch_each_and_leave_the_others_alone():
-    before = torch.get_num_threads()
-    max_sim_threads = MaxSim(codec_of("binary", 64))
-    try:
-        torch.set_num_threads(3)
-        assert max_sim_threads.map(lambda _: torch.get_num_threads(), range(8)) == [1] * 8
-        assert torch.get_num_threads() == 3
-        with ThreadPoolExecutor(1) as other:
-            assert other.submit(torch.get_num_threads).result() == 3
-    finally:
-        torch.set_num_threads(before)
-        max_sim_threads.close()
 
 
 @pytest.mark.parametrize("code", CODES)
