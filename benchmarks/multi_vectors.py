@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from index import SEARCHES, add, latency, search, shown, size_on_disk
+from index_common import SEARCHES, add, latency, search, shown, size_on_disk
 from prepared import Corpus, Prepared
 
 from bge_integrations import load_embedder

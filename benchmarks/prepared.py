@@ -122,6 +122,7 @@ class Prepared(Embedder):
         self.dimension = self.multi_vector_dimension = corpus.dimension
         self.vocabulary_size = VOCABULARY
         self.has_sparse = self.has_multi_vector = True
+        self.takes_images = False
         self.seconds = 0.0
         self._corpus = corpus
 

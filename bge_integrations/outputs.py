@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -42,6 +42,13 @@ class SparseVector(NamedTuple):
 
     indices: NDArray[np.int32]
     values: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, indices: Sequence[int], values: Sequence[float]) -> SparseVector:
+        """Return the vector with these weights, in any order."""
+        ids = np.asarray(indices, np.int32)
+        order = np.argsort(ids)
+        return cls(ids[order], np.asarray(values, np.float32)[order])
 
     def __repr__(self) -> str:
         return f"SparseVector({len(self.indices)} weights)"

@@ -23,10 +23,18 @@ def index(
         typer.Argument(
             metavar="FOLDER",
             help="Folder of documents, spreadsheets, web pages, text and code files, or one such file. If the model "
-            "takes images, also of pictures.",
+            "takes images, also of pictures. With --vectors: Parquet files.",
         ),
     ],
     index: options.Index,
+    vectors: Annotated[
+        bool,
+        typer.Option(
+            "--vectors",
+            help="FOLDER is a Parquet file, folder or pattern with vectors that `bge embed` has computed; each row "
+            "becomes a document.",
+        ),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Any embedding model. Defaults to the index's own model; for a new index, to BAAI/bge-m3."),
@@ -75,8 +83,20 @@ def index(
     """Create an index of a folder's files, or update it.
 
     Only new and changed passages are encoded, and deleted ones are removed.
+    With --vectors, rows are added with the vectors they have, and nothing is removed.
     The exit status is 3 if files could not be read.
     """
+    if vectors:
+        if passage_tokens or min_tokens is not None or overlap_tokens is not None or include or exclude or follow_links:
+            raise InvalidInputError(
+                "--vectors takes rows as they are, so options for splitting and choosing files have no effect",
+                advice="leave them out",
+            )
+        from bge_integrations.cli.index_vectors import index_vectors
+
+        settings = {"device": device, "dtype": dtype, "max_length": max_length}
+        index_vectors(path, index, model, multi_vectors, settings, as_json, quiet)
+        return
     from bge_integrations.core.loading import load_embedder
     from bge_integrations.documents.finding import survey
     from bge_integrations.documents.folder import follow_folder

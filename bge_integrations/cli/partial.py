@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from bge_integrations.atomic_files import atomic_writer, move_atomically, write_atomically
 from bge_integrations.cli.rows import Chunk, as_rows, as_table, json_line
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.jobs.vectors import METADATA_KEY
 
 #: Parquet types of the added columns.
 TYPES = {
@@ -52,6 +53,7 @@ class Partial:
 
     def __init__(self, output: Path, settings: dict[str, Any], overwrite: bool) -> None:
         self.output = output
+        self.settings = settings
         self.folder = output.with_name(f"{output.name}.partial")
         self.folder.mkdir(exist_ok=True)
         foreign = next((path.name for path in self.folder.iterdir() if not _OURS.fullmatch(path.name)), None)
@@ -177,6 +179,8 @@ class PartsWriter:
         self._output_schema = schema
         for name in added:
             self._output_schema = self._output_schema.append(pa.field(name, TYPES[name]))
+        note = json.dumps(partial.settings, ensure_ascii=False).encode()
+        self._output_schema = self._output_schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: note})
         self.done = max((int(path.stem) for path in self._parts()), default=0)
         self._written = self.done
 

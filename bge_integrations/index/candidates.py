@@ -12,8 +12,10 @@ from bge_integrations.index.engine import SubQuery
 from bge_integrations.scoring import REPRESENTATIONS, Representation, reciprocal_rank_fusion
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bge_integrations.index.engine import Engine
-    from bge_integrations.index.search_arguments import Search
+    from bge_integrations.index.search_arguments import Fusion, Search
     from bge_integrations.index.vectors import Vectors
 
 #: Scores by representation and point.
@@ -60,8 +62,11 @@ def find_candidates(engine: Engine, queries: Sequence[Vectors], search: Search) 
 def rank(scores: Scores, search: Search) -> list[tuple[str, float]]:
     """Return the k best points and their scores, best first. Ties are ordered by point."""
     points = sorted(next(iter(scores.values())))
+    if not points:
+        return []
     columns = {r: np.array([scores[r][point] for point in points]) for r in search.weights}
-    if search.fusion == "rrf" and len(search.weights) > 1:
+    fusion = search.fusion if len(columns) > 1 else "weighted"
+    if fusion == "rrf":
         orders = [
             [i for i in np.argsort(-column, kind="stable").tolist() if r != "sparse" or column[i] > 0]
             for r, column in columns.items()
@@ -69,10 +74,19 @@ def rank(scores: Scores, search: Search) -> list[tuple[str, float]]:
         by_row = dict(reciprocal_rank_fusion(orders, weights=list(search.weights.values())))
         fused = np.array([by_row[i] for i in range(len(points))])
     else:
-        weighted = [weight * columns[r] for r, weight in search.weights.items()]
+        weighted = [weight * _scaled(columns[r], fusion) for r, weight in search.weights.items()]
         fused = np.sum(weighted, axis=0) / sum(search.weights.values())
     best = np.argsort(-fused, kind="stable")[: search.k].tolist()
     return [(points[i], float(fused[i])) for i in best]
+
+
+def _scaled(scores: NDArray[np.float64], fusion: Fusion) -> NDArray[np.float64]:
+    """Return the candidates' scores as "weighted", "min_max" and "z_score" combine them. Equal scores become zeros."""
+    if fusion == "weighted":
+        return scores
+    origin, unit = (scores.min(), np.ptp(scores)) if fusion == "min_max" else (scores.mean(), scores.std())
+    scaled: NDArray[np.float64] = (scores - origin) / (unit or 1)
+    return scaled
 
 
 def _candidate_queries(query: Vectors, search: Search) -> list[SubQuery]:

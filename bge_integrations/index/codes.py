@@ -60,6 +60,9 @@ class Codec(Protocol):
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the codes, uint8 (n, row_bytes), of vectors, (n, width)."""
 
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return vectors, (n, width), whose products with any query are those of the codes, (n, row_bytes)."""
+
     def products(self, query: NDArray[np.float32]) -> Products:
         """Return the products of a query, (tokens, width)."""
 
@@ -86,6 +89,9 @@ class _Floats:
         codes: NDArray[np.uint8] = rounded.numpy().view(np.uint8)
         return codes
 
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return codes.view(self._dtype).astype(np.float32)
+
     def products(self, query: NDArray[np.float32]) -> Products:
         import torch
 
@@ -105,6 +111,9 @@ class _Int8:
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
         steps, size = _in_steps(vectors, 127)
         return _with_factors(steps.astype(np.int8).view(np.uint8), size)
+
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return codes[:, :-_FACTOR].view(np.int8) * _factors(codes)[:, None]
 
     def products(self, query: NDArray[np.float32]) -> Products:
         steps, size = _in_steps(query, _QUERY_STEPS)
@@ -130,6 +139,7 @@ class _Binary:
     """
 
     def __init__(self, width: int) -> None:
+        self._width = width
         self.row_bytes = -(-width // 8) + _FACTOR
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -137,6 +147,12 @@ class _Binary:
         sums = rotated.abs().sum(dim=1)
         factors = (rotated.norm(dim=1).square() / sums.clamp(min=_TINY)).numpy()
         return _with_factors(np.packbits((rotated > 0).numpy(), axis=1), factors)
+
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        bits = np.unpackbits(codes[:, :-_FACTOR], axis=1, count=self._width)
+        signs = 2 * bits.astype(np.float32) - 1
+        vectors: NDArray[np.float32] = _rotated(signs * _factors(codes)[:, None], back=True).numpy()
+        return vectors
 
     def products(self, query: NDArray[np.float32]) -> Products:
         steps, size = _in_steps(_rotated(query).numpy(), 127)
@@ -183,11 +199,14 @@ def _padded(query: NDArray[np.int16], width: int) -> NDArray[np.int8]:
     return np.pad(query.astype(np.int8), ((0, 0), (0, width - query.shape[1])))
 
 
-def _rotated(vectors: NDArray[np.float32]) -> Tensor:
-    """Return the vectors after the fixed random rotation of their width, a Kronecker product of two small ones."""
+def _rotated(vectors: NDArray[np.float32], back: bool = False) -> Tensor:
+    """Return the vectors after the fixed random rotation of their width, a Kronecker product of two small ones.
+
+    `back` reverses the rotation.
+    """
     import torch
 
-    first, second = (torch.from_numpy(part) for part in _rotation(vectors.shape[1]))
+    first, second = (torch.from_numpy(part.T if back else part) for part in _rotation(vectors.shape[1]))
     count, outer, inner = len(vectors), len(first), len(second)
     half = torch.from_numpy(np.ascontiguousarray(vectors)).view(count * outer, inner) @ second
     return (first @ half.view(count, outer, inner)).view(count, outer * inner)

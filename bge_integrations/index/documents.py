@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from bge_integrations.validation import check_not_dict, check_text, has_words
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Input
     from bge_integrations.index.engine import FieldKind
+    from bge_integrations.index.vectors import Vectors
     from bge_integrations.outputs import Embeddings
 
 #: What to do with texts that have no words.
@@ -35,8 +37,12 @@ def documents_of(
     metadatas: Iterable[Mapping[str, Any]] | None,
     on_empty: OnEmpty,
     takes_images: bool,
+    vectors: Sequence[Vectors] | None,
 ) -> Iterator[NewDocument]:
-    """Check and return the documents of an `add`. A list is checked as a whole, an iterator as it is read."""
+    """Check and return the documents of an `add`. A list is checked as a whole, an iterator as it is read.
+
+    `vectors` are the finished vectors of the texts, which `given_vectors` has checked; None if there are none.
+    """
     check_not_dict(texts)
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise InvalidInputError(
@@ -46,6 +52,8 @@ def documents_of(
         if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
             raise InvalidInputError(f"{name} must be a list with one item per text, got one {type(column).__name__}")
     documents = _read_documents(texts, ids, metadatas, on_empty == "error", takes_images)
+    if vectors is not None:
+        documents = (replace(document, vectors=given) for document, given in zip(documents, vectors, strict=True))
     return documents if isinstance(texts, Iterator) else iter(list(documents))
 
 
@@ -112,14 +120,15 @@ def chunks_of(documents: Iterator[NewDocument]) -> Iterator[list[NewDocument]]:
 
 
 def records_of(documents: Sequence[NewDocument], encoded: Embeddings | None) -> Iterator[Record]:
-    """Yield the documents with their vectors. `encoded` has those of the texts with words; None if there are none."""
+    """Yield the documents with their vectors. `encoded` has those of the documents that had to be encoded."""
     row = 0
     for document in documents:
-        if encoded is None or not document.has_vectors:
-            yield Record(document, {})
-        else:
+        if document.must_be_encoded:
+            assert encoded is not None
             yield Record(document, vectors_of(encoded, row))
             row += 1
+        else:
+            yield Record(document, (document.vectors or {}) if document.has_vectors else {})
 
 
 def field_kind(key: str, value: object) -> FieldKind | None:

@@ -20,11 +20,13 @@ from bge_integrations.index.edge_types import (
     place_of,
     point_to_store,
     request_of,
+    vectors_from,
 )
 from bge_integrations.index.files import copy_folder, disk_use, sync
 from bge_integrations.index.filters import json_path, key_of
 from bge_integrations.index.multi_vectors import MultiVectors
 from bge_integrations.index.optimizing import CurrentShard, Optimizer, copy_shard
+from bge_integrations.index.records import NewDocument, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from bge_integrations.index.folder import Folder
     from bge_integrations.index.locking import ReadWriteLock
     from bge_integrations.index.manifest import Manifest
-    from bge_integrations.index.records import NewDocument, Record
     from bge_integrations.index.vector_files import Place
+    from bge_integrations.index.vectors import Vectors
 
 _logger = logging.getLogger(__name__)
 #: More distinct strings than a key has.
@@ -50,11 +52,14 @@ class EdgeEngine:
         manifest: The settings of the index.
         create: Create a shard; otherwise, open the one in the folder.
         lock: The lock that callers hold for searches and writes; the optimiser uses it, too.
+        complete: Whether a new shard makes the folder an index at once; otherwise, `complete` does later.
     """
 
     queries_at_once = 1  # larger batches are not faster, and hold the lock longer
 
-    def __init__(self, folder: Folder, manifest: Manifest, create: bool, lock: ReadWriteLock) -> None:
+    def __init__(
+        self, folder: Folder, manifest: Manifest, create: bool, lock: ReadWriteLock, complete: bool = True
+    ) -> None:
         self._folder = folder
         self._lock = lock
         #: Held during the calls of a search. They hold the GIL, so searches wait for each other anyway. If they wait
@@ -76,11 +81,16 @@ class EdgeEngine:
         code = manifest.multi_vectors
         if manifest.in_files and code is not None and code != "recompute":
             self._multi_vectors = MultiVectors(folder.multi_vectors, code, manifest.multi_vector_dimension, create)
-        if create:
+        if create and complete:
             folder.complete(path, manifest)
         files = None if self._multi_vectors is None else self._multi_vectors.files
         unoptimized = abs(self.count(None) - folder.optimized_points())
         self._optimizer = Optimizer(folder, lock, self._current, files, unoptimized)
+
+    def complete(self, manifest: Manifest) -> None:
+        """Make the folder of a new shard an index, if the constructor did not. The engine is closed already."""
+        sync(self._current.path)
+        self._folder.complete(self._current.path, manifest)
 
     def write(self, records: Sequence[Record]) -> None:
         self._folder.check_room(self._room_for(records))
@@ -138,6 +148,13 @@ class EdgeEngine:
             points, following = self._shard.scroll(request)
         return [point.payload or {} for point in points], None if following is None else str(following)
 
+    def records(self, after: str | None, size: int) -> tuple[list[Record], str | None]:
+        request = edge.ScrollRequest(offset=after, limit=size, with_payload=True, with_vector=True)
+        with engine_errors():
+            points, following = self._shard.scroll(request)
+        records = [Record(NewDocument.from_payload(p.payload or {}), self._vectors_of(p.vector)) for p in points]
+        return records, None if following is None else str(following)
+
     def count(self, condition: Condition | None) -> int:
         with engine_errors():
             return self._shard.count(edge.CountRequest(exact=True, filter=filter_of(condition)))
@@ -183,7 +200,7 @@ class EdgeEngine:
         self._folder.check_exists()
         self._optimizer.start().result()
 
-    def copy_to(self, folder: Folder, manifest: Manifest) -> None:
+    def copy_files(self, folder: Folder, manifest: Manifest) -> bool:
         """Copy the index to this folder. Searches continue meanwhile; writes wait.
 
         Raises:
@@ -198,6 +215,7 @@ class EdgeEngine:
                 copy_folder(self._folder.multi_vectors, folder.multi_vectors)
                 sync(folder.multi_vectors)
             folder.complete(shard, manifest, self._folder.optimized_points())
+        return True
 
     def write_manifest(self, manifest: Manifest) -> None:
         self._folder.write_manifest(manifest)
@@ -217,6 +235,13 @@ class EdgeEngine:
             return {}
         found = _multi_vectors_of(records)
         return dict(zip(found, self._multi_vectors.add(list(found.values())), strict=True))
+
+    def _vectors_of(self, stored: Any) -> Vectors:
+        """Return all vectors of a stored point."""
+        vectors = vectors_from(stored or {})
+        if self._multi_vectors is not None and stored and PLACE in stored:
+            vectors["multi_vector"] = self._multi_vectors.at(place_of(stored))
+        return vectors
 
     def _max_sim(self, query: SubQuery) -> list[tuple[str, float]]:
         """Score points by their multi-vectors in files."""

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import qdrant_edge as edge
 
 from bge_integrations.errors import StorageError
 from bge_integrations.index.filters import AllOf, AnyOf, Between, IsPoint, Matches, Missing, Not, json_path
 from bge_integrations.index.vector_files import Place
 from bge_integrations.outputs import SparseVector
+from bge_integrations.scoring import REPRESENTATIONS
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from bge_integrations.index.engine import FieldKind, SubQuery
     from bge_integrations.index.filters import Condition
     from bge_integrations.index.manifest import Manifest
     from bge_integrations.index.records import Record
+    from bge_integrations.index.vectors import Vectors
 
 #: The vector that says where a point's multi-vectors are, if they are in files. A vector, because the engine reads it
 #: faster than a payload, and keeps it when the payload is replaced.
@@ -67,9 +69,9 @@ def config_of(manifest: Manifest) -> edge.EdgeConfig:
 
 def point_to_store(record: Record, place: Place | None) -> edge.Point:
     """Return a record as the engine stores it, with the place of its multi-vectors if they are in files."""
-    vectors = {str(name): _vector_of(vector) for name, vector in record.vectors.items()}
+    in_files = () if place is None else ("multi_vector",)
+    vectors = {str(name): _vector_of(vector) for name, vector in record.vectors.items() if name not in in_files}
     if place is not None:
-        del vectors["multi_vector"]
         vectors[PLACE] = place_vector(place)
     return edge.Point(record.document.point, vectors, record.document.payload)
 
@@ -103,6 +105,17 @@ def _vector_of(vector: NDArray[np.float32] | SparseVector) -> Any:
         return edge.SparseVector(vector.indices.tolist(), vector.values.tolist())
     # the engine reads one number at a time; a memoryview's floats are three times as fast as numpy's scalars
     return vector.data if vector.ndim == 1 else [row.data for row in vector]
+
+
+def vectors_from(stored: Mapping[str, Any]) -> Vectors:
+    """Return the vectors of a stored point, without its place."""
+    vectors: Vectors = {}
+    for name in REPRESENTATIONS:
+        if isinstance(vector := stored.get(name), edge.SparseVector):
+            vectors[name] = SparseVector.of(vector.indices, vector.values)
+        elif vector is not None:
+            vectors[name] = np.asarray(vector, np.float32)
+    return vectors
 
 
 def filter_of(condition: Condition | None, among: Sequence[str] | None = None) -> edge.Filter | None:

@@ -84,6 +84,9 @@ class Engine(Protocol):
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Return a page of payloads, starting at point `after`, and where the next page starts (None at the end)."""
 
+    def records(self, after: str | None, size: int) -> tuple[list[Record], str | None]:
+        """Return a page of documents with their vectors, decoded if they are stored as codes; see `page`."""
+
     def count(self, condition: Condition | None) -> int:
         """Return the number of points that match."""
 
@@ -99,8 +102,8 @@ class Engine(Protocol):
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the index's manifest."""
 
-    def copy_to(self, folder: Folder, manifest: Manifest) -> None:
-        """Copy the index to this folder."""
+    def copy_files(self, folder: Folder, manifest: Manifest) -> bool:
+        """Copy the index's files to this folder, and return True; False if it has no files."""
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""

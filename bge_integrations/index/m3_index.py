@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
-from bge_integrations.errors import IndexFormatError, InvalidInputError
+from bge_integrations.errors import InvalidInputError
 from bge_integrations.index import flow
+from bge_integrations.index.copying import copy_index
 from bge_integrations.index.filters import dated_keys, parse
-from bge_integrations.index.folder import Folder
 from bge_integrations.index.opening import open_index
 from bge_integrations.index.records import from_payload, point_of
 from bge_integrations.index.search import Searcher
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bge_integrations.index.opening import OpenedIndex
     from bge_integrations.index.records import Hit, StoredDocument
     from bge_integrations.index.search_arguments import DefaultSettings, Fusion, SearchSettings
+    from bge_integrations.outputs import Embeddings
     from bge_integrations.scoring import Mode, Representation, Weights
 
 _PAGE = 256
@@ -135,6 +136,7 @@ class M3Index:
         show_progress: bool = False,
         on_truncate: OnTruncate = "warn",
         on_empty: OnEmpty = "warn",
+        embeddings: Embeddings | None = None,
     ) -> list[str]:
         """Add documents, or replace those with the same id. A document with unchanged text is not encoded again.
 
@@ -154,15 +156,22 @@ class M3Index:
             on_empty: What to do with texts that have no words: "" or "***". "warn" stores them and issues one
                 EmptyTextWarning: `get` and `scan` return them, but no search finds them. "skip" leaves them out, and
                 removes a stored document with the same id; "error" raises.
+            embeddings: Finished vectors, one row per text, as `Embedder.encode(texts, kind="passage", sparse=True,
+                multi_vector=True)` of the index's model returns them; `texts` must be a list then. Representations
+                that the index does not store are ignored. To make sure that they are the model's, one new document
+                per call is encoded and compared.
 
         Returns:
             The ids of the stored documents in the order of the texts, once they are on disk.
 
         Raises:
-            InvalidInputError: A text, id or metadata is invalid; the message says which.
+            InvalidInputError: A text, id, metadata or vector is invalid; the message says which.
+            WrongModelError: The embeddings are not what the index's model computes for the texts.
             DiskFullError: There is not enough disk space. Documents stored before are kept.
         """
-        return flow.run(self._writer.add(texts, ids, metadatas, show_progress, on_truncate, on_empty), self.embedder)
+        return flow.run(
+            self._writer.add(texts, ids, metadatas, show_progress, on_truncate, on_empty, embeddings), self.embedder
+        )
 
     async def aadd(
         self,
@@ -173,10 +182,11 @@ class M3Index:
         show_progress: bool = False,
         on_truncate: OnTruncate = "warn",
         on_empty: OnEmpty = "warn",
+        embeddings: Embeddings | None = None,
     ) -> list[str]:
         """Async version of `add`; does not block the event loop. If cancelled, documents stored before are kept."""
         return await flow.arun(
-            self._writer.add(texts, ids, metadatas, show_progress, on_truncate, on_empty), self.embedder
+            self._writer.add(texts, ids, metadatas, show_progress, on_truncate, on_empty, embeddings), self.embedder
         )
 
     def delete(self, ids: Iterable[str] | None = None, filter: Filter | None = None) -> int:
@@ -299,8 +309,10 @@ class M3Index:
             mode: The scores to use.
             weights: Weights of the dense, sparse and multi-vector scores in "hybrid", which they imply. A score of
                 weight 0 is not computed.
-            fusion: "weighted" for the weighted mean of the scores, as in `scoring.hybrid_scores`; "rrf" for
-                `scoring.reciprocal_rank_fusion` of the candidates' ranks by each score.
+            fusion: "weighted" for the weighted mean of the scores, as in `scoring.hybrid_scores`; "min_max" or
+                "z_score" for the weighted mean of scores that are scaled over the query's candidates first, to 0 to 1
+                or to mean 0 and standard deviation 1; "rrf" for `scoring.reciprocal_rank_fusion` of the candidates'
+                ranks by each score. All but "weighted" depend on the candidates.
             filter: A filter on the metadata; see `bge_integrations.index.filters`.
             candidates: Number of candidates from dense and from sparse search, at least k.
 
@@ -365,22 +377,36 @@ class M3Index:
         self._store.check_writable()
         self._store.engine.optimize()
 
-    def copy_to(self, path: str | os.PathLike[str]) -> None:
-        """Copy the index to another folder without encoding anything. This index stays open.
+    def copy_to(
+        self,
+        path_or_url: str | os.PathLike[str] | QdrantClient,
+        *,
+        collection: str = "documents",
+        api_key: str | None = None,
+        multi_vectors: MultiVectorStorage | None = None,
+    ) -> None:
+        """Copy the index with its vectors to another folder or a server. Nothing is encoded; this index stays open.
+
+        Between two folders, files are copied, and writes wait meanwhile. Otherwise, or to store multi-vectors in
+        another way, documents are copied one by one: a document that is added, changed or deleted meanwhile is in the
+        copy or not, or is there in its old version. The copy is complete or not an index at all: after an interruption,
+        make the same call again, on a server after deleting the collection.
+
+        Args:
+            path_or_url: A new or empty folder, or a server, as in `open`.
+            collection: The new collection's name on a server.
+            api_key: The server's API key.
+            multi_vectors: How the copy stores multi-vectors, as in `open`. Defaults to this index's way; on a server,
+                to "float16" instead of "int8" and "binary". What a code has rounded stays rounded.
 
         Raises:
-            IndexFormatError: The folder is not empty.
+            IndexFormatError: The folder is not empty, or the collection exists.
             DiskFullError: There is not enough disk space.
-            NotSupportedError: The index is on a server; use the server's snapshots.
+            InvalidInputError: The index stores no multi-vectors, but the copy is to store some.
+            NotSupportedError: A server can't store multi-vectors so.
+            StorageError: An engine failed, or the server could not be reached.
         """
-        engine = self._store.engine
-        folder = Folder(path)
-        try:
-            if folder.manifest() is not None:
-                raise IndexFormatError(f"{folder.location} is already an index", advice="copy to a new folder")
-            engine.copy_to(folder, self._store.shared.manifest)
-        finally:
-            folder.close()
+        copy_index(self._store, path_or_url, collection, api_key, multi_vectors)
 
     def close(self) -> None:
         """Flush, and release the model and the folder or server connection. A second call does nothing.

@@ -10,6 +10,7 @@ from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupp
 from bge_integrations.index.codes import codec_of
 from bge_integrations.index.search_arguments import NO_DEFAULTS, DefaultSettings, checked_defaults
 from bge_integrations.scoring import REPRESENTATIONS, Representation
+from bge_integrations.validation import check_choice
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Embedder
@@ -21,6 +22,8 @@ _TOKEN_BYTES = 150
 
 MultiVectorStorage = Literal["float16", "float32", "int8", "binary", "recompute"]
 Quantization = Literal["int8"]
+#: Ways to store multi-vectors that a server does not have.
+_ONLY_IN_FILES = ("int8", "binary")
 #: The ways to store multi-vectors and dense vectors.
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "multi_vectors": (None, "float16", "float32", "int8", "binary", "recompute"),
@@ -83,12 +86,8 @@ class Manifest:
                 argument="multi_vectors",
                 advice="leave it out, or use BAAI/bge-m3 (or 'pocket')",
             )
-        if not in_folder and multi_vectors in ("int8", "binary"):
-            raise NotSupportedError(
-                f"multi_vectors={multi_vectors!r} is not supported on a server",
-                argument="multi_vectors",
-                advice="use 'float16' or 'recompute', or an index in a folder",
-            )
+        if not in_folder:
+            _check_on_server(multi_vectors)
         if multi_vectors is None and embedder.has_multi_vector:
             multi_vectors = _code_for(embedder.multi_vector_dimension) if in_folder else "float16"
         settings: dict[str, Any] = dict(embedder.vector_settings("passage"))
@@ -158,6 +157,33 @@ class Manifest:
         """The representations whose vectors are stored."""
         return tuple(r for r in self.representations if r != "multi_vector" or self.multi_vectors != "recompute")
 
+    def for_copy(self, multi_vectors: MultiVectorStorage | None, in_folder: bool) -> Manifest:
+        """Return the manifest of a copy with the same vectors, in a folder or on a server.
+
+        Args:
+            multi_vectors: How the copy stores multi-vectors. None keeps this index's way, if the copy can store them
+                so, and otherwise takes "float16".
+            in_folder: Whether the copy is in a folder.
+
+        Raises:
+            InvalidInputError: This index stores no multi-vectors, but the copy is to store some.
+            NotSupportedError: A server can't store multi-vectors so.
+        """
+        check_choice(multi_vectors, "multi_vectors", CHOICES["multi_vectors"])
+        available = self.representations if multi_vectors == "recompute" else self.stored
+        if multi_vectors not in (None, self.multi_vectors) and "multi_vector" not in available:
+            raise InvalidInputError(
+                f"the index stores no multi-vectors that could be copied as {multi_vectors!r}",
+                argument="multi_vectors",
+                advice="leave it out, or add the documents to a new index",
+            )
+        if not in_folder:
+            _check_on_server(multi_vectors)
+        chosen = multi_vectors or self.multi_vectors
+        if not in_folder and chosen in _ONLY_IN_FILES:
+            chosen = "float16"
+        return replace(self, multi_vectors=chosen, in_files=in_folder and chosen not in (None, "recompute"))
+
     def check_weights(self, embedder: Embedder) -> None:
         """Raise WrongModelError unless `embedder` has the weights that the index was made with."""
         if embedder.vector_settings("passage")["weights"] != self.weights:
@@ -189,6 +215,16 @@ class Manifest:
                     argument=name,
                     advice=f"leave {name} out, or create a new index",
                 )
+
+
+def _check_on_server(multi_vectors: str | None) -> None:
+    """Raise NotSupportedError if a server can't store multi-vectors so."""
+    if multi_vectors in _ONLY_IN_FILES:
+        raise NotSupportedError(
+            f"multi_vectors={multi_vectors!r} is not supported on a server",
+            argument="multi_vectors",
+            advice="use 'float16' or 'recompute', or an index in a folder",
+        )
 
 
 def _code_for(width: int) -> MultiVectorStorage:

@@ -44,6 +44,10 @@ class MultiVectors:
         """Store the multi-vectors of documents, (tokens, width) each, and return their places once they are on disk."""
         return self.files.append(self._max_sim.map(self._codec.encode, documents))
 
+    def at(self, place: Place) -> NDArray[np.float32]:
+        """Return a document's multi-vectors, (tokens, width), as exact as they are stored."""
+        return self._codec.decode(self.files.rows_at(place))
+
     def scores(self, query: NDArray[np.float32], places: Mapping[str, Place]) -> list[tuple[str, float]]:
         """Return the points and their max-sim, the sum over the tokens of the query (tokens, width), best first."""
         if not places:

@@ -150,14 +150,14 @@ def _open_location(
             from bge_integrations.index.server import connect
 
             return connect(name, collection, api_key, owned)
-        _check_not_server(path_or_url)
+        check_not_server(path_or_url)
         return hold_folder_for_reading(name, owned) if read_only else hold_folder(name, owned)
     from bge_integrations.index.server import Collection
 
     return Collection(path_or_url, collection)
 
 
-def _check_not_server(path: str | os.PathLike[str]) -> None:
+def check_not_server(path: str | os.PathLike[str]) -> None:
     """Refuse the address of a server without http://, which would become the name of a new folder."""
     if isinstance(path, str) and (address := _ADDRESS.fullmatch(path)) and not os.path.exists(path):
         scheme = "https" if (address["scheme"] or "").lower() == "https" else "http"

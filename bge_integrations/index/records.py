@@ -69,6 +69,7 @@ class NewDocument:
         image: The input that the model sees instead of the text: an image, or an image with the text; None without one.
         point: The UUID that the engine stores it under.
         text_digest, metadata_digest: Fingerprints that show whether a stored document has changed.
+        vectors: Finished vectors; None if the document is still to be encoded.
     """
 
     id: str
@@ -78,6 +79,7 @@ class NewDocument:
     text_digest: str
     metadata_digest: str
     image: Mapping[str, Any] | None = None
+    vectors: Vectors | None = None
 
     @classmethod
     def of(cls, text: str, metadata: dict[str, Any], identifier: str | None = None) -> NewDocument:
@@ -91,6 +93,12 @@ class NewDocument:
         """Return the document of an image, or of an image with a text, whose pixels are not stored."""
         text = image.get("text")
         return cls._made(text or "", digest([text, image_digest]), metadata, identifier, image)
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> NewDocument:
+        """Return the document that has this payload in another engine."""
+        fields = {name: payload[name] for name in ("id", "text", "metadata", "text_digest", "metadata_digest")}
+        return cls(point=point_of(payload["id"]), **fields)
 
     @classmethod
     def _made(
@@ -110,6 +118,10 @@ class NewDocument:
     def has_vectors(self) -> bool:
         """Whether the text says anything, or there is an image, so that there is something to encode."""
         return self.image is not None or has_words(self.text)
+
+    @property
+    def must_be_encoded(self) -> bool:
+        return self.has_vectors and self.vectors is None
 
     @property
     def input(self) -> Input:

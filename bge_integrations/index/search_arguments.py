@@ -13,7 +13,7 @@ from bge_integrations.validation import check_choice, check_whole_number
 if TYPE_CHECKING:
     from bge_integrations.index.filters import Condition, Filter
 
-Fusion = Literal["weighted", "rrf"]
+Fusion = Literal["weighted", "min_max", "z_score", "rrf"]
 
 #: More than any index contains, but within the 64-bit integers of engines.
 _MAX_CANDIDATES = 2**40
@@ -126,7 +126,7 @@ class Search:
     Attributes:
         k: Maximum number of hits.
         weights: Weights of the representations that make up the score, each above 0.
-        fusion: Their weighted mean, or reciprocal rank fusion.
+        fusion: Their weighted mean, as they are or scaled over the candidates, or reciprocal rank fusion.
         condition: A filter on the metadata.
         candidates: Number of candidates from each representation in `proposing`.
         proposing: The representations that candidates are retrieved by.

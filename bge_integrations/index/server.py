@@ -16,10 +16,12 @@ try:
 except ImportError as error:
     raise ImportError("an index on a Qdrant server needs its client: pip install 'qdrant-client>=1.16'") from error
 
-from bge_integrations.errors import IndexFormatError, InvalidInputError, NotSupportedError, StorageError
+from bge_integrations.errors import IndexFormatError, InvalidInputError, StorageError
 from bge_integrations.index.filters import AllOf, AnyOf, Between, IsPoint, Matches, Missing, Not, json_path, key_of
 from bge_integrations.index.manifest import Manifest
+from bge_integrations.index.records import NewDocument, Record
 from bge_integrations.outputs import SparseVector
+from bge_integrations.scoring import REPRESENTATIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from bge_integrations.index.engine import FieldKind, SubQuery
     from bge_integrations.index.filters import Condition
     from bge_integrations.index.folder import Folder
-    from bge_integrations.index.records import NewDocument, Record
+    from bge_integrations.index.vectors import Vectors
 
 _FIELDS: dict[FieldKind, models.PayloadSchemaType] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
@@ -80,11 +82,12 @@ class Collection:
             )
         return Manifest.read(metadata[_MANIFEST], f"the metadata of {self.location}")
 
-    def create(self, manifest: Manifest) -> None:
-        """Create the collection."""
+    def create(self, manifest: Manifest, complete: bool = True) -> None:
+        """Create the collection. It is an index at once if it is complete, and otherwise after `write_manifest`."""
+        metadata = {_MANIFEST: manifest.to_dict()} if complete else None
         with _server_errors(self.location):
-            self.client.create_collection(self.name, **_schema(manifest), metadata={_MANIFEST: manifest.to_dict()})
-        if self.manifest() is None:
+            self.client.create_collection(self.name, **_schema(manifest), metadata=metadata)
+        if complete and self.manifest() is None:
             self.client.delete_collection(self.name)
             raise StorageError(
                 "the server does not store collection metadata", advice="upgrade it to Qdrant 1.16 or newer"
@@ -94,6 +97,11 @@ class Collection:
         """Replace the manifest in the collection's metadata."""
         with _server_errors(self.location):
             self.client.update_collection(self.name, metadata={_MANIFEST: manifest.to_dict()})
+
+    def remove(self) -> None:
+        """Delete the collection."""
+        with _server_errors(self.location):
+            self.client.delete_collection(self.name)
 
 
 class QdrantEngine:
@@ -171,6 +179,14 @@ class QdrantEngine:
             )
         return [point.payload or {} for point in points], None if following is None else str(following)
 
+    def records(self, after: str | None, size: int) -> tuple[list[Record], str | None]:
+        with self._errors():
+            points, following = self._client.scroll(
+                self._name, limit=size, offset=after, with_payload=True, with_vectors=True
+            )
+        records = [Record(NewDocument.from_payload(p.payload or {}), _vectors_from(p.vector)) for p in points]
+        return records, None if following is None else str(following)
+
     def count(self, condition: Condition | None) -> int:
         with self._errors():
             return self._client.count(self._name, _filter(condition), exact=True).count
@@ -198,8 +214,8 @@ class QdrantEngine:
     def write_manifest(self, manifest: Manifest) -> None:
         self._collection.write_manifest(manifest)
 
-    def copy_to(self, folder: Folder, manifest: Manifest) -> None:
-        raise NotSupportedError("an index on a server can't be copied to a folder", advice="use the server's snapshots")
+    def copy_files(self, folder: Folder, manifest: Manifest) -> bool:
+        return False
 
     def flush(self) -> None:
         """Do nothing: the server acknowledges a write once it is in its log."""
@@ -256,6 +272,17 @@ def _schema(manifest: Manifest) -> dict[str, Any]:
 def _point(record: Record) -> models.PointStruct:
     vectors = {str(name): _vector(vector) for name, vector in record.vectors.items()}
     return models.PointStruct(id=record.document.point, vector=vectors, payload=record.document.payload)
+
+
+def _vectors_from(stored: Any) -> Vectors:
+    """Return the vectors of a stored point."""
+    vectors: Vectors = {}
+    for name in REPRESENTATIONS:
+        if isinstance(vector := (stored or {}).get(name), models.SparseVector):
+            vectors[name] = SparseVector.of(vector.indices, vector.values)
+        elif vector is not None:
+            vectors[name] = np.asarray(vector, np.float32)
+    return vectors
 
 
 def _params(sub_query: SubQuery) -> models.SearchParams:

@@ -10,6 +10,7 @@ from bge_integrations.errors import EmptyTextWarning
 from bge_integrations.index.batches import batches_of
 from bge_integrations.index.documents import OnEmpty, chunks_of, documents_of, field_kind, records_of
 from bge_integrations.index.flow import Encode
+from bge_integrations.index.given_vectors import check_same_model, checked_vectors
 from bge_integrations.index.records import point_of
 from bge_integrations.index.substrings import resolve
 from bge_integrations.progress import progress_bar
@@ -56,16 +57,20 @@ class Writer:
         show_progress: bool,
         on_truncate: OnTruncate,
         on_empty: OnEmpty,
+        embeddings: Embeddings | None,
     ) -> Flow[list[str]]:
         """Add documents, as `M3Index.add` describes, and return their ids."""
         self._store.check_writable()  # even if there are no documents
         check_choice(on_empty, "on_empty", get_args(OnEmpty))
-        stored = self._shared.manifest.stored
+        manifest = self._shared.manifest
+        stored = manifest.stored
+        vectors = None if embeddings is None else checked_vectors(embeddings, texts, manifest)
+        unproven = embeddings is not None
         settings = {"kind": "passage", "sparse": "sparse" in stored, "multi_vector": "multi_vector" in stored}
         added: list[str] = []
         empty: list[str] = []
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
-            for chunk in chunks_of(documents_of(texts, ids, metadatas, on_empty, self._takes_images)):
+            for chunk in chunks_of(documents_of(texts, ids, metadatas, on_empty, self._takes_images, vectors)):
                 read = len(chunk)
                 without_words = [document.id for document in chunk if not document.has_vectors]
                 if on_empty == "skip" and without_words:
@@ -75,6 +80,10 @@ class Writer:
                 pending: Sequence[NewDocument] = list({document.id: document for document in chunk}.values())
                 while pending:
                     plan = self.plan(pending)
+                    if unproven and (given := plan.given):
+                        computed = yield Encode([given.input], {"kind": "passage", "on_truncate": "ignore"})
+                        check_same_model(given, computed, manifest)
+                        unproven = False
                     encoded = None
                     if inputs := plan.inputs:
                         encoded = yield Encode(inputs, {**settings, "on_truncate": on_truncate}, plan.ids)
@@ -174,12 +183,17 @@ class Plan:
     @property
     def inputs(self) -> list[Input]:
         """The texts and images to encode."""
-        return [document.input for document in self.new if document.has_vectors]
+        return [document.input for document in self.new if document.must_be_encoded]
 
     @property
     def ids(self) -> list[str]:
         """The ids of `inputs`."""
-        return [document.id for document in self.new if document.has_vectors]
+        return [document.id for document in self.new if document.must_be_encoded]
+
+    @property
+    def given(self) -> NewDocument | None:
+        """The first new document with finished vectors."""
+        return next((each for each in self.new if each.has_vectors and not each.must_be_encoded), None)
 
 
 def _warn(empty: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from bge_integrations.jobs.inputs import find_inputs
 from bge_integrations.jobs.output import OutputFolder
 from bge_integrations.jobs.plan import Part, Plan, make_plan
 from bge_integrations.jobs.reading import read_tables, scan
-from bge_integrations.jobs.vectors import Precision, VectorColumns
+from bge_integrations.jobs.vectors import METADATA_KEY, Precision, VectorColumns
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts
 from bge_integrations.validation import check_whole_number
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _ROWS, _ROWS_WITH_MULTI_VECTORS = 2048, 32
 #: Seconds between looks at files that other processes are computing.
 _WAIT = 1.0
-#: The schema's metadata in which each file says what its vectors are.
-METADATA_KEY = b"bge_integrations"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from bge_integrations.outputs import Embeddings
 
 Precision = Literal["float32", "float16", "int8", "binary"]
+#: The schema's metadata in which each file says what its vectors are: JSON of the embedder's settings.
+METADATA_KEY = b"bge_integrations"
+#: All columns that vectors can take.
+VECTOR_COLUMNS = ("dense", "dense_scale", "sparse", "multi_vector")
 
 
 @dataclass(frozen=True)

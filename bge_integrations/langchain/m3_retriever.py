@@ -48,7 +48,7 @@ class BGEM3Retriever(BaseRetriever):
     weights: tuple[float, float, float] | None = None
     """Weights of the dense, sparse and multi-vector scores in "hybrid"."""
     fusion: Fusion | None = None
-    """"weighted", the mean of the scores, or "rrf", reciprocal rank fusion."""
+    """"weighted", the mean of the scores; "min_max" or "z_score", the mean of scaled scores; or "rrf", rank fusion."""
     filter: dict[str, Any] | None = None
     """A metadata filter: {"year": {"$gte": 2000}, "lang": {"$in": ["de", "en"]}}."""
     candidates: int | None = Field(default=None, ge=1)

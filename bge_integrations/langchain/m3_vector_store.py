@@ -48,7 +48,7 @@ class BGEM3VectorStore(VectorStore):
         index: The index of the documents.
         mode: "dense", "sparse", "multi_vector" or "hybrid". None takes the index's default, as for all of these.
         weights: Weights of the dense, sparse and multi-vector scores in "hybrid".
-        fusion: "weighted" or "rrf".
+        fusion: "weighted", "min_max", "z_score" or "rrf".
         candidates: Number of candidates from dense and from sparse search.
     """
 
@@ -318,7 +318,8 @@ class BGEM3VectorStore(VectorStore):
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """Return a function that clips scores to [0, 1]. They are rarely below 0 or above 1 with bge-m3.
 
-        "rrf" scores depend only on ranks and are below 0.05.
+        "rrf" scores depend only on ranks and are below 0.05; "z_score" ones are negative for about half of the
+        candidates.
         """
         return lambda score: min(1.0, max(0.0, score))
 

@@ -52,7 +52,8 @@ class BGEM3Retriever(BaseRetriever):
         similarity_top_k: Number of nodes to return.
         mode: "hybrid", or "dense", "sparse" or "multi_vector" alone. None takes the index's default.
         weights: Weights of the dense, sparse and multi-vector scores; defaults to the index's weights.
-        fusion: "weighted" for the weighted mean of the scores, "rrf" for reciprocal rank fusion.
+        fusion: "weighted" for the weighted mean of the scores, "min_max" or "z_score" to scale them first, "rrf" for
+            reciprocal rank fusion.
         filters: Metadata filters, or a filter of `M3Index`. On a list in the metadata, comparisons and "in" hold if one
             of its elements meets them. Text matches are slower; see `bge_integrations.index.filters`.
         doc_ids: Search only nodes of these documents.

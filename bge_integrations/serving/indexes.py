@@ -45,7 +45,7 @@ class SearchRequest(StrictModel):
     k: Hits = 10
     mode: Literal["dense", "sparse", "multi_vector", "hybrid"] | None = None
     weights: tuple[Weight, Weight, Weight] | None = None
-    fusion: Literal["weighted", "rrf"] | None = None
+    fusion: Literal["weighted", "min_max", "z_score", "rrf"] | None = None
     filter: dict[str, Any] | None = None
     candidates: Hits | None = None
     rerank: Flag | str = Field(False, description="Rerank the best hits, with the first reranker or the named one.")

@@ -81,6 +81,22 @@ def test_binary_products_are_unbiased():
 
 
 @pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("width", [1, 12, 64, 250])
+def test_decoded_vectors_have_the_products_of_their_codes(code, width):
+    rng = np.random.default_rng(width)
+    query, vectors = unit(rng, 7, width), unit(rng, 40, width)
+    codec = codec_of(code, width)
+    codes = codec.encode(vectors)
+    decoded = codec.decode(codes)
+    assert decoded.dtype == np.float32
+    assert decoded.shape == vectors.shape
+    error = 0.03 if code == "binary" else 1e-3  # binary products round the query to 8 bits
+    np.testing.assert_allclose(query @ decoded.T, products(code, query, vectors), atol=error)
+    if code != "binary":
+        np.testing.assert_allclose(decoded, vectors, atol=ERRORS[code] * 2)
+
+
+@pytest.mark.parametrize("code", CODES)
 def test_zeros_and_large_vectors(code):
     vectors = np.zeros((3, 64), np.float32)
     vectors[1] = 1000

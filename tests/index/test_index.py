@@ -23,7 +23,6 @@ from bge_integrations.errors import (
     IndexFormatError,
     IndexNotFoundError,
     InvalidInputError,
-    NotSupportedError,
     StorageError,
     WrongModelError,
 )
@@ -175,6 +174,29 @@ def test_reciprocal_rank_fusion(new_index, exact, weights):
         fused = dict(reciprocal_rank_fusion(rankings, weights=[w for w in weights if w]))
         # ties may be in another order, which shifts a rank by a few places
         np.testing.assert_allclose([hit.score for hit in hits], sorted(fused.values())[:-6:-1], rtol=0.02)
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 0)])
+def test_scores_are_scaled_over_the_candidates_before_they_are_combined(new_index, exact, weights):
+    index = new_index(multi_vectors="float32")
+    index.add(TEXTS, ids=map(str, range(len(TEXTS))))
+
+    def min_max(row):
+        return (row - row.min()) / (row.max() - row.min() or 1)
+
+    def z_score(row):
+        return (row - row.mean()) / (row.std() or 1)
+
+    for fusion, scale in (("min_max", min_max), ("z_score", z_score)):
+        settings = {"fusion": fusion, "weights": weights, "candidates": len(TEXTS)}
+        for i, hits in enumerate(index.search_many(QUERIES, k=9, **settings)):
+            parts = [w * scale(getattr(exact(), part)[i]) for part, w in zip(PARTS, weights, strict=True) if w]
+            combined = np.sum(parts, axis=0) / sum(weights)
+            names = map(str, range(len(TEXTS)))
+            check_hits(hits, dict(zip(names, combined.tolist(), strict=True)), 9, 2e-3)
+    assert index.search(QUERIES[0], filter={"$ids": ["none"]}, fusion="z_score") == []
+    with pytest.raises(InvalidInputError):
+        index.search(QUERIES[0], fusion="max_min")
 
 
 def test_add_get_replace_delete(new_index, pocket):
@@ -366,8 +388,6 @@ def test_copies_and_opening_without_creating(pocket, tmp_path):
     client = QdrantClient(":memory:")
     with pytest.raises(IndexNotFoundError, match="documents"):
         M3Index.open(client, pocket, create=False)
-    with M3Index.open(client, pocket) as index, pytest.raises(NotSupportedError, match="snapshots"):
-        index.copy_to(tmp_path / "server")
 
 
 def test_an_optimised_engine_scores_exactly(pocket, tmp_path):
