@@ -141,6 +141,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         index = (read_json(folder, name) or {}).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise CheckpointError(f"{folder / name} has no weight_map; download it again")
+        if outside := next((file for file in index.values() if Path(file).name != file), None):
+            raise CheckpointError(f"{folder / name} names {outside!r}, which is not a file in its folder")
         return {tensor: folder / file for tensor, file in index.items()}
     if (visualized := visualized_weights(folder)) is not None:
         return {"*": visualized}
