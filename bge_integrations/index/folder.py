@@ -117,7 +117,7 @@ class IndexFiles:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise IndexFormatError(f"{path} is missing", advice="restore the index from a copy") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise IndexFormatError(f"{path} is damaged ({error})", advice="restore the index from a copy") from error
 
 
