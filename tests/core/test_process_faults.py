@@ -58,6 +58,7 @@ JUMPING_CLOCK = """
 import itertools, sys, time
 jumps = itertools.cycle([0.0, 1e11, -1e9, 5.0])
 time.time = lambda: next(jumps)
+from bge_integrations import load_embedder
 from bge_integrations.index import M3Index
 with load_embedder("pocket") as embedder, M3Index.open(sys.argv[1], embedder) as index:
     index.add(["A panda.", "A heron."], ["1", "2"])
@@ -73,6 +74,7 @@ def test_clocks_may_jump(tmp_path):
 LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
+from bge_integrations import load_embedder
 from bge_integrations.errors import BGEError
 embedder = load_embedder("pocket")
 embedder.encode(["a"])
@@ -97,6 +99,7 @@ def test_little_memory():
 
 FEW_FILES = """
 import os, resource, sys
+from bge_integrations import load_embedder
 from bge_integrations.errors import BGEError
 from bge_integrations.index import M3Index
 embedder = load_embedder("pocket")
@@ -126,6 +129,7 @@ def test_few_open_files(tmp_path):
 
 NEW_PROCESSES = """
 import multiprocessing, sys
+from bge_integrations import load_embedder
 
 def encode(model):
     with load_embedder(model) as embedder:
