@@ -252,4 +252,12 @@ class Folder(IndexFiles):
         return _OWN.fullmatch(path.name) is not None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        path = self.path / name
+        try:
+            write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise DiskFullError(
+                    errno.ENOSPC, "the disk is full", os.fspath(path), advice="free some disk space and run it again"
+                ) from error
+            raise StorageError(f"{path} can't be written: {error}") from error

@@ -20,7 +20,7 @@ from bge_integrations.index.search import Searcher
 from bge_integrations.index.search_arguments import NO_DEFAULTS, Search, SearchDefaults
 from bge_integrations.index.substrings import resolve
 from bge_integrations.index.writing import Writer
-from bge_integrations.validation import check_query, check_texts
+from bge_integrations.validation import check_path, check_query, check_texts
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -374,7 +374,7 @@ class M3Index:
             NotSupportedError: The index is on a server; use the server's snapshots.
         """
         engine = self._store.engine
-        folder = Folder(path)
+        folder = Folder(check_path(path, "path"))
         try:
             if folder.manifest() is not None:
                 raise IndexFormatError(f"{folder.location} is already an index", advice="copy to a new folder")

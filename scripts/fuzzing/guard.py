@@ -19,7 +19,7 @@ _FORBIDDEN = (
     *("socket.connect", "socket.getaddrinfo", "urllib.Request", "webbrowser.open", "code.__new__"),
 )
 #: Audit events that change the paths in their arguments.
-_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
+_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 #: Folders whose files every program reads.
 _SYSTEM = tuple(str(Path(path).resolve()) for path in ("/usr", "/lib", "/proc", "/sys", "/dev", "/etc/ssl"))
@@ -67,11 +67,12 @@ class Guard:
             writes = bool(isinstance(flags, int) and flags & _WRITES)
             self._check(event, path, (self._folder,) if writes else self._readable)
         elif event in _CHANGES:
-            # a path can be relative to a folder that is given as an open file
-            folders = [os.readlink(f"/proc/self/fd/{each}") for each in arguments if type(each) is int and each > 2]
+            # a path can be relative to a folder that is given last, as an open file
+            opened = arguments[-1]
+            folder = os.readlink(f"/proc/self/fd/{opened}") if isinstance(opened, int) and opened >= 0 else ""
             for path in arguments:
                 if isinstance(path, str | bytes):
-                    self._check(event, os.path.join(*folders[:1], os.fsdecode(path)), (self._folder,))
+                    self._check(event, os.path.join(folder, os.fsdecode(path)), (self._folder,))
 
     def _check(self, event: str, path: object, allowed: tuple[str, ...]) -> None:
         if not isinstance(path, str | bytes):

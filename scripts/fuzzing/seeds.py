@@ -9,7 +9,7 @@ import zipfile
 from typing import Any
 
 import docx
-import openpyxl
+import openpyxl  # type: ignore[import-untyped]
 import pptx
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -65,9 +65,9 @@ def word_document() -> bytes:
 def presentation() -> bytes:
     made = pptx.Presentation()
     slide = made.slides.add_slide(made.slide_layouts[1])
-    slide.shapes.title.text = "Pandas"  # type: ignore[union-attr]
-    slide.placeholders[1].text = "They eat bamboo."  # type: ignore[attr-defined]
-    slide.notes_slide.notes_text_frame.text = "A note"  # type: ignore[union-attr]
+    slide.shapes.title.text = "Pandas"
+    slide.placeholders[1].text = "They eat bamboo."
+    slide.notes_slide.notes_text_frame.text = "A note"
     return _saved(made)
 
 

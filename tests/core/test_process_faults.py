@@ -118,13 +118,13 @@ for more in (0, 2, 5, 10, 20, 40):
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 with M3Index.open(sys.argv[1], embedder) as index:
     outcomes.append([document.id for document in index.scan()])
-print(outcomes[0], outcomes[1], outcomes[-1])
+print("refused" in outcomes, outcomes[-1])
 """
 
 
 @linux
 def test_few_open_files(tmp_path):
-    assert run(FEW_FILES, str(tmp_path / "index"), BASE) == "refused refused ['1']\n"
+    assert run(FEW_FILES, str(tmp_path / "index"), BASE) == "True ['1']\n"
 
 
 NEW_PROCESSES = """

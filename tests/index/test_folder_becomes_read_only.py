@@ -66,6 +66,7 @@ def test_nothing_acknowledged_is_lost():
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     acknowledged, kept, outcomes, defaults = json.loads(done.stdout)
-    assert kept == acknowledged
+    attempted = {"panda", "bear", *(f"heron {number}" for number in range(3))}
+    assert set(acknowledged) <= set(kept) <= attempted  # an `add` that failed may have stored its document
     assert outcomes[-1] != "done"  # a new manifest can't be written, and the old one is used
     assert defaults == 200
