@@ -31,7 +31,7 @@ def check_list(values: object, argument: str, what: str) -> list[Any]:
     """Return what can be iterated over as a list, or raise InvalidInputError."""
     if not can_be_iterated(values):
         raise InvalidInputError(f"{argument} must be a list of {what}, got {type(values).__name__}", argument=argument)
-    return list(values)  # type: ignore[call-overload]
+    return list(values)  # type: ignore[call-overload, no-any-return]
 
 
 def can_be_iterated(values: object) -> bool:

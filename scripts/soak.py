@@ -107,7 +107,8 @@ class Soak:
         with self._lock:
             self.done[action] += 1
 
-    def compare(self, found: ArrayLike, expected: ArrayLike) -> None:
+    def compare(self, found: ArrayLike | None, expected: ArrayLike) -> None:
+        assert found is not None
         found, expected = np.asarray(found), np.asarray(expected)
         difference = np.abs(found - expected).max(initial=0)
         if not difference <= TOLERANCE * np.abs(expected).max(initial=1):
