@@ -46,8 +46,8 @@ PATIENCE = 300
 TEXTS = [f"{animal} {number} " + "eats bamboo and fish in the forest " * (number * number // 4) for number in range(20)
          for animal in ("Panda", "Heron", "熊猫")]  # fmt: skip
 QUESTIONS = ["What do pandas eat?", "Where is the heron?", "熊猫吃什么？"]
-#: Maximum growth of memory in bytes, and of open files, from the first part of the run to its end. The client keeps up to
-#: 20 connections to the server open, and both ends of each are in this process.
+#: Maximum growth of memory in bytes, and of open files, from the first part of the run to its end. The client keeps up
+#: to 20 connections to the server open, and both ends of each are in this process.
 GROWTH, MORE_FILES = 100 << 20, 48
 
 
