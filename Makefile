@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
+# What users install, for the audit.
+USERS := .venv-users
 # What is installed in the environment: torch; what the demo needs; what everything needs.
 TORCH_READY := $(VENV)/.torch-ready
 DEMO_READY := $(VENV)/.demo-ready
@@ -17,7 +19,7 @@ demo: export BGE_DEMO_QUESTION = $(value Q)
 demo: export BGE_DEMO_MODEL = $(value MODEL)
 demo: export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest test-cuda test-browser pytest lint format bench bench-peers docs check-wheel
+.PHONY: setup demo test test-oldest test-cuda test-browser pytest lint format bench bench-peers docs check-wheel audit
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -90,6 +92,19 @@ bench-peers: .bench-envs/onnx/.ready .bench-envs/openvino/.ready .bench-envs/inf
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+# Known vulnerabilities and unwanted licences in what users install, and a list of it (CycloneDX); needs pipx.
+audit: $(USERS)/.ready
+	pipx run pip-audit --path $(USERS)/lib/python3.*/site-packages
+	pipx run pip-licenses --python $(USERS)/bin/python --from mixed --partial-match --fail-on "GPL;General Public;SSPL;UNKNOWN"
+	pipx run --spec cyclonedx-bom cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
+		--output-file sbom.json $(USERS)/bin/python
+
+$(USERS)/.ready: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(USERS)
+	$(USERS)/bin/python -m pip install "$$(grep '^torch==' $(CONSTRAINTS))"
+	$(USERS)/bin/python -m pip install --constraint $(CONSTRAINTS) '.[all,train,mteb]'
+	@touch $@
 
 # Install the wheel into an empty environment, and run it outside the clone.
 check-wheel: $(READY)

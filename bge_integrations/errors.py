@@ -138,7 +138,7 @@ class NonFiniteError(BGEError, ArithmeticError):
 
 
 class ComputationError(BGEError, RuntimeError):
-    """The model failed on a batch with texts of this call; the cause is chained."""
+    """The model or its tokenizer failed on texts of this call; the cause is chained."""
 
 
 class ClosedError(BGEError, RuntimeError):

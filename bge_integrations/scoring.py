@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from bge_integrations.errors import InvalidInputError
+from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 from bge_integrations.representations import REPRESENTATIONS as REPRESENTATIONS
 from bge_integrations.representations import Mode as Mode
 from bge_integrations.representations import Representation as Representation
 from bge_integrations.representations import Weights as Weights
+from bge_integrations.validation import check_choice, check_score_threshold, check_top_n
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors
 
 Id = TypeVar("Id", bound=Hashable)
 
@@ -35,8 +35,9 @@ def lexical_scores(queries: SparseVectors, passages: SparseVectors) -> NDArray[n
         float32 (queries, passages).
 
     Raises:
-        InvalidInputError: The two come from models with different vocabularies.
+        InvalidInputError: The two come from models with different vocabularies, or are something else.
     """
+    _check_types(SparseVectors, queries=queries, passages=passages)
     if queries.size != passages.size:
         raise InvalidInputError(
             f"queries have {queries.size} vocabulary columns, but passages have {passages.size}; encode both with the "
@@ -56,8 +57,9 @@ def max_sim(queries: MultiVectors, passages: MultiVectors) -> NDArray[np.float32
         float32 (queries, passages); 0 where a text has no vectors.
 
     Raises:
-        InvalidInputError: The vectors differ in width.
+        InvalidInputError: The vectors differ in width, or are something else.
     """
+    _check_types(MultiVectors, queries=queries, passages=passages)
     if queries.vectors.shape[1] != passages.vectors.shape[1]:
         raise InvalidInputError(
             f"query vectors are {queries.vectors.shape[1]} wide, but passage vectors are {passages.vectors.shape[1]}; "
@@ -128,6 +130,8 @@ def representation_scores(name: Representation, queries: Embeddings, passages: E
     Raises:
         InvalidInputError: The representation is missing, or the two come from different models.
     """
+    check_choice(name, "name", REPRESENTATIONS)
+    _check_types(Embeddings, queries=queries, passages=passages)
     query, passage = getattr(queries, name), getattr(passages, name)
     if query is None or passage is None:
         raise InvalidInputError(f"encode queries and passages with {name}=True")
@@ -266,8 +270,24 @@ def select_best(scores: Sequence[float], top_n: int | None = None, score_thresho
         scores: One per candidate.
         top_n: Keep at most this many; None keeps all.
         score_threshold: Drop candidates that score lower; None drops none.
+
+    Raises:
+        InvalidInputError: `top_n` or `score_threshold` is something else.
     """
+    check_top_n(top_n)
+    check_score_threshold(score_threshold)
     positions = sorted(range(len(scores)), key=lambda i: -scores[i])
     if score_threshold is not None:
         positions = [i for i in positions if scores[i] >= score_threshold]
     return positions[:top_n]
+
+
+def _check_types(kind: type, **arguments: object) -> None:
+    """Raise InvalidInputError unless all arguments are of this class."""
+    for name, value in arguments.items():
+        if not isinstance(value, kind):
+            raise InvalidInputError(
+                f"{name} must be {kind.__name__}, got {type(value).__name__}",
+                argument=name,
+                advice="pass what an embedder's encode returns",
+            )

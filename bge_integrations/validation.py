@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.spelling import spelled
@@ -23,12 +25,26 @@ def check_texts(texts: object, argument: str) -> list[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise InvalidInputError(f"{argument} must be a list of texts, got one {type(texts).__name__}; wrap it: [text]")
-    if not isinstance(texts, Iterable):
-        raise InvalidInputError(f"{argument} must be a list of texts, got {type(texts).__name__}")
-    checked = list(texts)
+    checked = check_list(texts, argument, "texts")
     for i, text in enumerate(checked):
         check_text(text, f"{argument}[{i}]")
     return checked
+
+
+def check_list(values: object, argument: str, what: str) -> list[Any]:
+    """Return what can be iterated over as a list, or raise InvalidInputError."""
+    if not can_be_iterated(values):
+        raise InvalidInputError(f"{argument} must be a list of {what}, got {type(values).__name__}", argument=argument)
+    return list(values)  # type: ignore[call-overload, no-any-return]
+
+
+def can_be_iterated(values: object) -> bool:
+    """Return whether `values` is iterable; an array without dimensions is not, although its class is."""
+    try:
+        iter(values)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
 
 
 def check_not_dict(texts: object) -> None:
@@ -78,6 +94,25 @@ def has_words(text: str) -> bool:
     return any(character.isalnum() or unicodedata.category(character) == "So" for character in text)
 
 
+def check_path(path: object, argument: str) -> str:
+    """Return a path as a str.
+
+    Raises:
+        InvalidInputError: It is neither a str nor path-like, or no file can have this name, because it contains a null
+            character or a lone surrogate.
+    """
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str):
+        raise InvalidInputError(f"{argument} must be a path, got {type(path).__name__}", argument=argument)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise InvalidInputError(f"{argument}={name!r} can't be the name of a file", argument=argument)
+    return name
+
+
 def check_whole_number(number: object, argument: str, *, least: int = 1, most: int | None = None) -> int:
     """Return `number`, or raise InvalidInputError unless it is an int from `least` to `most` (None: no upper limit)."""
     fits = isinstance(number, int) and not isinstance(number, bool)
@@ -90,7 +125,7 @@ def check_whole_number(number: object, argument: str, *, least: int = 1, most: i
 def check_choice(value: object, argument: str, choices: Iterable[str | bool | None]) -> None:
     """Raise InvalidInputError unless `value` is one of `choices`."""
     allowed = list(choices)
-    if value not in allowed:
+    if not isinstance(value, str | bool | None) or value not in allowed:
         raise InvalidInputError(
             f"{spelled(argument, value)} is not one of {', '.join(map(repr, allowed))}", argument=argument
         )
@@ -107,8 +142,14 @@ def check_top_n(top_n: object) -> int | None:
 
 
 def check_score_threshold(score_threshold: float | None) -> float | None:
-    """Return `score_threshold`, which must not be NaN."""
-    if score_threshold is not None and math.isnan(score_threshold):
+    """Return `score_threshold`: None, or a number that is not NaN."""
+    if score_threshold is None:
+        return None
+    if not isinstance(score_threshold, Real) or isinstance(score_threshold, bool):
+        raise InvalidInputError(
+            f"score_threshold={score_threshold!r} must be a number, or None to keep all", argument="score_threshold"
+        )
+    if math.isnan(score_threshold):
         raise InvalidInputError("score_threshold=nan would drop everything; use a number, or None")
     return score_threshold
 

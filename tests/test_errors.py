@@ -1,10 +1,15 @@
-"""Errors keep their message and attributes, also in another process."""
+"""Errors keep their message and attributes, also in another process, and are all documented."""
 
 import errno
+import inspect
 import pickle
+import re
+import runpy
 
 import pytest
+from conftest import TESTS
 
+from bge_integrations import errors
 from bge_integrations.errors import DiskFullError, InvalidInputError, UnknownArgumentError, WrongKindError
 
 
@@ -28,3 +33,15 @@ def test_an_error_survives_another_process(error, message):
     assert (str(copy), vars(copy)) == (str(error), vars(error))
     assert message in (None, str(error))
     assert str(error) == "; ".join(filter(None, [copy.finding, copy.advice]))
+
+
+def test_the_table_of_the_docs_lists_every_error():
+    """`python scripts/error_table.py` writes it."""
+    scripts = runpy.run_path(str(TESTS.parent / "scripts" / "error_table.py"))
+    assert f"{scripts['BEGIN']}\n{scripts['table']()}\n{scripts['END']}" in scripts["PAGE"].read_text("utf-8")
+
+
+def test_every_error_has_its_own_section():
+    page = (TESTS.parent / "docs" / "troubleshooting.md").read_text("utf-8")
+    kinds = {kind for kind in vars(errors).values() if inspect.isclass(kind) and kind.__module__ == errors.__name__}
+    assert {kind.__name__ for kind in kinds} <= set(re.findall(r"^### `(\w+)`$", page, re.M))

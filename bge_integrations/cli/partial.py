@@ -88,7 +88,7 @@ class Partial:
         file = self.folder / "settings.json"
         try:
             stored = json.loads(file.read_text("utf-8"))
-        except (FileNotFoundError, ValueError):  # not written yet, or damaged
+        except (FileNotFoundError, ValueError, RecursionError):  # not written yet, or damaged
             stored = {}
         different = [name for name in settings if stored.get(name) != settings[name]]
         if different and self._has_rows() and not self._overwrite:

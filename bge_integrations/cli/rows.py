@@ -149,11 +149,11 @@ class Parquet:
     def __init__(self, file: str, fields: Fields, added: list[str]) -> None:
         self._path = Path(file)
         self._fields = fields
-        try:
-            with self._path.open("rb"):  # raises the usual OSError if the file does not exist
+        with self._path.open("rb"):  # raises the usual OSError if the file does not exist
+            try:
                 self._schema = pq.read_schema(self._path)
-        except pa.ArrowInvalid as error:
-            raise InvalidInputError(f"{file} is not a Parquet file ({error})") from error
+            except (pa.ArrowException, OSError) as error:  # pyarrow raises OSError for some damaged files
+                raise InvalidInputError(f"{file} is not a readable Parquet file ({error})") from error
         if twice := sorted({name for name in self._schema.names if self._schema.names.count(name) > 1}):
             raise InvalidInputError(
                 f"{file} has more than one column {', '.join(map(repr, twice))}", advice="rename them"
@@ -179,16 +179,16 @@ class Parquet:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         start = 0
-        with pq.ParquetFile(self._path) as opened:
-            for batch in opened.iter_batches(size):
-                try:
+        try:
+            with pq.ParquetFile(self._path) as opened:
+                for batch in opened.iter_batches(size):
                     batch.validate(full=True)
-                except pa.ArrowInvalid as error:  # such as a text that is not UTF-8
-                    raise InvalidInputError(f"{self._path}, from row {start + 1}: {error}") from error
-                for i, row in enumerate(self._read(batch), start=start + 1):
-                    self._fields.check(row, f"{self._path}, row {i}")
-                yield batch
-                start += batch.num_rows
+                    for i, row in enumerate(self._read(batch), start=start + 1):
+                        self._fields.check(row, f"{self._path}, row {i}")
+                    yield batch
+                    start += batch.num_rows
+        except (pa.ArrowException, OSError) as error:  # such as a text that is not UTF-8
+            raise InvalidInputError(f"{self._path}, from row {start + 1}: {error}") from error
         if not start:
             raise InvalidInputError(f"{self._path} is empty")
 

@@ -110,6 +110,7 @@ def serve(
     listener = _listen(hostname, port, uds_path)  # first, since importing the server takes a while
     try:
         import_library("fastapi", "serve", "bge serve")
+        from bge_integrations.serving.pool import is_downloading
         from bge_integrations.serving.server import run
         from bge_integrations.serving.settings import ServerSettings
 
@@ -154,6 +155,8 @@ def serve(
                 os.unlink(uds_path)
     if failure is not None:
         raise failure
+    if is_downloading():
+        os._exit(0)  # Python would wait for the hub's threads; what has arrived stays in its cache
 
 
 def _indexes_of(given: list[str]) -> dict[str, str]:

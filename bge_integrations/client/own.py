@@ -182,7 +182,7 @@ class OwnDialect:
         try:
             tensors: dict[str, NDArray[Any]] = load(answer)
             header = json.loads(answer[8 : 8 + int.from_bytes(answer[:8], "little")])
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, RecursionError) as error:
             raise self._transport.unexpected(f"its answer is not safetensors ({error})") from None
         return header.get("__metadata__", {}), tensors
 

@@ -37,7 +37,7 @@ def _resolve_device(device: str | None) -> str:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"device={device!r} is not a device",
             argument="device",

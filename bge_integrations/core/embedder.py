@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,12 +17,19 @@ from bge_integrations.core import inputs, runtime
 from bge_integrations.core.image_inputs import CHUNK, check_inputs, tokenize_inputs
 from bge_integrations.core.request import OnTruncate, Request, off_loop
 from bge_integrations.core.session import Loaded
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import InvalidInputError, OutOfMemoryError
 from bge_integrations.models.instructions import hint_at_kind
 from bge_integrations.models.interface import OutputSpec
 from bge_integrations.models.profile import profile_for_task
-from bge_integrations.outputs import Embeddings, MultiVectors, SparseVectors, Token
-from bge_integrations.validation import check_not_dict, check_on_truncate, check_texts, check_whole_number
+from bge_integrations.outputs import Embeddings, MultiVectors, SparseVector, SparseVectors, Token
+from bge_integrations.validation import (
+    check_choice,
+    check_list,
+    check_not_dict,
+    check_on_truncate,
+    check_texts,
+    check_whole_number,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,6 +220,7 @@ class Embedder(Loaded):
             ClosedError: After `close()`.
         """
         self._session.check_open()
+        ids = check_list(ids, "ids", "token ids")
         for position, token in enumerate(ids):
             check_whole_number(token, f"ids[{position}]", least=0, most=self._tokenizer.vocabulary_size - 1)
         return self._tokenizer.decode(ids, skip_special_tokens)
@@ -330,13 +339,10 @@ class Embedder(Loaded):
 
     def _instruction(self, kind: TextKind | None) -> str:
         """Return what is prepended to texts of this kind."""
-        if kind == "query":
-            return self.query_instruction
-        if kind == "passage":
-            return self.passage_instruction
         if kind is None or kind is UNSAID:
             return ""
-        raise InvalidInputError(f"kind={kind!r} is not one of 'query', 'passage', None")
+        check_choice(kind, "kind", ("query", "passage", None))
+        return self.query_instruction if kind == "query" else self.passage_instruction
 
     def _check_room(self) -> None:
         """Raise InvalidInputError if max_length leaves no room for a text."""
@@ -410,20 +416,31 @@ class Embedder(Loaded):
     def _gather(self, request: Request[Any], outputs: list[SequenceOutput]) -> Embeddings:
         """Return the outputs in the order of the call's texts, which may repeat."""
         spec, ordered = request.spec, [outputs[i] for i in request.positions]
-        return Embeddings(
-            dense=None if spec.pooling is None else self._gather_dense(request, outputs),
-            sparse=SparseVectors.from_rows([output.sparse for output in ordered], self.vocabulary_size)  # type: ignore[misc]
-            if spec.sparse
-            else None,
-            multi_vector=MultiVectors.from_rows(
-                [cast("NDArray[np.float32]", output.multi_vector) for output in ordered], self.multi_vector_dimension
-            )
-            if spec.multi_vector
-            else None,
-        )
+        dense = None if spec.pooling is None else self._gather_dense(request, outputs)
+        sparse = multi_vector = None
+        with _in_memory(len(ordered)):
+            if spec.sparse:
+                weights = [cast("SparseVector", each.sparse) for each in ordered]
+                sparse = SparseVectors.from_rows(weights, self.vocabulary_size)
+            if spec.multi_vector:
+                rows = [cast("NDArray[np.float32]", each.multi_vector) for each in ordered]
+                multi_vector = MultiVectors.from_rows(rows, self.multi_vector_dimension)
+        return Embeddings(dense=dense, sparse=sparse, multi_vector=multi_vector)
 
     def _gather_dense(self, request: Request[Any], outputs: list[SequenceOutput]) -> NDArray[np.float32]:
-        rows = np.empty((len(request.positions), self.dimension), np.float32)
+        with _in_memory(len(request.positions)):
+            rows = np.empty((len(request.positions), self.dimension), np.float32)
         for row, i in zip(rows, request.positions, strict=True):
             row[:] = outputs[i].dense
         return rows
+
+
+@contextmanager
+def _in_memory(texts: int) -> Iterator[None]:
+    """Raise OutOfMemoryError if the results of a call do not fit in memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"the vectors of {texts} texts do not fit in memory ({error})", advice="encode fewer texts at a time"
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from bge_integrations.core.image_urls import FetchError, ImageUrl, UrlScope, che
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.interface import TokenSequence
 from bge_integrations.optional import import_library
-from bge_integrations.validation import check_text
+from bge_integrations.validation import check_list, check_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,9 +75,8 @@ def check_inputs(inputs: object, argument: str, urls: UrlScope | None) -> list[s
     """
     if isinstance(inputs, (str, bytes, Mapping)):
         raise InvalidInputError(f"{argument} must be a list, got one {type(inputs).__name__}; wrap it: [input]")
-    if not isinstance(inputs, Iterable):
-        raise InvalidInputError(f"{argument} must be a list of texts and images, got {type(inputs).__name__}")
-    return [_checked(each, f"{argument}[{i}]", urls) for i, each in enumerate(inputs)]
+    given = check_list(inputs, argument, "texts and images")
+    return [_checked(each, f"{argument}[{i}]", urls) for i, each in enumerate(given)]
 
 
 def _checked(each: object, name: str, urls: UrlScope | None) -> str | ImageInput:

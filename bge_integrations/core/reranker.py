@@ -13,7 +13,7 @@ from bge_integrations.core.request import OnTruncate, Request, off_loop
 from bge_integrations.core.session import Loaded
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.models.interface import OutputSpec
-from bge_integrations.validation import check_on_truncate, check_text, check_whole_number
+from bge_integrations.validation import check_list, check_on_truncate, check_text, check_whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,10 +174,10 @@ class Reranker(Loaded):
 
 def check_pairs(pairs: object) -> list[Pair]:
     """Return `pairs` as a list of (query, passage) that the tokenizer can read."""
-    if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
+    if isinstance(pairs, (str, bytes, Mapping)):
         raise InvalidInputError(f"pairs must be a list of (query, passage), got {type(pairs).__name__}")
     checked = []
-    for i, pair in enumerate(pairs):
+    for i, pair in enumerate(check_list(pairs, "pairs", "(query, passage)")):
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise InvalidInputError(
                 f"pairs[{i}] must be a (query, passage) pair, got {type(pair).__name__}"

@@ -90,7 +90,13 @@ class Scheduler:
                 return
             if self._worker is None:
                 worker = threading.Thread(target=self._work, name=f"bge-scheduler-{self._device}", daemon=True)
-                worker.start()  # if this fails, nothing is queued
+                try:
+                    worker.start()  # if this fails, nothing is queued
+                except RuntimeError as error:
+                    raise ComputationError(
+                        f"the worker of {self._device} could not be started ({error})",
+                        advice="end other threads, or raise the limit of the process (ulimit -u)",
+                    ) from error
                 self._worker = worker
             queue.add(runner, portion)
             self._counters.count(requests=is_new)
@@ -138,20 +144,39 @@ class Scheduler:
             self._threads = None
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._urgent or self._bulk or self._is_stopped)
-                if self._is_stopped:
-                    self._release_threads()
-                    return
-                # bulk texts get a turn after each urgent batch, and run further urgent batches between their layers
-                is_urgent = bool(self._urgent) and not (self._bulk and self._last_was_urgent)
-                self._last_was_urgent = is_urgent
-                runner, batch = self._take(self._urgent if is_urgent else self._bulk)
-            self._compute(runner, batch, _do_nothing if is_urgent else self._urgent_between_layers(tokens_of(batch)))
-            del runner, batch  # an idle worker must not keep weights or results alive
-            if self._threads is None and self._device == "cpu":
-                self._threads = WorkerThreads()
+        batch: list[QueuedSequence] = []
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._urgent or self._bulk or self._is_stopped)
+                    if self._is_stopped:
+                        self._release_threads()
+                        return
+                    # bulk texts get a turn after each urgent batch, and run further urgent batches between their layers
+                    is_urgent = bool(self._urgent) and not (self._bulk and self._last_was_urgent)
+                    self._last_was_urgent = is_urgent
+                    runner, batch = self._take(self._urgent if is_urgent else self._bulk)
+                between_layers = _do_nothing if is_urgent else self._urgent_between_layers(tokens_of(batch))
+                self._compute(runner, batch, between_layers)
+                del runner, between_layers  # an idle worker must not keep weights or results alive
+                batch = []
+                if self._threads is None and self._device == "cpu":
+                    self._threads = WorkerThreads()
+        except BaseException as error:
+            self._release_threads()  # the next worker needs its own
+            self._fail_all(batch, error)
+            raise  # shown by threading.excepthook
+
+    def _fail_all(self, batch: list[QueuedSequence], error: BaseException) -> None:
+        """Fail every call that waits for a worker which dies of `error`. The next call starts another worker."""
+        with self._changed:
+            self._worker = None
+            waiting = batch + self._urgent.drain() + self._bulk.drain()
+            self._changed.notify_all()
+        for queued in waiting:
+            failure = ComputationError(f"the worker of {self._device} died ({type(error).__name__}: {error})")
+            failure.__cause__ = error
+            queued.call.fail(failure)
 
     def _take(self, queue: BatchQueue) -> tuple[Runner, list[QueuedSequence]]:
         """Take the next batch of a queue. The caller holds the lock."""

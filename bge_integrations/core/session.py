@@ -19,7 +19,7 @@ from bge_integrations.core.request import PendingCall, Request, settle
 from bge_integrations.core.residency import ModelKey, SharedModel, acquire
 from bge_integrations.core.runner import ModelRunner
 from bge_integrations.core.scheduler import QueueIsFull
-from bge_integrations.errors import ClosedError, PerformanceWarning, TextTooLongError
+from bge_integrations.errors import BGEError, ClosedError, ComputationError, PerformanceWarning, TextTooLongError
 from bge_integrations.progress import progress_bar
 from bge_integrations.reporting import TruncatedTexts, report_truncation, warn_caller
 
@@ -235,7 +235,12 @@ def _chunks(request: Request[Any], size: int) -> Iterator[tuple[list[TokenSequen
 def _tokenize(request: Request[Any], begin: int, end: int) -> tuple[list[TokenSequence], dict[int, int]]:
     """Return the sequences of the inputs from `begin` to `end`, and {position: tokens} of those truncated."""
     started = time.perf_counter()
-    sequences, truncated = request.tokenize(request.inputs[begin:end])
+    try:
+        sequences, truncated = request.tokenize(request.inputs[begin:end])
+    except (BGEError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises bare Exception, and panics that are not even that
+        raise ComputationError(f"tokenizing failed ({type(error).__name__}: {error})") from error
     if request.report is not None:
         here = [(position, i - begin) for position, i in enumerate(request.positions) if begin <= i < end]
         request.report.tokens += sum(len(sequences[i]) for _, i in here)

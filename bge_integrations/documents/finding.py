@@ -13,6 +13,7 @@ from bge_integrations.documents.pictures import PICTURE_SUFFIXES
 from bge_integrations.documents.reading import DOCUMENT_SUFFIXES, SUFFIXES
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.optional import import_library
+from bge_integrations.validation import check_list
 
 #: The files that an M3Index keeps in its folder, which may be inside the folder that it is made from.
 _INDEX_FILES = ("manifest.json", "current.json")
@@ -112,7 +113,8 @@ def sources_of(files: Sequence[Path], path: Path) -> list[str]:
 
 def _matcher(patterns: Sequence[str], argument: str) -> Callable[[str], bool] | None:
     """Return a function that says whether a name in a folder matches a pattern; None if there are no patterns."""
-    if isinstance(patterns, str):
+    each_is_text = all(isinstance(each, str) for each in check_list(patterns, argument, "patterns"))
+    if isinstance(patterns, str) or not each_is_text:
         raise InvalidInputError(f"{argument}={patterns!r} must be a list of patterns", argument=argument)
     given = [unicodedata.normalize("NFC", pattern) for pattern in patterns]
     if not given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from bge_integrations.documents.office import read_docx, read_pptx
 from bge_integrations.documents.pdf import read_pdf
 from bge_integrations.documents.spreadsheets import read_csv, read_xlsx
 from bge_integrations.errors import UnreadableFileError
+from bge_integrations.validation import check_path
 
 _CODE = (
     ".bash", ".c", ".cc", ".clj", ".cpp", ".cs", ".dart", ".erl", ".ex", ".exs", ".go", ".h", ".hpp", ".hs", ".java",
@@ -44,7 +46,7 @@ def read_content(file: Path) -> Content:
     return replace(content, parts=parts, title=content.title or file.stem)
 
 
-def read_file(file: Path) -> tuple[str, dict[int | None, str]]:
+def read_file(file: str | os.PathLike[str]) -> tuple[str, dict[int | None, str]]:
     """Return a file's title, and its text by the number of the page, slide or sheet; by None if it has none.
 
     HTML, Word, PowerPoint and EPUB files are converted to Markdown, and rows of spreadsheets to lines. `data:` URIs and
@@ -52,9 +54,10 @@ def read_file(file: Path) -> tuple[str, dict[int | None, str]]:
 
     Raises:
         UnreadableFileError: The file can't be read, its name is not UTF-8, or it contains no text.
+        InvalidInputError: `file` is not a path.
         ImportError: The library that reads such files is not installed; the message says how to install it.
     """
-    content = read_content(file)
+    content = read_content(Path(check_path(file, "file")))
     texts: dict[int | None, list[str]] = {}
     for part in content.parts:
         texts.setdefault(part.page, []).append(part.text)

@@ -15,7 +15,7 @@ from bge_integrations.documents.packing import Packer
 from bge_integrations.documents.reading import read_content
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.optional import import_library
-from bge_integrations.validation import check_whole_number
+from bge_integrations.validation import check_path, check_whole_number
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import TextKind
@@ -110,7 +110,7 @@ def read_passages(
         InvalidInputError: The path does not exist or has no supported files, or a number or pattern is invalid.
         UnreadableFileError: A file is damaged, encrypted, in an unknown encoding, or has no text; the message names it.
     """
-    path = Path(path).expanduser()
+    path = Path(check_path(path, "path")).expanduser()
     files = find_files(path, include=include, exclude=exclude, follow_links=follow_links)
     most = min(PASSAGE_TOKENS, embedder.max_length) if passage_tokens is None else passage_tokens
     check_whole_number(most, "passage_tokens", most=embedder.max_length)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_integrations.errors import InvalidInputError
-from bge_integrations.validation import check_text, has_words
+from bge_integrations.validation import check_path, check_text, has_words
 
 _LAYOUT = "a data set is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
 #: Highest grade allowed: the measures keep a counter for every grade up to the highest.
@@ -77,7 +77,7 @@ class Dataset:
         Raises:
             InvalidInputError: A file is missing or invalid; the message names the file and the line.
         """
-        if not os.fspath(folder):  # Path("") is the current folder
+        if not check_path(folder, "folder"):  # Path("") is the current folder
             raise InvalidInputError("the folder's name is empty", argument="folder", advice=_LAYOUT)
         path = Path(folder)
         if not path.is_dir():

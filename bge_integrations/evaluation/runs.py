@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bge_integrations.errors import InvalidInputError
 from bge_integrations.evaluation.files import write_text
+from bge_integrations.validation import check_path
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Run:
             InvalidInputError: The file does not exist, is empty, or has a line without six fields or with a rank or
                 score that is not a number; the message names the line.
         """
+        check_path(path, "path")
         if Path(path).is_dir() or not Path(path).exists():
             raise InvalidInputError(
                 f"{str(path)!r} is not a file", argument="path", advice="pass a TREC run, as written by Run.save"

@@ -12,7 +12,7 @@ from bge_integrations.index.filters import can_be_named
 from bge_integrations.index.images import image_digest
 from bge_integrations.index.records import NewDocument, Record, checked_metadata
 from bge_integrations.index.vectors import vectors_of
-from bge_integrations.validation import check_not_dict, check_text, has_words
+from bge_integrations.validation import can_be_iterated, check_not_dict, check_text, has_words
 
 if TYPE_CHECKING:
     from bge_integrations.core.embedder import Input
@@ -44,12 +44,12 @@ def documents_of(
     `vectors` are the finished vectors of the texts, which `given_vectors` has checked; None if there are none.
     """
     check_not_dict(texts)
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+    if isinstance(texts, (str, bytes)) or not can_be_iterated(texts):
         raise InvalidInputError(
             f"texts must be a list of texts, got one {type(texts).__name__}", argument="texts", advice="wrap it: [text]"
         )
     for name, column in (("ids", ids), ("metadatas", metadatas)):
-        if column is not None and (isinstance(column, (str, Mapping)) or not isinstance(column, Iterable)):
+        if column is not None and (isinstance(column, (str, Mapping)) or not can_be_iterated(column)):
             raise InvalidInputError(f"{name} must be a list with one item per text, got one {type(column).__name__}")
     documents = _read_documents(texts, ids, metadatas, on_empty == "error", takes_images)
     if vectors is not None:

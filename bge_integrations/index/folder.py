@@ -117,7 +117,7 @@ class IndexFiles:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise IndexFormatError(f"{path} is missing", advice="restore the index from a copy") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise IndexFormatError(f"{path} is damaged ({error})", advice="restore the index from a copy") from error
 
 
@@ -252,4 +252,12 @@ class Folder(IndexFiles):
         return _OWN.fullmatch(path.name) is not None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        path = self.path / name
+        try:
+            write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise DiskFullError(
+                    errno.ENOSPC, "the disk is full", os.fspath(path), advice="free some disk space and run it again"
+                ) from error
+            raise StorageError(f"{path} can't be written: {error}") from error

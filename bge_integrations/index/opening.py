@@ -22,7 +22,7 @@ from bge_integrations.index.locking import ReadWriteLock
 from bge_integrations.index.manifest import CHOICES, Manifest
 from bge_integrations.index.sharing import OpenFolder, hold_folder, hold_folder_for_reading
 from bge_integrations.index.store import SharedEngine, Store
-from bge_integrations.validation import check_choice
+from bge_integrations.validation import check_choice, check_path
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -135,7 +135,7 @@ def _open_location(
 ) -> OpenFolder | Collection:
     """Return the folder or collection of an index; `owned` closes it, or releases it if other indexes use it."""
     if isinstance(path_or_url, (str, os.PathLike)):
-        name = os.fspath(path_or_url)
+        name = check_path(path_or_url, "path_or_url")
         if name == MEMORY:
             if read_only:
                 raise InvalidInputError(

@@ -69,8 +69,9 @@ class Writer:
         settings = {"kind": "passage", "sparse": "sparse" in stored, "multi_vector": "multi_vector" in stored}
         added: list[str] = []
         empty: list[str] = []
+        documents = documents_of(texts, ids, metadatas, on_empty, self._takes_images, vectors)
         with progress_bar(len(texts) if isinstance(texts, Sized) else None, "document", show_progress) as bar:
-            for chunk in chunks_of(documents_of(texts, ids, metadatas, on_empty, self._takes_images, vectors)):
+            for chunk in chunks_of(documents):
                 read = len(chunk)
                 without_words = [document.id for document in chunk if not document.has_vectors]
                 if on_empty == "skip" and without_words:

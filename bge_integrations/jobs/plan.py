@@ -96,7 +96,7 @@ class Plan:
                 [Part(**part) for part in stored["parts"]],
                 stored["settings"],
             )
-        except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, OSError, pa.ArrowException) as error:
             raise InvalidInputError(
                 f"{source} can't be read as a plan ({error})",
                 argument="output",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any
@@ -12,7 +12,7 @@ from typing import IO, Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from bge_integrations.errors import InvalidInputError
+from bge_integrations.errors import BGEError, InvalidInputError
 from bge_integrations.jobs.inputs import InputFile
 from bge_integrations.lines import parse_row
 from bge_integrations.validation import check_text
@@ -47,18 +47,27 @@ def scan(file: InputFile, field: str, every: int) -> Scanned:
     Raises:
         InvalidInputError: The file is damaged or empty, or a row has no text.
     """
-    if file.format == "jsonl":
-        try:
+    with _reading(file):
+        if file.format == "jsonl":
             scanned = _scan_lines(file, field, every)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InvalidInputError(f"{file.url} is cut short or damaged ({error})", argument="inputs") from error
-    else:
-        with file.open() as stream:
-            scanned = _scan_columns(file, stream)
-        _check_column(file, scanned.schema, field)
+        else:
+            with file.open() as stream:
+                scanned = _scan_columns(file, stream)
+            _check_column(file, scanned.schema, field)
     if not scanned.rows:
         raise InvalidInputError(f"{file.url} is empty", argument="inputs", advice="leave it out")
     return scanned
+
+
+@contextmanager
+def _reading(file: InputFile) -> Iterator[None]:
+    """Raise the errors of the libraries that read a file as InvalidInputError; pyarrow's are of many kinds."""
+    try:
+        yield
+    except BGEError:
+        raise
+    except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InvalidInputError(f"{file.url} is cut short or damaged ({error})", argument="inputs") from error
 
 
 def _scan_lines(file: InputFile, field: str, every: int) -> Scanned:
@@ -80,14 +89,11 @@ def _scan_lines(file: InputFile, field: str, every: int) -> Scanned:
 
 
 def _scan_columns(file: InputFile, stream: IO[bytes]) -> Scanned:
-    try:
-        if file.format == "parquet":
-            with pq.ParquetFile(stream) as opened:
-                return Scanned(opened.metadata.num_rows, opened.schema_arrow, [])
-        with _open_arrow(stream) as reader:
-            return Scanned(sum(batch.num_rows for batch in _arrow_batches(reader)), reader.schema, [])
-    except pa.ArrowInvalid as error:
-        raise InvalidInputError(f"{file.url} is damaged ({error})", argument="inputs") from error
+    if file.format == "parquet":
+        with pq.ParquetFile(stream) as opened:
+            return Scanned(opened.metadata.num_rows, opened.schema_arrow, [])
+    with _open_arrow(stream) as reader:
+        return Scanned(sum(batch.num_rows for batch in _arrow_batches(reader)), reader.schema, [])
 
 
 def _open_arrow(stream: IO[bytes]) -> Any:
@@ -171,7 +177,7 @@ def read_tables(
         InvalidInputError: A row has no text, or the file has changed.
     """
     found = 0
-    with file.open() as stream:
+    with _reading(file), file.open() as stream:
         if file.format == "jsonl":
             if not file.is_compressed:
                 stream.seek(mark)

@@ -173,4 +173,8 @@ def _checked(documents: object) -> list[Document]:
 
 
 def _pairs(query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:
+    if not isinstance(documents, Sequence) or not all(isinstance(each, Document) for each in documents):
+        raise InvalidInputError(
+            "documents must be a list of documents", argument="documents", advice="wrap texts: Document(text)"
+        )
     return [(query, document.page_content) for document in documents]

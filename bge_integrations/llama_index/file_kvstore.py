@@ -111,5 +111,5 @@ class FileKVStore(BaseKVStore):
 def _errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, RecursionError) as error:
         raise StorageError(f"{path} can't be read or written: {error}") from error

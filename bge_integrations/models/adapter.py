@@ -101,7 +101,7 @@ class AdapterConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"{file} lacks {error}") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise CheckpointError(f"{file} contains a value of the wrong type ({error})") from error
 
     def rank_of(self, module: str) -> int:

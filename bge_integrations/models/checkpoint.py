@@ -23,6 +23,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+#: Maximum characters of a path in a checkpoint's files; systems refuse longer names.
+LONGEST_NAME = 200
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 #: How a Git LFS pointer begins, and more bytes than one has.
@@ -141,6 +143,12 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         index = (read_json(folder, name) or {}).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise CheckpointError(f"{folder / name} has no weight_map; download it again")
+        if outside := next(
+            (file for file in index.values() if Path(file).name != file or len(file) > LONGEST_NAME), None
+        ):
+            raise CheckpointError(
+                f"{folder / name} names {outside[:LONGEST_NAME]!r}, which is not a file in its folder"
+            )
         return {tensor: folder / file for tensor, file in index.items()}
     if (visualized := visualized_weights(folder)) is not None:
         return {"*": visualized}

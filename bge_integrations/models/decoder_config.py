@@ -189,7 +189,7 @@ def cutoffs_of(config: Mapping[str, Any]) -> range:
         cutoffs = range(
             int(config["start_layer"]), int(config["num_hidden_layers"]) + 1, int(config.get("layer_sep", 1))
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"config.json does not specify the layers to score after ({error!r})") from error
     if not cutoffs or cutoffs[0] < 1:
         raise CheckpointError(f"config.json leaves no layer to score after (start_layer {cutoffs.start})")

@@ -91,7 +91,7 @@ class LayerHeads:
         if kind != "simple":
             try:
                 self._scale = float(stored["dim_model_base"]) / config.hidden_size
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise CheckpointError(f"config.json has no dim_model_base for head_type {kind!r}") from error
         self._rows = []
         for i in range(len(self._cutoffs)):

@@ -57,7 +57,7 @@ class EncoderConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"config.json contains a value of the wrong type ({error})") from error
         sizes = (parsed.hidden_size, parsed.layers, parsed.heads, parsed.intermediate_size, parsed.vocabulary_size)
         if min(*sizes, parsed.max_length, parsed.first_position + 1) < 1 or parsed.hidden_size % parsed.heads:

@@ -198,6 +198,8 @@ def choose_cpu_kernels(requested: str | None = None) -> CpuKernels:
         InvalidInputError: The argument or the variable is not one of the choices, or oneDNN does not work here.
     """
     for source, value in (("cpu_kernels", requested), (CPU_KERNELS_VARIABLE, os.environ.get(CPU_KERNELS_VARIABLE))):
+        if value is not None and not isinstance(value, str):
+            raise InvalidInputError(f"{source}={value!r} must be a str", argument=source)
         if value:
             check_choice(value, source, get_args(CpuKernels))
             if value == "torch":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def check_room(name: str, needed: int, device: torch.device, smaller: Mapping[st
 
 
 def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return f"{Decimal(size) / 10**9:.1f} GB"  # a damaged config.json can lead to more than a float holds
 
 
 def _free_in_system() -> int | None:

@@ -35,6 +35,6 @@ def prompt_in_template(folder: Path) -> str | None:
         if not template.startswith(_PAIR):
             return None
         prompt = json.loads(template.removeprefix(_PAIR).strip().removeprefix("{{").removesuffix("}}"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged ({error})", advice="copy the file from the trained model") from error
     return str(prompt)

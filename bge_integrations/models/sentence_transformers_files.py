@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from bge_integrations.catalog import Instructions, Pooling
 from bge_integrations.errors import CheckpointError, NotSupportedError
-from bge_integrations.models.checkpoint import parse_json, read_json
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from bge_integrations.models.checkpoint import LONGEST_NAME, parse_json, read_json
 
 #: The files with max_seq_length and do_lower_case; the name depends on the version and the backbone.
 _LENGTH_FILES = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json")
@@ -72,6 +70,10 @@ class SentenceTransformersFiles:
         return modules
 
     def _read_pooling(self, path: str) -> Pooling:
+        if Path(path).is_absolute() or ".." in Path(path).parts or len(path) > LONGEST_NAME:
+            raise CheckpointError(
+                f"{self._folder}/modules.json names {path[:LONGEST_NAME]!r}, which is not in its folder"
+            )
         config = read_json(self._folder, f"{path}/config.json")
         if config is None:
             raise CheckpointError(f"{self._folder}/{path}/config.json is missing, but modules.json refers to it")

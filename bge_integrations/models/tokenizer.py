@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from bge_integrations.errors import CheckpointError, NotSupportedError
+from bge_integrations.errors import BGEError, CheckpointError, NotSupportedError
 from bge_integrations.models.checkpoint import TOKENIZER_FILES, check_not_pointer, read_json
 from bge_integrations.outputs import Token
 
@@ -69,6 +69,14 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path, embeddings: int | None = None) -> None:
+        try:
+            self._read(folder, embeddings)
+        except (BGEError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and panics that are not even that
+            raise CheckpointError(f"the tokenizer in {folder} is damaged ({error}); download it again") from error
+
+    def _read(self, folder: Path, embeddings: int | None) -> None:
         for name in TOKENIZER_FILES:
             check_not_pointer(folder / name)
         self._tokenizer = _load(folder)
@@ -111,10 +119,13 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, int32, without special tokens and without truncation."""
-        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # a query needs no thread pool, but `encode` holds the GIL
-            encodings = [self._tokenizer.encode(texts[0], add_special_tokens=False)]
-        else:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            if len(texts) == 1 and len(texts[0]) <= _SHORT:  # a query needs no thread pool, but `encode` holds the GIL
+                encodings = [self._tokenizer.encode(texts[0], add_special_tokens=False)]
+            else:
+                encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise CheckpointError(f"the tokenizer is damaged: it can't encode a text ({error})") from error
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def ids_and_words(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:

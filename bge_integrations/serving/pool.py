@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from bge_integrations.core.request import settle
 from bge_integrations.errors import BGEError, InvalidInputError
 from bge_integrations.serving.refusals import Refusal
 
@@ -25,6 +29,7 @@ _logger = logging.getLogger(__name__)
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 #: Maximum number of settings (instruction, dimensions) per model that are kept ready. They share the weights.
 _VARIANTS = 32
+_DOWNLOADING = "bge-download"
 
 
 class ServedModel:
@@ -175,7 +180,7 @@ class ModelPool:
 
     async def _load(self, served: ServedModel) -> None:
         async with self._memory:
-            size = await asyncio.to_thread(_weights_size, served, self._settings)
+            size = await self._size(served)
             self._make_room(size)
             _logger.info("loading %s", served.id)
             served.model = await asyncio.to_thread(_load_model, served, self._load_settings(served))
@@ -212,15 +217,28 @@ class ModelPool:
         for served in self.models:
             size = 0
             if self._settings.max_model_memory is not None:
-                size = await asyncio.to_thread(_weights_size, served, self._settings)
+                size = await self._size(served)
             if self.fits(served, size):
                 await self.load(served)
+
+    async def _size(self, served: ServedModel) -> int:
+        """Return about how many bytes of memory the weights will take; downloads the model if necessary."""
+        located: Future[Path] = Future()
+        located.set_running_or_notify_cancel()
+        # a daemon thread, because the process waits for those of `asyncio.to_thread` when it ends
+        threading.Thread(target=settle, args=(located, _locate, served), name=_DOWNLOADING, daemon=True).start()
+        return await asyncio.to_thread(_weights_size, await asyncio.wrap_future(located), self._settings)
 
     def _load_settings(self, served: ServedModel) -> dict[str, Any]:
         settings: dict[str, Any] = {"device": self._settings.device, "dtype": self._settings.dtype}
         if served.kind == "embedder":
             settings["max_length"] = self._settings.max_length
         return settings
+
+
+def is_downloading() -> bool:
+    """Return whether a model of any pool in this process is being downloaded."""
+    return any(thread.name == _DOWNLOADING for thread in threading.enumerate())
 
 
 def short_name(source: str) -> str:
@@ -247,15 +265,20 @@ def _load_model(served: ServedModel, settings: dict[str, Any]) -> Embedder | Rer
     return (load_embedder if served.kind == "embedder" else load_reranker)(served.source, **settings)
 
 
-def _weights_size(served: ServedModel, settings: ServerSettings) -> int:
-    """Return about how many bytes of memory the weights will take; downloads the model if necessary."""
-    from bge_integrations.core.devices import resolve_devices, resolve_dtype
+def _locate(served: ServedModel) -> Path:
+    """Return the folder with most of a model's weights; downloads the model if necessary."""
     from bge_integrations.models.adapter import locate_base
-    from bge_integrations.models.checkpoint import read_config, weight_bytes
     from bge_integrations.models.locating import locate
 
     _, folder = locate(served.source, served.kind)
-    folder = locate_base(folder, served.kind) or folder
+    return locate_base(folder, served.kind) or folder
+
+
+def _weights_size(folder: Path, settings: ServerSettings) -> int:
+    """Return about how many bytes of memory the weights will take."""
+    from bge_integrations.core.devices import resolve_devices, resolve_dtype
+    from bge_integrations.models.checkpoint import read_config, weight_bytes
+
     devices = resolve_devices(settings.device)
     dtype = resolve_dtype(settings.dtype, devices[0])
     stored = read_config(folder).get("torch_dtype", "float32")

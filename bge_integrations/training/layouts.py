@@ -135,8 +135,8 @@ def _parquet_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, di
                 collector.reject(Location(file, 0), None, "it has no row")
             rows = (row for batch in opened.iter_batches() for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
-    except ValueError as error:  # includes pyarrow's errors
-        raise InvalidInputError(f"{file} is not a Parquet file ({error})", argument="data") from error
+    except (ValueError, OSError, NotImplementedError) as error:  # includes pyarrow's errors
+        raise InvalidInputError(f"{file} is not a readable Parquet file ({error})", argument="data") from error
 
 
 def _csv_rows(file: Path, collector: RowCollector) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -161,7 +161,7 @@ def _number(text: str) -> object:
     """Return the number or the JSON list in a cell, or the text if it is neither."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -126,7 +126,7 @@ def _language_examples(examples: object) -> list[tuple[str, str]] | None:
                 if not isinstance(first, dict) or "input" not in first:
                     return None
                 examples = [first, *(json.loads(line) for line in file if line.strip())]
-            except ValueError:  # reported by read_rows, with the line
+            except (ValueError, RecursionError):  # reported by read_rows, with the line
                 return None
     if not isinstance(examples, Sequence) or not examples or not isinstance(examples[0], Mapping):
         return None

@@ -119,6 +119,6 @@ def _read(file: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if it is missing or was not written whole."""
     try:
         content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

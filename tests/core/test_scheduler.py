@@ -286,6 +286,32 @@ def test_a_worker_that_failed_to_start_is_started_again(scheduler, monkeypatch):
     assert runner.batches == [[2]]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_fails_all_callers_and_the_next_call_starts_another(scheduler, monkeypatch):
+    runner = FaultyRunner()
+    first = submit(scheduler, runner, 1)
+    assert runner.entered.wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler._counters, "count", raise_memory_error)
+        waiting = [
+            QueuedSequence(TokenSequence(np.full(4, 2, np.int32)), PendingCall(1), 0, time.perf_counter())
+            for _ in range(2)
+        ]
+        with scheduler._changed:
+            for queued in waiting:
+                scheduler._bulk.add(runner, [queued])
+        runner.gate.set()
+        for queued in waiting:
+            with pytest.raises(ComputationError):
+                queued.call.future.result(10)
+        assert first.future.result(10) == [1]
+    assert submit(scheduler, runner, 3).future.result(10) == [3]
+
+
+def raise_memory_error(*_, **__):
+    raise MemoryError
+
+
 def test_a_full_queue_makes_callers_wait(scheduler):
     runtime.configure(max_queued_tokens=80)
     runner = FaultyRunner()

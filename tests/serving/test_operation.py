@@ -15,6 +15,7 @@ import openai
 import pytest
 from conftest import BASE, M3, TESTS, assert_close, wait_until
 from fastapi import FastAPI
+from local_hub import local_hub
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from servers import app_server, held_device, server_process, wait_until_ready
 
@@ -334,6 +335,18 @@ def test_unix_socket_json_log_and_draining(tmp_path):
 def test_a_model_that_is_missing_ends_the_server(tmp_path):
     with server_process(tmp_path, str(tmp_path / "nothing"), "--port", "0") as started:
         assert started.process.wait(120) == 1
+        assert "Traceback" not in started.log.read_text("utf-8")
+
+
+def test_a_server_that_is_asked_to_stop_does_not_wait_for_a_download(tmp_path):
+    environment = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    with (
+        local_hub(Path(BASE)) as hub,
+        server_process(tmp_path, "owner/endless", "--port", "0", HF_ENDPOINT=hub.url, **environment) as started,
+    ):
+        assert hub.requested.wait(60), started.log.read_text("utf-8")
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(60) == 0
         assert "Traceback" not in started.log.read_text("utf-8")
 
 

@@ -1,0 +1,1 @@
+"""What `fuzz.py` consists of: mutations, formats with their readers, and what a reader must not do."""
