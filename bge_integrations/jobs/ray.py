@@ -94,7 +94,7 @@ def index_dataset(
             `load_embedder`.
 
     Returns:
-        The number of documents.
+        The number of rows.
     """
     arguments = {"url": url, "model": model, **settings}
     create = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_create)
