@@ -41,7 +41,7 @@ def index_rows(
         except KeyboardInterrupt:
             message = f"{index} contains {len(opened)} documents; run the same command again to finish"
             raise KeyboardInterrupt(message) from None
-        summary = {"rows": files.rows, "added": len(opened) - before, "documents": len(opened)}
+        summary: dict[str, float] = {"rows": files.rows, "added": len(opened) - before, "documents": len(opened)}
     summary["seconds"] = round(time.perf_counter() - start, 1)
     if as_json:
         print_json(summary)
