@@ -19,7 +19,7 @@ demo: export BGE_DEMO_QUESTION = $(value Q)
 demo: export BGE_DEMO_MODEL = $(value MODEL)
 demo: export BGE_DEMO_RERANKER = $(value RERANKER)
 
-.PHONY: setup demo test test-oldest test-cuda test-browser pytest lint format bench bench-peers docs check-wheel audit
+.PHONY: setup demo test test-oldest test-cuda test-browser setup-engines test-engines pytest lint format bench bench-peers docs check-wheel audit
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -64,6 +64,24 @@ test-cuda: $(READY)
 # The server's page in headless Chromium; they skip without it.
 test-browser: $(READY)
 	$(BIN)/python -m pytest -m browser -n 0
+
+# The tests on Ray, Spark (which needs Java 17) and Daft, in a layer over the environment: they need several hundred MB
+# that other tests don't, and Daft needs other versions of two packages.
+ENGINES := .venv-engines
+ENGINES_READY := $(ENGINES)/.ready
+PACKAGES_OF = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+setup-engines: $(ENGINES_READY)
+
+$(ENGINES_READY): $(READY) constraints-engines.txt
+	@echo "==> setting up $(ENGINES), once: 24 packages, about 630 MB to download, 1.1 GB on disk"
+	$(BIN)/python -m venv --without-pip $(ENGINES)
+	echo "import site; site.addsitedir('$(call PACKAGES_OF,$(abspath $(VENV)))')" > $(call PACKAGES_OF,$(ENGINES))/layer.pth
+	$(BIN)/python -m pip --python $(ENGINES)/bin/python install --progress-bar on --no-compile --no-deps --requirement constraints-engines.txt
+	@touch $@
+
+test-engines: $(ENGINES_READY)
+	$(ENGINES)/bin/python -m pytest -n 0 tests/engines
 
 lint: $(READY)
 	$(BIN)/ruff check .

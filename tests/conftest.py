@@ -87,6 +87,17 @@ def pocket_reranker():
         yield reranker
 
 
+@pytest.fixture(scope="module")
+def engine_workers():
+    """Let an engine's workers import the package that is tested, with one thread each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS.parent))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_agent_register_timeout_ms", "200000")  # the default is short for a busy machine
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray writes a key into the home folder
+        yield
+
+
 class ComputedBatch(NamedTuple):
     """A computed batch: its device, its requested outputs, and the token lengths of its sequences."""
 

@@ -38,7 +38,7 @@ EXPORTED = {
         "Candidates Comparison CutoffComparison CutoffRow Dataset Report Result Run Tuned bm25 compare compare_cutoffs "
         "evaluate find_candidates measure_run rerank tune_weights"
     ),
-    "bge_integrations.jobs": "EmbeddingJob Estimate JobReport estimate",
+    "bge_integrations.jobs": "BatchEmbedder BatchIndexer BatchReranker EmbeddingJob Estimate JobReport estimate",
     "bge_integrations.training": (
         "FineTuned FineTuning Gain Mined Mixed MixingWeights Statistics TokenCounter Trained TrainingData "
         "TrainingRow TrainingRows clicked_questions evaluation_data generated_questions hold_out measure_gain "

@@ -7,14 +7,17 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bge_integrations.cli import options
+from bge_integrations.cli.index_rows import check_options, index_rows
 from bge_integrations.cli.output import print_json, progress_is_shown, say
 from bge_integrations.errors import InvalidInputError, UnreadableFileError
 from bge_integrations.validation import check_takes_images
+
+_ROW_OPTIONS = "Options for rows"
 
 
 def index(
@@ -23,7 +26,7 @@ def index(
         typer.Argument(
             metavar="FOLDER",
             help="Folder of documents, spreadsheets, web pages, text and code files, or one such file. If the model "
-            "takes images, also of pictures. With --vectors: Parquet files.",
+            "takes images, also of pictures. With --rows, files of rows; with --vectors, Parquet files.",
         ),
     ],
     index: options.Index,
@@ -77,25 +80,47 @@ def index(
         typer.Option(metavar="PATTERN", help="Leave out files and folders like 'drafts/'; can be repeated."),
     ] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Also read linked folders.")] = False,
+    rows: Annotated[
+        bool,
+        typer.Option(
+            "--rows",
+            help="Each row of .jsonl, .parquet and .arrow files becomes a document. FOLDER can also be a file, a "
+            "pattern or a URL such as s3://bucket/rows.",
+            rich_help_panel=_ROW_OPTIONS,
+        ),
+    ] = False,
+    field: Annotated[
+        str | None, typer.Option(help="Column that contains the texts: text by default.", rich_help_panel=_ROW_OPTIONS)
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that contains the ids. By default, they are derived from the rows.",
+            rich_help_panel=_ROW_OPTIONS,
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Create an index of a folder's files, or update it.
 
     Only new and changed passages are encoded, and deleted ones are removed.
-    With --vectors, rows are added with the vectors they have, and nothing is removed.
+    With --vectors, rows are added with the vectors they have. With --rows or --vectors, nothing is removed.
     The exit status is 3 if files could not be read.
     """
+    patterns = {"include": include or [], "exclude": exclude or []}
+    sizes = {"--passage-tokens": passage_tokens, "--min-passage-tokens": min_tokens, "--overlap": overlap_tokens}
+    for_files = {**sizes, "--include": include, "--exclude": exclude, "--follow-links": follow_links}
+    check_options(rows, vectors, field, id_field, for_files)
+    settings: dict[str, Any] = {"device": device, "dtype": dtype, "max_length": max_length}
     if vectors:
-        if passage_tokens or min_tokens is not None or overlap_tokens is not None or include or exclude or follow_links:
-            raise InvalidInputError(
-                "--vectors takes rows as they are, so options for splitting and choosing files have no effect",
-                advice="leave them out",
-            )
         from bge_integrations.cli.index_vectors import index_vectors
 
-        settings = {"device": device, "dtype": dtype, "max_length": max_length}
         index_vectors(path, index, model, multi_vectors, settings, as_json, quiet)
+        return
+    settings["multi_vectors"] = multi_vectors
+    if rows:
+        index_rows(path, index, model, field or "text", id_field, as_json, quiet, **settings)
         return
     from bge_integrations.core.loading import load_embedder
     from bge_integrations.documents.finding import survey
@@ -106,7 +131,6 @@ def index(
     start = time.perf_counter()
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # unreadable files are reported below
     folder = Path(path)
-    patterns = {"include": include or [], "exclude": exclude or []}
     found = survey(folder, **patterns, follow_links=follow_links, pictures=True)
     has_text = _check_some_readable(found.files)
     unreadable: list[UnreadableFileError] = []
@@ -116,16 +140,7 @@ def index(
             if not embedder.takes_images:
                 say(f"only pictures can be read in {path}")
             check_takes_images(embedder)
-        opened = stack.enter_context(
-            M3Index.open(
-                index,
-                model,
-                multi_vectors=multi_vectors,  # type: ignore[arg-type]  # checked there
-                device=device,
-                dtype=dtype,
-                max_length=max_length,
-            )
-        )
+        opened = stack.enter_context(M3Index.open(index, model, **settings))
         try:
             changes = follow_folder(
                 opened,

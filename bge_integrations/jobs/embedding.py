@@ -23,6 +23,8 @@ from bge_integrations.reporting import TruncatedTexts
 from bge_integrations.validation import check_whole_number
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from bge_integrations.core.embedder import Embedder, TextKind
 
 #: Rows that are encoded at a time; the multi-vectors of one row take megabytes.
@@ -61,7 +63,8 @@ class EmbeddingJob:
         ...     report = job.run()
 
     Args:
-        inputs: Files, folders, patterns and URLs of .jsonl, .jsonl.gz, .parquet, .arrow and .feather files.
+        inputs: Files, folders, patterns and URLs of .jsonl, .jsonl.gz, .parquet, .arrow and .feather files. Or a
+            `datasets.Dataset`.
         output: A folder, or a URL such as s3://bucket/vectors. It is created if it is missing.
         model: An embedding model: hub id, folder, "pocket" or the URL of a server.
         field: The column that contains the texts.
@@ -83,7 +86,7 @@ class EmbeddingJob:
 
     def __init__(
         self,
-        inputs: str | Sequence[str],
+        inputs: str | Sequence[str] | Dataset,
         output: str,
         model: str = "BAAI/bge-m3",
         *,
@@ -104,7 +107,9 @@ class EmbeddingJob:
         self._kind = kind
         self._size = _ROWS_WITH_MULTI_VECTORS if multi_vector else _ROWS
         self._output = OutputFolder(output)
-        found = [file for file in find_inputs(inputs) if not self._output.contains(file.url)]
+        found = [
+            file for file in find_inputs(inputs) if file.dataset is not None or not self._output.contains(file.url)
+        ]
         with self._output.planning() as stored:  # so that only one process reads all inputs
             known = None if stored is None else Plan.from_json(stored, f"{output}/_plan.json")
             # before the model is loaded, so that errors are reported at once
@@ -123,6 +128,7 @@ class EmbeddingJob:
                 self.embedder.close()
                 raise
         self.plan: Plan = known
+        self._inputs = found
         note = json.dumps({**chosen, "model": self.embedder.name}, ensure_ascii=False).encode()
         self._schema = pa.schema([*known.schema, *self._added], metadata={METADATA_KEY: note})
 
@@ -192,7 +198,7 @@ class EmbeddingJob:
                 bar.update(len(table))
 
     def _tables(self, part: Part, rows: int) -> Iterator[pa.Table]:
-        file, schema = self.plan.inputs[part.input], self.plan.schema
+        file, schema = self._inputs[part.input], self.plan.schema
         return read_tables(file, self._field, schema, part.start, rows, part.mark, self._size)
 
     def _with_vectors(self, table: pa.Table) -> pa.Table:

@@ -1,10 +1,10 @@
-"""The input files of a job: paths, folders, patterns and URLs, on this machine or in object stores."""
+"""The inputs of a job: files on this machine or in object stores, or a data set of Hugging Face."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import fsspec
@@ -12,9 +12,10 @@ import fsspec
 from bge_integrations.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from fsspec import AbstractFileSystem
 
-Format = Literal["jsonl", "parquet", "arrow"]
+Format = Literal["jsonl", "parquet", "arrow", "dataset"]
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -29,19 +30,21 @@ _DIGESTED = 1 << 20
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of rows.
+    """A file of rows, or a data set of Hugging Face.
 
     Attributes:
-        url: Its path, or its URL on another file system than this machine's.
+        url: Its path, or its URL on another file system than this machine's; of a data set, its name.
         format: What it contains.
-        size: Its size in bytes.
-        digest: A fingerprint of its size and of its first and last megabyte.
+        size: Its size in bytes; of a data set, the number of its rows.
+        digest: A fingerprint of its size and of its first and last megabyte; of a data set, its own fingerprint.
+        dataset: The data set; it is not written into the plan.
     """
 
     url: str
     format: Format
     size: int
     digest: str
+    dataset: Dataset | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_compressed(self) -> bool:
@@ -54,17 +57,19 @@ class InputFile:
         return stream
 
 
-def find_inputs(inputs: str | Sequence[str]) -> list[InputFile]:
+def find_inputs(inputs: str | Sequence[str] | Dataset) -> list[InputFile]:
     """Return the files of rows behind paths, folders, patterns and URLs, sorted by name, each once.
 
     Args:
         inputs: Such as "rows.jsonl", "corpus/", "corpus/*.parquet" or "s3://bucket/corpus". Folders are searched with
-            their subfolders; files and folders whose names start with "." or "_" are left out.
+            their subfolders; files and folders whose names start with "." or "_" are left out. Or a data set.
 
     Raises:
-        InvalidInputError: One of them names no file of rows.
+        InvalidInputError: One of them names no file of rows, or a data set has several splits or is a stream.
         ImportError: The file system of a URL needs another package.
     """
+    if type(inputs).__module__.split(".")[0] == "datasets":  # without importing it
+        return [_described(inputs)]
     found: dict[str, InputFile] = {}
     for given in [inputs] if isinstance(inputs, str) else inputs:
         if not given:
@@ -81,6 +86,19 @@ def find_inputs(inputs: str | Sequence[str]) -> list[InputFile]:
             url = each if is_local(system) else system.unstrip_protocol(each)
             found.setdefault(url, _describe(system, each, url))
     return sorted(found.values(), key=lambda file: file.url)
+
+
+def _described(given: Any) -> InputFile:
+    from datasets import Dataset
+
+    if not isinstance(given, Dataset):
+        raise InvalidInputError(
+            f"inputs is a {type(given).__name__}",
+            argument="inputs",
+            advice='pass one split that is not a stream, such as dataset["train"]',
+        )
+    name = str(given.info.dataset_name or "dataset")
+    return InputFile(name, "dataset", len(given), given._fingerprint, given)
 
 
 def _expand(system: AbstractFileSystem, path: str) -> Iterable[str]:

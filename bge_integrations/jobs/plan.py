@@ -26,6 +26,9 @@ from bge_integrations.jobs.reading import Scanned, joined_schema
 
 #: Incremented when a release writes plans that older ones would misread.
 _FORMAT = 1
+#: What the plan keeps of an input.
+_STORED = ("url", "format", "size", "digest")
+#: Characters that file names do not contain.
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -73,7 +76,7 @@ class Plan:
         stored = {
             "format": _FORMAT,
             "settings": self.settings,
-            "inputs": [asdict(file) for file in self.inputs],
+            "inputs": [{name: getattr(file, name) for name in _STORED} for file in self.inputs],
             "schema": base64.b64encode(self.schema.serialize()).decode(),
             "parts": [asdict(part) for part in self.parts],
         }

@@ -1,4 +1,4 @@
-"""Read the rows of a job's input files: JSON lines, Parquet or Arrow."""
+"""Read the rows of a job's inputs: JSON lines, Parquet, Arrow, or a data set of Hugging Face."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -16,6 +16,9 @@ from bge_integrations.errors import BGEError, InvalidInputError
 from bge_integrations.jobs.inputs import InputFile
 from bge_integrations.lines import parse_row
 from bge_integrations.validation import check_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 #: Lines that are parsed at a time.
 _LINES = 1024
@@ -50,6 +53,9 @@ def scan(file: InputFile, field: str, every: int) -> Scanned:
     with _reading(file):
         if file.format == "jsonl":
             scanned = _scan_lines(file, field, every)
+        elif file.dataset is not None:
+            scanned = Scanned(len(file.dataset), file.dataset.features.arrow_schema, [])
+            _check_column(file, scanned.schema, field)
         else:
             with file.open() as stream:
                 scanned = _scan_columns(file, stream)
@@ -177,14 +183,8 @@ def read_tables(
         InvalidInputError: A row has no text, or the file has changed.
     """
     found = 0
-    with _reading(file), file.open() as stream:
-        if file.format == "jsonl":
-            if not file.is_compressed:
-                stream.seek(mark)
-            tables = _read_lines(file, stream, field, schema, start, rows, size)
-        else:
-            tables = _read_columns(file, stream, schema, start, rows, size)
-        for table in tables:
+    with _reading(file):
+        for table in _read(file, field, schema, start, rows, mark, size):
             for i, text in enumerate(table.column(field).to_pylist(), start=start + found + 1):
                 check_text(text, f"{file.url}, row {i}, {field!r}")
             found += table.num_rows
@@ -193,6 +193,27 @@ def read_tables(
         raise InvalidInputError(
             f"{file.url} has changed: it has fewer than {start + rows} rows", advice="start again with another output"
         )
+
+
+def _read(
+    file: InputFile, field: str, schema: pa.Schema, start: int, rows: int, mark: int, size: int
+) -> Iterator[pa.Table]:
+    if file.dataset is not None:
+        yield from _read_dataset(file.dataset, schema, start, rows, size)
+        return
+    with file.open() as stream:
+        if file.format == "jsonl":
+            if not file.is_compressed:
+                stream.seek(mark)
+            yield from _read_lines(file, stream, field, schema, start, rows, size)
+        else:
+            yield from _read_columns(file, stream, schema, start, rows, size)
+
+
+def _read_dataset(dataset: Dataset, schema: pa.Schema, start: int, rows: int, size: int) -> Iterator[pa.Table]:
+    tables = dataset.with_format("arrow")
+    for begin in range(start, start + rows, size):
+        yield _cast(tables[begin : min(begin + size, start + rows)], schema)
 
 
 def _read_lines(

@@ -82,17 +82,24 @@ class VectorColumns:
                 argument="precision",
                 advice="use int8",
             )
+        return self._fields(embedder.dimension, embedder.multi_vector_dimension)
+
+    @property
+    def plain_fields(self) -> list[pa.Field]:
+        """The columns for engines whose lists and bytes have no fixed size and that lack float16."""
+        return [pa.field(field.name, _plain(field.type)) for field in self._fields(8, 8)]
+
+    def _fields(self, dimension: int, width: int) -> list[pa.Field]:
         fields = []
         if self.dense:
-            fields.append(pa.field("dense", self._dense_type(embedder.dimension)))
+            fields.append(pa.field("dense", self._dense_type(dimension)))
             if self.precision == "int8":
                 fields.append(pa.field("dense_scale", pa.float32()))
         if self.sparse:
             lists = {"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())}
             fields.append(pa.field("sparse", pa.struct(lists)))
         if self.multi_vector:
-            vector = pa.list_(self._multi_vector_type, embedder.multi_vector_dimension)
-            fields.append(pa.field("multi_vector", pa.list_(vector)))
+            fields.append(pa.field("multi_vector", pa.list_(pa.list_(self._multi_vector_type, width))))
         return fields
 
     def arrays(self, encoded: Embeddings) -> dict[str, pa.Array]:
@@ -139,3 +146,14 @@ class VectorColumns:
 def _fixed_size(values: NDArray[Any]) -> pa.Array:
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _plain(kind: Any) -> Any:
+    """Return a type with lists and bytes of any size, and with float32 instead of float16."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _plain(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.binary()
+    return pa.float32() if pa.types.is_float16(kind) else kind

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 import uuid
 from pathlib import Path
@@ -14,16 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import BASE
+from datasets import Dataset, DatasetDict
+from job_process import run_job
 
 from bge_integrations.errors import InvalidInputError, UnknownModelError
 from bge_integrations.jobs import EmbeddingJob, estimate
 
-_JOB = """
-import sys
-from bge_integrations.jobs import EmbeddingJob
-with EmbeddingJob(sys.argv[1], sys.argv[2], "pocket", rows_per_file=40) as job:
-    print(job.run().rows)
-"""
+#: Starts processes that have imported everything already.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["job_process"])
 
 
 def rows(first: int, count: int) -> list[dict]:
@@ -97,15 +94,16 @@ def test_multi_vectors_and_precisions(corpus, tmp_path, pocket):
 def test_a_job_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
     corpus, output = tmp_path / "rows.jsonl", tmp_path / "out"
     write_lines(corpus, rows(0, 1200))
-    command = [sys.executable, "-c", _JOB, str(corpus), str(output)]
     for _ in range(3):
         files = len(list(output.glob("*.parquet")))
-        processes = [subprocess.Popen(command), subprocess.Popen(command)]
-        while len(list(output.glob("*.parquet"))) < files + 2 and any(each.poll() is None for each in processes):
+        processes = [PROCESSES.Process(target=run_job, args=(str(corpus), str(output))) for _ in range(2)]
+        for each in processes:
+            each.start()
+        while len(list(output.glob("*.parquet"))) < files + 2 and any(each.is_alive() for each in processes):
             time.sleep(0.005)
         for each in processes:
-            each.send_signal(signal.SIGKILL)
-            each.wait()
+            each.kill()
+            each.join()
     finished = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
     with EmbeddingJob(str(corpus), str(output), "pocket", rows_per_file=40) as job:
         report = job.run()
@@ -116,10 +114,14 @@ def test_a_job_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
 
 def test_two_processes_share_the_work(tmp_path):
     write_lines(tmp_path / "rows.jsonl", rows(0, 600))
-    command = [sys.executable, "-c", _JOB, str(tmp_path / "rows.jsonl"), str(tmp_path / "out")]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    counts = [int(each.communicate()[0]) for each in processes]
-    assert sum(counts) == 600
+    counts = PROCESSES.Queue()
+    arguments = str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), counts
+    processes = [PROCESSES.Process(target=run_job, args=arguments) for _ in range(2)]
+    for each in processes:
+        each.start()
+    assert sum(counts.get(timeout=250) for _ in processes) == 600
+    for each in processes:
+        each.join()
     assert ids_of(tmp_path / "out") == list(range(600))
 
 
@@ -222,6 +224,22 @@ def test_an_output_inside_the_input_folder_is_not_an_input(corpus, pocket):
         with EmbeddingJob(str(corpus), str(corpus / "vectors"), "pocket") as job:
             job.run()
     assert ids_of(corpus / "vectors") == list(range(120))
+
+
+def test_a_data_set_is_read_by_position(tmp_path, pocket):
+    dataset = Dataset.from_list(rows(0, 50)).select(range(45, 4, -1))  # its rows are not in the order of its file
+    for expected in (41, 0):
+        with EmbeddingJob(dataset, str(tmp_path / "out"), "pocket", rows_per_file=10) as job:
+            assert job.run().rows == expected
+    table = pq.read_table(tmp_path / "out")
+    assert table.column("id").to_pylist() == list(range(45, 4, -1))
+    expected = pocket.encode_dense(table.column("text").to_pylist(), kind="passage")
+    np.testing.assert_allclose(np.stack(table.column("dense").to_numpy()), expected, atol=1e-6)
+    with pytest.raises(InvalidInputError, match="input"):
+        EmbeddingJob(dataset.select(range(40)), str(tmp_path / "out"), "pocket", rows_per_file=10)
+    with pytest.raises(InvalidInputError) as raised:
+        EmbeddingJob(DatasetDict(train=dataset), str(tmp_path / "other"), "pocket")
+    assert raised.value.argument == "inputs"
 
 
 def test_an_estimate_scales_a_sample(corpus, tmp_path):
