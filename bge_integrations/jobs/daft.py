@@ -36,7 +36,9 @@ def embed(
 
     @daft.cls(max_concurrency=concurrency, gpus=gpus)
     class Embedder:
-        @daft.method.batch(return_dtype=returned, unnest=True, batch_size=call.batch_size)
+        @daft.method.batch(  # type: ignore[untyped-decorator]
+            return_dtype=returned, unnest=True, batch_size=call.batch_size
+        )
         def embed(self, texts: daft.Series) -> Any:
             table = call(pa.table({call.column: texts.to_arrow()}), added).drop_columns([call.column])
             return table.to_struct_array().combine_chunks()

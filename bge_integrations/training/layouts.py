@@ -21,7 +21,7 @@ from bge_integrations.training.row_files import find_files, json_rows, read_rows
 from bge_integrations.training.rows import Location, TrainingData, TrainingRow, TrainingRows
 
 if TYPE_CHECKING:
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
 _SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 #: Names of columns, in the order in which they are looked for.
