@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NoReturn
 
 from bge_integrations.errors import UnknownArgumentError
-from bge_integrations.spelling import spelled
+from bge_integrations.spelling import passed
 
 _MODEL = ("model", "model_name")
 _PASSAGE_INSTRUCTION = ("passage_instruction", "text_instruction")
@@ -127,7 +127,7 @@ def advice_for(name: str, known: Collection[str]) -> str | None:
         known: The arguments that it has.
     """
     if (other := next((other for other in _SAME.get(name, ()) if other in known), None)) is not None:
-        return f"use {spelled(other)}"
+        return f"use {passed(other)}"
     if name in _ADVICE:
         return _ADVICE[name]
     near = difflib.get_close_matches(name, known, n=2)

@@ -19,6 +19,12 @@ def spelled(argument: str, value: object = ...) -> str:
     return argument if value is ... else f"{argument}={value!r}"
 
 
+def passed(argument: str) -> str:
+    """Return an argument as the caller passes it: `k=` in Python, `--top-n` in a command."""
+    spelling = _spelling.get()
+    return f"{argument}=" if spelling is None else spelling(argument, ...)
+
+
 @contextmanager
 def spelling_of(spelling: Spelling) -> Iterator[None]:
     """Let the messages of errors and warnings that are made in the block write arguments in this way."""
