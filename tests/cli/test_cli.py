@@ -832,7 +832,7 @@ def test_nulls_are_carried_through_and_so_is_nan_if_the_format_allows_it(bge, tm
             ["in.jsonl", "out.jsonl", "--field", "body"],
             "in.jsonl, line 1 has no text in 'body', only 'id', 'text'",
         ),
-        (["bad.parquet", "out.jsonl"], "bad.parquet is not a Parquet file"),
+        (["bad.parquet", "out.jsonl"], "bad.parquet is not a readable Parquet file"),
         (["in.parquet", "out.jsonl"], "in.parquet has no column 'text'; pass another with --field: n, null"),
         (["in.parquet", "out.jsonl", "--field", "n"], "int64"),
         (["in.parquet", "out.jsonl", "--field", "null"], "row 2"),

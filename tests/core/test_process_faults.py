@@ -68,7 +68,7 @@ with load_embedder("pocket") as embedder, M3Index.open(sys.argv[1], embedder) as
 
 
 def test_clocks_may_jump(tmp_path):
-    assert run(JUMPING_CLOCK, str(tmp_path / "index")) == "2 (3000, 192)\n"
+    assert run(JUMPING_CLOCK, str(tmp_path / "index")) == "2 (3000, 256)\n"
 
 
 LITTLE_MEMORY = """
@@ -94,7 +94,7 @@ print(embedder.encode(["a"]).dense.shape)
 def test_little_memory():
     outcome, after = run(LITTLE_MEMORY).splitlines()
     assert outcome in ("OutOfMemoryError", "ComputationError")
-    assert after == "(1, 192)"
+    assert after == "(1, 256)"
 
 
 FEW_FILES = """
