@@ -119,6 +119,8 @@ class IndexFiles:
             raise IndexFormatError(f"{path} is missing", advice="restore the index from a copy") from None
         except (ValueError, RecursionError) as error:
             raise IndexFormatError(f"{path} is damaged ({error})", advice="restore the index from a copy") from error
+        except OSError as error:  # such as too many open files
+            raise StorageError(f"{path} can't be read ({error})") from error
 
 
 class Folder(IndexFiles):

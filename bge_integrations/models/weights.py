@@ -114,6 +114,10 @@ def _safetensors(file: Path) -> Any:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is cut short or damaged ({error}); download it again") from error
+    except RuntimeError as error:  # torch's, if the system can't open one more file
+        if "unable to open file" not in str(error):
+            raise
+        raise CheckpointError(f"{file} can't be opened ({error})") from error
 
 
 def _current_name(name: str) -> str:

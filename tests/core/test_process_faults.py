@@ -98,14 +98,17 @@ def test_little_memory():
 
 
 FEW_FILES = """
-import os, resource, sys
+import os, resource, sys, time
 from bge_integrations import load_embedder
+from bge_integrations.core import runtime
 from bge_integrations.errors import BGEError
 from bge_integrations.index import M3Index
-embedder = load_embedder("pocket")
+embedder = load_embedder("pocket", device="cpu")
 with M3Index.open(sys.argv[1], embedder) as index:
     index.add(["A panda."], ["1"])
 outcomes = []
+while not runtime.statistics()["cpu"].threads:  # the thread that computes opens a file after its first batch
+    time.sleep(0.01)
 used = len(os.listdir("/proc/self/fd"))
 for more in (0, 2, 5, 10, 20, 40):
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
