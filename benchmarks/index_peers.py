@@ -84,9 +84,9 @@ def peers(options: argparse.Namespace) -> Report:
     try:
         theirs = llama_index_m3(corpus, count)
     except ImportError as error:
-        report.note(f"{name}, LlamaIndex' BGEM3Index", f"not measured: {error}")
+        report.note(f"{name}, LlamaIndex's BGEM3Index", f"not measured: {error}")
     else:
-        note("LlamaIndex' BGEM3Index", few, lambda i: [hit.node.node_id for hit in theirs.query(f"query {i}", K)])
+        note("LlamaIndex's BGEM3Index", few, lambda i: [hit.node.node_id for hit in theirs.query(f"query {i}", K)])
         del theirs
     with workspace() as folder, M3Index.open(folder, prepared) as index:
         add(index, corpus, range(count))

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
@@ -65,10 +66,10 @@ class WorkerThreads:
         set_by_user = max((library.num_threads for library in self._libraries), default=1)
         self._threads = ThreadCount(min(set_by_user, cpu_limit() or set_by_user))
         self._use(self._threads.count)
-        try:
-            self._scheduling: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        except OSError:
-            self._scheduling = None
+        self._scheduling: int | None = None
+        if self._threads.most > 1:
+            with suppress(OSError):
+                self._scheduling = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
         self._computed = self._waited = 0.0
         self._since, self._waited_before = self._read()
 
@@ -83,7 +84,7 @@ class WorkerThreads:
 
     def check(self) -> None:
         """Adapt the number of threads; call it between layers and after a batch."""
-        if self._scheduling is None or self._threads.most == 1:
+        if self._scheduling is None:
             return
         now, waited = self._read()
         self._computed += now - self._since

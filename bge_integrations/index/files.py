@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from bge_integrations.atomic_files import sync_folder
+from bge_integrations.errors import DiskFullError, StorageError
 
 _PIECE = 1 << 20
 
@@ -17,6 +19,14 @@ def disk_use(folder: Path) -> int:
     """Return the bytes that a folder's files occupy on disk. The engine's files are sparse, at first mostly holes."""
     sizes = (path.stat() for path in folder.rglob("*"))
     return sum(min(size.st_size, getattr(size, "st_blocks", sys.maxsize) * 512) for size in sizes)
+
+
+def write_error(path: Path, error: OSError) -> DiskFullError | StorageError:
+    """Return the error to raise when a file of an index could not be written."""
+    if error.errno == errno.ENOSPC:
+        advice = "free some disk space and run it again"
+        return DiskFullError(errno.ENOSPC, "the disk is full", os.fspath(path), advice=advice)
+    return StorageError(f"{path} can't be written: {error}")
 
 
 def copy_folder(source: Path, target: Path) -> None:

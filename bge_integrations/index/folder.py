@@ -23,6 +23,7 @@ from bge_integrations.errors import (
     IndexNotFoundError,
     StorageError,
 )
+from bge_integrations.index.files import write_error
 from bge_integrations.index.lock_holder import holder_of
 from bge_integrations.index.manifest import Manifest
 from bge_integrations.index.vector_files import FILE_NAME
@@ -258,8 +259,4 @@ class Folder(IndexFiles):
         try:
             write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DiskFullError(
-                    errno.ENOSPC, "the disk is full", os.fspath(path), advice="free some disk space and run it again"
-                ) from error
-            raise StorageError(f"{path} can't be written: {error}") from error
+            raise write_error(path, error) from error

@@ -11,7 +11,6 @@ until the file is compacted.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections import deque
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bge_integrations.atomic_files import sync_folder
-from bge_integrations.errors import DiskFullError, IndexFormatError, StorageError
+from bge_integrations.errors import IndexFormatError, StorageError
+from bge_integrations.index.files import write_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -150,11 +150,7 @@ class VectorFiles:
                         file.truncate(before)
                     raise
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DiskFullError(
-                    errno.ENOSPC, "the disk is full", os.fspath(path), advice="free some disk space and run it again"
-                ) from error
-            raise StorageError(f"{path} can't be written: {error}") from error
+            raise write_error(path, error) from error
         if number not in self._files:
             sync_folder(self._folder)
         self._files[number] = self._mapped(number)
